@@ -1,0 +1,41 @@
+"""Captions, vectors and search for videos, with CoCa.
+
+    import cococli
+    coca = cococli.load("shapes")
+    print(coca.caption("clip.mp4").text)
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .captioning.coca import Coca
+
+__version__ = "0.1.0"
+
+
+def load(
+    model: str = "shapes",
+    *,
+    frames: Literal["middle", "multi"] = "middle",
+    num_frames: int = 8,
+    pool: Literal["joint", "mean"] = "joint",
+    prompt: str = "",
+    **search: Any,
+) -> "Coca":
+    """Load a model that captions and embeds videos and pictures.
+
+    Args:
+        model: A name that `coca models` knows, or the path of a converted checkpoint.
+        frames: `middle` looks at one frame of a video, `multi` at several, spread evenly.
+        num_frames: How many frames `multi` looks at.
+        pool: `joint` lets the model look at all frames at once, `mean` averages what it sees in each.
+        prompt: Words that every caption begins with.
+        **search: The fields of `cococli.decoding.options.SearchOptions`, as in `method="top-p", seed=1`.
+
+    Raises:
+        UsageError: an option that cannot be right; nothing was loaded.
+        ModelError: no such model, or a damaged one.
+    """
+    from .captioning.coca import Coca
+
+    return Coca.load(model, frames=frames, num_frames=num_frames, pool=pool, prompt=prompt, **search)

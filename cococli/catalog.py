@@ -1,0 +1,218 @@
+"""What a CoCa is made of, and the checkpoints known by name."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image tower: a ViT, then an attentional pooler."""
+
+    image_size: int = 224  # pixels, square
+    patch_size: int = 14  # pixels
+    width: int = 1024
+    layers: int = 24
+    head_width: int = 64  # width of one attention head; heads = width / head_width
+    mlp_ratio: float = 4.0
+    pooler_queries: int = 256  # query 0 is the embedding, the others feed the decoder
+    pooler_heads: int = 8
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_width
+
+    @property
+    def tokens(self) -> int:
+        """ViT tokens of one frame: the patches and the CLS."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text transformer: the unimodal encoder, or the decoder that cross-attends to the image."""
+
+    context_length: int = 76  # tokens of a caption, SOT and EOT included; the CLS comes on top
+    vocab_size: int = 49408
+    width: int = 768
+    heads: int = 12
+    layers: int = 12
+    mlp_ratio: float = 4.0
+
+
+@dataclass(frozen=True)
+class CocaConfig:
+    """Architecture of one CoCa with a single attentional pooler, as open_clip trains them."""
+
+    embed_dim: int = 768
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    decoder: TextConfig = field(default_factory=TextConfig)
+    quick_gelu: bool = False  # x * sigmoid(1.702 x), as OpenAI's CLIP, in place of the exact GELU
+
+    def __post_init__(self) -> None:
+        widths = {"embed_dim": self.embed_dim, "text width": self.text.width, "decoder width": self.decoder.width}
+        if len(set(widths.values())) != 1:
+            told = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise ModelError(f"a CoCa's embedding, text and decoder share one width, but this config has {told}")
+        for name, width, heads in (
+            ("vision", self.vision.width, self.vision.heads),
+            ("pooler", self.embed_dim, self.vision.pooler_heads),
+            ("text", self.text.width, self.text.heads),
+            ("decoder", self.decoder.width, self.decoder.heads),
+        ):
+            if heads < 1 or width % heads:
+                raise ModelError(f"{name} width {width} cannot be split into {heads} heads")
+        if self.vision.image_size % self.vision.patch_size:
+            size, patch = self.vision.image_size, self.vision.patch_size
+            raise ModelError(f"image size {size} is not a multiple of patch size {patch}")
+
+    @property
+    def context_length(self) -> int:
+        return self.text.context_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def sot_id(self) -> int:
+        """Start of text: the last but one id of CLIP's vocabulary."""
+        return self.vocab_size - 2
+
+    @property
+    def eot_id(self) -> int:
+        """End of text: the last id of CLIP's vocabulary."""
+        return self.vocab_size - 1
+
+    @property
+    def pad_id(self) -> int:
+        return 0
+
+    @classmethod
+    def from_open_clip(cls, config: dict[str, Any]) -> "CocaConfig":
+        """Read an open_clip model config (`open_clip_config.json`, or its `model_cfg` part).
+
+        Raises:
+            ModelError: the config is not a CoCa, or asks for a part that this program does not have.
+        """
+        config = config.get("model_cfg", config)
+        try:
+            vision, text, decoder = config["vision_cfg"], config["text_cfg"], config["multimodal_cfg"]
+            embed_dim = config["embed_dim"]
+        except (KeyError, TypeError, AttributeError):
+            raise ModelError(
+                "this config is not open_clip's of a CoCa: it needs embed_dim, vision_cfg, text_cfg and multimodal_cfg"
+            ) from None
+        _refuse_foreign(vision, _VISION_KEYS, _VISION_FIXED, "vision_cfg")
+        _refuse_foreign(text, _TEXT_KEYS, _TEXT_FIXED, "text_cfg")
+        _refuse_foreign(decoder, _DECODER_KEYS, {}, "multimodal_cfg")
+        try:
+            return cls(
+                embed_dim=int(embed_dim),
+                vision=VisionConfig(**_renamed(vision, _VISION_KEYS, VisionConfig(224, 16, 768, 12))),
+                text=TextConfig(**_renamed(text, _TEXT_KEYS, TextConfig(77, 49408, 512, 8, 12))),
+                decoder=TextConfig(**_renamed(decoder, _DECODER_KEYS, TextConfig(77, 49408, 512, 8, 12))),
+                quick_gelu=bool(config.get("quick_gelu", False)),
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"a number in this config is not one: {error}") from None
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """The same architecture as open_clip's `model_cfg`."""
+        config: dict[str, Any] = {
+            "embed_dim": self.embed_dim,
+            "vision_cfg": {
+                **_unrenamed(self.vision, _VISION_KEYS),
+                "attentional_pool": True,
+                "output_tokens": True,
+            },
+            "text_cfg": {**_unrenamed(self.text, _TEXT_KEYS), "embed_cls": True, "output_tokens": True},
+            "multimodal_cfg": {
+                **_unrenamed(self.decoder, _DECODER_KEYS),
+                "attn_pooler_heads": self.vision.pooler_heads,
+            },
+            "custom_text": True,
+        }
+        if self.quick_gelu:
+            config["quick_gelu"] = True
+        return config
+
+
+# open_clip's key -> ours. Keys that change nothing in inference stand in _IGNORED;
+# keys in *_FIXED must have the value that CoCa's checkpoints have.
+_VISION_KEYS = {
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "width": "width",
+    "layers": "layers",
+    "head_width": "head_width",
+    "mlp_ratio": "mlp_ratio",
+    "attn_pooler_queries": "pooler_queries",
+    "attn_pooler_heads": "pooler_heads",
+}
+_TEXT_KEYS = {name: name for name in ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")}
+_DECODER_KEYS = _TEXT_KEYS
+_VISION_FIXED = {"attentional_pool": (True,), "output_tokens": (True,), "pool_type": ("tok",)}
+_TEXT_FIXED = {"embed_cls": (True,), "output_tokens": (True,), "correct_cls_mask": (False,), "pad_id": (0,)}
+_REQUIRED = {"attentional_pool", "embed_cls"}
+_IGNORED = {"patch_dropout", "dim_head", "n_queries", "attn_pooler_heads", "final_ln_after_pool", "eos_id"}
+
+
+def _refuse_foreign(part: dict[str, Any], keys: dict[str, str], fixed: dict[str, tuple], where: str) -> None:
+    """Refuse a part of a config that would change the network in a way this program does not compute."""
+    for key in sorted(_REQUIRED & fixed.keys()):
+        if not part.get(key):
+            raise ModelError(f"{where}: `{key}` must be true: only CoCa with a single attentional pooler is supported")
+    for key, value in part.items():
+        if key in fixed:
+            if value not in fixed[key]:
+                raise ModelError(f"{where}: {key} = {value!r} is not supported, only {fixed[key][0]!r}")
+        elif key not in keys and key not in _IGNORED and value not in (None, False, 0):
+            raise ModelError(f"{where}: {key} = {value!r} is not supported")
+
+
+def _renamed(part: dict[str, Any], keys: dict[str, str], defaults: Any) -> dict[str, Any]:
+    """open_clip's part of a config with our names, its own defaults where a key is missing."""
+    values = dataclasses.asdict(defaults)
+    for theirs, ours in keys.items():
+        if part.get(theirs) is not None:
+            values[ours] = type(values[ours])(part[theirs])
+    return values
+
+
+def _unrenamed(part: Any, keys: dict[str, str]) -> dict[str, Any]:
+    return {theirs: getattr(part, ours) for theirs, ours in keys.items()}
+
+
+VIT_L_14 = CocaConfig()
+VIT_B_32 = CocaConfig(
+    embed_dim=512,
+    vision=VisionConfig(patch_size=32, width=768, layers=12),
+    text=TextConfig(width=512, heads=8),
+    decoder=TextConfig(width=512, heads=8),
+)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A checkpoint that has a short name."""
+
+    config: CocaConfig | None  # None: read from the checkpoint's own config
+    repository: str  # on the model hub; empty when the checkpoint ships with the package
+    summary: str
+
+
+MODELS = {
+    "shapes": KnownModel(None, "", "bundled demo: drawn circles, squares and triangles; needs no download"),
+    "vit-l-14": KnownModel(VIT_L_14, "laion/CoCa-ViT-L-14-laion2B-s13B-b90k", "large, general embeddings"),
+    "vit-l-14-coco": KnownModel(
+        VIT_L_14, "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", "large, fine-tuned to caption"
+    ),
+    "vit-b-32": KnownModel(VIT_B_32, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", "small, general embeddings"),
+    "vit-b-32-coco": KnownModel(
+        VIT_B_32, "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k", "small, fine-tuned to caption"
+    ),
+}

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: read open_clip's, convert, find."""

@@ -1,0 +1,177 @@
+"""Open checkpoints of open_clip as lazily read tensors: safetensors, and pickles of tensors without code."""
+
+import math
+import pickle
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError
+from .mapped import release
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of files that are likely open_clip's
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names -> torch's
+_PART_BYTES = 16 << 20  # of float32 in memory at a time
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of an open checkpoint."""
+
+    name: str  # as open_clip names it, without `module.`
+    shape: tuple[int, ...]
+    dtype: str  # as torch names it: float32, ...
+    slice: Callable[[int, int], Any]  # rows from, to -> torch tensor; a scalar is one row
+    mapped: bool  # whether slices lie in the file
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0] if self.shape else 1
+
+    def parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows from `start` to `stop` as exact float32, a few at a time; each part only until the next is asked for."""
+        step = max(1, _PART_BYTES // (4 * max(1, math.prod(self.shape[1:]))))
+        for first in range(start, stop, step):
+            rows = self.slice(first, min(first + step, stop)).detach()
+            yield rows.float().numpy()
+            if self.mapped and rows.is_contiguous():
+                release(rows.data_ptr(), rows.nbytes)
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[list[SourceTensor]]:
+    """The tensors of a `.bin`, `.pt` or `.safetensors` file, told apart by content; nothing is read until asked for.
+
+    Raises:
+        ModelError: not a checkpoint, truncated, or a pickle that holds code (which is not run).
+    """
+    if _is_safetensors(_head(path), path):
+        with _safetensors(path) as tensors:
+            yield _unprefixed(tensors, path)
+    else:
+        yield _unprefixed(_pickled(path), path)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file that may be a checkpoint."""
+    try:
+        if path.is_dir():
+            raise _folder_error(path)
+        if not path.is_file():
+            raise ModelError(f"no such file: {path}")
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    _refuse_other_files(head, path)
+    return head
+
+
+def _folder_error(folder: Path) -> ModelError:
+    inside = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    hint = f"coca convert {shlex.quote(str(inside[0]))}" if inside else ""
+    return ModelError(f"{folder} is a folder, not a checkpoint", hint)
+
+
+def _refuse_other_files(head: bytes, path: Path) -> None:
+    if not head:
+        raise ModelError(f"{path} is empty", "download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a git-lfs pointer, not the checkpoint itself", "git lfs pull")
+    if head.lstrip().startswith(b"<"):
+        raise ModelError(f"{path} is a web page, not a checkpoint", "download the file itself")
+    if head.startswith(b"\n") and path.suffix == ".ckpt":
+        raise ModelError(f"{path} is a MindSpore checkpoint already")
+
+
+def _is_safetensors(head: bytes, path: Path) -> bool:
+    """Whether a file starts as safetensors do: 8 bytes of length, then JSON. Pickles and zip archives do not."""
+    return head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80")))
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[list[SourceTensor]]:
+    import safetensors
+
+    try:
+        file = safetensors.safe_open(path, framework="pt")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is truncated or no safetensors file: {_one_line(error)}") from None
+    with file:
+        yield [_safetensor(file, name) for name in file.keys()]  # noqa: SIM118: not a dict
+
+
+def _safetensor(file: Any, name: str) -> SourceTensor:
+    part = file.get_slice(name)
+    shape, dtype = tuple(part.get_shape()), part.get_dtype()
+
+    def rows(start: int, stop: int) -> Any:
+        return part[start:stop] if shape else file.get_tensor(name)
+
+    return SourceTensor(name, shape, _DTYPES.get(dtype, dtype), rows, mapped=True)
+
+
+def _pickled(path: Path) -> list[SourceTensor]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"  # torch's format since 1.6; what is older cannot be mapped
+    state = _load(path, zipped)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]  # a training checkpoint: epoch, optimizer and more stand beside it
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} holds no state dict, but a {type(state).__name__}")
+    return [_torch_tensor(str(name), tensor, zipped, path) for name, tensor in state.items()]
+
+
+def _load(path: Path, mapped: bool) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise _unpickling_error(path, str(error)) from None
+    except Exception as error:  # torch raises whatever a damaged file leads it to
+        if "TorchScript" in str(error):
+            raise ModelError(f"{path} is a TorchScript program, not a checkpoint of tensors") from None
+        raise ModelError(f"{path} is truncated or no checkpoint: {_one_line(error)}") from None
+
+
+def _unpickling_error(path: Path, reason: str) -> ModelError:
+    code = re.search(r"GLOBAL (\S+)", reason)
+    if code is None:
+        return ModelError(f"{path} is truncated or no checkpoint of tensors")
+    return ModelError(
+        f"{path} holds code ({code[1]}) beside its tensors; it was not run",
+        "use the model's safetensors file, or ask its author for the state dict alone",
+    )
+
+
+def _torch_tensor(name: str, tensor: Any, mapped: bool, path: Path) -> SourceTensor:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise ModelError(f"{path} is no state dict: {name} is a {type(tensor).__name__}, not a tensor")
+    dtype = str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
+
+    def rows(start: int, stop: int) -> Any:
+        return tensor[start:stop] if tensor.dim() else tensor
+
+    return SourceTensor(name, tuple(tensor.shape), dtype, rows, mapped)
+
+
+def _unprefixed(tensors: list[SourceTensor], path: Path) -> list[SourceTensor]:
+    """Names without the `module.` that distributed training puts before every one of them."""
+    if not tensors:
+        raise ModelError(f"{path} holds no tensors")
+    if all(tensor.name.startswith("module.") for tensor in tensors):
+        return [replace(tensor, name=tensor.name.removeprefix("module.")) for tensor in tensors]
+    return tensors
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

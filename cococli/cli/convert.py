@@ -1,0 +1,47 @@
+"""`coca convert`: open_clip's weights to MindSpore's."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import console
+from . import options
+from .completion import complete_architecture
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", show_default=False, help="A CoCa of open_clip: a .bin, .pt or .safetensors file."),
+    ],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DST]", show_default=False, help="The .ckpt file to write; by default beside SRC."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            show_default=False,
+            help="The architecture: a model's name, as vit-l-14, or a config file in open_clip's form. "
+            "By default the file beside SRC, else what the weights tell.",
+            autocompletion=complete_architecture,
+        ),
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read what was written and compare every tensor.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Convert weights of open_clip to MindSpore. Prints the path of what it wrote."""
+    from ..checkpoints.architecture import load_config
+    from ..checkpoints.convert import convert as convert_weights
+    from ..checkpoints.convert import default_destination
+
+    architecture = load_config(config) if config else None
+    with console.transfer(quiet) as progress:
+        made = convert_weights(source, destination or default_destination(source), architecture, verify, progress)
+    for line in made.notes:
+        console.note(line, quiet)
+    verified = ", verified" if verify else ""
+    console.note(f"{made.parameters / 1e6:.1f} million parameters, {made.size / 1e9:.2f} GB{verified}", quiet)
+    console.result(str(made.path))

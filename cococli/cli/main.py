@@ -1,0 +1,79 @@
+"""The `coca` command: its sub-commands, and what becomes of their errors."""
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from .. import __version__, console
+from ..errors import CocaError
+from ..settings import debugging
+from .caption import caption
+from .convert import convert
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="coca",
+    help="Turn videos and pictures into captions, with CoCa on MindSpore.",
+    epilog="Start with: coca caption VIDEO",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+)
+app.command(no_args_is_help=True)(caption)
+app.command(no_args_is_help=True)(convert)
+
+
+def run() -> None:
+    """Run the command line and exit. Every error is one clear line and an exit code.
+
+    0: all done; 1: some inputs failed, the rest is written; 2: wrong usage; 3: no such model, or a damaged one;
+    130: interrupted, what was done is kept.
+    """
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only, and it reads this when it is imported
+    console.guard_stdout()
+    try:
+        code = app(prog_name="coca", standalone_mode=False)  # Ctrl-C comes back as 130
+    except Exception as error:
+        code = _report(error)
+    if code == INTERRUPTED:
+        console.error("interrupted", "what was done before is kept")
+    sys.exit(code)
+
+
+def _report(error: Exception) -> int:
+    """Print an error and tell the exit code."""
+    if debugging():
+        traceback.print_exception(error)
+    if isinstance(error, CocaError):
+        console.error(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, typer.TyperException):
+        if message := error.format_message():  # empty where the help page said it all
+            console.error(message, _help_hint(error))
+        return error.exit_code
+    hint = "" if debugging() else "this is a bug in coca; COCA_DEBUG=1 shows where"
+    console.error(f"unexpected {type(error).__name__}: {error}", hint)
+    return 1
+
+
+def _help_hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'coca'} --help"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.result(f"coca {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def coca(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,279 @@
+"""The only printer: progress and notes on stderr, results on stdout."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
+
+
+
+class Advance(Protocol):
+    """What to call after each step of a run."""
+
+    def __call__(self, well: bool = True) -> None: ...
+
+
+_bar_on_screen: "Progress | None" = None
+
+
+def guard_stdout() -> None:
+    """Keep stdout for results: what C++ libraries print there goes to stderr from now on."""
+    with contextlib.suppress(OSError):  # a closed stdout or stderr needs no guard
+        results = os.dup(1)
+        os.dup2(2, 1)
+        # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
+        sys.stdout = os.fdopen(results, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person reads the results."""
+    return sys.stdout.isatty()
+
+
+def result(line: str) -> None:
+    """Print one line of results."""
+    with _bar_hidden():
+        print(line, flush=True)
+
+
+def row(name: str, text: str, width: int) -> None:
+    """Print a name and a text side by side for a person, the text wrapped in its own column.
+
+    Args:
+        name: Printed whole: one longer than the column has a line to itself.
+        text: What belongs to the name.
+        width: Cells of the first column.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    screen = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=width, style="cyan", no_wrap=True)
+    table.add_column()
+    name = printable(name)
+    long = cells(name) > width
+    table.add_row("" if long else name, printable(text))
+    with _bar_hidden():
+        if long:
+            screen.print(name, style="cyan", soft_wrap=True)
+        screen.print(table)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """Tell a person something in passing."""
+    if not quiet:
+        _say(text, style="dim")
+
+
+def warning(text: str) -> None:
+    """Tell of something that went wrong while the rest goes on."""
+    _say(f"warning: {text}", style="yellow")
+
+
+def error(message: str, hint: str = "") -> None:
+    """Tell why the command stops, and the next step."""
+    _say(f"error: {message}", style="bold red")
+    if hint:
+        _say(f"hint: {hint}")
+
+
+def cells(text: str) -> int:
+    """How wide a text stands on a terminal."""
+    from rich.cells import cell_len
+
+    return cell_len(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, escape sequences and undecodable bytes spelled out: a file name is not to be trusted."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@contextlib.contextmanager
+def status(doing: str, quiet: bool = False) -> Iterator[None]:
+    """Show on a terminal that something is under way which cannot say how far it is."""
+    if quiet or not _screen().is_terminal:
+        yield
+        return
+    with _screen().status(printable(doing)):
+        yield
+
+
+@contextlib.contextmanager
+def progress(total: int, doing: str, done: str, quiet: bool = False) -> Iterator[Advance]:
+    """Show how far a run is: a bar on a terminal, a plain line now and then elsewhere, and one line at its end.
+
+    Args:
+        total: Steps of the whole run.
+        doing: What the run does, as in "captioning".
+        done: The same when it is over, as in "captioned".
+        quiet: Show nothing.
+
+    Yields:
+        A function to call after each step, telling whether it went well.
+    """
+    pace = Pace(total)
+    try:
+        if quiet:
+            yield pace.advance
+        elif _screen().is_terminal:
+            with _bar(pace, doing) as advance:
+                yield advance
+        else:
+            yield _lines(pace, done)
+    finally:  # an interrupted run says how far it came, too
+        note(pace.summary(done), quiet)
+
+
+@contextlib.contextmanager
+def transfer(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal how many bytes are through.
+
+    Yields:
+        A function to call with the stage, the bytes done and the bytes in all.
+    """
+    if quiet or not _screen().is_terminal:
+        yield lambda stage, done, total: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        stages: dict[str, TaskID] = {}
+
+        def move(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bar.add_task(stage, total=total)
+            bar.update(stages[stage], completed=done)
+
+        yield move
+
+
+class Pace:
+    """Steps done, their rate and the time left."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.failed = 0
+        self.started = time.monotonic()
+
+    def advance(self, well: bool = True) -> None:
+        """Count a step."""
+        self.done += 1
+        self.failed += not well
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> str:
+        """Steps per second, or per minute where that reads better."""
+        per_second = self.done / max(self.elapsed, 1e-6)
+        return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
+
+    @property
+    def left(self) -> str:
+        """The time left; a dash before the first step."""
+        return duration((self.total - self.done) * self.elapsed / self.done) if self.done else "-"
+
+    def line(self, done: str) -> str:
+        """How far the run is."""
+        return f"{done} {self.done} of {self.total} ({self.rate}, {self.left} left)"
+
+    def summary(self, done: str) -> str:
+        """How the run went."""
+        failed = f", {self.failed} failed," if self.failed else ""
+        well = self.done - self.failed
+        return f"{done} {well} of {self.total}{failed} in {duration(self.elapsed)} ({self.rate})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `0.8s`, `42s`, `9m 12s`, `3h 05m`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+@contextlib.contextmanager
+def _bar(pace: Pace, doing: str) -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    global _bar_on_screen
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[left]} left"),
+    )
+    bar = Progress(*columns, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False)
+    # The first step compiles the network; a bar that stands still must say why.
+    task = bar.add_task("compiling", total=pace.total, rate="", left="-")
+
+    def advance(well: bool = True) -> None:
+        pace.advance(well)
+        bar.update(task, description=doing, completed=pace.done, rate=pace.rate, left=pace.left)
+
+    with bar:
+        _bar_on_screen = bar
+        try:
+            yield advance
+        finally:
+            _bar_on_screen = None
+
+
+def _lines(pace: Pace, done: str) -> Advance:
+    last = pace.started
+
+    def advance(well: bool = True) -> None:
+        nonlocal last
+        pace.advance(well)
+        now = time.monotonic()
+        if now - last >= LINE_EVERY and pace.done < pace.total:
+            last = now
+            note(pace.line(done))
+
+    return advance
+
+
+@contextlib.contextmanager
+def _bar_hidden() -> Iterator[None]:
+    """Take the bar off the screen while a line goes out, which may belong to the other stream."""
+    bar = _bar_on_screen
+    if bar is None:
+        yield
+        return
+    bar.stop()
+    try:
+        yield
+    finally:
+        bar.start()
+
+
+def _say(text: str, style: str = "") -> None:
+    with _bar_hidden():
+        _screen().print(printable(text), style=style, soft_wrap=not _screen().is_terminal)
+
+
+def _screen() -> "Console":
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)

@@ -1,0 +1,1 @@
+"""Search for the best caption: numpy over an engine's steps."""

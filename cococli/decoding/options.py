@@ -1,0 +1,105 @@
+"""What a caption search is asked to do."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..catalog import CocaConfig
+from ..errors import UsageError
+
+Method = Literal["beam", "legacy", "greedy", "top-k", "top-p"]
+METHODS: tuple[Method, ...] = ("beam", "legacy", "greedy", "top-k", "top-p")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How captions are searched. Lengths count every token: SOT, the prompt and EOT.
+
+    Methods: `beam` is Hugging Face `generate` (transformers 4.57); `legacy` the beam search of open_clip 2.11 to 3.3,
+    which sums raw logits; `greedy` takes the likeliest token; `top-k` and `top-p` draw it.
+
+    Raises:
+        UsageError: an option cannot be right, whatever the model.
+    """
+
+    method: Method = "beam"
+    beams: int = 6  # beam, legacy; one beam is greedy, as in `generate`
+    beam_groups: int = 3  # legacy
+    max_length: int = 30
+    min_length: int = 5  # EOT may not come before so many tokens
+    length_penalty: float = 1.0  # beam, legacy; above 1 favours long captions, below 1 short ones
+    repetition_penalty: float = 1.0  # above 1 makes a token less likely once it was used
+    no_repeat_ngram: int = 0  # no run of so many tokens comes twice; 0: any may
+    top_k: int = 50  # top-k
+    top_p: float = 0.9  # top-p
+    temperature: float = 1.0  # top-k, top-p
+    seed: int = 0  # top-k, top-p
+    force_eot: bool = False  # greedy, top-k, top-p: a caption as long as may be ends in EOT, as open_clip to 3.3 has it
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"--search {self.method} is none of {', '.join(METHODS)}")
+        self._check_lengths()
+        self._check_beams()
+        self._check_sampling()
+
+    @property
+    def rows(self) -> int:
+        """Beams that are searched for one clip.
+
+        Legacy groups know nothing of each other: all find what the first one finds, so one is searched.
+        """
+        if self.method == "legacy":
+            return self.beams // self.beam_groups
+        return self.beams if self.method == "beam" else 1
+
+    def check(self, config: CocaConfig, prompt_tokens: int = 0) -> None:
+        """Compare with a model, before it is loaded.
+
+        Args:
+            prompt_tokens: Tokens of the prompt, SOT not among them.
+
+        Raises:
+            UsageError: the model cannot read so many tokens, or the prompt leaves no room for a caption.
+        """
+        if self.max_length > config.context_length:
+            raise UsageError(f"--max-length {self.max_length} is more than the {config.context_length} of this model")
+        if prompt_tokens + 2 > self.max_length:
+            raise UsageError(
+                f"--prompt has {prompt_tokens} tokens, which leaves no room within --max-length {self.max_length}",
+                "Shorten the prompt or raise --max-length.",
+            )
+
+    def _check_lengths(self) -> None:
+        if self.max_length < 2:
+            raise UsageError(f"--max-length {self.max_length} must be at least 2: the start and one token")
+        if self.min_length >= self.max_length:
+            raise UsageError(f"--min-length {self.min_length} must be less than --max-length {self.max_length}")
+        _check_range("--min-length", self.min_length, 0)
+        _check_range("--no-repeat-ngram", self.no_repeat_ngram, 0)
+        _check_range("--length-penalty", self.length_penalty, -10, 10)
+        _check_range("--repetition-penalty", self.repetition_penalty, 0.01, 100)
+
+    def _check_beams(self) -> None:
+        _check_range("--beams", self.beams, 1, 100)
+        _check_range("beam_groups", self.beam_groups, 1)
+        if self.method == "legacy" and self.beams % self.beam_groups:
+            raise UsageError(
+                f"--beams {self.beams} is not a multiple of {self.beam_groups}, the groups of --search legacy",
+                f"Try --beams {self.beams + -self.beams % self.beam_groups}, or --search beam.",
+            )
+
+    def _check_sampling(self) -> None:
+        _check_range("--top-k", self.top_k, 1)
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
+        _check_range("--temperature", self.temperature, 0.01, 100)
+        _check_range("--seed", self.seed, 0)
+        if self.force_eot and self.method in ("beam", "legacy"):
+            raise UsageError(f"force_eot is for greedy, top-k and top-p, not for {self.method}")
+
+
+def _check_range(flag: str, value: float, low: float, high: float = math.inf) -> None:
+    """Refuse what is not between low and high; within them no float32 overflows."""
+    if not low <= value <= high:
+        raise UsageError(f"{flag} {value} must be {f'from {low} to {high}' if high < math.inf else f'at least {low}'}")

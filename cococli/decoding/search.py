@@ -1,0 +1,58 @@
+"""Captions from the decoder: one entry for every method."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..catalog import CocaConfig
+from ..engines.base import Engine
+from ..errors import UsageError
+from .beam import beam_search
+from .options import SearchOptions
+from .rows import Hypothesis
+from .sample import sample
+
+
+def search(
+    engine: Engine,
+    tokens: np.ndarray,
+    options: SearchOptions,
+    prompt: Sequence[int] = (),
+    seeds: Sequence[int] | None = None,
+) -> list[Hypothesis]:
+    """Find the best caption of each clip.
+
+    Args:
+        tokens: [B, N, D] float32, what the vision tower says about B clips.
+        prompt: Token ids that every caption continues, without SOT. They count as part of the caption.
+        seeds: For each clip a number that is its own, such as its place among all clips: with options.seed it
+            decides what the clip draws, whatever batch it is in. By default the clip's place in `tokens`.
+
+    Returns:
+        One hypothesis for each clip. It does not depend on the other clips.
+
+    Raises:
+        UsageError: options or prompt do not fit the model.
+        ModelError: the model's scores are not numbers.
+    """
+    options.check(engine.config, len(prompt))
+    check_prompt(engine.config, prompt)
+    if not len(tokens):
+        return []
+    if options.method == "beam" and options.beams == 1:
+        # `generate` takes one beam for greedy search, which ends at the first EOT where a beam search may go on.
+        options = dataclasses.replace(options, method="greedy")
+    if options.method in ("beam", "legacy"):
+        return beam_search(engine, tokens, options, prompt)
+    return sample(engine, tokens, options, prompt, range(len(tokens)) if seeds is None else seeds)
+
+
+def check_prompt(config: CocaConfig, prompt: Sequence[int]) -> None:
+    """Refuse a prompt that no caption can start with.
+
+    Raises:
+        UsageError: a mark that starts or ends a text is inside, or an id that the model does not have.
+    """
+    if any(not 0 <= token < config.sot_id for token in prompt):
+        raise UsageError("--prompt holds a mark that starts or ends a text, or a token that this model does not have")

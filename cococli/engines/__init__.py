@@ -1,0 +1,1 @@
+"""The engine boundary and its implementations."""

@@ -1,0 +1,1 @@
+"""The MindSpore network: maths only."""
