@@ -1,8 +1,8 @@
 """Captions, vectors and search for videos, with CoCa.
 
-    import cococli
-    coca = cococli.load("shapes")
-    print(coca.caption("clip.mp4").text)
+import cococli
+coca = cococli.load("shapes")
+print(coca.caption("clip.mp4").text)
 """
 
 from typing import TYPE_CHECKING, Any, Literal

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from .errors import CocaError
+
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
 LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
-
 
 
 class Advance(Protocol):
@@ -26,11 +27,14 @@ _bar_on_screen: "Progress | None" = None
 
 def guard_stdout() -> None:
     """Keep stdout for results: what C++ libraries print there goes to stderr from now on."""
-    with contextlib.suppress(OSError):  # a closed stdout or stderr needs no guard
-        results = os.dup(1)
-        os.dup2(2, 1)
-        # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
-        sys.stdout = os.fdopen(results, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")
+    for stream in (1, 2):
+        _open_if_closed(stream)
+    results = os.dup(1)
+    os.dup2(2, 1)
+    # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
+    sys.stdout = os.fdopen(results, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", buffering=1)
 
 
 def stdout_is_terminal() -> bool:
@@ -39,9 +43,21 @@ def stdout_is_terminal() -> bool:
 
 
 def result(line: str) -> None:
-    """Print one line of results."""
+    """Print one line of results.
+
+    Raises:
+        BrokenPipeError: nobody reads on.
+        CocaError: it cannot be written, as when the disk is full.
+    """
     with _bar_hidden():
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError as problem:
+            # Else Python tries again to write what is left when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(problem, BrokenPipeError):
+                raise
+            raise CocaError(f"cannot write to stdout: {problem.strerror}", "what was written so far is kept") from None
 
 
 def row(name: str, text: str, width: int) -> None:
@@ -94,7 +110,7 @@ def cells(text: str) -> int:
 
 
 def printable(text: str) -> str:
-    """The text with line breaks, escape sequences and undecodable bytes spelled out: a file name is not to be trusted."""
+    """The text with control characters and undecodable bytes spelled out: a file name may steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -130,8 +146,11 @@ def progress(total: int, doing: str, done: str, quiet: bool = False) -> Iterator
                 yield advance
         else:
             yield _lines(pace, done)
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        quiet = True
+        raise
     finally:  # an interrupted run says how far it came, too
-        note(pace.summary(done), quiet)
+        note(pace.summary(done), quiet or not pace.done)
 
 
 @contextlib.contextmanager
@@ -266,6 +285,14 @@ def _bar_hidden() -> Iterator[None]:
         yield
     finally:
         bar.start()
+
+
+def _open_if_closed(stream: int) -> None:
+    """Else the next file that is opened takes the stream's number, and what is printed ends up in it."""
+    try:
+        os.fstat(stream)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
 
 
 def _say(text: str, style: str = "") -> None:

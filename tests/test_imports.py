@@ -20,8 +20,8 @@ FLOORS = (
     {"settings", "errors"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Rooms of one floor that may know each other: search talks to an engine, an engine loads what the store finds.
-NEIGHBOURS = {("decoding", "engines"), ("engines", "checkpoints")}
+# On one floor: search talks to an engine, an engine reads weights, a network is built from its config.
+NEIGHBOURS = {("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog")}
 
 NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}
 NO_NUMPY = ("cli", "console", "settings", "errors", "catalog", "__init__", "__main__")

@@ -9,7 +9,7 @@ import numpy as np
 from ..checkpoints.store import find_model
 from ..decoding.options import SearchOptions
 from ..video.clips import read_clip
-from ..video.sampling import Sampling
+from ..video.sampling import Frames, Sampling
 from .captioner import Caption, Captioner, load_captioner
 
 
@@ -21,7 +21,7 @@ class Coca:
         self._sampling = sampling
 
     @classmethod
-    def load(cls, model: str, *, frames: str, num_frames: int, pool: str, prompt: str, **search: Any) -> "Coca":
+    def load(cls, model: str, *, frames: Frames, num_frames: int, pool: str, prompt: str, **search: Any) -> "Coca":
         """See `cococli.load`."""
         sampling = Sampling(frames, num_frames)
         return cls(load_captioner(find_model(model), SearchOptions(**search), pool, prompt), sampling)

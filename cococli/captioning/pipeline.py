@@ -63,10 +63,11 @@ def caption_videos(
                     window.append(_Slot(place, readers.submit(_read, path, sampling, captioner.image_size)))
                 if not window:
                     return
-                if window[0].outcome is None:
-                    _fill(window, captioner, batch_size)
+                if outcome := window[0].outcome:
+                    window.popleft()
+                    yield outcome
                 else:
-                    yield window.popleft().outcome
+                    _fill(window, captioner, batch_size)
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from io import FileIO
 from pathlib import Path
 
 from ..errors import CocaError, UsageError
@@ -100,7 +101,7 @@ def _check_subtitles(path: Path, videos: Sequence[Path]) -> None:
         raise UsageError(f"a picture has no subtitles: {videos[0]}", "use -o captions.jsonl")
 
 
-def _write_all(file, data: bytes) -> None:  # type: ignore[no-untyped-def]
+def _write_all(file: FileIO, data: bytes) -> None:
     """A raw file may take only part of the data when the disk fills; asking again tells why."""
     while data:
         data = data[file.write(data) :]

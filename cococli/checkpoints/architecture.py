@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -117,7 +118,9 @@ def recognise(shapes: Mapping[str, Shape]) -> CocaConfig:
     return CocaConfig(embed_dim, vision, text, decoder)
 
 
-def _transformer(shapes: Mapping[str, Shape], blocks: str, context_length: int, vocab_size: int, width: int) -> TextConfig:
+def _transformer(
+    shapes: Mapping[str, Shape], blocks: str, context_length: int, vocab_size: int, width: int
+) -> TextConfig:
     heads, layers = width // HEAD_WIDTH, _layers(shapes, blocks)
     return TextConfig(context_length, vocab_size, width, heads, layers, _mlp_ratio(shapes, blocks))
 
@@ -171,7 +174,7 @@ def load_config(name_or_path: str | Path) -> CocaConfig:
     if known and known.config:
         return known.config
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (a name too long for a path is no file either)
         names = [name for name, model in catalog.MODELS.items() if model.config]
         close = difflib.get_close_matches(str(name_or_path), names)
         raise ModelError(f"no config file or model is called {name_or_path}", f"known: {', '.join(close or names)}")

@@ -4,6 +4,7 @@ import math
 import pickle
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -104,7 +105,7 @@ def _safetensors(path: Path) -> Iterator[list[SourceTensor]]:
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{path} is truncated or no safetensors file: {_one_line(error)}") from None
     with file:
-        yield [_safetensor(file, name) for name in file.keys()]  # noqa: SIM118: not a dict
+        yield [_safetensor(file, name) for name in file.keys()]  # noqa: SIM118 (not a dict)
 
 
 def _safetensor(file: Any, name: str) -> SourceTensor:
@@ -132,7 +133,8 @@ def _load(path: Path, mapped: bool) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):  # of formats that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, str(error)) from None
     except Exception as error:  # torch raises whatever a damaged file leads it to

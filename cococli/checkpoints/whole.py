@@ -22,7 +22,7 @@ def written_whole(*destinations: Path) -> Iterator[list[BinaryIO]]:
         OSError: a folder is missing or may not be written to, or the disk is full.
     """
     with _unwinding_on_sigterm(), ExitStack() as stack:
-        files = []
+        files: list[BinaryIO] = []
         for destination in destinations:
             part = destination.with_name(f".coca-{secrets.token_hex(8)}.part")
             stack.callback(part.unlink, missing_ok=True)
@@ -33,7 +33,7 @@ def written_whole(*destinations: Path) -> Iterator[list[BinaryIO]]:
             os.fsync(file.fileno())
         with _undisturbed():
             for file, destination in zip(files, destinations, strict=True):
-                os.replace(file.name, destination)
+                Path(file.name).replace(destination)
 
 
 @contextmanager
@@ -43,10 +43,7 @@ def _unwinding_on_sigterm() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    )
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, leave)
     try:

@@ -13,11 +13,13 @@ from .completion import complete_architecture
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SRC", show_default=False, help="A CoCa of open_clip: a .bin, .pt or .safetensors file."),
+        typer.Argument(
+            metavar="SRC", show_default=False, help="A CoCa of open_clip: a .bin, .pt or .safetensors file."
+        ),
     ],
     destination: Annotated[
         Path | None,
-        typer.Argument(metavar="[DST]", show_default=False, help="The .ckpt file to write; by default beside SRC."),
+        typer.Argument(metavar="DST", show_default=False, help="The .ckpt file to write; by default beside SRC."),
     ] = None,
     config: Annotated[
         str | None,
@@ -29,7 +31,9 @@ def convert(
             autocompletion=complete_architecture,
         ),
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read what was written and compare every tensor.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", metavar="", help="Read what was written and compare every tensor.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Convert weights of open_clip to MindSpore. Prints the path of what it wrote."""

@@ -52,7 +52,7 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, typer.TyperException):
         if message := error.format_message():  # empty where the help page said it all
-            console.error(message, _help_hint(error))
+            console.error(message.replace("Value error, ", ""), _help_hint(error))  # pydantic's words
         return error.exit_code
     hint = "" if debugging() else "this is a bug in coca; COCA_DEBUG=1 shows where"
     console.error(f"unexpected {type(error).__name__}: {error}", hint)
@@ -73,7 +73,8 @@ def _version(asked: bool) -> None:
 @app.callback()
 def coca(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass

@@ -14,9 +14,9 @@ SEARCH = "Search"
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATHS...",
+        metavar="PATHS",
         show_default=False,
-        help="Videos and pictures, folders to look through for videos, or globs in quotes.",
+        help="Videos and pictures, folders of them, or patterns in quotes, as 'trip/**/*.mp4'.",
     ),
 ]
 Model = Annotated[
@@ -27,21 +27,25 @@ Model = Annotated[
         metavar="NAME|PATH",
         envvar="COCA_MODEL",
         autocompletion=complete_model,
-        show_default="the one you converted, else shapes",
-        help="A model's name, or the path of a converted checkpoint.",
+        show_default=False,
+        help="A model's name, or the path of a converted checkpoint. By default the only one "
+        "you have, else the bundled shapes, which knows drawn shapes only.",
         rich_help_panel=MODEL,
     ),
 ]
 BatchSize = Annotated[
     int,
     typer.Option(
-        metavar="N", help="Videos that go through the model at once. Fewer take less memory.", rich_help_panel=MODEL
+        metavar="N",
+        min=1,
+        help="Videos that go through the model at once. Fewer take less memory.",
+        rich_help_panel=MODEL,
     ),
 ]
 Frames = Annotated[
     Literal["middle", "multi"],
     typer.Option(
-        help="Which frames the model looks at: the one in the middle, or several spread over the video.",
+        help="Look at the frame in the middle of a video, or at several, spread over it.",
         rich_help_panel=FRAMES,
     ),
 ]
@@ -64,13 +68,16 @@ Output = Annotated[
         "An existing file is replaced. Without it, captions go to the terminal, or as JSONL into a pipe.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes, only warnings and errors.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress and no notes, only warnings and errors.")
+]
 
 Search = Annotated[
     Literal["beam", "legacy", "greedy", "top-k", "top-p"],
     typer.Option(
-        help="How the words are chosen: beam finds the likeliest caption, greedy is quicker, top-k and top-p draw "
-        "at random, legacy repeats open_clip's own beam search.",
+        metavar="METHOD",
+        help="beam finds the likeliest caption, greedy is quicker, top-k and top-p draw words at random, "
+        "legacy is the beam search of open_clip.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -84,9 +91,7 @@ MaxLength = Annotated[
 ]
 LengthPenalty = Annotated[
     float,
-    typer.Option(
-        metavar="X", help="Above 1 favours longer captions, below 1 shorter ones (beam).", rich_help_panel=SEARCH
-    ),
+    typer.Option(metavar="X", help="Above 1 favours longer captions, below 1 shorter ones.", rich_help_panel=SEARCH),
 ]
 RepetitionPenalty = Annotated[
     float, typer.Option(metavar="X", help="Above 1 makes words that were said less likely.", rich_help_panel=SEARCH)

@@ -32,8 +32,7 @@ def beam_search(
             for place, clip in enumerate(rows.clips)
         ]
         logits = rows.advance(choices)
-    nothing = Hypothesis(tuple(rows.start.tolist()), 0.0, False)  # where the filters forbid every token
-    return [pool.captions[0] if pool.captions else nothing for pool in pools]
+    return [pool.captions[0] for pool in pools]
 
 
 class Pool:

@@ -7,13 +7,20 @@ from .scores import best
 
 
 def obey(ids: np.ndarray, scores: np.ndarray, options: SearchOptions, eot_id: int) -> np.ndarray:
-    """Apply the rules that hold for every method, in Hugging Face's order. `scores` is left as it is."""
+    """Apply the rules that hold for every method, in Hugging Face's order. `scores` is left as it is.
+
+    Where the rules together leave no token, EOT is allowed after all: the caption ends, however short.
+    """
+    given = scores
     if options.repetition_penalty != 1:
         scores = penalise_repetition(ids, scores, options.repetition_penalty)
     if options.no_repeat_ngram:
         scores = forbid_repeated_ngrams(ids, scores, options.no_repeat_ngram)
     if ids.shape[1] < options.min_length:
         scores = forbid(scores, eot_id)
+    if options.no_repeat_ngram:  # the only rule that could forbid a whole vocabulary
+        stuck = scores.max(axis=1) == -np.inf
+        scores[stuck, eot_id] = given[stuck, eot_id]
     return scores
 
 

@@ -52,7 +52,7 @@ def _weighed(rows: Rows, logits: np.ndarray, options: SearchOptions) -> np.ndarr
 
 
 def _pick(scores: np.ndarray, rows: Rows, options: SearchOptions, stream: np.random.Generator) -> int:
-    if (rows.full and options.force_eot) or scores.max() == -np.inf:  # every token is forbidden: there is only the end
+    if rows.full and options.force_eot:
         return rows.engine.config.eot_id
     if options.method == "greedy":
         return int(scores.argmax())

@@ -29,7 +29,7 @@ class MindSporeEngine:
     """
 
     def __init__(self, config: CocaConfig, weights: Mapping[str, np.ndarray]) -> None:
-        """Build the network around `weights` (names as `checkpoints.names` gives them), without copying them.
+        """Build the network around `weights` (names as `checkpoints.architecture.parameters` gives them), without copying them.
 
         Raises:
             ModelError: a parameter is missing, unknown, or of another shape.
@@ -69,7 +69,7 @@ class MindSporeEngine:
     def _pool_each(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[B, K, W] ViT tokens -> [B, D] latents and [B, N, D] tokens."""
         pooled = [self._pool(Tensor(clip[None])) for clip in tokens]
-        return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled))  # type: ignore[return-value]
+        return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled, strict=True))  # type: ignore[return-value]
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         length = self.config.context_length
@@ -211,14 +211,18 @@ class State:
 
     def move(self, target: CompiledStep) -> None:
         """Carry the caches of the live lanes to a step for fewer clips."""
-        for source, destination in zip(self.compiled.network.caches(), target.network.caches()):
-            values = np.zeros(destination.shape, np.float32)
-            by_clip = values.reshape(target.clips, -1)
-            by_clip[: self.clips] = source.asnumpy().reshape(self.compiled.clips, -1)[self.lanes]
-            destination.set_data(Tensor(values))
+        pairs = zip(self.compiled.network.caches(), target.network.caches(), strict=True)
+        target.network.restore(*(Tensor(self._carried(source, to.shape, target.clips)) for source, to in pairs))
         self.lanes = np.arange(self.clips)
         self.compiled = target
         target.owner = self
+
+    def _carried(self, cache: Tensor, shape: tuple[int, ...], clips: int) -> np.ndarray:
+        """The live lanes of a cache, the rest zero, in the shape of a step for `clips` clips."""
+        by_clip = cache.asnumpy().reshape(self.compiled.clips, -1)
+        carried = np.zeros((clips, by_clip.shape[1]), np.float32)
+        carried[: self.clips] = by_clip[self.lanes]
+        return carried.reshape(shape)
 
 
 def load_weights(network: Coca, weights: Mapping[str, np.ndarray]) -> None:

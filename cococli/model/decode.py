@@ -47,6 +47,13 @@ class CachedStep(nn.Cell):
         return tokens
 
     @ms.jit
+    def restore(self, *values: Tensor) -> Tensor:
+        """Fill every cache, in the order of `caches`. `set_data` would part the compiled graphs from each other."""
+        for cache, value in zip(self.keys + self.values + self.image_keys + self.image_values, values):
+            ops.assign(cache, value)
+        return values[0]
+
+    @ms.jit
     def construct(
         self, ids: Tensor, position: Tensor, text_slots: Tensor, slots: Tensor, text_mask: Tensor, mask: Tensor
     ) -> Tensor:

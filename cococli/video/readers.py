@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
@@ -79,11 +79,18 @@ def _require_content(path: Path) -> None:
             raise VideoError("a folder, not a video")
         if not stat.S_ISREG(status.st_mode):
             raise VideoError("not a regular file")
-        path.open("rb").close()
     except (OSError, ValueError) as error:
         raise VideoError(_reason(error)) from None
+    _file(path).close()
     if status.st_size == 0:
         raise VideoError("empty file")
+
+
+def _file(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise VideoError(_reason(error)) from None
 
 
 def _reason(error: Exception) -> str:
@@ -194,6 +201,8 @@ def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
             pixels = reader[index].asnumpy()
         except Exception as error:  # decord raises RuntimeError, AssertionError, IndexError and StopIteration
             raise VideoError(_reason(error)) from None
+        if pixels.shape[2] != 3:  # it mistakes the padding of narrow frames for channels
+            raise VideoError("decord cannot read frames of this width")
         yield Frame(float(starts[index]), pixels)
 
 
@@ -219,9 +228,18 @@ def _av_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
         playhead = _Playhead(stream, video.keys)
         for index in indices:
             frame = playhead.at(int(video.ticks[index]))
-            quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as numpy turns
-            pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
-            yield Frame(float(video._seconds(frame.pts)), pixels)
+            yield Frame(float(video._seconds(frame.pts)), _upright(frame))
+
+
+def _upright(frame: Any) -> np.ndarray:
+    import av
+
+    try:
+        stored = frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(f"a frame cannot be converted: {_reason(error)}") from None
+    quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as numpy turns
+    return np.ascontiguousarray(np.rot90(stored, quarter_turns))
 
 
 class _Playhead:
@@ -299,7 +317,7 @@ def _packets(stream: Any) -> Iterator[Any]:
         for packet in stream.container.demux(stream):
             if packet.size:
                 yield packet
-    except av.FFmpegError:
+    except (av.FFmpegError, OSError, IndexError):  # IndexError: PyAV, at the end, where streams turned up on the way
         return
 
 
@@ -309,25 +327,27 @@ def _av_stream(path: Path) -> Iterator[Any]:
     import av
     from av.stream import Disposition
 
-    with path.open("rb") as file:  # any name is a name here: bytes that are no text, colons, new lines
+    with _file(path) as file:  # any name is a name here: bytes that are no text, colons, new lines
         try:
             container = av.open(file, io_open=_refuse_other_files)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(_why_not_a_video(path, error)) from None
         with container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & Disposition.attached_pic:  # a song's cover is no video
                 raise VideoError("no video stream")
+            if stream.codec_context is None:
+                raise VideoError("unknown video codec")
             yield stream
 
 
 def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     """A playlist must not make the program open what nobody named, here or on the network."""
-    raise PermissionError("a playlist, not a video")
+    raise VideoError("not a video: it only points to other files")
 
 
 def _why_not_a_video(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
+    with _file(path) as file:
         if file.read(8)[4:] == b"ftyp":
             return "unfinished download: the part that says where the frames are is missing"
     return f"not a video: {_reason(error)}"
@@ -398,6 +418,8 @@ def _is_plain(stream: Any, index: _Index) -> bool:
         return False
     if len(container.streams.video) != 1 or index.untimed or index.hidden:
         return False
+    if _announced(stream) > 2 * len(index.ticks) + 100:
+        return False
     decoding = np.array(index.ticks, np.int64)
     presentation = np.sort(decoding)
     keys = index.key_positions
@@ -407,3 +429,9 @@ def _is_plain(stream: Any, index: _Index) -> bool:
         and bool(np.all(np.diff(presentation) > 0))
         and bool(np.all(decoding[keys] == presentation[keys]))
     )
+
+
+def _announced(stream: Any) -> float:
+    """How many frames the header promises. decord takes memory for as many at once, and dies of a lie."""
+    seconds = (stream.container.duration or 0) / 1_000_000
+    return max(stream.frames, seconds * float(stream.average_rate or 0))

@@ -37,7 +37,10 @@ def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.symlink_to("/dev/full")
-    with pytest.raises(CocaError, match=r"cannot write .*out\.jsonl: No space left on device"), open_writer(path) as write:
+    with (
+        pytest.raises(CocaError, match=r"cannot write .*out\.jsonl: No space left on device"),
+        open_writer(path) as write,
+    ):
         write(record())
 
 

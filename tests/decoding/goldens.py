@@ -1,4 +1,4 @@
-"""Golden checkpoints in the numpy engine."""
+"""The oracle's numbers, and its weights in the numpy engine."""
 
 import json
 from functools import cache
@@ -16,11 +16,10 @@ GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 def golden_engine(name: str) -> NumpyEngine:
     """A golden's weights: `tiny` and `flat` as open_clip saved them, `shapes` as this package ships it."""
     if name == "shapes":
-        from cococli.checkpoints.ckpt import read
-        from cococli.checkpoints.store import find_model
+        from cococli.checkpoints import ckpt, store
 
-        files = find_model("shapes")
-        return NumpyEngine(files.config, read(files.weights))
+        files = store.find_model("shapes")
+        return NumpyEngine(files.config, ckpt.read(files.weights))
     import torch
 
     state = torch.load(GOLDENS / name / "open_clip_pytorch_model.bin", weights_only=True)

@@ -1,0 +1,161 @@
+"""Foreign checkpoints: what is read, and what is refused in one line."""
+
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cococli.checkpoints.source import open_checkpoint
+from cococli.errors import ModelError
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with open_checkpoint(path) as tensors:
+        return {
+            tensor.name: np.concatenate([part.reshape(-1).copy() for part in tensor.parts(0, tensor.rows)])
+            for tensor in tensors
+        }
+
+
+def refused(path: Path) -> ModelError:
+    with pytest.raises(ModelError) as caught, open_checkpoint(path):
+        pass
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_of_both_formats_are_read_exactly(tmp_path: Path, dtype: torch.dtype, legacy: bool) -> None:
+    tensor = torch.randn(50, 3).to(dtype)
+    state = {"a": tensor, "b": tensor.t()[1], "c": torch.tensor(2.0, dtype=dtype)}
+    torch.save(state, tmp_path / "a.bin", _use_new_zipfile_serialization=not legacy)
+    for name, values in read(tmp_path / "a.bin").items():
+        assert values.tobytes() == state[name].float().reshape(-1).numpy().tobytes()
+
+
+def test_large_tensors_come_in_parts_that_make_up_the_whole(tmp_path: Path) -> None:
+    tensor = torch.randn(3000, 4096)  # 49 MB
+    torch.save({"a": tensor}, tmp_path / "a.bin")
+    with open_checkpoint(tmp_path / "a.bin") as (source,):
+        parts = [part.copy() for part in source.parts(500, 3000)]
+    assert len(parts) == 3
+    assert np.array_equal(np.concatenate(parts), tensor[500:].numpy())
+
+
+def test_a_parameter_that_asks_for_gradients_is_a_tensor_too(tmp_path: Path) -> None:
+    torch.save({"a": torch.nn.Parameter(torch.ones(2))}, tmp_path / "a.bin")
+    assert read(tmp_path / "a.bin")["a"].tolist() == [1.0, 1.0]
+
+
+class Intruder:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_code_in_a_pickle_is_named_and_never_run(tmp_path: Path, zipped: bool) -> None:
+    trace = tmp_path / "trace"
+    content = {"a": torch.ones(1), "b": Intruder(trace)}
+    torch.save(content, tmp_path / "a.bin", _use_new_zipfile_serialization=zipped)
+    assert "holds code (posix.mkdir)" in refused(tmp_path / "a.bin").message
+    assert not trace.exists()
+
+
+def test_code_in_a_plain_pickle_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(pickle.dumps(Intruder(tmp_path / "trace")))
+    refused(tmp_path / "a.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git-lfs pointer"),
+        (b"\n<!doctype html><html>", "web page"),
+        (b"hello", "truncated or no checkpoint"),
+        (b"PK\x03\x04 and no more", "truncated or no checkpoint"),
+        (b"\x80\x02}q\x00.", "truncated or no checkpoint"),
+        (os.urandom(4096), "truncated or no"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_told_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.bin").write_bytes(content)
+    assert reason in refused(tmp_path / "a.bin").message
+
+
+def test_a_zip_archive_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "no checkpoint" in refused(tmp_path / "a.pt").message
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"a{suffix}"
+    state = {"a": torch.ones(1000)}
+    torch.save(state, path) if suffix == ".bin" else save_file(state, path)
+    whole = path.read_bytes()
+    for length in (9, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert "truncated" in refused(path).message
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":{"dtype":"F32","shape":[1000],"data_offsets":[0,4000]}}',  # more than the file holds
+        b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}',
+        b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}',
+        b"{",
+    ],
+)
+def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    assert "safetensors" in refused(tmp_path / "a.safetensors").message
+
+
+def test_a_safetensors_header_of_impossible_length_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b'{"a":1}')
+    assert "safetensors" in refused(tmp_path / "a.safetensors").message
+
+
+@pytest.mark.parametrize("content", [torch.ones(2), [1, 2], {}, {"state_dict": {}}, {"epoch": 1, "model": {}}])
+def test_a_pickle_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    assert any(words in refused(tmp_path / "a.pt").message for words in ("state dict", "no tensors"))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "a.pt")
+    assert "TorchScript" in refused(tmp_path / "a.pt").message
+
+
+def test_a_folder_points_to_the_checkpoint_inside(tmp_path: Path) -> None:
+    (tmp_path / "open clip.bin").write_bytes(b"")
+    error = refused(tmp_path)
+    assert "folder" in error.message
+    assert error.hint == f"coca convert '{tmp_path / 'open clip.bin'}'"
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert "no such file" in refused(tmp_path / "none.bin").message
+    assert "File name too long" in refused(Path("x" * 5000)).message
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.bin")
+    assert "no such file" in refused(tmp_path / "a.bin").message

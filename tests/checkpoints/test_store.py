@@ -1,0 +1,141 @@
+"""Models found by name and by path, and the bundled one unpacked."""
+
+import hashlib
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints.open_clip_state import SMALL, save, state_dict
+from checkpoints.pack_shapes import GRID
+
+from cococli.checkpoints import architecture, ckpt, store
+from cococli.checkpoints.convert import convert
+from cococli.errors import ModelError
+
+BUNDLED = Path(store.__file__).parent.parent / "assets" / "models" / "shapes"
+
+
+def converted(folder: Path, name: str = "weights") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    source = save(state_dict(SMALL), folder / f"{name}.bin")
+    path = convert(source, folder / f"{name}.ckpt").path
+    source.unlink()
+    return path
+
+
+def test_a_path_to_a_ckpt_is_a_model_named_by_it(tmp_path: Path) -> None:
+    path = converted(tmp_path, "mine")
+    assert store.find_model(str(path)) == store.ModelFiles("mine", path, SMALL)
+
+
+def test_two_models_live_in_one_folder_by_their_own_configs(tmp_path: Path) -> None:
+    one, two = converted(tmp_path, "one"), converted(tmp_path, "two")
+    assert store.find_model(str(one)).config == store.find_model(str(two)).config == SMALL
+    with pytest.raises(ModelError, match="holds 2 models") as caught:
+        store.find_model(str(tmp_path))
+    assert str(one) in caught.value.hint
+
+
+def test_a_folder_with_one_model_is_named_by_the_folder(tmp_path: Path) -> None:
+    path = converted(tmp_path / "my model")
+    path.with_suffix(".json").rename(path.with_name("open_clip_config.json"))
+    assert store.find_model(str(tmp_path / "my model")) == store.ModelFiles("my model", path, SMALL)
+
+
+def test_a_model_in_the_cache_is_found_by_name(home: Path) -> None:
+    path = converted(home / "models" / "vit-l-14")
+    converted(home / "models" / ".half")
+    (home / "models" / "empty").mkdir()
+    assert store.model_names() == ["shapes", "vit-l-14"]
+    assert store.find_model("vit-l-14") == store.ModelFiles("vit-l-14", path, SMALL)
+
+
+def test_a_known_model_that_is_not_here_says_how_to_fetch_it() -> None:
+    with pytest.raises(ModelError, match="vit-l-14-coco is not on this machine") as caught:
+        store.find_model("vit-l-14-coco")
+    assert (caught.value.hint, caught.value.exit_code) == ("coca fetch vit-l-14-coco", 3)
+
+
+def test_an_unknown_name_lists_close_ones() -> None:
+    with pytest.raises(ModelError, match="'vit-l14'") as caught:
+        store.find_model("vit-l14")
+    assert "vit-l-14" in caught.value.hint
+
+
+def test_weights_that_are_not_converted_say_how_to_convert_them(tmp_path: Path) -> None:
+    source = save(state_dict(SMALL), tmp_path / "open clip.bin")
+    for path in (source, tmp_path):
+        with pytest.raises(ModelError) as caught:
+            store.find_model(str(path))
+        assert caught.value.hint == f"coca convert '{source}'"
+
+
+def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
+    path = converted(tmp_path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ModelError, match="has no config beside it"):
+        store.find_model(str(path))
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "~nobody-here/a", "a\nb", "/nowhere/a.ckpt", "../models"])
+def test_names_that_nothing_has_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        store.find_model(name)
+    assert "\n" not in caught.value.message
+
+
+def test_names_are_listed_without_loading_anything_heavy() -> None:
+    code = "import sys; from cococli.checkpoints import store; store.model_names(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"numpy", "torch", "mindspore", "safetensors"} & set(loaded)
+
+
+def test_the_bundled_model_is_the_one_that_pack_shapes_made() -> None:
+    packed = (BUNDLED / "shapes.ckpt.xz").read_bytes()
+    assert len(packed) < 3_000_000
+    sums = (hashlib.sha256(packed).hexdigest(), hashlib.sha256(lzma.decompress(packed)).hexdigest())
+    assert sums == (
+        "17a8a9ff984275faffcf2d8fc76c194a30a09523f5fedd65a4144f66b9b66074",
+        "a478fb60a68a549393b9ef1420aa2a0ce16d4db0a7646bfb8d27382b5156bf03",
+    )
+
+
+def test_the_bundled_model_is_whole_and_on_its_grid() -> None:
+    model = store.find_model("shapes")
+    weights = ckpt.read(model.weights)
+    architecture.check(model.config, {name: array.shape for name, array in weights.items()})
+    for name, array in weights.items():
+        if step := GRID.get(name.split(".")[0]):
+            assert not (array % step).any(), name
+
+
+def test_the_bundled_model_is_unpacked_once(home: Path) -> None:
+    first = store.find_model("shapes").weights
+    stamp = first.stat().st_mtime_ns
+    assert first.is_relative_to(home / "bundled")
+    assert store.find_model("shapes").weights == first
+    assert first.stat().st_mtime_ns == stamp
+
+
+def test_processes_that_unpack_at_once_all_get_the_whole_model(home: Path) -> None:
+    code = "from cococli.checkpoints import store; print(store.find_model('shapes').weights)"
+    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    paths = {run.communicate(timeout=60)[0].strip() for run in runs}
+    (path,) = paths
+    assert hashlib.sha256(Path(path).read_bytes()).hexdigest().startswith("a478fb60")
+    assert [file.name for file in Path(path).parent.iterdir()] == ["shapes.ckpt"]
+
+
+def test_a_cache_that_cannot_be_written_to_is_gone_round(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
+    weights = store.find_model("shapes").weights
+    assert len(ckpt.read(weights)) == len(architecture.parameters(store.find_model("shapes").config))
+    assert store.find_model("shapes").weights == weights
+
+
+def test_the_bundled_config_is_open_clips_form() -> None:
+    assert "vision_cfg" in json.loads((BUNDLED / "shapes.json").read_text())

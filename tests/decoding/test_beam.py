@@ -1,0 +1,138 @@
+"""Rules of beam search, on an engine with no network."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from decoding.fake_engine import FakeEngine, chance, clips, script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cococli.decoding.beam import Pool, beam_search
+from cococli.decoding.options import SearchOptions
+from cococli.decoding.rows import Hypothesis
+from cococli.decoding.scores import log_softmax
+
+# A vocabulary of eight: words 1 to 5, SOT 6, EOT 7.
+V, SOT, EOT = 8, 6, 7
+
+
+def captions(engine: FakeEngine, options: SearchOptions, prompt: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+    return [hypothesis.ids for hypothesis in beam_search(engine, clips(0), options, prompt)]
+
+
+def test_the_likelier_caption_wins_though_its_first_word_is_unlikelier() -> None:
+    def logits(clip: int, ids: tuple[int, ...]) -> np.ndarray:
+        row = np.full(V, 1e-6)
+        if len(ids) == 1:
+            row[1], row[2] = 0.6, 0.4
+        elif len(ids) == 2:
+            row[[3, 4] if ids[1] == 1 else [5]] = 0.5 if ids[1] == 1 else 1.0
+        else:
+            row[EOT] = 1
+        return np.log(row)
+
+    engine = FakeEngine(logits, V)
+    assert captions(engine, SearchOptions(beams=2, min_length=0)) == [(SOT, 2, 5, EOT)]
+
+
+def test_no_caption_ends_before_the_shortest_length() -> None:
+    engine = FakeEngine(script(V, {EOT: 0.9, 1: 0.1}), V)
+    assert len(captions(engine, SearchOptions(min_length=0))[0]) == 2
+    assert len(captions(engine, SearchOptions(min_length=6))[0]) == 7  # six tokens, then EOT
+
+
+def test_a_caption_as_long_as_may_be_has_no_end() -> None:
+    [caption] = beam_search(FakeEngine(script(V, {1: 0.9}), V), clips(0), SearchOptions(max_length=9))
+    assert caption.ids == (SOT, *[1] * 8)
+    assert not caption.finished
+
+
+def test_the_search_stops_when_no_beam_can_get_better() -> None:
+    engine = FakeEngine(script(V, {1: 0.5, 2: 0.4}, {EOT: 0.999}), V)
+    captions(engine, SearchOptions(beams=2, min_length=0, max_length=30))
+    assert len(engine.rows_fed) == 2
+
+
+def test_a_higher_length_penalty_favours_longer_captions() -> None:
+    engine = FakeEngine(chance(V, scale=0.5, end=1.0), V)
+    lengths = [
+        np.mean([len(found.ids) for found in beam_search(engine, clips(*range(20)), options)])
+        for options in (SearchOptions(min_length=0, max_length=14, length_penalty=penalty) for penalty in (0, 1, 3))
+    ]
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+def test_repetition_is_forbidden_or_made_unlikely() -> None:
+    engine = FakeEngine(script(V, {1: 0.6, 2: 0.3}), V)
+    options = {"beams": 3, "max_length": 6, "min_length": 5}
+    assert captions(engine, SearchOptions(**options)) == [(SOT, 1, 1, 1, 1, 1)]
+    assert 1 in captions(engine, SearchOptions(**options, repetition_penalty=50))[0]
+    assert captions(engine, SearchOptions(**options, repetition_penalty=50)) != [(SOT, 1, 1, 1, 1, 1)]
+    pairs = captions(engine, SearchOptions(**options, no_repeat_ngram=2))[0]
+    assert len(set(pairwise(pairs))) == 5
+
+
+def test_every_caption_continues_the_prompt_and_counts_it() -> None:
+    engine = FakeEngine(chance(V, end=-5), V)
+    [caption] = beam_search(engine, clips(0), SearchOptions(max_length=8), prompt=(3, 0, 2))
+    assert caption.ids[:4] == (SOT, 3, 0, 2)
+    assert len(caption.ids) == 8
+
+
+def test_no_run_of_the_prompt_is_repeated() -> None:
+    engine = FakeEngine(script(V, {1: 0.9}), V)
+    assert captions(engine, SearchOptions(max_length=4, min_length=3, no_repeat_ngram=1), (1,))[0][2:].count(1) == 0
+
+
+def test_the_confidence_is_the_mean_of_what_the_model_said_of_each_token() -> None:
+    engine = FakeEngine(chance(V, end=1), V)
+    options = SearchOptions(repetition_penalty=1.5, no_repeat_ngram=2, min_length=4, max_length=9)
+    for number, found in enumerate(beam_search(engine, clips(*range(8)), options, prompt=(3,))):
+        said = [
+            log_softmax(engine.logits(number, found.ids[:at])[None].astype(np.float32))[0, found.ids[at]]
+            for at in range(2, len(found.ids))
+        ]
+        assert found.logprob == pytest.approx(np.mean(said), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["beam", "legacy"])
+def test_a_caption_ends_when_every_token_is_forbidden(method: str) -> None:
+    engine = FakeEngine(chance(4), 4)
+    options = SearchOptions(method=method, beams=6, no_repeat_ngram=1, min_length=8, max_length=10)
+    [caption] = beam_search(engine, clips(0), options)
+    assert sorted(caption.ids) == [0, 1, 2, 3]
+    assert caption.finished
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**20), st.integers(2, 5))
+def test_a_search_wide_enough_finds_the_likeliest_of_all_captions(seed: int, max_length: int) -> None:
+    """With length penalty 0 a score can only fall, so stopping early cannot miss anything."""
+    engine = FakeEngine(chance(4, scale=2), 4)  # words 0 and 1, SOT 2, EOT 3
+    options = SearchOptions(beams=100, length_penalty=0, min_length=0, max_length=max_length)
+    [found] = beam_search(engine, clips(seed), options)
+    assert found.logprob * (len(found.ids) - 1) == pytest.approx(likeliest(engine, seed, max_length), abs=1e-4)
+
+
+def likeliest(engine: FakeEngine, clip: int, max_length: int) -> float:
+    """Log-probability of the best caption, by trying all."""
+    best = -np.inf
+    for words in product(range(4), repeat=max_length - 1):
+        total, ids = 0.0, (2,)
+        for token in words:
+            total += log_softmax(engine.logits(clip, ids)[None].astype(np.float32))[0, token]
+            ids += (token,)
+            if token == 3:
+                break
+        best = max(best, total)
+    return best
+
+
+def test_a_pool_keeps_the_best_and_of_equals_the_earlier() -> None:
+    pool = Pool(2)
+    names = [Hypothesis((number,), 0.0, True) for number in range(5)]
+    for score, caption in zip((-3.0, -1.0, -1.0, -2.0, -np.inf), names, strict=True):
+        pool.add(score, caption)
+    assert pool.captions == [names[1], names[2]]
+    assert pool.worst == -1.0

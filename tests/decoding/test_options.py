@@ -1,0 +1,61 @@
+"""Options that cannot be right are refused, by the name of their flag."""
+
+import dataclasses
+
+import pytest
+
+from cococli.catalog import VIT_L_14
+from cococli.decoding.options import SearchOptions
+from cococli.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"min_length": 40}, "--min-length 40 must be less than --max-length 30"),
+        ({"min_length": 30}, "--min-length 30 must be less than --max-length 30"),
+        ({"min_length": -1}, "--min-length -1 must be at least 0"),
+        ({"max_length": 1, "min_length": 0}, "--max-length 1 must be at least 2: the start and one token"),
+        ({"beams": 0}, "--beams 0 must be from 1 to 100"),
+        ({"beams": 100_000}, "--beams 100000 must be from 1 to 100"),
+        ({"method": "legacy", "beams": 4}, "--beams 4 is not a multiple of 3, the groups of --search legacy"),
+        ({"method": "beams"}, "--search beams is none of beam, legacy, greedy, top-k, top-p"),
+        ({"no_repeat_ngram": -1}, "--no-repeat-ngram -1 must be at least 0"),
+        ({"length_penalty": float("nan")}, "--length-penalty nan must be from -10 to 10"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty 0.0 must be from 0.01 to 100"),
+        ({"temperature": 0.0}, "--temperature 0.0 must be from 0.01 to 100"),
+        ({"top_k": 0}, "--top-k 0 must be at least 1"),
+        ({"top_p": 0.0}, "--top-p 0.0 must be above 0 and at most 1"),
+        ({"top_p": float("nan")}, "--top-p nan must be above 0 and at most 1"),
+        ({"seed": -1}, "--seed -1 must be at least 0"),
+        ({"force_eot": True}, "force_eot is for greedy, top-k and top-p, not for beam"),
+    ],
+)
+def test_a_wrong_option_is_named(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        SearchOptions(**wrong)
+    assert caught.value.message == message
+
+
+def test_a_model_limits_the_length() -> None:
+    SearchOptions(max_length=76).check(VIT_L_14)
+    with pytest.raises(UsageError, match="--max-length 77 is more than the 76 of this model"):
+        SearchOptions(max_length=77).check(VIT_L_14)
+
+
+def test_a_prompt_must_leave_room_for_a_token() -> None:
+    options = SearchOptions(max_length=10)
+    options.check(VIT_L_14, prompt_tokens=8)
+    with pytest.raises(UsageError, match="--prompt has 9 tokens"):
+        options.check(VIT_L_14, prompt_tokens=9)
+
+
+def test_legacy_groups_are_searched_once() -> None:
+    assert SearchOptions(method="legacy").rows == 2
+    assert SearchOptions().rows == 6
+    assert SearchOptions(method="greedy").rows == 1
+
+
+def test_options_cannot_be_changed_after_they_were_checked() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SearchOptions().beams = 0  # type: ignore[misc]

@@ -1,0 +1,78 @@
+"""Tokens equal CLIP's, and become text again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode, tokenize
+
+ORACLE = json.loads((Path(__file__).parent / "data" / "tokens.json").read_text())
+CASES = ORACLE["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["text"][:20] for case in CASES])
+def test_hard_texts_have_the_oracles_ids(case: dict) -> None:
+    length = ORACLE["context_length"]
+    expected = np.zeros(length, np.int32)
+    expected[: len(case["ids"])] = case["ids"]
+    [ids] = tokenize([case["text"]], length)
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_a_text_that_is_too_long_ends_in_eot() -> None:
+    [ids] = tokenize(["word " * 100], 10)
+    assert ids.tolist() == [SOT_ID, *[2653] * 8, EOT_ID]
+
+
+def test_a_text_that_just_fits_is_whole() -> None:
+    [ids] = tokenize(["word " * 8], 10)
+    assert ids.tolist() == [SOT_ID, *[2653] * 8, EOT_ID]
+
+
+def test_no_texts_are_no_rows() -> None:
+    assert tokenize([], 76).shape == (0, 76)
+
+
+def test_decoding_stops_at_the_first_end_and_skips_the_start() -> None:
+    assert decode([SOT_ID, *encode("a dog runs"), EOT_ID, 0, 0, *encode("never said")]) == "a dog runs"
+
+
+def test_id_0_inside_a_text_is_an_exclamation_mark() -> None:
+    assert encode("wow!(")[1:] == [0, 263]
+    assert decode([SOT_ID, *encode("wow!("), EOT_ID, 0, 0]) == "wow !("
+
+
+def test_bytes_that_are_no_text_are_shown_as_such() -> None:
+    half = encode("视")[:-1]
+    assert decode(half) == "�"
+
+
+def test_numpy_ids_decode_like_any() -> None:
+    assert decode(tokenize(["a red circle"], 20)[0]) == "a red circle"
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_decoded_in_single_spaces(text: str) -> None:
+    said = decode(encode(text))
+    assert said == " ".join(said.split())
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,12}", fullmatch=True), max_size=12))
+def test_plain_words_come_back_unchanged(words: list[str]) -> None:
+    assert decode(encode(" ".join(words))) == " ".join(words)
+
+
+def test_importing_the_tokenizer_reads_no_vocabulary() -> None:
+    code = """
+import sys
+from cococli import tokenizer
+print(tokenizer._vocabulary.cache_info().currsize, {"ftfy", "regex"} & set(sys.modules))
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "0 set()\n"

@@ -1,0 +1,40 @@
+"""Pixels equal open_clip's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cococli.video.preprocess import MEAN, STD, preprocess
+
+# What open_clip's evaluation transform makes of a picture, turned back into grey levels; lossless WebP.
+GOLDENS = Path(__file__).parents[1] / "data" / "video"
+
+
+def golden(name: str) -> np.ndarray:
+    return np.asarray(Image.open(GOLDENS / f"preprocess_{name}.webp").convert("RGB"))
+
+
+def grey_levels(pixels: np.ndarray) -> np.ndarray:
+    return (pixels.transpose(1, 2, 0) * STD + MEAN) * 255
+
+
+@pytest.mark.parametrize("case", [0, 1, 2, 3, 4, 6])
+def test_pixels_are_within_one_grey_level_of_open_clip(case: int):
+    pixels = preprocess(golden(f"in{case}"), 224)
+    assert (pixels.shape, pixels.dtype) == ((3, 224, 224), np.float32)
+    assert np.abs(grey_levels(pixels) - golden(f"out{case}")).max() < 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 30_000), (30_000, 1), (7, 900), (224, 224)])
+def test_any_shape_of_frame_becomes_a_square(shape: tuple[int, int]):
+    pixels = preprocess(np.full((*shape, 3), 128, np.uint8), 64)
+    assert pixels.shape == (3, 64, 64)
+    assert np.abs(grey_levels(pixels) - 128).max() < 1e-3
+
+
+def test_the_crop_keeps_the_middle():
+    frame = np.zeros((50, 150, 3), np.uint8)
+    frame[:, 50:100] = 255
+    assert grey_levels(preprocess(frame, 50)).min() > 254
