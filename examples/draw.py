@@ -82,8 +82,8 @@ def vanishes(t: float) -> np.ndarray:
     """Of two triangles, the upper one leaves just before the middle."""
     shapes = [Shape("small", "red", "triangle", 32, 46)]
     if t < 0.5:
-        shapes.append(Shape("small", "white", "triangle", 32, 15))
-    return picture("gray", *shapes)
+        shapes.append(Shape("small", "yellow", "triangle", 32, 15))
+    return picture("pink", *shapes)
 
 
 CLIPS: dict[str, Callable[[float], np.ndarray]] = {

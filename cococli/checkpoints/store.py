@@ -54,7 +54,7 @@ def find_model(name_or_path: str) -> ModelFiles:
     if name_or_path in model_names():
         return _in_folder(settings.models_folder() / name_or_path, name_or_path)
     if name_or_path in MODELS:
-        raise ModelError(f"{name_or_path} is not on this machine", f"coca fetch {name_or_path}")
+        raise _not_here(name_or_path)
     try:
         return _at_path(name_or_path)
     except (OSError, RuntimeError) as error:  # too long a name, a closed folder, no such ~user
@@ -70,6 +70,12 @@ def _at_path(name: str) -> ModelFiles:
     if path.suffix != ".ckpt":
         raise ModelError(f"{path} is not converted yet", f"coca convert {shlex.quote(str(path))}")
     return _with_config(path, path.stem)
+
+
+def _not_here(name: str) -> ModelError:
+    page = f"huggingface.co/{MODELS[name].repository}"
+    steps = f"download open_clip_pytorch_model.bin from {page}, then: coca convert FILE {name}.ckpt --config {name}"
+    return ModelError(f"{name} is not on this machine", steps)
 
 
 def _unknown(name: str) -> ModelError:

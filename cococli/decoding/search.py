@@ -41,7 +41,7 @@ def search(
     if not len(tokens):
         return []
     if options.method == "beam" and options.beams == 1:
-        # `generate` takes one beam for greedy search, which ends at the first EOT where a beam search may go on.
+        # As `generate` does. They differ in what repetition is penalised: here logits, in a beam log-probabilities.
         options = dataclasses.replace(options, method="greedy")
     if options.method in ("beam", "legacy"):
         return beam_search(engine, tokens, options, prompt)

@@ -53,10 +53,12 @@ def test_a_model_in_the_cache_is_found_by_name(home: Path) -> None:
     assert store.find_model("vit-l-14") == store.ModelFiles("vit-l-14", path, SMALL)
 
 
-def test_a_known_model_that_is_not_here_says_how_to_fetch_it() -> None:
+def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
     with pytest.raises(ModelError, match="vit-l-14-coco is not on this machine") as caught:
         store.find_model("vit-l-14-coco")
-    assert (caught.value.hint, caught.value.exit_code) == ("coca fetch vit-l-14-coco", 3)
+    assert caught.value.exit_code == 3
+    assert "laion/mscoco_finetuned_CoCa-ViT-L-14" in caught.value.hint
+    assert "coca convert FILE vit-l-14-coco.ckpt --config vit-l-14-coco" in caught.value.hint
 
 
 def test_an_unknown_name_lists_close_ones() -> None:

@@ -80,6 +80,20 @@ def test_every_caption_continues_the_prompt_and_counts_it() -> None:
     assert len(caption.ids) == 8
 
 
+def test_the_prompt_does_not_lengthen_what_the_length_penalty_divides_by() -> None:
+    # "1 EOT" scores -1.8 / 2, EOT alone -1 / 1. Were the prompt counted, it would be -1.8 / 3 against -1 / 2.
+    spread = dict.fromkeys(range(6), 0.123)
+    engine = FakeEngine(script(V, {}, {EOT: 0.368, 1: 0.63}, {EOT: 0.262, **spread}), V)
+    assert captions(engine, SearchOptions(beams=2, min_length=0, max_length=4), (3,)) == [(SOT, 3, 1, EOT)]
+
+
+def test_an_end_that_is_not_among_the_best_is_no_caption() -> None:
+    spread = dict.fromkeys(range(6), 0.16)
+    engine = FakeEngine(script(V, {1: 0.5, 2: 0.3, EOT: 0.2}, spread), V)
+    [caption] = captions(engine, SearchOptions(beams=2, min_length=0, max_length=3, length_penalty=0))
+    assert len(caption) == 3
+
+
 def test_no_run_of_the_prompt_is_repeated() -> None:
     engine = FakeEngine(script(V, {1: 0.9}), V)
     assert captions(engine, SearchOptions(max_length=4, min_length=3, no_repeat_ngram=1), (1,))[0][2:].count(1) == 0

@@ -29,7 +29,11 @@ def test_greedy_takes_the_likeliest_token_until_the_end() -> None:
 def test_one_beam_is_greedy_search() -> None:
     engine = FakeEngine(chance(V), V)
     numbers = clips(*range(10))
-    assert search(engine, numbers, SearchOptions(beams=1)) == search(engine, numbers, SearchOptions(method="greedy"))
+    one_beam, greedy = (
+        SearchOptions(beams=1, repetition_penalty=2),
+        SearchOptions(method="greedy", repetition_penalty=2),
+    )
+    assert search(engine, numbers, one_beam) == search(engine, numbers, greedy)
 
 
 @pytest.mark.parametrize("method", ["greedy", "top-k", "top-p"])

@@ -11,6 +11,9 @@ from mindspore import Tensor
 from numpy_engine import NumpyEngine, from_open_clip
 
 from cococli.catalog import CocaConfig
+from cococli.checkpoints import ckpt
+from cococli.checkpoints.architecture import parameters
+from cococli.checkpoints.store import find_model
 from cococli.engines import mindspore as engines
 from cococli.engines.mindspore import MindSporeEngine, chunks
 from cococli.errors import ModelError
@@ -21,6 +24,9 @@ FEATURES, LOGITS = 2e-4, 2e-3  # stated tolerances, max absolute difference in f
 
 
 def load(name: str) -> tuple[CocaConfig, dict[str, np.ndarray]]:
+    if name == "shapes":
+        model = find_model(name)
+        return model.config, ckpt.read(model.weights)
     import torch
 
     state = torch.load(GOLDENS / name / "open_clip_pytorch_model.bin", weights_only=True)
@@ -28,7 +34,7 @@ def load(name: str) -> tuple[CocaConfig, dict[str, np.ndarray]]:
     return config, from_open_clip({key: value.numpy() for key, value in state.items() if "attn_mask" not in key})
 
 
-@pytest.fixture(scope="module", params=["tiny", "flat"])
+@pytest.fixture(scope="module", params=["tiny", "flat", "shapes"])
 def golden(request: pytest.FixtureRequest) -> tuple[MindSporeEngine, dict[str, np.ndarray]]:
     config, weights = load(request.param)
     return MindSporeEngine(config, weights), dict(np.load(GOLDENS / request.param / "activations.npz"))
@@ -133,8 +139,6 @@ def test_other_architectures_equal_the_reference(width, heads, quick):
 
 
 def random_weights(config: CocaConfig) -> dict[str, np.ndarray]:
-    from cococli.checkpoints.architecture import parameters
-
     rng = np.random.default_rng(0)
     return {
         name: np.asarray(rng.normal(name.endswith("gamma"), 0.1, shape), np.float32)
@@ -143,8 +147,6 @@ def random_weights(config: CocaConfig) -> dict[str, np.ndarray]:
 
 
 def test_the_network_has_the_parameters_that_conversion_writes(tiny):
-    from cococli.checkpoints.architecture import parameters
-
     assert {p.name: p.shape for p in tiny.network.get_parameters()} == parameters(tiny.config)
 
 

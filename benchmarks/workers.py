@@ -1,0 +1,102 @@
+"""The two programs that caption.py compares, each in a process of its own that obeys one JSON line at a time.
+
+    python benchmarks/workers.py ours   CHECKPOINT.ckpt
+    python benchmarks/workers.py oracle CHECKPOINT.bin      # an environment with open_clip_torch 3.3.0
+
+A line {"job": "caption", "images": 8} is answered by {"seconds": ..., "tokens": ...}.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+THREADS = int(os.environ.get("BENCH_THREADS", "2"))
+
+
+def pictures(count: int) -> np.ndarray:
+    """[count, 3, 224, 224] float32, the same for both programs."""
+    return np.random.default_rng(0).standard_normal((count, 3, 224, 224), dtype=np.float32)
+
+
+class Ours:
+    def __init__(self, checkpoint: str) -> None:
+        from cococli.checkpoints.store import find_model
+        from cococli.decoding.options import SearchOptions
+        from cococli.engines.mindspore import MindSporeEngine
+
+        model = find_model(checkpoint)
+        self.engine = MindSporeEngine.open(model.weights, model.config)
+        self.options = SearchOptions()
+
+    def encode(self, images: int) -> int:
+        self.engine.encode_clips(pictures(images)[:, None])
+        return 0
+
+    def caption(self, images: int) -> int:
+        from cococli.decoding.search import search
+
+        tokens = self.engine.encode_clips(pictures(images)[:, None]).tokens
+        return max(len(found.ids) for found in search(self.engine, tokens, self.options))
+
+
+class Oracle:
+    def __init__(self, checkpoint: str) -> None:
+        import torch
+
+        torch.set_num_threads(THREADS)
+        without_torchvision_operators(torch)
+        import open_clip
+
+        self.torch = torch
+        self.model = open_clip.create_model("coca_ViT-L-14", pretrained=checkpoint).eval()
+
+    def encode(self, images: int) -> int:
+        with self.torch.no_grad():
+            self.model.encode_image(self.torch.from_numpy(pictures(images)))
+        return 0
+
+    def caption(self, images: int) -> int:
+        return self.model.generate(self.torch.from_numpy(pictures(images))).shape[1]
+
+
+def without_torchvision_operators(torch: Any) -> None:
+    """Let a torchvision built for CUDA be imported beside a CPU torch: its operators are not needed here."""
+    register = torch.library.register_fake
+
+    def skip(name: str, *rest: Any, **options: Any) -> Any:
+        if name.startswith("torchvision::"):
+            return lambda function: function
+        return register(name, *rest, **options)
+
+    torch.library.register_fake = skip
+
+
+def main() -> None:
+    kind, checkpoint = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the libraries print must not mix with the answers
+    program = {"ours": Ours, "oracle": Oracle}[kind](checkpoint)
+    for line in sys.stdin:
+        order = json.loads(line)
+        start = time.perf_counter()
+        tokens = getattr(program, order["job"])(order["images"])
+        answer = {"seconds": time.perf_counter() - start, "tokens": tokens, "peak_mb": peak_mb()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def peak_mb() -> float:
+    """The most memory this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+if __name__ == "__main__":
+    main()
