@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import console
-from . import options
+from . import interrupts, options
 from .defaults import default_model
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _load(name: str | None, search: "SearchOptions", pool: str, prompt: str, qui
         if note:
             console.note(note, quiet)
     files = find_model(name)
-    with console.status(f"loading {files.name}", quiet):
+    with console.status(f"loading {files.name}", quiet), interrupts.held():
         return load_captioner(files, search, pool, prompt)
 
 

@@ -9,7 +9,8 @@ import typer
 
 from .. import __version__, console
 from ..errors import CocaError
-from ..settings import debugging
+from ..settings import debugging, home
+from . import interrupts
 from .caption import caption
 from .convert import convert
 
@@ -32,15 +33,24 @@ def run() -> None:
     0: all done; 1: some inputs failed, the rest is written; 2: wrong usage; 3: no such model, or a damaged one;
     130: interrupted, what was done is kept.
     """
-    os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only, and it reads this when it is imported
+    _hush_mindspore()
+    interrupts.catch()
     console.guard_stdout()
     try:
         code = app(prog_name="coca", standalone_mode=False)  # Ctrl-C comes back as 130
+    except BrokenPipeError:  # the reader of the results has left, as after `| head`
+        code = 1
     except Exception as error:
-        code = _report(error)
+        code = INTERRUPTED if interrupts.came() else _report(error)
     if code == INTERRUPTED:
         console.error("interrupted", "what was done before is kept")
     sys.exit(code)
+
+
+def _hush_mindspore() -> None:
+    """Set what MindSpore reads when it is imported: print errors only, and dump files into the cache folder."""
+    os.environ.setdefault("GLOG_v", "3")
+    os.environ.setdefault("MS_OM_PATH", str(home() / "mindspore"))
 
 
 def _report(error: Exception) -> int:

@@ -1,6 +1,6 @@
 """The boundary between the program and a framework: numpy arrays in, numpy arrays out."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,10 @@ class DecodeState(Protocol):
     position: int  # tokens fed so far
 
 
-class Engine(Protocol):
+State = TypeVar("State", bound=DecodeState)
+
+
+class Engine(Protocol[State]):
     """A network that can encode and decode. Every engine gives the same numbers, within float tolerance."""
 
     config: CocaConfig
@@ -39,13 +42,13 @@ class Engine(Protocol):
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         """[B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalised."""
 
-    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> DecodeState:
+    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> State:
         """Start captions of at most `max_length` tokens, `beams` rows for each clip of `tokens` [B, N, D].
 
         Captions begun before and still under way may end by it: finish or drop them first.
         """
 
-    def step(self, state: DecodeState, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    def step(self, state: State, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
         """Feed one token to every row and score the next one.
 
         Args:
@@ -58,5 +61,5 @@ class Engine(Protocol):
             [R, V] float32 logits of the next token. Belongs to the caller.
         """
 
-    def keep(self, state: DecodeState, clips: np.ndarray) -> DecodeState:
+    def keep(self, state: State, clips: np.ndarray) -> State:
         """The state of only these clips ([K] indices, ascending). The old state must not be used again."""

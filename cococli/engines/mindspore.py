@@ -29,7 +29,7 @@ class MindSporeEngine:
     """
 
     def __init__(self, config: CocaConfig, weights: Mapping[str, np.ndarray]) -> None:
-        """Build the network around `weights` (names as `checkpoints.architecture.parameters` gives them), without copying them.
+        """Build the network around `weights`, named as in `checkpoints.architecture.parameters`, without copying them.
 
         Raises:
             ModelError: a parameter is missing, unknown, or of another shape.
@@ -69,7 +69,7 @@ class MindSporeEngine:
     def _pool_each(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[B, K, W] ViT tokens -> [B, D] latents and [B, N, D] tokens."""
         pooled = [self._pool(Tensor(clip[None])) for clip in tokens]
-        return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled, strict=True))  # type: ignore[return-value]
+        return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled, strict=True))
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         length = self.config.context_length
@@ -177,7 +177,7 @@ class State:
         all_ids[self.lanes] = ids.reshape(self.clips, self.beams)
         return (
             all_ids.reshape(-1),
-            np.int32(self.position),
+            np.array(self.position, np.int32),
             self._new_slots(self.config.text.heads),
             self._new_slots(self.config.decoder.heads),
             *self._masks(),

@@ -1,5 +1,7 @@
 """One cached step of the text tower and the decoder, for every beam of a batch of clips."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -102,7 +104,7 @@ class CachedStep(nn.Cell):
         return x.reshape(self.clips * self.beams, x.shape[-1])
 
 
-def zeros(name: str, shapes: list[tuple[int, ...]]) -> ParameterTuple:
+def zeros(name: str, shapes: Sequence[tuple[int, ...]]) -> ParameterTuple:
     return ParameterTuple(
         [Parameter(Tensor(np.zeros(shape, np.float32)), name=f"{name}.{i}") for i, shape in enumerate(shapes)]
     )

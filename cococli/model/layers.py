@@ -112,6 +112,6 @@ class CrossBlock(Block):
         super().__init__(width, heads, mlp_ratio, quick_gelu)
         self.ln_1_kv = layer_norm(width)
 
-    def construct(self, x: Tensor, image: Tensor) -> Tensor:
+    def construct(self, x: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
         x = x + self.attn(self.ln_1(x), self.ln_1_kv(image))
         return x + self.mlp(self.ln_2(x))

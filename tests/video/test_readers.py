@@ -12,7 +12,8 @@ from PIL import Image
 from video.made import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim
 
 from cococli.errors import VideoError
-from cococli.video.readers import Video, open_reader
+from cococli.video.readers import open_reader
+from cococli.video.videos import Video
 
 # Name of the file, how it is made, and whether decord is to read it.
 KINDS: dict[str, tuple[dict[str, Any], bool]] = {

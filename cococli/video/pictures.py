@@ -1,0 +1,67 @@
+"""Still and moving pictures, read by PIL."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import VideoError
+from .reading import Frame, reason
+
+_MOVING_PICTURES = {"GIF", "PNG", "WEBP", "AVIF"}  # other formats of several pictures hold pages or thumbnails
+_INSTANT = 0.1  # seconds; what browsers make of a picture that is to be shown for no time at all
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, still or moving, read by PIL."""
+
+    path: Path
+    starts: np.ndarray
+    end: float
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        from PIL import Image, ImageOps
+
+        with _picture_errors(), Image.open(self.path) as picture:
+            for index in indices:
+                picture.seek(index)
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                yield Frame(float(self.starts[index]), np.asarray(upright))
+
+
+def open_picture(path: Path) -> Picture | None:
+    """The picture, or None where the content is not one, whatever its name says."""
+    from PIL import Image, UnidentifiedImageError
+
+    with _picture_errors():
+        try:
+            opened: Any = Image.open(path)
+        except UnidentifiedImageError:
+            return None
+        with opened as picture:
+            if picture.format not in _MOVING_PICTURES or getattr(picture, "n_frames", 1) == 1:
+                return Picture(path, np.zeros(1), 0.0)
+            ends = np.cumsum([_shown_for(picture, index) for index in range(picture.n_frames)])
+    return Picture(path, np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
+
+
+def _shown_for(picture: Any, index: int) -> float:
+    picture.seek(index)
+    picture.load()  # WebP tells a frame's duration only now
+    return picture.info.get("duration", 0) / 1000 or _INSTANT
+
+
+@contextmanager
+def _picture_errors() -> Iterator[None]:
+    from PIL import Image
+
+    try:
+        yield
+    except Image.DecompressionBombError:
+        raise VideoError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+    except Exception as error:  # on damaged files PIL raises anything: OSError, SyntaxError, struct.error, ...
+        raise VideoError(f"damaged picture: {reason(error)}") from None

@@ -1,0 +1,302 @@
+"""Videos, read by decord where it can be trusted and by PyAV elsewhere."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import VideoError
+from .reading import Frame, open_file, reason
+
+# Their index leads to a keyframe by its presentation time. Others seek by decoding time, and not always exactly.
+_INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# decord finds the right frames in indexed containers of these only; _is_plain says what else must hold.
+_DECORD_CODECS = {"h264", "hevc", "vp9"}
+
+# MPEG program streams give few times; those between are guessed, wrongly after a seek. Decoded from the start.
+_GUESSED_AFTER_SEEK = {"mpeg"}
+
+
+@dataclass(frozen=True)
+class Video:
+    """The video stream of a file: its frames in order of presentation."""
+
+    path: Path
+    ticks: np.ndarray  # [N] int64, presentation times in units of `tick`, ascending
+    end_tick: int
+    tick: Fraction  # seconds
+    keys: list[tuple[int, int]]  # (presentation, seek) ticks of the frames to start decoding at; none: only counted
+    plain: bool  # decord can be trusted with it
+
+    @property
+    def starts(self) -> np.ndarray:
+        return self._seconds(self.ticks)
+
+    @property
+    def end(self) -> float:
+        return float(self._seconds(np.int64(self.end_tick)))
+
+    def _seconds(self, ticks: Any) -> Any:
+        return (ticks - self.ticks[0]) * self.tick.numerator / self.tick.denominator
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        done = 0
+        if self.plain:
+            try:
+                for frame in _decord_frames(self, indices):
+                    yield frame
+                    done += 1
+                return
+            except VideoError:
+                pass  # PyAV reads more, and says better what is wrong
+        yield from _av_frames(self, indices[done:])
+
+
+def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
+    starts = video.starts
+    reader = _decord_reader(video)
+    for index in indices:
+        try:
+            pixels = reader[index].asnumpy()
+        except Exception as error:  # decord raises RuntimeError, AssertionError, IndexError and StopIteration
+            raise VideoError(reason(error)) from None
+        if pixels.shape[2] != 3:  # it mistakes the padding of narrow frames for channels
+            raise VideoError("decord cannot read frames of this width")
+        yield Frame(float(starts[index]), pixels)
+
+
+def _decord_reader(video: Video) -> Any:
+    try:
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        # An absolute path, or "12:30.mp4" is taken for a protocol. The tolerance, below one frame, makes decord
+        # fail on a frame that it cannot decode, where it would hand out the one before.
+        reader = decord.VideoReader(str(video.path.absolute()), num_threads=1, fault_tol=1e-7)
+    except Exception as error:
+        raise VideoError(reason(error)) from None
+    if len(reader) != len(video.ticks):
+        raise VideoError("decord counts other frames")
+    return reader
+
+
+def _av_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
+    with _av_stream(video.path) as stream:
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = 2
+        playhead = _Playhead(stream, video.keys)
+        for index in indices:
+            frame = playhead.at(int(video.ticks[index]))
+            yield Frame(float(video._seconds(frame.pts)), _upright(frame))
+
+
+def _upright(frame: Any) -> np.ndarray:
+    import av
+
+    try:
+        stored = frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(f"a frame cannot be converted: {reason(error)}") from None
+    quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as numpy turns
+    return np.ascontiguousarray(np.rot90(stored, quarter_turns))
+
+
+class _Playhead:
+    """Decodes onward, or from the nearest keyframe, to the frame that is on screen at a tick."""
+
+    def __init__(self, stream: Any, keys: list[tuple[int, int]]) -> None:
+        self.stream = stream
+        self.keys = keys
+        self.key_ticks = np.array([presentation for presentation, _ in keys], np.int64)
+        self.decoded = _timed(_decoded(stream)) if keys else _counted(_decoded(stream))
+        self.shown: Any = None
+        self.upcoming: Any = None
+
+    def at(self, tick: int) -> Any:
+        key = max(int(np.searchsorted(self.key_ticks, tick, side="right")) - 1, 0)
+        if key and (self.shown is None or self.shown.pts < self.key_ticks[key]):
+            self._seek(key)
+        self._advance(tick)
+        back = 1
+        while key and (self.shown is None or self.shown.pts > tick):
+            # The container landed late, or the keyframe is damaged: start from ever earlier ones.
+            key, back = max(key - back, 0), 2 * back
+            self._seek(key)
+            self._advance(tick)
+        if self.shown is None:
+            raise VideoError("no frame can be decoded")
+        return self.shown
+
+    def _seek(self, key: int) -> None:
+        import av
+
+        try:
+            self.stream.container.seek(self.keys[key][1], stream=self.stream)
+        except av.FFmpegError:
+            return  # decoding on from here gets there too, only later
+        self.decoded = _timed(_decoded(self.stream))
+        self.shown = self.upcoming = None
+
+    def _advance(self, tick: int) -> None:
+        while True:
+            self.upcoming = self.upcoming or next(self.decoded, None)
+            if self.upcoming is None or (self.shown is not None and self.upcoming.pts > tick):
+                return
+            self.shown, self.upcoming = self.upcoming, None
+
+
+def _timed(frames: Iterator[Any]) -> Iterator[Any]:
+    """Only frames whose time is known: after a seek the first ones may have none."""
+    return (frame for frame in frames if frame.pts is not None)
+
+
+def _counted(frames: Iterator[Any]) -> Iterator[Any]:
+    for count, frame in enumerate(frames):
+        frame.pts = count
+        yield frame
+
+
+def _decoded(stream: Any) -> Iterator[Any]:
+    """Frames in order of presentation, past packets that cannot be decoded."""
+    import av
+
+    for packet in chain(_packets(stream), [None]):
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            continue
+        yield from frames
+
+
+def _packets(stream: Any) -> Iterator[Any]:
+    """The stream's packets, up to where the file ends or breaks off."""
+    import av
+
+    try:
+        for packet in stream.container.demux(stream):
+            if packet.size:
+                yield packet
+    except (av.FFmpegError, OSError, IndexError):  # IndexError: PyAV, at the end, where streams turned up on the way
+        return
+
+
+@contextmanager
+def _av_stream(path: Path) -> Iterator[Any]:
+    """The best video stream of a file, open in PyAV."""
+    import av
+    from av.stream import Disposition
+
+    with open_file(path) as file:  # any name is a name here: bytes that are no text, colons, new lines
+        try:
+            container = av.open(file, io_open=_refuse_other_files)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(_why_not_a_video(path, error)) from None
+        with container:
+            stream = container.streams.best("video")
+            if stream is None or stream.disposition & Disposition.attached_pic:  # a song's cover is no video
+                raise VideoError("no video stream")
+            if stream.codec_context is None:
+                raise VideoError("unknown video codec")
+            yield stream
+
+
+def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    """A playlist must not make the program open what nobody named, here or on the network."""
+    raise VideoError("not a video: it only points to other files")
+
+
+def _why_not_a_video(path: Path, error: Exception) -> str:
+    with open_file(path) as file:
+        if file.read(8)[4:] == b"ftyp":
+            return "unfinished download: the part that says where the frames are is missing"
+    return f"not a video: {reason(error)}"
+
+
+# Indexing
+
+
+def open_video(path: Path) -> Video:
+    """Time the frames of a video by reading its packets; nothing is decoded."""
+    with _av_stream(path) as stream:
+        index = _Index(by_presentation=stream.container.format.name in _INDEXED_CONTAINERS)
+        for packet in _packets(stream):
+            index.add(packet)
+        rate = stream.average_rate or Fraction(25)
+        if not index.ticks:
+            if not index.untimed:
+                raise VideoError("no video frames")
+            # A raw stream, such as .h264: frames are counted, and decoding starts at the first.
+            return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, [], False)
+        ticks = np.sort(np.array(index.ticks, np.int64))
+        end_tick = int(ticks[-1]) + (index.last_duration or round(1 / rate / stream.time_base))
+        keys = sorted(index.keys)
+        if stream.container.format.name in _GUESSED_AFTER_SEEK:
+            keys = keys[:1]
+        return Video(path, ticks, end_tick, stream.time_base, keys, _is_plain(stream, index))
+
+
+class _Index:
+    """What packets say of their frames: 8 bytes a frame, so that a day of video fits."""
+
+    def __init__(self, by_presentation: bool) -> None:
+        self.by_presentation = by_presentation  # the container seeks by presentation time
+        self.ticks = array("q")  # presentation times, in the order of decoding
+        self.key_positions: list[int] = []  # in `ticks`
+        self.keys: list[tuple[int, int]] = []  # (presentation, seek) ticks
+        self.untimed = 0
+        self.hidden = 0  # decoded but never shown, as before the cut of a trimmed clip; or damaged
+        self.last_duration = 0  # of the frame shown last, in ticks
+        self._last_tick = -(2**63)
+
+    def add(self, packet: Any) -> None:
+        if packet.pts is None:
+            self.untimed += 1
+            return
+        if packet.is_keyframe and not packet.is_corrupt:
+            by_decoding = packet.dts is not None and not self.by_presentation
+            self.keys.append((packet.pts, packet.dts if by_decoding else packet.pts))
+        if packet.is_discard or packet.is_corrupt:
+            self.hidden += 1
+            return
+        if packet.is_keyframe:
+            self.key_positions.append(len(self.ticks))
+        if packet.pts > self._last_tick:
+            self._last_tick, self.last_duration = packet.pts, packet.duration or 0
+        self.ticks.append(packet.pts)
+
+
+def _is_plain(stream: Any, index: _Index) -> bool:
+    """Whether decord hands out the frames that it is asked for.
+
+    decord numbers packets as if each were one frame, shown, and every keyframe stood at the same place in
+    decoding and in presentation. Where that fails (trimmed clips, open groups of pictures as x265 makes
+    them), or where the container seeks inexactly (MPEG-TS, AVI, ASF), it gives wrong frames without a word.
+    """
+    container = stream.container
+    if container.format.name not in _INDEXED_CONTAINERS or stream.codec.name not in _DECORD_CODECS:
+        return False
+    if len(container.streams.video) != 1 or index.untimed or index.hidden:
+        return False
+    if _announced(stream) > 2 * len(index.ticks) + 100:
+        return False
+    decoding = np.array(index.ticks, np.int64)
+    presentation = np.sort(decoding)
+    keys = index.key_positions
+    return (
+        bool(keys)
+        and keys[0] == 0
+        and bool(np.all(np.diff(presentation) > 0))
+        and bool(np.all(decoding[keys] == presentation[keys]))
+    )
+
+
+def _announced(stream: Any) -> float:
+    """How many frames the header promises. decord takes memory for as many at once, and dies of a lie."""
+    seconds = (stream.container.duration or 0) / 1_000_000
+    return max(stream.frames, seconds * float(stream.average_rate or 0))

@@ -1,0 +1,25 @@
+"""The `coca` command in a process of its own, as a user runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+Coca = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def coca(monkeypatch: pytest.MonkeyPatch) -> Coca:
+    """Run `coca` with these arguments, stdout and stderr in pipes."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+
+    def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "cococli", *map(str, arguments)]
+        return subprocess.run(command, text=True, timeout=120, **{"capture_output": True, **options})
+
+    return run

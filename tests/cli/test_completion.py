@@ -1,0 +1,108 @@
+"""Completion in real shells, and the scripts that come with the program."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cococli.cli.completion import SCRIPTS, script
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def shell_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `coca` on the path and one video in it."""
+    command = tmp_path / "bin/coca"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m cococli "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=":")
+    (tmp_path / "video.mp4").touch()
+    return tmp_path
+
+
+def ask(shell: str, code: str, folder: Path) -> list[str]:
+    """What a shell prints, line by line."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    run = subprocess.run([shell, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    return run.stdout.split("\n")[:-1]
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_scripts_are_what_the_program_prints(shell: str) -> None:
+    """When this fails: `make completions`."""
+    assert (ROOT / "completions" / SCRIPTS[shell]).read_text() == script(shell)
+
+
+def bash(words: str, folder: Path) -> list[str]:
+    code = f"""source {ROOT}/completions/coca.bash
+    COMP_WORDS=(coca {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _coca_completion coca
+    printf '%s\\n' "${{COMPREPLY[@]}}" """
+    return ask("bash", code, folder)
+
+
+def test_bash_completes_commands_options_choices_and_models(shell_folder: Path, home: Path) -> None:
+    model = home / "models/mine/mine.ckpt"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    assert bash("c", shell_folder) == ["caption", "convert"]
+    assert bash("caption --num", shell_folder) == ["--num-frames"]
+    assert bash("caption --frames ''", shell_folder) == ["middle", "multi"]
+    assert bash("caption --model ''", shell_folder) == ["shapes", "mine"]
+    assert "vit-l-14" in bash("convert a.bin --config vit", shell_folder)
+
+
+def test_bash_leaves_paths_to_itself(shell_folder: Path) -> None:
+    assert bash("caption vi", shell_folder) == [""]  # none of ours, and then `-o default` completes files
+    assert "complete -o default -F _coca_completion coca" in script("bash")
+
+
+def test_fish_completes_choices_models_and_paths(shell_folder: Path) -> None:
+    source = f"source {ROOT}/completions/coca.fish; complete -C"
+    assert ask("fish", f"{source} 'coca caption --frames '", shell_folder) == ["middle", "multi"]
+    assert ask("fish", f"{source} 'coca caption --model '", shell_folder) == ["shapes"]
+    assert "video.mp4" in ask("fish", f"{source} 'coca caption vi'", shell_folder)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("caption --frames mi", "caption --frames middle"),
+        ("caption --model s", "caption --model shapes"),
+        ("caption vi", "caption video.mp4"),
+    ],
+)
+def test_zsh_completes_choices_models_and_paths(shell_folder: Path, typed: str, shown: str) -> None:
+    setup = f"PS1='ready '; autoload -U compinit; compinit -u -D; source {ROOT}/completions/coca.zsh"
+    (shell_folder / ".zshrc").write_text(setup)
+    # An interactive zsh on a terminal of its own: type, press TAB, and wait for what should appear.
+    code = f"""
+    zmodload zsh/zpty
+    wait_for() {{
+        for i in {{1..200}}; do
+            while zpty -r -t z chunk; do screen+=$chunk; done
+            [[ $screen == *"$1"* ]] && return
+            sleep 0.1
+        done
+    }}
+    TERM=dumb ZDOTDIR=$PWD zpty -b z zsh -d -i
+    wait_for ready
+    zpty -w -n z "coca {typed}"$'\t'
+    wait_for "{shown}"
+    print -r -- ${{(V)screen}}
+    zpty -d z"""
+    assert f"coca {shown}" in "".join(ask("zsh", code, shell_folder))
+
+
+def test_installing_puts_the_script_where_the_shell_looks(coca, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    places = {"bash": ".bash_completions/coca.sh", "zsh": ".zfunc/_coca", "fish": ".config/fish/completions/coca.fish"}
+    for shell, place in places.items():
+        assert coca("--install-completion", shell).returncode == 0
+        assert (tmp_path / place).read_text().strip() == script(shell).strip()
