@@ -140,7 +140,10 @@ def _load(path: Path, mapped: bool) -> Any:
     except Exception as error:  # torch raises whatever a damaged file leads it to
         if "TorchScript" in str(error):
             raise ModelError(f"{path} is a TorchScript program, not a checkpoint of tensors") from None
-        raise ModelError(f"{path} is truncated or no checkpoint: {_one_line(error)}") from None
+        reason = (
+            "" if isinstance(error, KeyError) else f": {_one_line(error)}"
+        )  # an unknown opcode says only its number
+        raise ModelError(f"{path} is truncated or no checkpoint{reason}") from None
 
 
 def _unpickling_error(path: Path, reason: str) -> ModelError:

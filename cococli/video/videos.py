@@ -1,8 +1,9 @@
 """Videos, read by decord where it can be trusted and by PyAV elsewhere."""
 
+import ctypes
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -71,7 +72,14 @@ def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
         yield Frame(float(starts[index]), pixels)
 
 
+def _share_cpp_library() -> None:
+    """Load the system's C++ library before decord's own old one, with which MindSpore, imported later, aborts."""
+    with suppress(OSError):  # not on Linux
+        ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
+
+
 def _decord_reader(video: Video) -> Any:
+    _share_cpp_library()
     try:
         import decord
 

@@ -83,7 +83,10 @@ def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "~nobody-here/a", "a\nb", "/nowhere/a.ckpt", "../models"])
-def test_names_that_nothing_has_are_refused_in_one_line(name: str) -> None:
+def test_names_that_nothing_has_are_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as caught:
         store.find_model(name)
     assert "\n" not in caught.value.message

@@ -90,7 +90,8 @@ def test_zsh_completes_choices_models_and_paths(shell_folder: Path, typed: str, 
             sleep 0.1
         done
     }}
-    TERM=dumb ZDOTDIR=$PWD zpty -b z zsh -d -i
+    export TERM=dumb ZDOTDIR=$PWD
+    zpty -b z zsh -d -i
     wait_for ready
     zpty -w -n z "coca {typed}"$'\t'
     wait_for "{shown}"

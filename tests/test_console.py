@@ -1,0 +1,75 @@
+"""What a person reads while a command runs."""
+
+import io
+import sys
+
+import pytest
+
+from cococli import console
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still until its only item is changed."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_on_a_pipe_progress_is_a_plain_line_now_and_then(clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(100, "captioning", "captioned") as advance:
+        for _ in range(24):
+            clock[0] += 1
+            advance()
+        advance(well=False)
+    assert capsys.readouterr().err.splitlines() == [
+        "captioned 10 of 100 (1.0/s, 1m 30s left)",
+        "captioned 20 of 100 (1.0/s, 1m 20s left)",
+        "captioned 24 of 100, 1 failed, in 24s (1.0/s)",
+    ]
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(1, "captioning", "captioned", quiet=True) as advance:
+        advance()
+    with console.status("loading", quiet=True):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_slow_rate_is_told_by_the_minute(clock) -> None:
+    pace = console.Pace(2)
+    clock[0] += 30
+    assert pace.left == "-"
+    pace.advance()
+    assert (pace.rate, pace.left) == ("2.0/min", "30s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.04, "0.0s"), (9.96, "10s"), (59.6, "1m 00s"), (552, "9m 12s"), (11100, "3h 05m")]
+)
+def test_durations_read_as_a_person_says_them(seconds: float, told: str) -> None:
+    assert console.duration(seconds) == told
+
+
+def test_a_hostile_name_cannot_steer_the_terminal() -> None:
+    assert console.printable("a\x1b[31m\n\udce9猫é") == "a\\x1b[31m\\n\\udce9猫é"
+
+
+def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "29")
+    console.row("[b]猫.mp4", "a cat sits on a mat", 9)
+    console.row("long-name.mp4", "a dog", 9)
+    assert [line.rstrip() for line in screen.getvalue().splitlines()] == [
+        "[b]猫.mp4  a cat sits on a",
+        "           mat",
+        "long-name.mp4",
+        "           a dog",
+    ]
+
+
+def test_an_error_and_its_hint_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    console.error("no video " * 20, "name one " * 20)
+    assert capsys.readouterr().err.splitlines() == ["error: " + "no video " * 20, "hint: " + "name one " * 20]
