@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import CocaError
+from .settings import debugging
 
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
     from rich.console import Console
@@ -25,16 +26,21 @@ class Advance(Protocol):
 _bar_on_screen: "Progress | None" = None
 
 
-def guard_stdout() -> None:
-    """Keep stdout for results: what C++ libraries print there goes to stderr from now on."""
+def guard_streams() -> None:
+    """Keep stdout for results and stderr for what the program says.
+
+    C++ libraries print to both: decord its complaints, MindSpore a trace when Ctrl-C meets its compiler. That is
+    shown when debugging, on stderr.
+    """
     for stream in (1, 2):
         _open_if_closed(stream)
-    results = os.dup(1)
+    results, notes = os.dup(1), os.dup(2)
+    if not debugging():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)
     # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
     sys.stdout = os.fdopen(results, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", buffering=1)
+    sys.stderr = os.fdopen(notes, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 def stdout_is_terminal() -> bool:

@@ -35,7 +35,7 @@ def run() -> None:
     """
     _hush_mindspore()
     interrupts.catch()
-    console.guard_stdout()
+    console.guard_streams()
     try:
         code = app(prog_name="coca", standalone_mode=False)  # Ctrl-C comes back as 130
     except BrokenPipeError:  # the reader of the results has left, as after `| head`

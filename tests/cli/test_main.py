@@ -81,10 +81,14 @@ def test_an_interrupt_waits_for_the_end_of_a_held_block(monkeypatch: pytest.Monk
     assert interrupts.came()
 
 
-def test_what_a_library_prints_to_stdout_does_not_mix_with_results() -> None:
-    run = run_with('import os; os.write(1, b"noise\\n"); main.console.result("result")')
-    assert run.stdout == "result\n"
-    assert "noise" in run.stderr
+@pytest.mark.parametrize("stream", [1, 2])
+def test_what_a_library_prints_is_shown_only_when_debugging(stream: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f'import os; os.write({stream}, b"noise\\n"); main.console.result("result"); main.console.note("note")'
+    run = run_with(code)
+    assert (run.stdout, run.stderr) == ("result\n", "note\n")
+    monkeypatch.setenv("COCA_DEBUG", "1")
+    run = run_with(code)
+    assert (run.stdout, run.stderr) == ("result\n", "noise\nnote\n")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
