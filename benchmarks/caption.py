@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,46 +49,31 @@ def random_checkpoint(path: Path) -> None:
     """A vit-l-14 of random weights in the hub's format: 2.55 GB."""
     import torch
 
+    rng = np.random.default_rng(0)
+    torch.save({name: torch.from_numpy(random_values(rng, name, shape)) for name, shape in open_clip_shapes()}, path)
+
+
+def open_clip_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of vit-l-14's tensors in open_clip, which fuses projections of equal width."""
     from cococli.catalog import VIT_L_14
     from cococli.checkpoints.architecture import parameters
+    from cococli.checkpoints.names import PARAMETERS
 
-    rng = np.random.default_rng(0)
-    ours = {name: torch.from_numpy(random_values(rng, name, shape)) for name, shape in parameters(VIT_L_14).items()}
-    torch.save(open_clip_names(ours), path)
+    left = parameters(VIT_L_14)
+    for pattern, targets in PARAMETERS.items():
+        for layer in range(VIT_L_14.vision.layers if "*" in pattern else 1):
+            names = [target.replace("*", str(layer)) for target in targets]
+            shapes = [left.get(name) for name in names]
+            if None not in shapes and len(set(shapes)) == 1:
+                first = left[names[0]]
+                yield pattern.replace("*", str(layer)), (len(names) * first[0], *first[1:]) if first else ()
+                left = {name: shape for name, shape in left.items() if name not in names}
 
 
 def random_values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name.endswith("gamma"):
+    if name.endswith(".weight") and "ln_" in name:
         return np.ones(shape, np.float32)
     return np.asarray(rng.standard_normal(shape, np.float32) * np.float32(0.02), np.float32)
-
-
-def open_clip_names(ours: dict) -> dict:
-    """Our parameters under open_clip's names, attention fused where open_clip fuses it."""
-    import torch
-
-    theirs = {}
-    for name, value in ours.items():
-        owner, _, leaf = name.rpartition(".")
-        if owner.endswith((".k_proj", ".v_proj")) or (owner.endswith(".q_proj") and leaf == "bias"):
-            if owner.endswith(".q_proj"):
-                parts = [ours[f"{owner[:-6]}{letter}_proj.bias"] for letter in "qkv"]
-                theirs[f"{owner[:-7]}.in_proj_bias"] = torch.cat(parts)
-            elif leaf == "weight" and owner.startswith("visual.attn_pool"):
-                theirs[f"{owner}_weight"] = value
-        elif owner.endswith(".q_proj"):
-            if owner.startswith("visual.attn_pool"):
-                theirs[f"{owner}_weight"] = value
-            else:
-                parts = [ours[f"{owner[:-6]}{letter}_proj.weight"] for letter in "qkv"]
-                theirs[f"{owner[:-7]}.in_proj_weight"] = torch.cat(parts)
-        elif leaf in ("gamma", "beta"):
-            theirs[f"{owner}.{'weight' if leaf == 'gamma' else 'bias'}"] = value
-        elif name == "text.token_embedding":
-            theirs["text.token_embedding.weight"] = value
-        else:
-            theirs[name] = value
-    return theirs
 
 
 def compare(ours: Worker, oracle: Worker, job: str, images: int, pairs: int) -> list[float]:

@@ -50,47 +50,47 @@ def teacher_forced(engine: MindSporeEngine, image_tokens: np.ndarray, ids: np.nd
     return engine.network.text_decoder(Tensor(image_tokens), tokens, Tensor(causal_mask(ids.shape[1]))).asnumpy()
 
 
-def close(actual: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
+def assert_close(actual: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance)
 
 
 def test_single_frames_equal_the_oracle(golden):
     engine, oracle = golden
     features = engine.encode_clips(oracle["pixels"][:, None])
-    close(features.embedding, oracle["image_latent"], FEATURES)
-    close(features.tokens, oracle["image_tokens"], FEATURES)
+    assert_close(features.embedding, oracle["image_latent"], FEATURES)
+    assert_close(features.tokens, oracle["image_tokens"], FEATURES)
 
 
 def test_clips_of_several_frames_equal_the_oracle(golden):
     engine, oracle = golden
     pixels = oracle["pixels"]
     features = engine.encode_clips(pixels.reshape(2, 3, *pixels.shape[1:]))
-    close(features.embedding, oracle["clip_latent"], FEATURES)
-    close(features.tokens, oracle["clip_tokens"], FEATURES)
+    assert_close(features.embedding, oracle["clip_latent"], FEATURES)
+    assert_close(features.tokens, oracle["clip_tokens"], FEATURES)
 
 
 def test_mean_pooling_averages_what_each_frame_gives(golden):
     engine, oracle = golden
     pixels = oracle["pixels"]
     features = engine.encode_clips(pixels.reshape(2, 3, *pixels.shape[1:]), pool="mean")
-    close(features.tokens, oracle["image_tokens"].reshape(2, 3, *features.tokens.shape[1:]).mean(1), FEATURES)
+    assert_close(features.tokens, oracle["image_tokens"].reshape(2, 3, *features.tokens.shape[1:]).mean(1), FEATURES)
     latent = oracle["image_latent_raw"].reshape(2, 3, -1).mean(1)
-    close(features.embedding, latent / np.linalg.norm(latent, axis=1, keepdims=True), FEATURES)
+    assert_close(features.embedding, latent / np.linalg.norm(latent, axis=1, keepdims=True), FEATURES)
 
 
 def test_texts_equal_the_oracle(golden):
     engine, oracle = golden
     ids = oracle["text_ids"].astype(np.int32)
-    close(engine.encode_texts(ids), oracle["text_latent"], FEATURES)
+    assert_close(engine.encode_texts(ids), oracle["text_latent"], FEATURES)
     _, tokens = engine.network.text(Tensor(ids), Tensor(text_mask(ids, 0)))
-    close(tokens.asnumpy(), oracle["text_tokens"], FEATURES)
+    assert_close(tokens.asnumpy(), oracle["text_tokens"], FEATURES)
 
 
 def test_teacher_forced_logits_equal_the_oracle(golden):
     engine, oracle = golden
     ids = oracle["text_ids"].astype(np.int32)
-    close(teacher_forced(engine, oracle["image_tokens"][:3], ids), oracle["logits"], LOGITS)
-    close(teacher_forced(engine, oracle["clip_tokens"], ids[:2]), oracle["clip_logits"], LOGITS)
+    assert_close(teacher_forced(engine, oracle["image_tokens"][:3], ids), oracle["logits"], LOGITS)
+    assert_close(teacher_forced(engine, oracle["clip_tokens"], ids[:2]), oracle["clip_logits"], LOGITS)
 
 
 def test_steps_equal_the_teacher_forced_logits(golden):
@@ -98,7 +98,7 @@ def test_steps_equal_the_teacher_forced_logits(golden):
     ids = oracle["text_ids"].astype(np.int32)
     state = engine.begin(oracle["image_tokens"][:3], beams=1, max_length=ids.shape[1])
     steps = [engine.step(state, ids[:, t], np.arange(3)) for t in range(ids.shape[1])]
-    close(np.stack(steps, 1), oracle["logits"], LOGITS)
+    assert_close(np.stack(steps, 1), oracle["logits"], LOGITS)
 
 
 @pytest.mark.parametrize("length", [1, 2, 10, 19, 20])
@@ -106,12 +106,12 @@ def test_texts_of_every_length_equal_the_reference(tiny, length):
     reference = NumpyEngine(*load("tiny"))
     ids = np.zeros((1, 20), np.int32)
     ids[0, :length] = [298, *range(40, 40 + length - 2), 299][:length]
-    close(tiny.encode_texts(ids), reference.encode_texts(ids), FEATURES)
+    assert_close(tiny.encode_texts(ids), reference.encode_texts(ids), FEATURES)
 
 
 def test_short_texts_need_no_padding(tiny):
     ids = np.array([[298, 7, 9, 299]], np.int32)
-    close(tiny.encode_texts(ids), tiny.encode_texts(np.pad(ids, ((0, 0), (0, 16)))), 1e-6)
+    assert_close(tiny.encode_texts(ids), tiny.encode_texts(np.pad(ids, ((0, 0), (0, 16)))), 1e-6)
 
 
 @pytest.mark.parametrize(("width", "heads", "quick"), [(48, 2, True), (64, 4, True), (64, 2, False)])
@@ -132,10 +132,10 @@ def test_other_architectures_equal_the_reference(width, heads, quick):
     engine, reference = MindSporeEngine(config, weights), NumpyEngine(config, weights)
     pixels = np.random.default_rng(1).standard_normal((2, 2, 3, 16, 16)).astype(np.float32)
     ours, theirs = engine.encode_clips(pixels), reference.encode_clips(pixels)
-    close(ours.embedding, theirs.embedding, FEATURES)
-    close(ours.tokens, theirs.tokens, FEATURES)
+    assert_close(ours.embedding, theirs.embedding, FEATURES)
+    assert_close(ours.tokens, theirs.tokens, FEATURES)
     ids = np.array([[38, 5, 0, 7, 39, *[0] * 7]], np.int32)
-    close(engine.encode_texts(ids), reference.encode_texts(ids), FEATURES)
+    assert_close(engine.encode_texts(ids), reference.encode_texts(ids), FEATURES)
 
 
 def random_weights(config: CocaConfig) -> dict[str, np.ndarray]:
@@ -163,7 +163,7 @@ def test_cached_steps_equal_computing_the_whole_prefix(tiny, data):
         ids = np.array(data.draw(st.lists(st.sampled_from([0, 5, 17, 299]), min_size=rows, max_size=rows)), np.int32)
         beam = data.draw(st.lists(st.integers(0, beams - 1), min_size=rows, max_size=rows))
         parents = np.arange(rows) // beams * beams + np.array(beam)
-        close(tiny.step(ours, ids, parents), reference.step(theirs, ids, parents), LOGITS)
+        assert_close(tiny.step(ours, ids, parents), reference.step(theirs, ids, parents), LOGITS)
         if ours.clips > 1 and data.draw(st.booleans()):
             kept = np.array(sorted(data.draw(st.sets(st.integers(0, ours.clips - 1), min_size=1))))
             ours.compiled.idle_seconds = data.draw(st.sampled_from([0.0, 1e9]))  # move to fewer rows, or idle
