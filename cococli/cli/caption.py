@@ -96,11 +96,12 @@ def _show(outcomes: "Iterable[Outcome]", videos: Sequence[Path], output: Path | 
         console.progress(len(videos), "captioning", "captioned", quiet) as advance,
     ):
         for outcome in outcomes:
-            write(outcome)
-            if isinstance(outcome, Failure):
-                failed += 1
-                console.warning(f"{outcome.video}: {outcome.error}")
-            advance(well=not isinstance(outcome, Failure))
+            with interrupts.held():  # what is written is counted
+                write(outcome)
+                if isinstance(outcome, Failure):
+                    failed += 1
+                    console.warning(f"{outcome.video}: {outcome.error}")
+                advance(well=not isinstance(outcome, Failure))
     return failed
 
 
