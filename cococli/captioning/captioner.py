@@ -8,10 +8,10 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..checkpoints.store import ModelFiles
 from ..decoding.options import SearchOptions
-from ..decoding.search import search
+from ..decoding.search import check_prompt, search
 from ..engines.base import Engine
 from ..errors import ModelError, UsageError
-from ..tokenizer import EOT_ID, SOT_ID, decode, encode, tokenize
+from ..tokenizer import EOT_ID, decode, encode, tokenize
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: 
     if config.eot_id != EOT_ID:
         raise ModelError(f"this model has {config.vocab_size} tokens, but CLIP's vocabulary has {EOT_ID + 1}")
     ids = encode(prompt)
-    if SOT_ID in ids or EOT_ID in ids:
-        raise UsageError("--prompt holds a mark that starts or ends a text")
+    check_prompt(config, ids)
     search.check(config, len(ids))
     return ids

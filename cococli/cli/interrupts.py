@@ -25,7 +25,7 @@ def came() -> bool:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Put an interrupt off to the end of the block, for libraries that crash or swallow it while they load."""
+    """Put an interrupt off to the end of the block: where a library would crash of it, or a count go wrong."""
     global _holding
     _holding = True
     try:

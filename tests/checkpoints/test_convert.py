@@ -14,6 +14,7 @@ import torch
 from checkpoints.open_clip_state import SMALL, save, state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy_engine import from_open_clip
 
 from cococli.catalog import CocaConfig, TextConfig, VisionConfig
 from cococli.checkpoints import architecture, ckpt
@@ -26,20 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def expected(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """The parameters that a state dict must become, put together by other means than the table of names."""
-    parameters = {}
-    for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        array = tensor.float().numpy()
-        if leaf.startswith("in_proj_"):
-            for part, block in zip("qkv", np.split(array, 3), strict=True):
-                parameters[f"{owner}.{part}_proj.{leaf.removeprefix('in_proj_')}"] = block
-        elif leaf in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
-            parameters[f"{owner}.{leaf.replace('_weight', '.weight')}"] = array
-        elif owner.rpartition(".")[2].startswith("ln_"):
-            parameters[f"{owner}.{'gamma' if leaf == 'weight' else 'beta'}"] = array
-        else:
-            parameters["text.token_embedding" if owner == "text.token_embedding" else name] = array
-    return parameters
+    return from_open_clip({name: tensor.float().numpy() for name, tensor in state.items()})
 
 
 def assert_holds(path: Path, state: dict[str, torch.Tensor]) -> None:
