@@ -1,52 +1,69 @@
 """The first engine: CoCa on MindSpore, in graph mode."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
 from ..catalog import CocaConfig
-from ..checkpoints import ckpt
-from ..errors import ModelError
-from ..model.coca import Coca
-from ..model.decode import CachedStep
-from ..model.towers import HIDDEN, text_mask
+from ..checkpoints import architecture, ckpt
+from ..model import decode, layers, towers
 from .base import ClipFeatures
+from .captions import Captions
 
 ROWS_AT_ONCE = 512  # tokens in one matrix product of the ViT; more gain nothing on CPU
+LAYERS_AT_ONCE = 4  # of a decoding step in one graph: more are hardly faster, and take longer to compile
+COMPILE_SECONDS = 1.0  # about what decoding in a batch of a new size costs; see `keep`
+
+# Compiled anew for each shape of their inputs, in some tenths of a second; weights are inputs like any other.
+_embed_patches = ms.jit(towers.embed_patches)
+_block = ms.jit(layers.block)
+_pool = ms.jit(towers.pool)
+_project = ms.jit(towers.project)
+_look = ms.jit(decode.look)
+_cached_blocks = ms.jit(decode.cached_blocks)
+_decoder_blocks = ms.jit(decode.decoder_blocks)
 
 
 class MindSporeEngine:
     """CoCa on MindSpore. Implements `engines.base.Engine`.
 
-    Every new shape is compiled, which takes seconds at vit-l-14 size, so work is cut to few shapes: frames go
-    through the ViT in chunks of one fixed size or singly, clips through the pooler singly, and captions are
-    decoded by the smallest step that is compiled and large enough.
+    Work is cut to few shapes, as every new one is compiled: frames go through the ViT in chunks of one fixed size or
+    singly, clips through the pooler singly, and captions are decoded in batches of a power of two.
     """
 
     def __init__(self, config: CocaConfig, weights: Mapping[str, np.ndarray]) -> None:
-        """Build the network around `weights`, named as in `checkpoints.architecture.parameters`, without copying them.
+        """Wrap `weights`, named as in `checkpoints.architecture.parameters`. What is float32 is not copied.
 
         Raises:
             ModelError: a parameter is missing, unknown, or of another shape.
         """
+        architecture.check(config, {name: array.shape for name, array in weights.items()})
         self.config = config
-        self.network = Coca(config)
-        load_weights(self.network, weights)
-        self.network.set_train(False)
-        self._frame_tokens = ms.jit(self.network.visual.frame_tokens)
-        self._pool = ms.jit(self.network.visual.pool)
-        self._text = ms.jit(self.network.text.construct)
-        self._steps: dict[tuple[int, int, int], CompiledStep] = {}
+        self._tensors = {name: as_tensor(array) for name, array in weights.items()}
+        vision, text, decoder = config.vision, config.text, config.decoder
+        self._vision_blocks = self._layers("visual.transformer.resblocks", vision.layers, layers.BLOCK)
+        self._text_blocks = self._layers("text.transformer.resblocks", text.layers, layers.BLOCK)
+        self._decoder_blocks = self._layers("text_decoder.resblocks", decoder.layers, layers.BLOCK)
+        self._cross_blocks = self._layers("text_decoder.cross_attn", decoder.layers, decode.CROSS)
+        self._lookers = self._layers("text_decoder.cross_attn", decoder.layers, decode.LOOK)
+        self._token_embedding, self._cls, self._positions = (
+            self._tensors[f"text.{name}"].asnumpy() for name in ("token_embedding", "cls_emb", "positional_embedding")
+        )
 
     @classmethod
     def open(cls, weights: Path, config: CocaConfig) -> "MindSporeEngine":
         """Load a converted checkpoint. The file stays mapped, and read, while the engine lives."""
         return cls(config, ckpt.read(weights))
+
+    def _named(self, prefix: str, names: Sequence[str]) -> list[Tensor]:
+        return [self._tensors[f"{prefix}.{name}"] for name in names]
+
+    def _layers(self, prefix: str, count: int, names: Sequence[str]) -> list[list[Tensor]]:
+        return [self._named(f"{prefix}.{layer}", names) for layer in range(count)]
 
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
         clips, frames = pixels.shape[:2]
@@ -62,179 +79,82 @@ class MindSporeEngine:
     def _encode_frames(self, frames: np.ndarray) -> np.ndarray:
         """[N, 3, S, S] -> [N, T, W] ViT tokens."""
         chunk = max(1, ROWS_AT_ONCE // self.config.vision.tokens)
-        return np.concatenate(
-            [self._frame_tokens(Tensor(part)).asnumpy()[:count] for part, count in chunks(frames, chunk)]
-        )
+        return np.concatenate([self._encode_chunk(part)[:count] for part, count in chunks(frames, chunk)])
+
+    def _encode_chunk(self, frames: np.ndarray) -> np.ndarray:
+        x = _embed_patches(Tensor(frames), *self._named("visual", towers.PATCHES))
+        for weights in self._vision_blocks:
+            x = _block(x, None, self.config.vision.heads, self.config.quick_gelu, *weights)
+        return x.asnumpy()
 
     def _pool_each(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[B, K, W] ViT tokens -> [B, D] latents and [B, N, D] tokens."""
-        pooled = [self._pool(Tensor(clip[None])) for clip in tokens]
+        heads, weights = self.config.vision.pooler_heads, self._named("visual", towers.POOLER)
+        pooled = [_pool(Tensor(clip[None]), heads, *weights) for clip in tokens]
         return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled, strict=True))
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         length = self.config.context_length
-        ids = np.pad(ids, ((0, 0), (0, length - ids.shape[1]))).astype(np.int32)
-        mask = text_mask(ids, self.config.pad_id)
-        latents = [self._text(Tensor(ids[i : i + 1]), Tensor(mask[i : i + 1]))[0].asnumpy() for i in range(len(ids))]
-        return normalised(np.concatenate(latents))
+        ids = np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
+        cls = np.concatenate([self.text_rows(text[None])[:, -1] for text in ids])
+        return normalised(_project(Tensor(cls), *self._named("text", towers.LAST)).asnumpy())
 
-    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> "State":
-        return State(self._step_for(len(tokens), beams, max_length), self.config, tokens)
+    def text_rows(self, ids: np.ndarray) -> np.ndarray:
+        """[B, T] ids, padded to the whole context -> [B, T + 1, D] what leaves the text tower, the CLS last.
 
-    def step(self, state: "State", ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        return state.advance(ids, parents)
+        The tokens enter the decoder as they are; the CLS is yet to be normed and projected.
+        """
+        words = np.concatenate([self._token_embedding[ids], np.tile(self._cls, (len(ids), 1, 1))], 1)
+        x, mask = Tensor(words + self._positions), Tensor(towers.text_mask(ids, self.config.pad_id))
+        for weights in self._text_blocks:
+            x = _block(x, mask, self.config.text.heads, self.config.quick_gelu, *weights)
+        return x.asnumpy()
 
-    def keep(self, state: "State", clips: np.ndarray) -> "State":
+    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> Captions:
+        lanes = power_of_two(len(tokens))
+        image = Tensor(np.pad(tokens, ((0, lanes - len(tokens)), (0, 0), (0, 0))))
+        keys_and_values = [_look(image, self.config.decoder.heads, *weights) for weights in self._lookers]
+        return Captions(self.config, keys_and_values, len(tokens), beams, max_length)
+
+    def step(self, state: Captions, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        logits = self._logits(state, state.feed(ids, parents))
+        state.idle_seconds += (time.perf_counter() - start) * (1 - state.clips / state.width)
+        state.position += 1
+        return logits.reshape(state.width, state.beams, -1)[state.lanes].reshape(state.rows, -1)
+
+    def _logits(self, state: Captions, ids: np.ndarray) -> np.ndarray:
+        """[C, B] ids -> [C * B, V] logits of the next token."""
+        text, decoder, quick_gelu = self.config.text, self.config.decoder, self.config.quick_gelu
+        x = Tensor(self._token_embedding[ids] + self._positions[state.position])
+        text_mask, mask = state.masks()
+        slots = state.new_slots(text)
+        for tensors in grouped(state.text, self._text_blocks):
+            x = _cached_blocks(x, slots, text_mask, text.heads, quick_gelu, *tensors)
+        slots = state.new_slots(decoder)
+        for tensors in grouped(state.decoder, self._decoder_blocks, state.image, self._cross_blocks):
+            x = _decoder_blocks(x, slots, mask, decoder.heads, quick_gelu, *tensors)
+        return _project(x, *self._named("text_decoder", towers.LAST)).asnumpy()
+
+    def keep(self, state: Captions, clips: np.ndarray) -> Captions:
         state.select(clips)
-        size = power_of_two(state.clips)
-        present = state.compiled
-        if size < present.clips:
-            key = (size, present.beams, present.max_length)
-            # Compiling for fewer clips pays once the time that idle rows have cost would have covered it.
-            if key in self._steps or present.idle_seconds > present.compile_seconds:
-                state.move(self._compiled(*key))
+        width = power_of_two(state.clips)
+        if width < state.width and state.idle_seconds > COMPILE_SECONDS:
+            state.narrow(width)
         return state
 
-    def _step_for(self, clips: int, beams: int, max_length: int) -> "CompiledStep":
-        """The smallest compiled step that is large enough, else a new one for the next power of two."""
-        fitting = [size for size, *shape in self._steps if shape == [beams, max_length] and size >= clips]
-        return self._compiled(min(fitting, default=power_of_two(clips)), beams, max_length)
 
-    def _compiled(self, clips: int, beams: int, max_length: int) -> "CompiledStep":
-        key = (clips, beams, max_length)
-        if key not in self._steps:
-            self._steps[key] = CompiledStep(CachedStep(self.network, *key), max_length)
-        return self._steps[key]
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array as a float32 tensor, uncopied where it is one."""
+    array = np.asarray(array, np.float32)
+    return Tensor.from_numpy(array) if array.ndim else Tensor(array)
 
 
-class CompiledStep:
-    """A `CachedStep` of one shape, and what it has cost so far."""
-
-    def __init__(self, network: CachedStep, max_length: int) -> None:
-        self.network = network
-        self.clips, self.beams, self.max_length = network.clips, network.beams, max_length
-        self.compile_seconds = 0.0
-        self.idle_seconds = 0.0  # spent on rows of clips that had left
-        self.owner: State | None = None  # the captions whose keys and values stand in the caches
-
-    def look(self, tokens: np.ndarray) -> None:
-        """Fill the caches of the images with [K, N, D] tokens, K at most the step's clips."""
-        missing = self.clips - len(tokens)
-        self.network.look(Tensor(np.pad(tokens, ((0, missing), (0, 0), (0, 0)))))
-
-    def run(self, live: float, *inputs: np.ndarray) -> np.ndarray:
-        """One step, of which the share `live` of the rows is wanted."""
-        start = time.perf_counter()
-        logits = self.network(*map(Tensor, inputs)).asnumpy()
-        seconds = time.perf_counter() - start
-        if self.compile_seconds:
-            self.idle_seconds += seconds * (1 - live)
-        else:
-            self.compile_seconds = seconds
-        return logits
-
-
-class State:
-    """Captions under way. Implements `engines.base.DecodeState`.
-
-    Clips stand in lanes of the compiled step; lanes beyond them idle. Each row knows the slot of every token of
-    its history, which is all that changes when beams swap parents.
-    """
-
-    def __init__(self, compiled: CompiledStep, config: CocaConfig, tokens: np.ndarray) -> None:
-        self.compiled, self.config = compiled, config
-        self.beams, self.position = compiled.beams, 0
-        self.lanes = np.arange(len(tokens))
-        self.history = np.zeros((self.rows, compiled.max_length), np.int64)  # slot of each token so far
-        self.ids = np.full((self.rows, compiled.max_length), -1, np.int32)
-        compiled.look(tokens)
-        compiled.owner = self
-
-    @property
-    def clips(self) -> int:
-        return len(self.lanes)
-
-    @property
-    def rows(self) -> int:
-        return self.clips * self.beams
-
-    def advance(self, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        """Feed one token per row; see `engines.base.Engine.step`."""
-        if self.compiled.owner is not self:
-            raise RuntimeError("these captions have ended: newer ones took their caches")
-        if self.position:
-            self.history, self.ids = self.history[parents], self.ids[parents]
-        beam = np.arange(self.rows) % self.beams
-        self.history[:, self.position] = self.position * self.beams + beam
-        self.ids[:, self.position] = ids
-        logits = self.compiled.run(self.clips / self.compiled.clips, *self._inputs(ids))
-        self.position += 1
-        return logits.reshape(self.compiled.clips, self.beams, -1)[self.lanes].reshape(self.rows, -1)
-
-    def _inputs(self, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What `CachedStep.construct` takes, idle lanes filled with zeros."""
-        all_ids = np.zeros((self.compiled.clips, self.beams), np.int32)
-        all_ids[self.lanes] = ids.reshape(self.clips, self.beams)
-        return (
-            all_ids.reshape(-1),
-            np.array(self.position, np.int32),
-            self._new_slots(self.config.text.heads),
-            self._new_slots(self.config.decoder.heads),
-            *self._masks(),
-        )
-
-    def _new_slots(self, heads: int) -> np.ndarray:
-        """[C * H * B] int32: where this step's keys and values go."""
-        slots = self.compiled.network.slots
-        base = np.arange(self.compiled.clips * heads)[:, None] * slots + self.position * self.beams
-        return (base + np.arange(self.beams)).astype(np.int32).reshape(-1)
-
-    def _masks(self) -> tuple[np.ndarray, np.ndarray]:
-        """[C, 1, B, S] float32 for the text tower and for the decoder: each row sees its own history."""
-        seen = self.history[:, : self.position + 1]
-        after_pad = np.pad(self.ids[:, : self.position] == self.config.pad_id, ((0, 0), (1, 0)))
-        text = self._mask(seen, np.where(after_pad, np.float32(HIDDEN), np.float32(0)))
-        return text, self._mask(seen, np.float32(0))
-
-    def _mask(self, seen: np.ndarray, scores: Any) -> np.ndarray:
-        slots = self.compiled.network.slots
-        rows = np.full((self.rows, slots), HIDDEN, np.float32)
-        np.put_along_axis(rows, seen, scores, axis=1)
-        mask = np.full((self.compiled.clips, 1, self.beams, slots), HIDDEN, np.float32)
-        mask[self.lanes, 0] = rows.reshape(self.clips, self.beams, slots)
-        return mask
-
-    def select(self, clips: np.ndarray) -> None:
-        """Drop all but these clips; their lanes idle."""
-        rows = (np.asarray(clips)[:, None] * self.beams + np.arange(self.beams)).reshape(-1)
-        self.lanes, self.history, self.ids = self.lanes[clips], self.history[rows], self.ids[rows]
-
-    def move(self, target: CompiledStep) -> None:
-        """Carry the caches of the live lanes to a step for fewer clips."""
-        pairs = zip(self.compiled.network.caches(), target.network.caches(), strict=True)
-        target.network.restore(*(Tensor(self._carried(source, to.shape, target.clips)) for source, to in pairs))
-        self.lanes = np.arange(self.clips)
-        self.compiled = target
-        target.owner = self
-
-    def _carried(self, cache: Tensor, shape: tuple[int, ...], clips: int) -> np.ndarray:
-        """The live lanes of a cache, the rest zero, in the shape of a step for `clips` clips."""
-        by_clip = cache.asnumpy().reshape(self.compiled.clips, -1)
-        carried = np.zeros((clips, by_clip.shape[1]), np.float32)
-        carried[: self.clips] = by_clip[self.lanes]
-        return carried.reshape(shape)
-
-
-def load_weights(network: Coca, weights: Mapping[str, np.ndarray]) -> None:
-    """Fill every parameter with the array of its name, uncopied."""
-    parameters = {parameter.name: parameter for parameter in network.get_parameters()}
-    if wrong := sorted(parameters.keys() ^ weights.keys()):
-        raise ModelError(f"this checkpoint does not fit its config: {len(wrong)} parameters differ, first {wrong[0]}")
-    for name, parameter in parameters.items():
-        array = weights[name]
-        if array.shape != parameter.shape:
-            raise ModelError(f"{name} has shape {array.shape}, but the config says {parameter.shape}")
-        parameter.set_data(Tensor.from_numpy(array) if array.ndim else Tensor(array))
+def grouped(*parts: Sequence[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+    """What the layers take, each part one entry a layer, flat, for `LAYERS_AT_ONCE` layers at a time."""
+    layers = [[tensor for part in layer for tensor in part] for layer in zip(*parts, strict=True)]
+    for at in range(0, len(layers), LAYERS_AT_ONCE):
+        yield [tensor for layer in layers[at : at + LAYERS_AT_ONCE] for tensor in layer]
 
 
 def chunks(frames: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -1,110 +1,81 @@
-"""One cached step of the text tower and the decoder, for every beam of a batch of clips."""
+"""The blocks of one cached decoding step, for every beam of a batch of clips.
 
-from collections.abc import Sequence
+Each row writes its key and value into a slot of its own, at `position * beams + beam` of its clip, and no slot ever
+moves. When beams change parents the mask changes, not the cache: a row sees just the slots of its own history. Keys
+and values of the image stand once per clip.
 
-import mindspore as ms
-import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+Shapes: C clips, B beams, H heads, S = max_length * B slots, N image tokens, E = D / H.
+"""
 
-from .coca import Coca
-from .layers import Block, CrossBlock
+from mindspore import Tensor, ops
+
+from .layers import BLOCK, MLP, attend, layer_norm, linear, linear_names, mlp, norm_names, queries, split
+
+# Names of weights in the order in which the functions take them.
+LOOK = (*norm_names("ln_1_kv"), *linear_names("attn.k_proj"), *linear_names("attn.v_proj"))
+CROSS = (*norm_names("ln_1"), *linear_names("attn.q_proj"), *linear_names("attn.out_proj"), *MLP)
+
+_write = ops.ScatterUpdate()  # in place, also where the cache is an input of the graph
 
 
-class CachedStep(nn.Cell):
-    """The network for one new token per row, with the caches it needs. Of one fixed shape: it compiles once.
+def look(
+    image: Tensor,
+    heads: int,
+    gamma: Tensor,
+    beta: Tensor,
+    k_weight: Tensor,
+    k_bias: Tensor,
+    v_weight: Tensor,
+    v_bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """[C, N, D] image tokens -> [C, H, N, E] keys and values of one cross-attention. Weights: `LOOK`."""
+    context = layer_norm(image, gamma, beta)
+    return split(linear(context, k_weight, k_bias), heads), split(linear(context, v_weight, v_bias), heads)
 
-    Each row writes its key and value into a slot of its own, at `position * beams + beam` of its clip, and no
-    slot ever moves. When beams change parents the mask changes, not the cache: a row sees just the slots of its
-    own history. Keys and values of the image stand once per clip.
 
-    Shapes: C clips, B beams, R = C * B rows, H heads, S = max_length * B slots, N image tokens, E = D / H.
+def cached_blocks(x: Tensor, slots: Tensor, mask: Tensor, heads: int, quick_gelu: bool, *tensors: Tensor) -> Tensor:
+    """Blocks of the text tower, one after the other, for one new token per row.
+
+    Args:
+        x: [C, B, D]
+        slots: [C * H * B] int32, where this step's keys and values go.
+        mask: [C, 1, B, S], added to the scores.
+        tensors: For each block keys and values, [C * H * S, E] caches that are written in place, and its `BLOCK`.
     """
-
-    def __init__(self, network: Coca, clips: int, beams: int, max_length: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.text, self.decoder = network.text, network.text_decoder
-        self.clips, self.beams, self.slots = clips, beams, max_length * beams
-        config = network.config
-        self.image_tokens = config.vision.pooler_queries - 1
-        blocks = [*self.text.transformer.resblocks, *self.decoder.resblocks]
-        slots = [(clips * block.attn.heads * self.slots, block.attn.head_width) for block in blocks]
-        images = [
-            (clips, block.attn.heads, self.image_tokens, block.attn.head_width) for block in self.decoder.cross_attn
-        ]
-        self.keys, self.values = zeros("keys", slots), zeros("values", slots)
-        self.image_keys, self.image_values = zeros("image_keys", images), zeros("image_values", images)
-        self.write = ops.ScatterUpdate()
-
-    def caches(self) -> list[Parameter]:
-        """All caches; in memory each is laid out clip by clip."""
-        return [*self.keys, *self.values, *self.image_keys, *self.image_values]
-
-    @ms.jit
-    def look(self, tokens: Tensor) -> Tensor:
-        """Project [C, N, D] image tokens to the keys and values of every cross-attention."""
-        for i, cross in enumerate(self.decoder.cross_attn):
-            context = cross.ln_1_kv(tokens)
-            ops.assign(self.image_keys[i], cross.attn.keys(context))
-            ops.assign(self.image_values[i], cross.attn.values(context))
-        return tokens
-
-    @ms.jit
-    def restore(self, *values: Tensor) -> Tensor:
-        """Fill every cache, in the order of `caches`. `set_data` would part the compiled graphs from each other."""
-        for cache, value in zip(self.keys + self.values + self.image_keys + self.image_values, values):
-            ops.assign(cache, value)
-        return values[0]
-
-    @ms.jit
-    def construct(
-        self, ids: Tensor, position: Tensor, text_slots: Tensor, slots: Tensor, text_mask: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Feed one token per row.
-
-        Args:
-            ids: [R] int32.
-            position: [] int32, the same for all rows.
-            text_slots, slots: [C * H * B] int32, where the keys and values go, for the heads of either tower.
-            text_mask, mask: [C, 1, B, S] float32, added to the scores of the text tower and of the decoder.
-
-        Returns:
-            [R, V] logits of the next token.
-        """
-        x = ops.gather(self.text.token_embedding, ids, 0) + ops.gather(self.text.positional_embedding, position, 0)
-        depth = 0
-        for block in self.text.transformer.resblocks:
-            x = self.self_attention(block, x, depth, text_slots, text_mask)
-            depth += 1
-        for i, (block, cross) in enumerate(zip(self.decoder.resblocks, self.decoder.cross_attn)):
-            x = self.self_attention(block, x, depth, slots, mask)
-            x = self.cross_attention(cross, x, i)
-            depth += 1
-        return ops.matmul(self.decoder.ln_final(x), self.decoder.text_projection)
-
-    def self_attention(self, block: Block, x: Tensor, depth: int, slots: Tensor, mask: Tensor) -> Tensor:
-        attn = block.attn
-        normed = self.by_clip(block.ln_1(x))  # [C, B, D]
-        keys = self.write(self.keys[depth], slots, attn.keys(normed).reshape(-1, attn.head_width))
-        values = self.write(self.values[depth], slots, attn.values(normed).reshape(-1, attn.head_width))
-        shape = (self.clips, attn.heads, self.slots, attn.head_width)
-        x = x + self.by_row(attn.attend(attn.queries(normed), keys.reshape(shape), values.reshape(shape), mask))
-        return x + block.mlp(block.ln_2(x))
-
-    def cross_attention(self, block: CrossBlock, x: Tensor, i: int) -> Tensor:
-        queries = block.attn.queries(self.by_clip(block.ln_1(x)))
-        x = x + self.by_row(block.attn.attend(queries, self.image_keys[i], self.image_values[i]))
-        return x + block.mlp(block.ln_2(x))
-
-    def by_clip(self, x: Tensor) -> Tensor:
-        """[R, D] -> [C, B, D]"""
-        return x.reshape(self.clips, self.beams, x.shape[-1])
-
-    def by_row(self, x: Tensor) -> Tensor:
-        """[C, B, D] -> [R, D]"""
-        return x.reshape(self.clips * self.beams, x.shape[-1])
+    size = 2 + len(BLOCK)
+    for at in range(0, len(tensors), size):
+        x = cached_block(x, slots, mask, heads, quick_gelu, *tensors[at : at + size])
+    return x
 
 
-def zeros(name: str, shapes: Sequence[tuple[int, ...]]) -> ParameterTuple:
-    return ParameterTuple(
-        [Parameter(Tensor(np.zeros(shape, np.float32)), name=f"{name}.{i}") for i, shape in enumerate(shapes)]
-    )
+def decoder_blocks(x: Tensor, slots: Tensor, mask: Tensor, heads: int, quick_gelu: bool, *tensors: Tensor) -> Tensor:
+    """Like `cached_blocks`, each followed by its cross-attention.
+
+    Args:
+        tensors: For each pair what `cached_blocks` takes, then the image's keys and values [C, H, N, E] and `CROSS`.
+    """
+    own = 2 + len(BLOCK)
+    size = own + 2 + len(CROSS)
+    for at in range(0, len(tensors), size):
+        x = cached_block(x, slots, mask, heads, quick_gelu, *tensors[at : at + own])
+        x = cross_block(x, heads, quick_gelu, *tensors[at + own : at + size])
+    return x
+
+
+def cached_block(
+    x: Tensor, slots: Tensor, mask: Tensor, heads: int, quick_gelu: bool, keys: Tensor, values: Tensor, *weights: Tensor
+) -> Tensor:
+    gamma, beta, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, out_weight, out_bias = weights[:10]
+    normed, width = layer_norm(x, gamma, beta), keys.shape[-1]
+    keys = _write(keys, slots, split(linear(normed, k_weight, k_bias), heads).reshape(-1, width))
+    values = _write(values, slots, split(linear(normed, v_weight, v_bias), heads).reshape(-1, width))
+    keys, values = keys.reshape(x.shape[0], heads, -1, width), values.reshape(x.shape[0], heads, -1, width)
+    x = x + attend(queries(normed, heads, q_weight, q_bias), keys, values, mask, out_weight, out_bias)
+    return x + mlp(x, quick_gelu, *weights[10:])
+
+
+def cross_block(x: Tensor, heads: int, quick_gelu: bool, keys: Tensor, values: Tensor, *weights: Tensor) -> Tensor:
+    gamma, beta, q_weight, q_bias, out_weight, out_bias = weights[:6]
+    asked = queries(layer_norm(x, gamma, beta), heads, q_weight, q_bias)
+    x = x + attend(asked, keys, values, None, out_weight, out_bias)
+    return x + mlp(x, quick_gelu, *weights[6:])
