@@ -54,20 +54,12 @@ def random_checkpoint(path: Path) -> None:
 
 
 def open_clip_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of vit-l-14's tensors in open_clip, which fuses projections of equal width."""
+    """Names and shapes of vit-l-14's tensors in open_clip."""
     from cococli.catalog import VIT_L_14
     from cococli.checkpoints.architecture import parameters
-    from cococli.checkpoints.names import PARAMETERS
+    from cococli.checkpoints.names import tensors_of
 
-    left = parameters(VIT_L_14)
-    for pattern, targets in PARAMETERS.items():
-        for layer in range(VIT_L_14.vision.layers if "*" in pattern else 1):
-            names = [target.replace("*", str(layer)) for target in targets]
-            shapes = [left.get(name) for name in names]
-            if None not in shapes and len(set(shapes)) == 1:
-                first = left[names[0]]
-                yield pattern.replace("*", str(layer)), (len(names) * first[0], *first[1:]) if first else ()
-                left = {name: shape for name, shape in left.items() if name not in names}
+    return ((tensor.name, tensor.shape) for tensor in tensors_of(parameters(VIT_L_14)))
 
 
 def random_values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:

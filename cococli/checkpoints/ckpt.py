@@ -31,6 +31,7 @@ _DTYPES = {
     **{f"UInt{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"Float{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
 }
+_TYPES = {dtype: name for name, dtype in _DTYPES.items()}
 _CHECKSUM, _CHECKSUM_BYTES = b"crc_num", 17  # MindSpore's optional trailer: these letters, then 10 bytes
 
 Span = tuple[int, int]  # first byte, and the byte after the last
@@ -44,15 +45,18 @@ class _Slice(NamedTuple):
     content: Span
 
 
-def write(file: BinaryIO, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
-    """Append one float32 parameter to an open file, part by part, so that it never lies whole in memory."""
-    size = 4 * math.prod(shape)
+def write(
+    file: BinaryIO, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], dtype: str = "float32"
+) -> None:
+    """Append one parameter to an open file, part by part, so that it never lies whole in memory."""
+    stored = np.dtype(dtype).newbyteorder("<")
+    size = stored.itemsize * math.prod(shape)
     start, padding = file.tell(), 0
-    while gap := -(start + len(_header(name, shape, padding, size))) % _ALIGNMENT:
+    while gap := -(start + len(_header(name, shape, stored, padding, size))) % _ALIGNMENT:
         padding += gap
-    file.write(_header(name, shape, padding, size))
+    file.write(_header(name, shape, stored, padding, size))
     for part in parts:
-        file.write(np.ascontiguousarray(part, "<f4").reshape(-1).view(np.uint8).data)
+        file.write(np.ascontiguousarray(part, stored).data)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -74,10 +78,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise ModelError(f"{path} is no MindSpore checkpoint, or is damaged: {error}") from None
 
 
-def _header(name: str, shape: tuple[int, ...], padding: int, size: int) -> bytes:
+def _header(name: str, shape: tuple[int, ...], dtype: np.dtype, padding: int, size: int) -> bytes:
     """All of a parameter's message but the content of `size` bytes, which must follow."""
     tensor = b"".join(_key(_DIMS, _VARINT) + _encoded(length) for length in shape)
-    tensor += _field(_TYPE, b"Float32") + _field(_PADDING, bytes(padding)) + _key(_CONTENT, _BYTES) + _encoded(size)
+    tensor += _field(_TYPE, _TYPES[dtype].encode()) + _field(_PADDING, bytes(padding))
+    tensor += _key(_CONTENT, _BYTES) + _encoded(size)
     value = _field(_TAG, name.encode()) + _key(_TENSOR, _BYTES) + _encoded(len(tensor) + size) + tensor
     return _key(_VALUE, _BYTES) + _encoded(len(value) + size) + value
 

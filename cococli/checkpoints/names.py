@@ -6,6 +6,8 @@ several that take equal blocks of its rows in this order. Read from open_clip 3.
 """
 
 import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 
 def _same(*names: str) -> dict[str, tuple[str, ...]]:
@@ -76,5 +78,24 @@ def parameters_of(tensor: str) -> tuple[str, ...]:
     return tuple(name.replace("*", layer[1]) for name in PARAMETERS.get(pattern, ()))
 
 
-def is_known(tensor: str) -> bool:
-    return tensor in DERIVED or bool(parameters_of(tensor))
+class OpenClipTensor(NamedTuple):
+    """A tensor of open_clip's CoCa."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: tuple[str, ...]  # that fill it, each a block of its rows
+
+
+def tensors_of(parameters: Mapping[str, tuple[int, ...]]) -> Iterator[OpenClipTensor]:
+    """open_clip's tensors of the CoCa that has parameters of these names and shapes."""
+    left = dict(parameters)
+    layers = sorted({int(layer) for name in parameters for layer in re.findall(r"\.(\d+)\.", name)})
+    for pattern, targets in PARAMETERS.items():
+        for layer in map(str, layers if "*" in pattern else [0]):
+            names = tuple(target.replace("*", layer) for target in targets)
+            shape = left.get(names[0])
+            if shape is not None and all(left.get(name) == shape for name in names):  # unequal widths stay apart
+                fused = (len(names) * shape[0], *shape[1:]) if shape else ()
+                yield OpenClipTensor(pattern.replace("*", layer), fused, names)
+                for name in names:
+                    del left[name]

@@ -1,6 +1,7 @@
-"""Open checkpoints of open_clip as lazily read tensors: safetensors, and pickles of tensors without code."""
+"""Open checkpoints as lazily read tensors: safetensors, pickles of tensors without code, and MindSpore's `.ckpt`."""
 
 import math
+import mmap
 import pickle
 import re
 import shlex
@@ -14,21 +15,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
+from . import ckpt
 from .mapped import release
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of files that are likely open_clip's
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names -> torch's
 _PART_BYTES = 16 << 20  # of float32 in memory at a time
 
+# A `.ckpt` starts with a parameter (field 1, its length), which starts with its name (field 1). Empty lines before a
+# web page can look like that, so web pages are told first, by their first tag.
+_WEB_PAGE = re.compile(rb"\s*<[!?a-zA-Z]")
+_CKPT = re.compile(rb"\n[\x80-\xff]*[\x00-\x7f]\n")
+
 
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor of an open checkpoint."""
 
-    name: str  # as open_clip names it, without `module.`
+    name: str  # as in the file, without `module.`
     shape: tuple[int, ...]
     dtype: str  # as torch names it: float32, ...
-    slice: Callable[[int, int], Any]  # rows from, to -> torch tensor; a scalar is one row
+    slice: Callable[[int, int], np.ndarray]  # rows from, to; a scalar is one row; bfloat16 comes as its bits in uint16
     mapped: bool  # whether slices lie in the file
 
     @property
@@ -36,27 +43,47 @@ class SourceTensor:
         return self.shape[0] if self.shape else 1
 
     def parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows from `start` to `stop` as exact float32, a few at a time; each part only until the next is asked for."""
+        """Rows from `start` to `stop`, a few at a time; each part only until the next is asked for.
+
+        They come as they are stored, but bfloat16, which numpy does not know, as float32, which holds it exactly.
+        """
         step = max(1, _PART_BYTES // (4 * max(1, math.prod(self.shape[1:]))))
         for first in range(start, stop, step):
-            rows = self.slice(first, min(first + step, stop)).detach()
-            yield rows.float().numpy()
-            if self.mapped and rows.is_contiguous():
-                release(rows.data_ptr(), rows.nbytes)
+            rows = self.slice(first, min(first + step, stop))
+            yield _widened(rows) if self.dtype == "bfloat16" else rows
+            if self.mapped and rows.flags.c_contiguous:
+                release(rows.ctypes.data, rows.nbytes)
+
+
+def _widened(bfloat16: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16, which are the upper half of float32's, as float32."""
+    return np.left_shift(bfloat16, 16, dtype=np.uint32).view(np.float32)
 
 
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[list[SourceTensor]]:
-    """The tensors of a `.bin`, `.pt` or `.safetensors` file, told apart by content; nothing is read until asked for.
+    """The tensors of a `.bin`, `.pt`, `.safetensors` or `.ckpt`, told apart by content. They are read when asked for.
 
     Raises:
         ModelError: not a checkpoint, truncated, or a pickle that holds code (which is not run).
     """
-    if _is_safetensors(_head(path), path):
+    head = _head(path)
+    if _CKPT.match(head):
+        yield [_parameter(name, array) for name, array in ckpt.read(path).items()]
+    elif _is_safetensors(head, path):
         with _safetensors(path) as tensors:
             yield _unprefixed(tensors, path)
     else:
         yield _unprefixed(_pickled(path), path)
+
+
+def is_ckpt(path: Path) -> bool:
+    """Whether a checkpoint is MindSpore's: what `coca convert` makes, or MindSpore itself.
+
+    Raises:
+        ModelError: there is no such file, or it is no checkpoint.
+    """
+    return bool(_CKPT.match(_head(path)))
 
 
 def _head(path: Path) -> bytes:
@@ -85,10 +112,15 @@ def _refuse_other_files(head: bytes, path: Path) -> None:
         raise ModelError(f"{path} is empty", "download it again")
     if head.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a git-lfs pointer, not the checkpoint itself", "git lfs pull")
-    if head.lstrip().startswith(b"<"):
+    if _WEB_PAGE.match(head):
         raise ModelError(f"{path} is a web page, not a checkpoint", "download the file itself")
-    if head.startswith(b"\n") and path.suffix == ".ckpt":
-        raise ModelError(f"{path} is a MindSpore checkpoint already")
+
+
+def _parameter(name: str, array: np.ndarray) -> SourceTensor:
+    def rows(start: int, stop: int) -> np.ndarray:
+        return array[start:stop] if array.shape else array
+
+    return SourceTensor(name, array.shape, array.dtype.name, rows, mapped=isinstance(array.base, mmap.mmap))
 
 
 def _is_safetensors(head: bytes, path: Path) -> bool:
@@ -112,8 +144,8 @@ def _safetensor(file: Any, name: str) -> SourceTensor:
     part = file.get_slice(name)
     shape, dtype = tuple(part.get_shape()), part.get_dtype()
 
-    def rows(start: int, stop: int) -> Any:
-        return part[start:stop] if shape else file.get_tensor(name)
+    def rows(start: int, stop: int) -> np.ndarray:
+        return _stored(part[start:stop] if shape else file.get_tensor(name))
 
     return SourceTensor(name, shape, _DTYPES.get(dtype, dtype), rows, mapped=True)
 
@@ -163,10 +195,18 @@ def _torch_tensor(name: str, tensor: Any, mapped: bool, path: Path) -> SourceTen
         raise ModelError(f"{path} is no state dict: {name} is a {type(tensor).__name__}, not a tensor")
     dtype = str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
 
-    def rows(start: int, stop: int) -> Any:
-        return tensor[start:stop] if tensor.dim() else tensor
+    def rows(start: int, stop: int) -> np.ndarray:
+        return _stored(tensor[start:stop] if tensor.dim() else tensor)
 
     return SourceTensor(name, tuple(tensor.shape), dtype, rows, mapped)
+
+
+def _stored(tensor: Any) -> np.ndarray:
+    """A torch tensor's own memory; that of bfloat16 as uint16."""
+    import torch
+
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _unprefixed(tensors: list[SourceTensor], path: Path) -> list[SourceTensor]:

@@ -1,7 +1,7 @@
-"""`coca convert`: open_clip's weights to MindSpore's."""
+"""`coca convert`: open_clip's weights to MindSpore's, and back."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +14,25 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SRC", show_default=False, help="A CoCa of open_clip: a .bin, .pt or .safetensors file."
+            metavar="SRC",
+            show_default=False,
+            help="A CoCa of open_clip: a .bin, .pt or .safetensors file; or a .ckpt. "
+            "With --to open_clip a .ckpt or a model's name.",
         ),
     ],
     destination: Annotated[
         Path | None,
-        typer.Argument(metavar="DST", show_default=False, help="The .ckpt file to write; by default beside SRC."),
+        typer.Argument(
+            metavar="DST",
+            show_default=False,
+            help="The .ckpt file to write, or the .safetensors file. By default it stands beside SRC, "
+            "or in the current folder if SRC is a model's name.",
+        ),
     ] = None,
+    to: Annotated[
+        Literal["mindspore", "open_clip"],
+        typer.Option(help="mindspore writes a .ckpt, open_clip a .safetensors and its open_clip_config.json."),
+    ] = "mindspore",
     config: Annotated[
         str | None,
         typer.Option(
@@ -31,19 +43,33 @@ def convert(
             autocompletion=complete_architecture,
         ),
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", metavar="", help="Round weights to float16, which takes half the disk.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", metavar="", help="Read what was written and compare every tensor.")
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Convert weights of open_clip to MindSpore. Prints the path of what it wrote."""
+    """Convert weights of open_clip to MindSpore, or back. Prints the path of what it wrote."""
     from ..checkpoints.architecture import load_config
     from ..checkpoints.convert import convert as convert_weights
     from ..checkpoints.convert import default_destination
+    from ..checkpoints.export import export
 
     architecture = load_config(config) if config else None
     with console.transfer(quiet) as progress:
-        made = convert_weights(source, destination or default_destination(source), architecture, verify, progress)
+        if to == "open_clip":
+            made = export(str(source), destination, architecture, verify, progress, "float16" if half else None)
+        else:
+            made = convert_weights(
+                source,
+                destination or default_destination(source),
+                architecture,
+                verify,
+                progress,
+                "float16" if half else "float32",
+            )
     for line in made.notes:
         console.note(line, quiet)
     verified = ", verified" if verify else ""

@@ -36,11 +36,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert_same_bits(ckpt.read(write(tmp_path / "a.ckpt")), ARRAYS)
 
 
-def test_mindspore_reads_what_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_mindspore_reads_what_is_written(tmp_path: Path, dtype: str) -> None:
     import mindspore
 
-    loaded = mindspore.load_checkpoint(str(write(tmp_path / "a.ckpt")))
-    assert_same_bits({name: parameter.asnumpy() for name, parameter in loaded.items()}, ARRAYS)
+    arrays = {name: array.astype(dtype) for name, array in ARRAYS.items()}
+    with (tmp_path / "a.ckpt").open("wb") as file:
+        for name, array in arrays.items():
+            ckpt.write(file, name, array.shape, [array], dtype)
+    loaded = mindspore.load_checkpoint(str(tmp_path / "a.ckpt"))
+    assert_same_bits({name: parameter.asnumpy() for name, parameter in loaded.items()}, arrays)
+    assert_same_bits(ckpt.read(tmp_path / "a.ckpt"), arrays)
 
 
 @pytest.mark.parametrize("checksum", [False, True])

@@ -30,12 +30,12 @@ def expected(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return from_open_clip({name: tensor.float().numpy() for name, tensor in state.items()})
 
 
-def assert_holds(path: Path, state: dict[str, torch.Tensor]) -> None:
+def assert_holds(path: Path, state: dict[str, torch.Tensor], dtype: type[np.floating] = np.float32) -> None:
     written, wanted = ckpt.read(path), expected(state)
     assert written.keys() == wanted.keys()
     for name, array in wanted.items():
-        assert written[name].shape == array.shape, name
-        assert written[name].tobytes() == array.tobytes(), name
+        assert (written[name].shape, written[name].dtype) == (array.shape, dtype), name
+        assert written[name].tobytes() == array.astype(dtype).tobytes(), name
 
 
 @st.composite
@@ -173,29 +173,92 @@ def test_destinations_that_cannot_be_are_refused_before_anything_is_read(tmp_pat
     (tmp_path / "folder.ckpt").mkdir()
     (tmp_path / "taken.json").write_text('{"mine": true}')
     (tmp_path / "self.ckpt").write_bytes(b"x")
-    for source, name in [
-        ("none", "a.safetensors"),
-        ("none", "nowhere/a.ckpt"),
-        ("none", "folder.ckpt"),
-        ("none", "taken.ckpt"),
-        ("self.ckpt", "self.ckpt"),
+    for source, name, message in [
+        ("none", "a.safetensors", "the name of a converted checkpoint must end in .ckpt"),
+        ("none", "nowhere/a.ckpt", "there is no folder"),
+        ("none", "folder.ckpt", "is a folder"),
+        ("none", "taken.ckpt", "is in the way and not a model's config"),
+        ("self.ckpt", "self.ckpt", "would be overwritten by its own conversion"),
     ]:
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=message):
             convert(tmp_path / source, tmp_path / name)
-
-
-def test_a_checkpoint_that_was_converted_already_is_named_so(tmp_path: Path) -> None:
-    convert(save(state_dict(SMALL), tmp_path / "a.bin"), tmp_path / "a.ckpt")
-    with pytest.raises(ModelError, match="MindSpore checkpoint already"):
-        convert(tmp_path / "a.ckpt", tmp_path / "b.ckpt")
 
 
 @pytest.mark.parametrize(
     ("source", "destination"),
-    [("m.v2.bin", "m.v2.ckpt"), ("m.pt", "m.ckpt"), ("m.safetensors", "m.ckpt"), ("blob.12", "blob.12.ckpt")],
+    [
+        ("m.v2.bin", "m.v2.ckpt"),
+        ("m.pt", "m.ckpt"),
+        ("m.safetensors", "m.ckpt"),
+        ("blob.12", "blob.12.ckpt"),
+        ("m.ckpt", "m.ckpt"),  # itself, which is refused
+    ],
 )
 def test_the_default_destination_stands_beside_the_source(source: str, destination: str) -> None:
     assert default_destination(Path("folder") / source) == Path("folder") / destination
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_half_precision_rounds_every_weight_and_says_so(tmp_path: Path, dtype: str) -> None:
+    state = state_dict(SMALL, dtype=DTYPES[dtype])
+    source = save(state, tmp_path / "a.bin")
+    made = convert(source, tmp_path / "a.ckpt", SMALL, verify=True, dtype="float16")
+    assert_holds(made.path, state, np.float16)
+    assert made.size < 0.55 * convert(source, tmp_path / "b.ckpt", SMALL).size
+    rounded = "weights rounded to half precision: each by at most 0.05 %, or by 3e-8 where that is more"
+    assert made.notes == (() if dtype == "fp16" else (rounded,))
+
+
+@given(st.floats(-65504, 65504, width=32))
+def test_the_rounding_is_no_worse_than_the_note_says(number: float) -> None:
+    assert abs(float(np.float16(number)) - number) <= max(0.0005 * abs(number), 3e-8)
+
+
+@pytest.mark.parametrize("number", [65505.0, -1e30])
+def test_a_weight_that_half_precision_cannot_hold_is_refused_by_name(tmp_path: Path, number: float) -> None:
+    state = state_dict(SMALL)
+    state["visual.proj"][7, 9] = number
+    source = save(state, tmp_path / "a.bin")
+    with pytest.raises(ModelError) as caught:
+        convert(source, tmp_path / "a.ckpt", dtype="float16")
+    assert caught.value.message == f"visual.proj holds {abs(number):g}, but float16 ends at 65504"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_half_precision_holds_what_is_no_number_and_the_largest_one(tmp_path: Path) -> None:
+    state = state_dict(SMALL)
+    state["visual.proj"][0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, -65504.0])
+    made = convert(save(state, tmp_path / "a.bin"), tmp_path / "a.ckpt", verify=True, dtype="float16")
+    assert_holds(made.path, state, np.float16)
+
+
+def test_a_ckpt_is_converted_by_its_own_names(tmp_path: Path) -> None:
+    state = state_dict(SMALL)
+    convert(save(state, tmp_path / "a.bin"), tmp_path / "a.ckpt")
+    half = convert(tmp_path / "a.ckpt", tmp_path / "half.ckpt", verify=True, dtype="float16")
+    assert_holds(half.path, state, np.float16)
+    assert half.notes[0] == f"config read from {tmp_path / 'a.json'}"
+    copy = convert(tmp_path / "a.ckpt", tmp_path / "b.ckpt", verify=True)
+    assert copy.path.read_bytes() == (tmp_path / "a.ckpt").read_bytes()
+    wide = convert(half.path, tmp_path / "wide.ckpt", verify=True)
+    assert_holds(wide.path, {name: tensor.half() for name, tensor in state.items()})
+    assert len(wide.notes) == 1  # nothing was rounded
+
+
+def test_a_ckpt_that_contradicts_the_config_beside_it_is_refused_by_name(tmp_path: Path) -> None:
+    convert(save(state_dict(SMALL), tmp_path / "a.bin"), tmp_path / "a.ckpt")
+    deeper = dataclasses.replace(SMALL, decoder=dataclasses.replace(SMALL.decoder, layers=2))
+    (tmp_path / "a.json").write_text(json.dumps(deeper.to_open_clip()))
+    with pytest.raises(ModelError, match=r"a\.ckpt: parameters are missing: text_decoder\.resblocks\.1"):
+        convert(tmp_path / "a.ckpt", tmp_path / "b.ckpt")
+
+
+def test_a_ckpt_of_training_is_refused_by_what_it_holds_besides(tmp_path: Path) -> None:
+    made = convert(save(state_dict(SMALL), tmp_path / "a.bin"), tmp_path / "a.ckpt")
+    with made.path.open("ab") as file:
+        ckpt.write(file, "moments.visual.proj", (1,), [np.ones(1)])
+    with pytest.raises(ModelError, match=r"the config knows nothing of: moments\.visual\.proj"):
+        convert(tmp_path / "a.ckpt", tmp_path / "b.ckpt")
 
 
 def test_progress_covers_writing_and_verifying(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints.open_clip_state import save
 
-from cococli.checkpoints.source import open_checkpoint
+from cococli.checkpoints import ckpt
+from cococli.checkpoints.source import is_ckpt, open_checkpoint
 from cococli.errors import ModelError
 
 
@@ -29,14 +31,75 @@ def refused(path: Path) -> ModelError:
     return caught.value
 
 
+def tensors(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A matrix, a column of one and a scalar."""
+    matrix = torch.randn(50, 3).to(dtype)
+    return {"a": matrix, "b": matrix.t()[1], "c": torch.tensor(2.0, dtype=dtype)}
+
+
+def assert_read(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Every number exactly, in the type it is stored in; bfloat16, which numpy does not know, as float32."""
+    values = read(path)
+    assert values.keys() == state.keys()
+    for name, tensor in state.items():
+        wanted = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).reshape(-1).numpy()
+        assert (values[name].dtype, values[name].tobytes()) == (wanted.dtype, wanted.tobytes()), name
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickles_of_both_formats_are_read_exactly(tmp_path: Path, dtype: torch.dtype, legacy: bool) -> None:
-    tensor = torch.randn(50, 3).to(dtype)
-    state = {"a": tensor, "b": tensor.t()[1], "c": torch.tensor(2.0, dtype=dtype)}
+    state = tensors(dtype)
     torch.save(state, tmp_path / "a.bin", _use_new_zipfile_serialization=not legacy)
-    for name, values in read(tmp_path / "a.bin").items():
-        assert values.tobytes() == state[name].float().reshape(-1).numpy().tobytes()
+    assert_read(tmp_path / "a.bin", state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_safetensors_are_read_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in tensors(dtype).items()}
+    save_file(state, tmp_path / "a.safetensors")
+    assert_read(tmp_path / "a.safetensors", state)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "renamed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_ckpt_is_known_by_its_content_and_read_exactly(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    state = tensors(dtype)
+    with (tmp_path / name).open("wb") as file:
+        for key, tensor in state.items():
+            ckpt.write(file, key, tuple(tensor.shape), [tensor.numpy()], str(dtype).removeprefix("torch."))
+    assert is_ckpt(tmp_path / name)
+    assert_read(tmp_path / name, state)
+
+
+def test_what_mindspore_saved_is_read_and_what_it_split_can_be_read_twice(tmp_path: Path) -> None:
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
+    array = np.arange(1 << 20, dtype=np.float32)
+    message = Checkpoint()
+    for half in np.split(array, 2):  # as MindSpore splits what exceeds 512 MB
+        value = message.value.add(tag="a")
+        value.tensor.dims.extend(array.shape)
+        value.tensor.tensor_type = "Float32"
+        value.tensor.tensor_content = half.tobytes()
+    (tmp_path / "a.ckpt").write_bytes(message.SerializeToString())
+    with open_checkpoint(tmp_path / "a.ckpt") as (tensor,):
+        for _ in range(2):  # joined, it lies in no file that its memory could be read from again
+            assert np.array_equal(np.concatenate([part.copy() for part in tensor.parts(0, tensor.rows)]), array)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_what_is_no_ckpt_is_not_taken_for_one(tmp_path: Path, suffix: str) -> None:
+    assert not is_ckpt(save({"a": torch.ones(1)}, tmp_path / f"a{suffix}"))
+
+
+def test_a_damaged_ckpt_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.ckpt").open("wb") as file:
+        ckpt.write(file, "a", (9,), [np.ones(9)])
+    (tmp_path / "a.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:-1])
+    assert "no MindSpore checkpoint, or is damaged" in refused(tmp_path / "a.ckpt").message
 
 
 def test_large_tensors_come_in_parts_that_make_up_the_whole(tmp_path: Path) -> None:
@@ -82,6 +145,7 @@ def test_code_in_a_plain_pickle_is_never_run(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git-lfs pointer"),
         (b"\n<!doctype html><html>", "web page"),
+        (b"\n\r\n\n<html>", "web page"),
         (b"hello", "truncated or no checkpoint"),
         (b"PK\x03\x04 and no more", "truncated or no checkpoint"),
         (b"\x80\x02}q\x00.", "truncated or no checkpoint"),
