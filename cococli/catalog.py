@@ -1,6 +1,7 @@
 """What a CoCa is made of, and the checkpoints known by name."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +118,7 @@ class CocaConfig:
                 decoder=TextConfig(**_renamed(decoder, _DECODER_KEYS, TextConfig(77, 49408, 512, 8, 12))),
                 quick_gelu=bool(config.get("quick_gelu", False)),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise ModelError(f"a number in this config is not one: {error}") from None
 
     def to_open_clip(self) -> dict[str, Any]:
@@ -198,21 +199,69 @@ VIT_B_32 = CocaConfig(
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A checkpoint that has a short name."""
+    """A checkpoint that has a short name, and what its makers measured."""
 
     config: CocaConfig | None  # None: read from the checkpoint's own config
     repository: str  # on the model hub; empty when the checkpoint ships with the package
     summary: str
+    imagenet: float | None = None  # zero-shot top-1 accuracy, %
+    text_to_image: float | None = None  # recall@1 on COCO, %
+    image_to_text: float | None = None
+    captions: str = ""  # how good they are
+    warning: str = ""  # what it must not be used for
+    licence: str = "MIT"
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of its files, by name
+
+    @property
+    def bundled(self) -> bool:
+        return not self.repository
 
 
 MODELS = {
-    "shapes": KnownModel(None, "", "bundled demo: drawn circles, squares and triangles; needs no download"),
-    "vit-l-14": KnownModel(VIT_L_14, "laion/CoCa-ViT-L-14-laion2B-s13B-b90k", "large, general embeddings"),
-    "vit-l-14-coco": KnownModel(
-        VIT_L_14, "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", "large, fine-tuned to caption"
+    "shapes": KnownModel(
+        config=None,
+        repository="",
+        summary="bundled demo: drawn circles, squares and triangles; needs no download",
+        captions="of drawn shapes",
+        sha256={"shapes.ckpt": "a478fb60a68a549393b9ef1420aa2a0ce16d4db0a7646bfb8d27382b5156bf03"},
     ),
-    "vit-b-32": KnownModel(VIT_B_32, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", "small, general embeddings"),
+    "vit-l-14": KnownModel(
+        config=VIT_L_14,
+        repository="laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
+        summary="large, general embeddings",
+        imagenet=75.6,
+        text_to_image=45.7,
+        image_to_text=62.9,
+        captions="weak",
+        sha256={"open_clip_pytorch_model.bin": "73725652298ad76ed2162caffdae96d8653a05d7a29b6281103e4df81d0ff8ea"},
+    ),
+    "vit-l-14-coco": KnownModel(
+        config=VIT_L_14,
+        repository="laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
+        summary="large, fine-tuned to caption",
+        imagenet=72.0,
+        text_to_image=53.7,
+        image_to_text=66.8,
+        captions="CIDEr 125.3, B@4 35.6",
+        sha256={"open_clip_pytorch_model.bin": "f22c34acef2b7a5d1ed28982a21077de651363eaaebcf34a3f10676e17837cb8"},
+    ),
+    "vit-b-32": KnownModel(
+        config=VIT_B_32,
+        repository="laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
+        summary="small, general embeddings",
+        imagenet=63.3,
+        text_to_image=36.2,
+        image_to_text=54.6,
+        captions="weak",
+    ),
     "vit-b-32-coco": KnownModel(
-        VIT_B_32, "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k", "small, fine-tuned to caption"
+        config=VIT_B_32,
+        repository="laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
+        summary="small, fine-tuned to caption",
+        imagenet=0.79,
+        text_to_image=0.3,
+        image_to_text=0.9,
+        captions="good",
+        warning="its embeddings are useless: take another model for vectors, search and similarity",
     ),
 }

@@ -3,8 +3,8 @@
 import atexit
 import difflib
 import functools
-import hashlib
 import lzma
+import math
 import shlex
 import shutil
 import tempfile
@@ -14,10 +14,13 @@ from pathlib import Path
 from .. import settings
 from ..catalog import MODELS, CocaConfig
 from ..errors import ModelError
-from .architecture import find_config, load_config
+from . import cache
+from .architecture import find_config, load_config, parameters
+from .manifest import CONFIG, WEIGHTS, humanized
 from .whole import written_whole
 
 _ASSETS = Path(__file__).parent.parent / "assets" / "models"
+_UNPACKED = {"shapes": 43_456_384}  # bytes of the .ckpt
 
 
 @dataclass(frozen=True)
@@ -31,34 +34,42 @@ class ModelFiles:
 
 def model_names() -> list[str]:
     """Names that `find_model` finds, without importing anything heavy: the bundled model, then those in the cache."""
-    bundled = [name for name, model in MODELS.items() if not model.repository]
-    try:
-        cached = sorted(folder.parent.name for folder in settings.models_folder().glob("[!.]*/*.ckpt"))
-    except OSError:  # a cache that may not be read has nothing to offer
-        cached = []
-    return list(dict.fromkeys(bundled + cached))
+    bundled = [name for name, model in MODELS.items() if model.bundled]
+    return bundled + [model.name for model in cache.models() if not model.problem]
+
+
+def full_size(name: str) -> int:
+    """Bytes of the weights of a model of the catalog, as float32."""
+    config = MODELS[name].config or _bundled_config(name)
+    return 4 * sum(map(math.prod, parameters(config).values()))
 
 
 def find_model(name_or_path: str) -> ModelFiles:
     """The files of a model.
 
     Args:
-        name_or_path: The bundled model's name, a name in the cache, a `.ckpt` with its config beside it, or a folder
-            that holds one.
+        name_or_path: The bundled model's name, a name in the cache (`org/repo` too), a `.ckpt` with its config beside
+            it, or a folder that holds one.
 
     Raises:
-        ModelError: there is no such model, or it lacks its config; the hint is the command that mends it.
+        ModelError: there is no such model, it is damaged, or lacks its config; the hint is the command that mends it.
     """
-    if name_or_path in MODELS and (_ASSETS / name_or_path).is_dir():
+    if name_or_path in MODELS and MODELS[name_or_path].bundled:
         return _bundled(name_or_path)
-    if name_or_path in model_names():
-        return _in_folder(settings.models_folder() / name_or_path, name_or_path)
+    if cache.has(cache.slug(name_or_path)):
+        return _cached(name_or_path)
     if name_or_path in MODELS:
         raise _not_here(name_or_path)
     try:
         return _at_path(name_or_path)
     except (OSError, RuntimeError) as error:  # too long a name, a closed folder, no such ~user
         raise ModelError(f"cannot open {name_or_path!r}: {error}") from None
+
+
+def _cached(name: str) -> ModelFiles:
+    model = cache.stored(name)
+    cache.mark_used(model.name)
+    return ModelFiles(model.name, model.folder / WEIGHTS, load_config(model.folder / CONFIG))
 
 
 def _at_path(name: str) -> ModelFiles:
@@ -73,9 +84,7 @@ def _at_path(name: str) -> ModelFiles:
 
 
 def _not_here(name: str) -> ModelError:
-    page = f"huggingface.co/{MODELS[name].repository}"
-    steps = f"download open_clip_pytorch_model.bin from {page}, then: coca convert FILE {name}.ckpt --config {name}"
-    return ModelError(f"{name} is not on this machine", steps)
+    return ModelError(f"{name} is not on this machine", f"coca fetch {name} ({humanized(full_size(name))})")
 
 
 def _unknown(name: str) -> ModelError:
@@ -108,25 +117,33 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
     return ModelFiles(name, weights, load_config(config))
 
 
+def _bundled_config(name: str) -> CocaConfig:
+    return load_config(_ASSETS / name / f"{name}.json")
+
+
 def _bundled(name: str) -> ModelFiles:
     """Unpack a model that ships with the package: once, into the cache, or else for this process only."""
-    packed = (_ASSETS / name / f"{name}.ckpt.xz").read_bytes()
-    version = hashlib.sha256(packed).hexdigest()[:16]
-    config = load_config(_ASSETS / name / f"{name}.json")
+    (digest,) = MODELS[name].sha256.values()
     try:
-        weights = _unpacked(packed, settings.home() / "bundled" / version / f"{name}.ckpt")
+        weights = _unpacked(name, settings.home() / "bundled" / digest[:16])
     except OSError:  # the cache is read-only or full
-        weights = _unpacked(packed, _temporary_folder() / f"{name}.ckpt")
-    return ModelFiles(name, weights, config)
+        weights = _unpacked(name, _temporary_folder())
+    return ModelFiles(name, weights, _bundled_config(name))
 
 
-def _unpacked(packed: bytes, destination: Path) -> Path:
-    """Unpack to a file, unless it stands there already. Two processes at once both write the whole file."""
-    if not destination.exists():
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(destination) as (file,):
-            file.write(lzma.decompress(packed))
-    return destination
+def _unpacked(name: str, folder: Path) -> Path:
+    """Unpack a model, unless it is in the folder already. Two processes at once both write the whole file."""
+    weights = folder / f"{name}.ckpt"
+    if not weights.exists() or weights.stat().st_size != _UNPACKED[name]:
+        packed = (_ASSETS / name / f"{name}.ckpt.xz").read_bytes()
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(weights) as (file,):
+            try:
+                file.write(lzma.decompress(packed))
+            except lzma.LZMAError:
+                hint = "pip install --force-reinstall cococli"
+                raise ModelError(f"the model {name} that comes with the program is damaged", hint) from None
+    return weights
 
 
 @functools.cache

@@ -21,7 +21,7 @@ def written_whole(*destinations: Path) -> Iterator[list[BinaryIO]]:
     Raises:
         OSError: a folder is missing or may not be written to, or the disk is full.
     """
-    with _unwinding_on_sigterm(), ExitStack() as stack:
+    with unwinding_on_sigterm(), ExitStack() as stack:
         files: list[BinaryIO] = []
         for destination in destinations:
             part = destination.with_name(f".coca-{secrets.token_hex(8)}.part")
@@ -31,13 +31,13 @@ def written_whole(*destinations: Path) -> Iterator[list[BinaryIO]]:
         for file in files:
             file.flush()
             os.fsync(file.fileno())
-        with _undisturbed():
+        with undisturbed():
             for file, destination in zip(files, destinations, strict=True):
                 Path(file.name).replace(destination)
 
 
 @contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
+def unwinding_on_sigterm() -> Iterator[None]:
     """Let SIGTERM, which by default ends the process on the spot, run the clean-up first."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -54,7 +54,7 @@ def _unwinding_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Hold signals back for a few system calls, so that not one file of two is replaced."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

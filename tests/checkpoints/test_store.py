@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from checkpoints.open_clip_state import SMALL, save, state_dict
 from checkpoints.pack_shapes import GRID
+from checkpoints.stored_models import CONFIG, add
 
+from cococli.catalog import MODELS
 from cococli.checkpoints import architecture, ckpt, store
 from cococli.checkpoints.convert import convert
 from cococli.errors import ModelError
@@ -46,19 +49,28 @@ def test_a_folder_with_one_model_is_named_by_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_model_in_the_cache_is_found_by_name(home: Path) -> None:
-    path = converted(home / "models" / "vit-l-14")
-    converted(home / "models" / ".half")
+    folder = add("vit-l-14")
+    (add("damaged", content=b"x") / "model.ckpt").unlink()
+    (home / "models" / ".coca-half").mkdir()
     (home / "models" / "empty").mkdir()
     assert store.model_names() == ["shapes", "vit-l-14"]
-    assert store.find_model("vit-l-14") == store.ModelFiles("vit-l-14", path, SMALL)
+    assert store.find_model("vit-l-14") == store.ModelFiles("vit-l-14", folder / "model.ckpt", CONFIG)
 
 
-def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
-    with pytest.raises(ModelError, match="vit-l-14-coco is not on this machine") as caught:
-        store.find_model("vit-l-14-coco")
+@pytest.mark.parametrize("name", ["org/repo", "org/repo@v1:file"])
+def test_a_model_of_the_hub_is_found_by_what_it_is_called_there(name: str, home: Path) -> None:
+    kept = name.replace("/", "--").replace(":", "--")
+    add(kept)
+    assert store.find_model(name) == store.ModelFiles(kept, home / "models" / kept / "model.ckpt", CONFIG)
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit-l-14-coco", "2.55 GB"), ("vit-b-32", "1.01 GB")])
+def test_a_known_model_that_is_not_here_says_how_to_get_it(name: str, size: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        store.find_model(name)
     assert caught.value.exit_code == 3
-    assert "laion/mscoco_finetuned_CoCa-ViT-L-14" in caught.value.hint
-    assert "coca convert FILE vit-l-14-coco.ckpt --config vit-l-14-coco" in caught.value.hint
+    assert caught.value.message == f"{name} is not on this machine"
+    assert caught.value.hint == f"coca fetch {name} ({size})"
 
 
 def test_an_unknown_name_lists_close_ones() -> None:
@@ -102,10 +114,9 @@ def test_the_bundled_model_is_the_one_that_pack_shapes_made() -> None:
     packed = (BUNDLED / "shapes.ckpt.xz").read_bytes()
     assert len(packed) < 3_000_000
     sums = (hashlib.sha256(packed).hexdigest(), hashlib.sha256(lzma.decompress(packed)).hexdigest())
-    assert sums == (
-        "17a8a9ff984275faffcf2d8fc76c194a30a09523f5fedd65a4144f66b9b66074",
-        "a478fb60a68a549393b9ef1420aa2a0ce16d4db0a7646bfb8d27382b5156bf03",
-    )
+    unpacked = "a478fb60a68a549393b9ef1420aa2a0ce16d4db0a7646bfb8d27382b5156bf03"
+    assert sums == ("17a8a9ff984275faffcf2d8fc76c194a30a09523f5fedd65a4144f66b9b66074", unpacked)
+    assert MODELS["shapes"].sha256 == {"shapes.ckpt": unpacked}  # which tells whose folder in the cache is whose
 
 
 def test_the_bundled_model_is_whole_and_on_its_grid() -> None:
@@ -123,6 +134,26 @@ def test_the_bundled_model_is_unpacked_once(home: Path) -> None:
     assert first.is_relative_to(home / "bundled")
     assert store.find_model("shapes").weights == first
     assert first.stat().st_mtime_ns == stamp
+
+
+def test_an_unpacked_model_that_is_cut_short_is_unpacked_again() -> None:
+    weights = store.find_model("shapes").weights
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    assert store.find_model("shapes").weights == weights
+    assert weights.read_bytes() == whole
+
+
+def test_a_package_that_is_damaged_says_how_to_mend_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(BUNDLED, tmp_path / "shapes")
+    packed = (BUNDLED / "shapes.ckpt.xz").read_bytes()
+    for spoilt in (b"", packed[:1000], packed[:1000] + b"x" + packed[1001:]):
+        (tmp_path / "shapes" / "shapes.ckpt.xz").write_bytes(spoilt)
+        monkeypatch.setattr(store, "_ASSETS", tmp_path)
+        with pytest.raises(ModelError) as caught:
+            store.find_model("shapes")
+        assert caught.value.message == "the model shapes that comes with the program is damaged"
+        assert caught.value.hint == "pip install --force-reinstall cococli"
 
 
 def test_processes_that_unpack_at_once_all_get_the_whole_model(home: Path) -> None:
