@@ -1,0 +1,221 @@
+"""From the hub, or a file, into the cache: all or nothing, once, and with no more on the disk than is needed."""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints.hub_server import Hub, know_only
+from checkpoints.open_clip_state import SMALL, save, state_dict
+from safetensors.torch import save as safetensors_bytes
+
+from cococli.catalog import MODELS
+from cococli.checkpoints import cache, ckpt, fetch, hub, store
+from cococli.checkpoints.convert import convert
+from cococli.checkpoints.fetch import Request, read_request
+from cococli.errors import CocaError, ModelError, UsageError
+
+TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"
+WEIGHTS = (TINY / "open_clip_pytorch_model.bin").read_bytes()
+CONFIG = (TINY / "config.json").read_bytes()
+REPOSITORY = "org/coca"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The only hub there is, with one model."""
+    monkeypatch.setattr(hub, "PAUSES", (0.0,))
+    with Hub() as server:
+        know_only(server, tmp_path / "hf", monkeypatch)
+        server.add(REPOSITORY, {"open_clip_pytorch_model.bin": WEIGHTS, "open_clip_config.json": CONFIG})
+        yield server
+
+
+def request(**changes: object) -> Request:
+    return replace(read_request(REPOSITORY), **changes)
+
+
+def weights_of(name: str) -> dict[str, np.ndarray]:
+    return ckpt.read(store.find_model(name).weights)
+
+
+def test_a_model_of_the_hub_comes_into_the_cache(server: Hub, home: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+    fetched = fetch.fetch(request(), progress=lambda stage, done, total: stages.append(stage))
+    assert (fetched.name, fetched.added) == ("org--coca", True)
+    assert list(dict.fromkeys(stages)) == ["download", "check", "convert", "verify", "record"]
+    by_hand = convert(TINY / "open_clip_pytorch_model.bin", tmp_path / "model.ckpt").path
+    assert (fetched.folder / "model.ckpt").read_bytes() == by_hand.read_bytes()
+    assert sorted(path.name for path in fetched.folder.iterdir()) == ["config.json", "manifest.json", "model.ckpt"]
+    assert cache.verify("org--coca", lambda *_: None) == []
+    assert fetched.manifest.source.repository == REPOSITORY
+    assert fetched.manifest.source.size == len(WEIGHTS)
+    assert store.find_model(REPOSITORY).name == "org--coca"
+    assert not (home / "downloads" / "org--coca").exists()
+    assert not (tmp_path / "hf" / "hub").exists()
+
+
+def test_safetensors_are_preferred(server: Hub) -> None:
+    state = {name: torch.zeros_like(tensor) for name, tensor in torch.load(io.BytesIO(WEIGHTS)).items()}
+    files = {"open_clip_pytorch_model.bin": WEIGHTS, "open_clip_config.json": CONFIG}
+    server.add(REPOSITORY, files | {"open_clip_pytorch_model.safetensors": safetensors_bytes(state)})
+    assert fetch.fetch(request()).manifest.source.file == "open_clip_pytorch_model.safetensors"
+    assert not any(array.any() for array in weights_of("org--coca").values())
+
+
+def test_a_revision_and_a_file_can_be_named(server: Hub) -> None:
+    commit = server.add(REPOSITORY, {"epoch_3.pt": WEIGHTS, "open_clip_config.json": CONFIG}, revision="v2")
+    fetched = fetch.fetch(read_request(f"{REPOSITORY}@v2:epoch_3.pt"))
+    assert fetched.name == "org--coca@v2--epoch_3.pt"
+    assert (fetched.manifest.source.revision, fetched.manifest.source.file) == (commit, "epoch_3.pt")
+
+
+def test_what_is_here_is_not_fetched_again_unless_forced(server: Hub) -> None:
+    first = fetch.fetch(request())
+    again = fetch.fetch(request())
+    assert (again.added, again.manifest) == (False, first.manifest)
+    assert len(server.downloads) == 2  # the weights and their config
+    assert fetch.fetch(request(), force=True).added
+
+
+def test_what_is_damaged_is_fetched_again(server: Hub) -> None:
+    fetched = fetch.fetch(request())
+    os.truncate(fetched.folder / "model.ckpt", 1000)
+    with pytest.raises(ModelError, match=r"the model org--coca is damaged: model\.ckpt has 1000 bytes, not"):
+        store.find_model("org--coca")
+    assert fetch.fetch(request()).added
+    assert weights_of("org--coca")
+
+
+def test_half_precision_takes_half_the_disk(server: Hub) -> None:
+    single = fetch.fetch(request())
+    half = fetch.fetch(request(name="half"), dtype="float16")
+    assert half.manifest.files["model.ckpt"].size < 0.55 * single.manifest.files["model.ckpt"].size
+    assert {array.dtype for array in weights_of("half").values()} == {np.dtype("<f2")}
+    asked = fetch.fetch(request(name="half"))
+    assert asked.notes == ("it is stored as float16; --force stores it as float32",)
+
+
+def test_a_kept_download_is_in_the_hubs_cache_where_the_next_fetch_finds_it(server: Hub, tmp_path: Path) -> None:
+    fetch.fetch(request(), keep_download=True)
+    (kept,) = (tmp_path / "hf" / "hub").glob("models--org--coca/snapshots/*/open_clip_pytorch_model.bin")
+    assert kept.read_bytes() == WEIGHTS
+    before = len(server.downloads)
+    assert fetch.fetch(request(), force=True).added
+    assert not [made for made in server.downloads[before:] if made.path.endswith(".bin") and made.method == "GET"]
+    assert kept.exists()
+
+
+def test_a_broken_download_goes_on_at_the_next_fetch(server: Hub, home: Path) -> None:
+    server.cuts = iter([0, 100_000, *[0] * 9])
+    with pytest.raises(hub.Unreachable):
+        fetch.fetch(request(config=SMALL))
+    assert cache.names() == []
+    assert [path.stat().st_size for path in (home / "downloads").rglob("*.incomplete")] == [100_000]
+    server.cuts = iter(())
+    assert fetch.fetch(request()).added
+    assert "bytes=100000-" in [made.headers.get("range") for made in server.downloads]
+
+
+def test_what_is_no_coca_leaves_nothing(server: Hub, home: Path) -> None:
+    server.add(REPOSITORY, {"open_clip_pytorch_model.bin": b"no weights at all", "open_clip_config.json": CONFIG})
+    with pytest.raises(ModelError, match="truncated or no checkpoint"):
+        fetch.fetch(request())
+    assert [path.name for path in (home / "models").iterdir()] == []
+
+
+def test_a_repository_without_weights_asks_for_a_file(server: Hub) -> None:
+    server.add(REPOSITORY, {"README.md": b"about this model"})
+    with pytest.raises(ModelError, match=r"org/coca has no open_clip_model\.safetensors, ") as caught:
+        fetch.fetch(request())
+    assert caught.value.hint == "name a file of it: coca fetch org/coca:FILE"
+
+
+def test_a_pinned_file_must_be_that_file(server: Hub) -> None:
+    pinned = request(name="known", sha256={"open_clip_pytorch_model.bin": "0" * 64})
+    with pytest.raises(ModelError, match="is not the file that known stands for") as caught:
+        fetch.fetch(pinned)
+    assert caught.value.hint == "to take it all the same: coca fetch org/coca"
+    assert server.downloads == []
+
+
+def test_a_closed_network_says_where_to_get_the_file_and_how_to_hand_it_in(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError) as caught:
+        fetch.fetch(read_request("vit-b-32"))
+    page = "https://huggingface.co/laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
+    command = "coca fetch vit-b-32 --from FILE"
+    assert caught.value.hint == f"get open_clip_pytorch_model.bin by hand from {page}, then: {command}"
+    by_hand = tmp_path / "downloaded.bin"
+    by_hand.write_bytes(WEIGHTS)
+    with pytest.raises(ModelError, match=re.escape(f"{by_hand}: ")):  # its shapes are not those of vit-b-32
+        fetch.fetch(read_request("vit-b-32", source=by_hand))
+
+
+def test_a_local_file_is_taken_with_the_config_beside_it(home: Path, tmp_path: Path) -> None:
+    path = save(state_dict(SMALL), tmp_path / "My model.safetensors")
+    fetched = fetch.fetch(read_request(str(path)))
+    assert fetched.name == "My-model"
+    assert fetched.manifest.source.file == str(path)
+    assert store.find_model("My-model").config == SMALL
+    again = convert(path, tmp_path / "again.ckpt").path
+    assert fetch.fetch(read_request(str(again), name="from-ckpt")).added
+    assert weights_of("from-ckpt").keys() == weights_of("My-model").keys()
+
+
+def test_another_model_of_the_same_name_is_not_replaced_unasked(tmp_path: Path) -> None:
+    one, two = (save(state_dict(SMALL, seed), tmp_path / f"{seed}.safetensors") for seed in (1, 2))
+    fetch.fetch(read_request(str(one), name="mine"))
+    with pytest.raises(UsageError, match="a model called mine is here already, made of "):
+        fetch.fetch(read_request(str(two), name="mine"))
+    fetch.fetch(read_request(str(two), name="mine"), force=True)
+    assert weights_of("mine")["visual.proj"].flat[0] == state_dict(SMALL, 2)["visual.proj"].flatten()[0]
+
+
+def test_a_model_too_large_for_the_disk_is_refused_before_anything_is_downloaded(server: Hub) -> None:
+    huge = replace(SMALL, text=replace(SMALL.text, vocab_size=10**14))
+    with pytest.raises(ModelError, match=r"org--coca takes 25600000\.00 GB in .*, but \d+\.\d\d GB are free") as caught:
+        fetch.fetch(request(config=huge))
+    assert caught.value.hint == "make room, take --half, or set COCA_HOME to another disk"
+    assert server.downloads == []
+
+
+def test_the_model_fetched_last_is_the_newest(server: Hub) -> None:
+    fetch.fetch(request(name="b"))
+    fetch.fetch(request(name="a"))
+    assert cache.newest() == "a"
+
+
+WRONG = {
+    "vit-l-15": "close: vit-l-14, vit-l-14-coco, vit-b-32",
+    "my-model": "coca models available shows all; or name ORG/REPO, or a file",
+    "https://huggingface.co/org/coca": "name it as ORG/REPO, ORG/REPO@REVISION or ORG/REPO:FILE",
+    "shapes": "",
+}
+
+
+@pytest.mark.parametrize("model", WRONG)
+def test_what_cannot_be_fetched_is_told_at_once(model: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_request(model)
+    assert caught.value.hint == WRONG[model]
+
+
+@pytest.mark.parametrize("path", ["./missing.bin", "/no/such.safetensors", "~/nothing.pt"])
+def test_a_missing_file_is_told(path: str) -> None:
+    with pytest.raises(CocaError, match="No such file or directory"):
+        fetch.fetch(read_request(path))
+
+
+def test_names_of_the_catalog_bring_their_repository_and_config() -> None:
+    for name, known in MODELS.items():
+        if not known.bundled:
+            asked = read_request(name)
+            assert (asked.name, asked.repository, asked.config) == (name, known.repository, known.config)

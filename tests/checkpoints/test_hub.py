@@ -1,0 +1,596 @@
+"""The hub's files: what is found, and downloads that survive every fault of a real server."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+
+import pytest
+from checkpoints.hub_server import Hub, etag, know_only
+from huggingface_hub import constants
+
+from cococli.checkpoints import hub
+from cococli.errors import ModelError
+
+WEIGHTS = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The only hub there is, with one model."""
+    monkeypatch.setattr(hub, "PAUSES", (0.0, 0.0))
+    with Hub() as server:
+        know_only(server, tmp_path / "hf", monkeypatch)
+        server.add("org/coca", {"weights.bin": WEIGHTS, "tiny.json": b"{}"})
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where downloads go when the shared cache is not wanted."""
+    return tmp_path / "downloads"
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def find(*names: str, revision: str = "main") -> hub.HubFile:
+    file = hub.find_file("org/coca", revision, names or ["weights.bin"])
+    assert file
+    return file
+
+
+def fetch(folder: Path | None) -> Path:
+    return hub.download(find(), folder, silent)
+
+
+def refused(folder: Path | None) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        fetch(folder)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def ranges(server: Hub) -> list[str]:
+    """From where on bytes were asked for, request by request."""
+    return [request.headers.get("range", "") for request in server.downloads]
+
+
+def partial(folder: Path) -> Path:
+    return folder / f"{SHA256}.incomplete"
+
+
+# What is found
+
+
+def test_a_large_file_is_described_by_the_hubs_redirect(server: Hub) -> None:
+    commit = server.add("org/coca", {"weights.bin": WEIGHTS})
+    url = f"{server.url}/org/coca/resolve/{commit}/weights.bin"
+    file = hub.HubFile("org/coca", "main", "weights.bin", commit, 300_000, SHA256, url, None)
+    assert hub.find_file("org/coca", "main", ["weights.bin"]) == file
+    assert file.sha256 == SHA256
+    assert [request.method for request in server.requests] == ["HEAD"]
+
+
+def test_a_small_file_has_no_sha256_and_is_downloaded_all_the_same(server: Hub, folder: Path) -> None:
+    file = find("tiny.json")
+    assert (file.size, file.etag, file.sha256) == (2, etag(b"{}"), "")
+    assert hub.download(file, folder, silent).read_bytes() == b"{}"
+
+
+def test_the_first_name_that_the_repository_has_is_found(server: Hub) -> None:
+    assert find("weights.safetensors", "weights.bin", "tiny.json").name == "weights.bin"
+    assert hub.find_file("org/coca", "main", ["weights.safetensors"]) is None
+
+
+def test_a_revision_is_pinned_to_its_commit(server: Hub, folder: Path) -> None:
+    file = find()
+    server.add("org/coca", {"weights.bin": WEIGHTS[::-1]})
+    assert hub.download(file, folder, silent).read_bytes() == WEIGHTS
+    assert find(revision=file.commit).commit == file.commit
+    assert find().etag == etag(WEIGHTS[::-1])
+
+
+@pytest.mark.parametrize(("prefix", "slash"), [("", "/"), ("/hub/mirror", ""), ("/hub/mirror", "/")])
+def test_a_mirrors_address_may_have_a_path_and_end_in_a_slash(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, slash: str
+) -> None:
+    with Hub(prefix) as server:
+        know_only(server, tmp_path / "hf", monkeypatch)
+        monkeypatch.setenv("HF_ENDPOINT", server.url + slash)
+        server.add("org/coca", {"weights.bin": WEIGHTS})
+        assert fetch(folder).read_bytes() == WEIGHTS
+
+
+def test_an_address_that_is_none_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "localhost:8000")
+    assert refused(None).message == "HF_ENDPOINT is no web address: localhost:8000"
+
+
+@pytest.mark.parametrize("claims", [{"X-Repo-Commit": ""}, {"X-Linked-Size": "?"}, {"X-Linked-ETag": '"../../x"'}])
+def test_a_server_that_is_no_hub_is_told_from_one(server: Hub, claims: dict[str, str]) -> None:
+    server.claims = claims
+    error = refused(None)
+    assert error.message == f"{server.url} does not answer as a model hub"
+    assert error.hint == "check HF_ENDPOINT and the network's proxy"
+
+
+@pytest.mark.parametrize(
+    ("repository", "revision", "name"),
+    [
+        ("a/b/c", "main", "a"),
+        ("../a", "main", "a"),
+        ("a/b", "../main", "a"),
+        ("a/b", "main", "a/../../b"),
+        ("a", "b", "/a"),
+    ],
+)
+def test_names_that_lead_out_of_folders_are_refused_unasked(
+    server: Hub, repository: str, revision: str, name: str
+) -> None:
+    with pytest.raises(ModelError, match="can"):
+        hub.find_file(repository, revision, [name])
+    assert server.requests == []
+
+
+# What is refused
+
+
+def test_the_token_is_shown_to_the_hub_and_to_no_other_host(
+    server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.token = "hf_secret"
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ["authorization" in request.headers for request in server.requests] == [True, True, False]
+
+
+def test_a_private_repository_asks_for_a_token(server: Hub) -> None:
+    server.token = "hf_secret"
+    error = refused(None)
+    assert error.message == "org/coca is not on the hub, or it is private"
+    assert error.hint == "check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
+
+
+def test_an_unknown_repository_is_told_in_the_same_words(server: Hub) -> None:
+    with pytest.raises(ModelError, match=r"^org/none is not on the hub, or it is private$"):
+        hub.find_file("org/none", "main", ["weights.bin"])
+
+
+def test_a_gated_repository_names_the_page_where_to_ask(server: Hub) -> None:
+    server.gated = True
+    error = refused(None)
+    assert error.message == "org/coca is gated: not everybody may download it"
+    assert error.hint == f"ask at {server.url}/org/coca, then set HF_TOKEN or run `hf auth login`"
+
+
+def test_an_unknown_revision_is_told(server: Hub) -> None:
+    with pytest.raises(ModelError, match=r"^org/coca has no revision 'v2'$") as caught:
+        find(revision="v2")
+    assert caught.value.hint == f"its branches and tags: {server.url}/org/coca/tree/main"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "the hub does not give org/coca to this user (401)"),
+        (403, "the hub does not give org/coca to this user (403)"),
+        (404, "the hub answers 404 Not Found for org/coca"),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_refusal_without_a_reason_is_told_with_its_number(
+    server: Hub, status: int, message: str, before: int
+) -> None:
+    file = find()
+    server.failures = iter([(status, {})])
+    with pytest.raises(ModelError) as caught:
+        find() if before else hub.download(file, None, silent)
+    assert caught.value.message == message
+
+
+# What passes
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_hub_that_fails_twice_is_asked_again(server: Hub, folder: Path, status: int) -> None:
+    server.failures = repeat((status, {}), 2)
+    file = find()
+    server.failures = repeat((status, {}), 2)
+    assert hub.download(file, folder, silent).read_bytes() == WEIGHTS
+
+
+def test_the_hub_is_given_the_time_that_it_asks_for(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(hub.time, "sleep", slept.append)
+    monkeypatch.setattr(hub, "PAUSES", (1.0, 2.0, 4.0))
+    server.failures = iter([(429, {"Retry-After": "7"}), (503, {"Retry-After": "0"}), (500, {"Retry-After": "soon"})])
+    find()
+    assert slept == [7.0, 2.0, 4.0]
+
+
+def test_a_hub_that_asks_for_an_hour_is_not_waited_for(server: Hub) -> None:
+    server.failures = iter([(429, {"Retry-After": "3600"})])
+    assert refused(None).message.endswith("it answers 429 Too Many Requests and asks to wait 3600 s")
+    assert len(server.requests) == 1
+
+
+def test_a_hub_that_fails_for_ever_is_unreachable(server: Hub) -> None:
+    server.failures = repeat((503, {}))
+    error = refused(None)
+    assert isinstance(error, hub.Unreachable)
+    assert error.message == f"cannot download from {server.url}: it answers 503 Service Unavailable"
+    assert error.hint == f"check the network, or get weights.bin by hand from {server.url}/org/coca"
+    assert len(server.requests) == 3
+
+
+def test_a_closed_network_is_unreachable(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    error = refused(None)
+    assert isinstance(error, hub.Unreachable)
+    assert error.message == "cannot download from http://127.0.0.1:9: [Errno 111] Connection refused"
+
+
+# What is continued
+
+
+def test_a_cut_connection_is_continued(server: Hub, folder: Path) -> None:
+    server.cuts = iter([100_000])
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == ["", "bytes=100000-"]
+
+
+def test_a_connection_may_be_cut_more_often_than_there_are_tries(server: Hub, folder: Path) -> None:
+    server.cuts = repeat(20_000)
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == ["", *(f"bytes={start}-" for start in range(20_000, 300_000, 20_000))]
+
+
+def test_a_hub_that_goes_away_leaves_what_came_and_the_next_try_continues(server: Hub, folder: Path) -> None:
+    server.cuts = chain([100_000], repeat(0))
+    error = refused(folder)
+    assert isinstance(error, hub.Unreachable)
+    assert error.message.startswith(f"cannot download from {server.url}: ")
+    assert error.hint == "what came is kept: the same command goes on from there"
+    assert partial(folder).read_bytes() == WEIGHTS[:100_000]
+    server.cuts = iter([])
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server)[-1] == "bytes=100000-"
+    assert not partial(folder).exists()
+
+
+def test_a_server_that_ignores_ranges_starts_again(server: Hub, folder: Path) -> None:
+    server.ranges, server.cuts = False, iter([100_000])
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == ["", "bytes=100000-"]
+
+
+def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(server: Hub, folder: Path) -> None:
+    server.ranges, server.cuts = False, repeat(100_000)
+    assert isinstance(refused(folder), hub.Unreachable)
+    assert partial(folder).read_bytes() == WEIGHTS[:100_000]
+
+
+def test_a_slow_drip_is_waited_for(server: Hub, folder: Path) -> None:
+    server.piece, server.pause = 10_000, 0.01
+    assert fetch(folder).read_bytes() == WEIGHTS
+
+
+def test_a_stalled_connection_is_cut_and_continued(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    server.piece, server.pause = 200_000, 0.5
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == ["", "bytes=200000-"]
+
+
+def test_a_partial_file_of_another_revision_is_not_continued(server: Hub, folder: Path) -> None:
+    server.cuts = chain([100_000], repeat(0))
+    refused(folder)
+    server.cuts = iter([])
+    server.add("org/coca", {"weights.bin": WEIGHTS[::-1]})
+    assert fetch(folder).read_bytes() == WEIGHTS[::-1]
+    assert ranges(server)[-1] == ""
+
+
+def test_a_partial_file_that_is_too_long_is_thrown_away(server: Hub, folder: Path) -> None:
+    folder.mkdir()
+    partial(folder).write_bytes(WEIGHTS + b"more")
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == [""]
+
+
+def test_a_partial_file_that_is_whole_is_not_downloaded_again(server: Hub, folder: Path) -> None:
+    folder.mkdir()
+    partial(folder).write_bytes(WEIGHTS)
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == []
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(("promised", "sent"), [(300_001, "only 300000"), (299_999, "more")])
+def test_another_size_than_promised_is_an_error(server: Hub, folder: Path, promised: int, sent: str) -> None:
+    server.claims = {"X-Linked-Size": str(promised)}
+    error = refused(folder)
+    assert error.message == f"the hub promised {promised} bytes of weights.bin, but sends {sent}"
+    assert error.hint == "try again later, or without a mirror"
+    assert sorted(path.suffix for path in folder.iterdir()) == [".incomplete", ".lock"]
+
+
+def test_another_content_than_promised_is_removed(server: Hub, folder: Path) -> None:
+    server.claims = {"X-Linked-ETag": f'"{"a" * 64}"'}
+    error = refused(folder)
+    assert error.message == f"weights.bin came damaged: its sha256 is {SHA256}, not {'a' * 64}"
+    assert error.hint == "download it again; if that does not help, a proxy or mirror alters it"
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_partial_file_that_was_altered_is_removed_and_the_next_try_mends_it(server: Hub, folder: Path) -> None:
+    folder.mkdir()
+    partial(folder).write_bytes(b"x" * 1000)
+    assert "came damaged" in refused(folder).message
+    assert fetch(folder).read_bytes() == WEIGHTS
+
+
+def test_a_finished_file_is_used_when_it_is_right_and_replaced_when_not(server: Hub, folder: Path) -> None:
+    path = fetch(folder)
+    assert fetch(folder) == path
+    assert len(server.downloads) == 1
+    path.write_bytes(b"x" * len(WEIGHTS))
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert len(server.downloads) == 2
+
+
+def test_progress_tells_of_every_byte_once_downloaded_and_once_checked(server: Hub, folder: Path) -> None:
+    server.cuts = iter([100_000])
+    seen: list[tuple[str, int, int]] = []
+    hub.download(find(), folder, lambda *step: seen.append(step))
+    assert [stage for stage, _, _ in seen] == sorted((stage for stage, _, _ in seen), key="download check".index)
+    assert [step for step in seen if step[1] in (0, 300_000)] == [
+        ("download", 0, 300_000),
+        ("download", 300_000, 300_000),
+        ("check", 300_000, 300_000),
+    ]
+    assert [done for stage, done, _ in seen if stage == "download"] == sorted(
+        done for stage, done, _ in seen if stage == "download"
+    )
+
+
+# What other processes do
+
+# Downloads into the folder argv[1], or into the shared cache. The actions of argv[2] happen once bytes came.
+DOWNLOAD = """
+import os, resource, sys
+from pathlib import Path
+from cococli.checkpoints import hub
+from cococli.errors import ModelError
+
+hub.PAUSES = (0.0,)
+def progress(stage, done, total):
+    if done:
+        exec(sys.argv[2])
+
+try:
+    file = hub.find_file("org/coca", "main", ["weights.bin"])
+    print(hub.download(file, Path(sys.argv[1]) if sys.argv[1] else None, progress))
+except ModelError as error:
+    print(f"{error.message}; {error.hint}")
+    sys.exit(error.exit_code)
+"""
+
+
+def start(folder: Path | None, action: str = "", before: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
+    command = [*before, sys.executable, "-c", DOWNLOAD, str(folder or ""), action]
+    return subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str], status: int = 0) -> str:
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, ""), out + err
+    return out.rstrip("\n")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_killed_download_is_continued_by_the_next_process(
+    server: Hub, tmp_path: Path, folder: Path, shared: bool
+) -> None:
+    part = partial(tmp_path / "hf/hub/models--org--coca/blobs" if shared else folder)
+    server.piece, server.pause = 100_000, 5.0
+    process = start(None if shared else folder)
+    while process.poll() is None and not (part.exists() and part.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    left = part.stat().st_size
+    server.pause = 0.0
+    assert Path(end(start(None if shared else folder))).read_bytes() == WEIGHTS
+    assert ranges(server) == ["", f"bytes={left}-"]
+    assert not part.exists()
+
+
+def test_ctrl_c_leaves_what_came(server: Hub, folder: Path) -> None:
+    process = start(folder, "os.kill(os.getpid(), 2)")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    left = partial(folder).read_bytes()
+    assert left
+    assert WEIGHTS.startswith(left)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_processes_at_once_download_once(server: Hub, folder: Path, shared: bool) -> None:
+    server.piece, server.pause = 10_000, 0.03  # slower than a process starts
+    paths = [end(process) for process in [start(None if shared else folder) for _ in range(2)]]
+    assert paths[0] == paths[1]
+    assert Path(paths[0]).read_bytes() == WEIGHTS
+    assert ranges(server) == [""]
+
+
+def test_nothing_goes_round_the_mirror(server: Hub, folder: Path) -> None:
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    assert end(start(folder, no_proxy="127.0.0.1,localhost", **nowhere)) == str(folder / "weights.bin")
+    assert [request.method for request in server.requests] == ["HEAD", "GET", "GET"]
+    assert all("torch" not in request.headers["user-agent"] for request in server.requests)
+
+
+def test_what_the_hub_warns_of_does_not_disturb_the_terminal(server: Hub, folder: Path) -> None:
+    server.claims = {"X-HF-Warning": "rate; slow down"}
+    assert end(start(folder)) == str(folder / "weights.bin")
+
+
+# The shared download cache
+
+HF_HUB_DOWNLOAD = "import sys, huggingface_hub; print(huggingface_hub.hf_hub_download(*sys.argv[1:]))"
+
+
+def other_program(*arguments: str, **env: str) -> Path:
+    command = [sys.executable, "-c", HF_HUB_DOWNLOAD, *arguments]
+    run = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return Path(run.stdout.rstrip("\n"))
+
+
+def test_other_programs_find_what_was_downloaded_even_offline(server: Hub) -> None:
+    path = fetch(None)
+    assert path.read_bytes() == WEIGHTS
+    assert other_program("org/coca", "weights.bin", HF_HUB_OFFLINE="1") == path
+    assert other_program("org/coca", "weights.bin", HF_HUB_DISABLE_XET="1") == path
+    assert len(server.downloads) == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_other_programs_downloaded_is_used_where_it_is(server: Hub, folder: Path, shared: bool) -> None:
+    path = other_program("org/coca", "weights.bin", HF_HUB_DISABLE_XET="1")
+    assert find().cached == path
+    assert fetch(None if shared else folder) == path
+    assert len(server.downloads) == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_same_content_in_another_revision_is_not_downloaded_again(server: Hub, folder: Path, shared: bool) -> None:
+    fetch(None)
+    server.add("org/coca", {"weights.bin": WEIGHTS, "README.md": b"new"})
+    assert fetch(None if shared else folder).read_bytes() == WEIGHTS
+    assert len(server.downloads) == 1
+
+
+def test_a_damaged_copy_in_the_cache_is_replaced(server: Hub) -> None:
+    path = fetch(None)
+    for damage in (b"x" * len(WEIGHTS), b"x"):
+        path.write_bytes(damage)
+        assert fetch(None) == path
+        assert path.read_bytes() == WEIGHTS
+    assert len(server.downloads) == 3
+
+
+def test_a_cache_without_links_holds_the_file_itself(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    path = fetch(None)
+    assert path.read_bytes() == WEIGHTS
+    assert find().cached == path
+    assert other_program("org/coca", "weights.bin", HF_HUB_OFFLINE="1") == path
+
+
+def test_offline_the_cached_copy_answers_for_the_hub(server: Hub) -> None:
+    path = other_program("org/coca", "weights.bin", HF_HUB_DISABLE_XET="1")
+    asked = len(server.requests)
+    assert end(start(None, HF_HUB_OFFLINE="1")) == str(path)
+    assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_the_hub_the_cached_copy_is_found(server: Hub, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    path, online = fetch(None), find()
+    if offline:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        server.failures = repeat((503, {}))
+    file = find("weights.safetensors", "weights.bin")
+    assert file == hub.HubFile("org/coca", "main", "weights.bin", online.commit, 300_000, SHA256, "", path)
+    assert hub.download(file, None, silent) == path
+    path.write_bytes(b"x" * len(WEIGHTS))
+    error = refused(None)
+    assert isinstance(error, hub.Unreachable)
+    assert error.message == f"{path} is damaged, and the hub cannot be asked for another"
+
+
+def test_offline_without_a_copy_is_unreachable_at_once(server: Hub) -> None:
+    error = end(start(None, HF_HUB_OFFLINE="1"), ModelError.exit_code)
+    assert error == "HF_HUB_OFFLINE is set; unset it to download"
+    assert server.requests == []
+
+
+# Disks
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server: Hub, folder: Path) -> None:
+    server.claims = {"X-Linked-Size": str(1 << 60)}
+    error = refused(folder)
+    assert error.message.startswith("weights.bin takes 1152921504.61 GB, but ")
+    assert error.message.endswith(f" GB are free in {folder}")
+    assert server.downloads == []
+
+
+def test_a_disk_that_fills_up_is_one_error_and_what_came_is_kept(server: Hub, folder: Path) -> None:
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    server.piece, server.pause = 10_000, 0.01
+    assert end(start(folder, limit), ModelError.exit_code) == (
+        "cannot write weights.bin: File too large; make room, or set COCA_HOME to another folder; what came is kept"
+    )
+    assert partial(folder).read_bytes() == WEIGHTS[:100_000]
+    assert fetch(folder).read_bytes() == WEIGHTS
+    assert ranges(server) == ["", "bytes=100000-"]
+
+
+def on_a_disk(folder: Path, options: str) -> tuple[str, ...]:
+    """What to put before a command to give it a small disk of its own."""
+    mount = f'mount -t tmpfs -o {options} tmpfs "{folder}" && exec "$@"'
+    before = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    folder.mkdir()
+    if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("no disks can be mounted here")
+    return before
+
+
+def test_a_real_disk_that_fills_up_is_told(server: Hub, folder: Path) -> None:
+    server.piece, server.pause = 10_000, 0.01
+    other = f"Path({str(folder / 'other')!r})"
+    fill = f"{other}.exists() or {other}.write_bytes(bytes(150_000))"
+    error = end(start(folder, fill, on_a_disk(folder, "size=400k")), ModelError.exit_code)
+    assert error.startswith("cannot write weights.bin: No space left on device; make room")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_read_only_disk_is_told(server: Hub, tmp_path: Path, folder: Path, shared: bool) -> None:
+    home = tmp_path / "hf" if shared else folder
+    error = end(start(None if shared else folder, "", on_a_disk(home, "ro")), ModelError.exit_code)
+    assert error.startswith(f"cannot write {home}/")
+    assert f": Read-only file system; make room, or set {'HF' if shared else 'COCA'}_HOME to another" in error
+    assert server.downloads == []
+
+
+def test_a_folder_that_cannot_be_is_told(server: Hub, tmp_path: Path, folder: Path) -> None:
+    folder.write_text("")
+    assert refused(folder).message == f"cannot write {folder}: File exists"
+    (tmp_path / "hf").write_text("")
+    assert refused(None).message == f"cannot read {tmp_path}/hf/token: Not a directory"
+
+
+def test_nothing_of_the_hub_is_imported_before_it_is_asked() -> None:
+    code = "import json, sys; from cococli.checkpoints import hub; print(json.dumps(list(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"huggingface_hub", "httpx2", "torch"} & set(json.loads(run.stdout))
