@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import CocaError
@@ -90,6 +90,29 @@ def row(name: str, text: str, width: int) -> None:
         screen.print(table)
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of texts: as wide as the terminal at most, and each row a line in a pipe.
+
+    Raises:
+        BrokenPipeError: nobody reads on.
+        CocaError: it cannot be written.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    width = None if stdout_is_terminal() else 10_000  # more than any row takes
+    screen = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in columns:
+        grid.add_column(name, overflow="fold")
+    for row in rows:
+        grid.add_row(*map(printable, row))
+    with screen.capture() as lines:
+        screen.print(grid)
+    for line in lines.get().splitlines():
+        result(line.rstrip())
+
+
 def note(text: str, quiet: bool = False) -> None:
     """Tell a person something in passing."""
     if not quiet:
@@ -161,17 +184,26 @@ def progress(total: int, doing: str, done: str, quiet: bool = False) -> Iterator
 
 @contextlib.contextmanager
 def transfer(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Show on a terminal how many bytes are through.
+    """Show how many bytes are through: bars on a terminal, a plain line now and then elsewhere.
 
     Yields:
         A function to call with the stage, the bytes done and the bytes in all.
     """
-    if quiet or not _screen().is_terminal:
+    if quiet:
         yield lambda stage, done, total: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    if not _screen().is_terminal:
+        yield _transfer_lines()
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
     with Progress(*columns, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         stages: dict[str, TaskID] = {}
 
@@ -181,6 +213,18 @@ def transfer(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(stages[stage], completed=done)
 
         yield move
+
+
+def _transfer_lines() -> Callable[[str, int, int], None]:
+    said = time.monotonic()
+
+    def move(stage: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= LINE_EVERY:
+            said = time.monotonic()
+            note(f"{stage}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+
+    return move
 
 
 class Pace:

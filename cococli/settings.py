@@ -16,6 +16,12 @@ def models_folder() -> Path:
     return home() / "models"
 
 
+def config_file() -> Path:
+    """The user's defaults for flags: `COCA_CONFIG`, else config.toml in the user's config folder. It may not exist."""
+    folder = Path(platformdirs.user_config_dir("coca", appauthor=False))
+    return Path(os.environ.get("COCA_CONFIG") or folder / "config.toml").expanduser()
+
+
 def debugging() -> bool:
     """Whether errors show their traceback (`COCA_DEBUG=1`)."""
     return os.environ.get("COCA_DEBUG", "") not in ("", "0")

@@ -1,6 +1,7 @@
 """What a person reads while a command runs."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -70,6 +71,35 @@ def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(monk
     ]
 
 
+@pytest.mark.parametrize(
+    ("terminal", "lines"),
+    [
+        (False, ["name   size", "[b]猫  1.2 GB and more", "a\\n    9 kB"]),
+        (True, ["name   size", "[b]猫  1.2 GB and", "       more", "a\\n    9 kB"]),
+    ],
+)
+def test_a_table_wraps_on_a_terminal_only(terminal: bool, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "18")
+    console.table(("name", "size"), [("[b]猫", "1.2 GB and more"), ("a\n", "9 kB")])
+    shown = re.sub(r"\x1b\[\d*m", "", screen.getvalue())
+    assert [line.rstrip() for line in shown.splitlines()] == lines
+
+
 def test_an_error_and_its_hint_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     console.error("no video " * 20, "name one " * 20)
     assert capsys.readouterr().err.splitlines() == ["error: " + "no video " * 20, "hint: " + "name one " * 20]
+
+
+def test_bytes_under_way_are_a_line_now_and_then_in_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    with console.transfer() as progress:
+        progress("download", 1_230_000_000, 2_550_000_000)
+    with console.transfer(quiet=True) as progress:
+        progress("download", 2, 3)
+    assert capsys.readouterr().err == "download: 1.23 of 2.55 GB\n"

@@ -76,11 +76,7 @@ def _load(name: str | None, search: "SearchOptions", pool: str, prompt: str, qui
     from ..captioning.captioner import load_captioner
     from ..checkpoints.store import find_model
 
-    if not name:
-        name, note = default_model()
-        if note:
-            console.note(note, quiet)
-    files = find_model(name)
+    files = find_model(name or default_model())
     with console.status(f"loading {files.name}", quiet), interrupts.held():
         return load_captioner(files, search, pool, prompt)
 

@@ -19,6 +19,20 @@ def complete_model(incomplete: str) -> Iterator[str]:
     return (name for name in model_names() if name.startswith(incomplete))
 
 
+def complete_fetchable(incomplete: str) -> Iterator[str]:
+    """Names of the models that can be fetched."""
+    from ..catalog import MODELS
+
+    return (name for name, model in MODELS.items() if not model.bundled and name.startswith(incomplete))
+
+
+def complete_stored(incomplete: str) -> Iterator[str]:
+    """Names of the models in the cache, damaged ones included."""
+    from ..checkpoints.cache import names
+
+    return (name for name in names() if name.startswith(incomplete))
+
+
 def complete_architecture(incomplete: str) -> Iterator[str]:
     """Names of the architectures that are known."""
     from ..catalog import MODELS

@@ -1,19 +1,28 @@
 """What commands take where no flag says."""
 
-from ..checkpoints.store import model_names
+from ..errors import ModelError
 
 DEMO = "shapes"
+SUGGESTED = "vit-l-14-coco"  # to who has no model yet
 
 
-def default_model() -> tuple[str, str]:
-    """The model to use when none is named, and a note for the user, which may be empty.
+def default_model() -> str:
+    """The model to use when none is named: the one that was fetched last.
 
-    The only converted model is what its owner wants; without one, the bundled demo runs everywhere.
+    Raises:
+        ModelError: there is none.
     """
-    converted = [name for name in model_names() if name != DEMO]
-    if len(converted) == 1:
-        return converted[0], ""
-    note = f"using the bundled model `{DEMO}`, which knows drawn shapes only; "
-    if converted:
-        return DEMO, note + f"choose another with --model: {', '.join(converted)}"
-    return DEMO, note + "for real videos, `coca convert` a CoCa checkpoint and name it with --model"
+    from ..checkpoints.cache import newest
+
+    name = newest()
+    if name is None:
+        raise ModelError("no model is here yet", f"{to_get(SUGGESTED)}; or try the bundled demo: --model {DEMO}")
+    return name
+
+
+def to_get(name: str) -> str:
+    """The size of a model and the command that fetches it."""
+    from ..checkpoints.manifest import humanized
+    from ..checkpoints.store import full_size
+
+    return f"coca fetch {name} ({humanized(full_size(name))})"

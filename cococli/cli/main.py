@@ -8,23 +8,30 @@ from typing import Annotated
 import typer
 
 from .. import __version__, console
-from ..errors import CocaError
+from ..errors import CocaError, UsageError
 from ..settings import debugging, home
 from . import interrupts
 from .caption import caption
+from .config import config
+from .configuration import default_map
 from .convert import convert
+from .fetch import fetch
+from .models import app as models
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="coca",
     help="Turn videos and pictures into captions, with CoCa on MindSpore.",
-    epilog="Start with: coca caption VIDEO",
+    epilog="Start with: coca fetch vit-l-14-coco, then: coca caption VIDEOS",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
 )
+app.command(no_args_is_help=True)(fetch)
 app.command(no_args_is_help=True)(caption)
 app.command(no_args_is_help=True)(convert)
+app.add_typer(models, name="models")
+app.command()(config)
 
 
 def run() -> None:
@@ -82,9 +89,16 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def coca(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    pass
+    try:
+        context.default_map = default_map(context)
+    except UsageError as error:
+        if not set(context.help_option_names).isdisjoint(sys.argv):
+            console.warning(error.message)
+        elif context.invoked_subcommand != "config":  # which tells of it itself
+            raise

@@ -28,8 +28,7 @@ Model = Annotated[
         envvar="COCA_MODEL",
         autocompletion=complete_model,
         show_default=False,
-        help="A model's name, or the path of a converted checkpoint. By default the only one "
-        "you have, else the bundled shapes, which knows drawn shapes only.",
+        help="A model's name, or the path of a converted checkpoint. By default the one fetched last.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -68,6 +67,7 @@ Output = Annotated[
         "An existing file is replaced. Without it, captions go to the terminal, or as JSONL into a pipe.",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress and no notes, only warnings and errors.")
 ]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints.stored_models import add
 
 from cococli.cli.completion import SCRIPTS, script
 
@@ -46,11 +47,9 @@ def bash(words: str, folder: Path) -> list[str]:
     return ask("bash", code, folder)
 
 
-def test_bash_completes_commands_options_choices_and_models(shell_folder: Path, home: Path) -> None:
-    model = home / "models/mine/mine.ckpt"
-    model.parent.mkdir(parents=True)
-    model.touch()
-    assert bash("c", shell_folder) == ["caption", "convert"]
+def test_bash_completes_commands_options_choices_and_models(shell_folder: Path) -> None:
+    add("mine", content=b"")
+    assert bash("c", shell_folder) == ["caption", "convert", "config"]
     assert bash("caption --num", shell_folder) == ["--num-frames"]
     assert bash("caption --frames ''", shell_folder) == ["middle", "multi"]
     assert bash("caption --model ''", shell_folder) == ["shapes", "mine"]

@@ -1,0 +1,288 @@
+"""config.toml, and `coca config`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from cococli.cli.configuration import default_map, toml
+from cococli.errors import UsageError
+from cococli.settings import config_file
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+models = typer.Typer()
+app.add_typer(models, name="models")
+
+Model = Annotated[str, typer.Option("--model", "-m", envvar="COCA_MODEL")]
+
+
+@app.callback()
+def root(context: typer.Context, version: Annotated[bool, typer.Option(is_eager=True)] = False) -> None:
+    context.default_map = default_map(context)
+
+
+@app.command()
+def caption(
+    path: str,
+    model: Model = "built-in",
+    beams: Annotated[int, typer.Option(min=1)] = 6,
+    top_p: float = 0.9,
+    tags: Annotated[list[str], typer.Option()] = [],  # noqa: B006
+) -> dict[str, Any]:
+    return {"model": model, "beams": beams, "top_p": top_p, "tags": tags}
+
+
+@app.command()
+def fetch(
+    model: Model = "built-in",
+    keep: Annotated[bool, typer.Option("--keep-download/--no-keep-download")] = True,
+    source: Annotated[Path | None, typer.Option("--from")] = None,
+) -> dict[str, Any]:
+    return {"model": model, "keep": keep, "source": source}
+
+
+@models.command()
+def prune(yes: bool = False, days: int = 30) -> dict[str, Any]:
+    return {"yes": yes, "days": days}
+
+
+@models.command("rm")
+def remove(name: str, yes: bool = False) -> dict[str, Any]:
+    return {"yes": yes}
+
+
+def run(*arguments: str) -> Any:
+    """What a command of the app above returns."""
+    return app(list(arguments), prog_name="coca", standalone_mode=False)
+
+
+def write(text: str) -> None:
+    config_file().write_text(text, encoding="utf-8")
+
+
+def test_command_line_then_environment_then_table_then_top_then_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("fetch")["model"] == "built-in"
+    write('model = "top"')
+    assert run("fetch")["model"] == "top"
+    write('model = "top"\n[fetch]\nmodel = "table"')
+    assert run("fetch")["model"] == "table"
+    assert run("caption", "a.mp4")["model"] == "top"
+    monkeypatch.setenv("COCA_MODEL", "environment")
+    assert run("fetch")["model"] == "environment"
+    assert run("fetch", "-m", "typed")["model"] == "typed"
+
+
+def test_tables_nest_and_the_nearest_wins() -> None:
+    write("[models]\nyes = true\n[models.prune]\nyes = false\ndays = 7")
+    assert run("models", "prune") == {"yes": False, "days": 7}
+    assert run("models", "rm", "tiny") == {"yes": True}
+
+
+@pytest.mark.parametrize("spelling", ["top-p = 0.5", "top_p = 0.5", '"top-p" = "0.5"', "[caption]\ntop_p = 0.5"])
+def test_flags_are_spelled_with_dashes_or_underscores(spelling: str) -> None:
+    write(spelling)
+    assert run("caption", "a.mp4")["top_p"] == 0.5
+
+
+def test_values_have_the_types_of_their_flags() -> None:
+    write('[caption]\ntop-p = 1\nmodel = 2024\ntags = ["a", 1]\n[fetch]\nfrom = "a.bin"')
+    values = run("caption", "a.mp4")
+    assert (values["model"], values["tags"], values["top_p"]) == ("2024", ["a", "1"], 1.0)
+    assert type(values["top_p"]) is float
+    assert run("fetch")["source"] == Path("a.bin")
+
+
+def test_a_flag_of_two_forms_goes_by_its_first() -> None:
+    write("keep-download = false")
+    assert run("fetch")["keep"] is False
+    assert run("fetch", "--keep-download")["keep"] is True
+
+
+def test_help_shows_what_is_set(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    write('keep-download = false\nmodel = "mine"')
+    run("fetch", "--help")
+    shown = capsys.readouterr().out
+    assert "[default: (false, from config.toml)]" in shown
+    assert '[default: ("mine", from config.toml)]' in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "hint"),
+    [
+        ("beans = 3", "beans: no flag that can be set", "close: beams"),
+        (
+            "[caption]\nno_keep_download = true",
+            "caption.no_keep_download: no flag that can be set",
+            "coca caption --help",
+        ),
+        ("[captoin]\nbeams = 3", "captoin: no such command", "close: caption"),
+        ("[models.prun]\ndays = 3", "models.prun: no such command", "close: prune"),
+        ("[fetch]\nbeams = 3", "fetch.beams: no flag that can be set", "coca fetch --help"),
+        ("[caption]\npath = 'a.mp4'", "caption.path: no flag that can be set", "coca caption --help"),
+        ("[caption]\nhelp = true", "caption.help: no flag that can be set", "coca caption --help"),
+        ("version = true", "version: no flag that can be set", "coca --help"),
+        ("m = 'tiny'", "m: no flag that can be set", "coca --help"),
+        ("fetch = true", "fetch: no flag that can be set", "coca --help"),
+        ("[caption.beams]", "caption.beams: no such command", "coca caption --help"),
+        ("beams = 0", "beams: Input should be greater than or equal to 1", "coca caption --help"),
+        (
+            "[models.prune]\ndays = 'ten'",
+            "models.prune.days: Input should be a valid integer, unable to parse string as an integer",
+            "coca models prune --help",
+        ),
+        ("beams = true", "beams: takes a value, not true or false", "coca caption --help"),
+        ("beams = [1]", "beams: takes one value", "coca caption --help"),
+        ("tags = 'a'", "tags: takes a list", "coca caption --help"),
+        ("keep-download = 'no'", "keep-download: takes true or false", "coca fetch --help"),
+    ],
+)
+def test_what_cannot_be_right_is_named_whichever_command_runs(text: str, problem: str, hint: str) -> None:
+    write(text)
+    with pytest.raises(UsageError) as error:
+        run("models", "rm", "tiny")
+    assert (error.value.message, error.value.hint) == (f"{config_file()}: {problem}", hint)
+
+
+def test_what_is_no_toml_is_told_with_its_line() -> None:
+    write("beams = 3\nmodel = vit-l-14")
+    with pytest.raises(UsageError) as error:
+        run("fetch")
+    assert error.value.message == f"{config_file()} is not TOML: Invalid value (at line 2, column 9)"
+    assert error.value.hint == 'text stands in quotes: model = "vit-l-14"'
+
+
+def test_what_cannot_be_read_is_told() -> None:
+    config_file().write_bytes(b'model = "\xff"')
+    with pytest.raises(UsageError, match=r"config\.toml is not text in UTF-8$"):
+        run("fetch")
+    config_file().unlink()
+    config_file().mkdir()
+    with pytest.raises(UsageError, match=r"^cannot read .*config\.toml: Is a directory$"):
+        run("fetch")
+
+
+def test_a_byte_order_mark_and_an_empty_file_are_fine() -> None:
+    write('\ufeffmodel = "mine"\r\n')
+    assert run("fetch")["model"] == "mine"
+    write("")
+    assert run("fetch")["model"] == "built-in"
+
+
+def test_the_file_is_in_the_users_config_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("COCA_CONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert config_file().is_relative_to(tmp_path)
+    assert config_file().parts[-2:] == ("coca", "config.toml")
+    monkeypatch.setenv("COCA_CONFIG", "~/other.toml")
+    assert config_file() == tmp_path / "other.toml"
+
+
+def test_values_are_shown_as_toml_spells_them() -> None:
+    import tomllib
+
+    values = {"text": 'say "hi"\\ \n é', "yes": True, "count": 3, "ratio": 1.0, "small": 1e-7, "list": ["a", "b"]}
+    assert tomllib.loads("\n".join(f"{key} = {toml(value)}" for key, value in values.items())) == values
+    assert (toml(None), toml(Path("a"))) == ("", '"a"')
+
+
+def test_a_caption_takes_what_the_file_says(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    write('[caption]\nmodel = "shapes"\nsearch = "greedy"\nframes = "multi"\nnum-frames = 2\nquiet = true')
+    caption = coca("caption", EXAMPLES / "moves.mp4")
+    assert (len(json.loads(caption.stdout)["frames"]), caption.stderr) == (2, "")
+    monkeypatch.setenv("COCA_MODEL", "no-such-model")
+    assert coca("caption", EXAMPLES / "moves.mp4").returncode == 3
+
+
+def test_a_broken_file_stops_every_command_but_those_that_help(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("[caption]\nbeans = 3")
+    problem = f"{config_file()}: caption.beans: no flag that can be set"
+    convert = coca("convert", "a.bin")
+    assert (convert.stdout, convert.stderr) == ("", f"error: {problem}\nhint: close: beams\n")
+    assert convert.returncode == 2
+    help_page = coca("caption", "--help")
+    assert "--beams" in help_page.stdout
+    assert (help_page.stderr, help_page.returncode) == (f"warning: {problem}\n", 0)
+    for harmless in ("--help", "--version"):
+        assert (coca(harmless).stderr, coca(harmless).returncode) == ("", 0)
+    path = coca("config", "--path")
+    assert (path.stdout, path.stderr, path.returncode) == (f"{config_file()}\n", "", 0)
+    shown = coca("config")
+    assert str(config_file()) in shown.stdout
+    assert (shown.stderr, shown.returncode) == (f"error: {problem}\nhint: close: beams\n", 2)
+    monkeypatch.setenv("_COCA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "coca\ncaption\n--frames\nm")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    completed = coca()
+    assert (completed.stdout.split(), completed.stderr) == (["middle", "multi"], "")
+
+
+def test_config_shows_places_environment_and_what_is_set(coca, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HOME", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:secret@mirror.example")
+    monkeypatch.setenv("COCA_MODEL", "tiny")
+    write('model = "mine"\n[caption]\nbeams = 3\n[convert]\nverify = true')
+    run = coca("config")
+    file = config_file()
+    width = max(len(str(file)), len(str(home)))
+    assert run.stdout.splitlines() == [
+        f"place   {'path':{width}}  from",
+        f"config  {file!s:{width}}  COCA_CONFIG",
+        f"cache   {home!s:{width}}  COCA_HOME",
+        "",
+        "variable     value",
+        f"COCA_HOME    {home}",
+        f"COCA_CONFIG  {file}",
+        "COCA_MODEL   tiny",
+        "HF_ENDPOINT  https://...@mirror.example",
+        "HF_TOKEN     set",
+        "",
+        "command  flag    value   from",
+        'caption  model   "tiny"  COCA_MODEL',
+        "caption  beams   3       config.toml",
+        "convert  verify  true    config.toml",
+    ]
+    assert run.stderr == "all other flags have their built-in default: coca config --all\n"
+    assert "secret" not in coca("config", "--json").stdout
+
+
+def test_config_without_a_file_says_where_it_would_be(coca) -> None:
+    run = coca("config")
+    assert run.stdout.splitlines()[1] == f"config  {config_file()}  COCA_CONFIG, not there yet"
+    assert "command" not in run.stdout
+    assert run.stderr == "all flags have their built-in default: coca config --all\n"
+
+
+def test_config_all_shows_every_flag_of_every_command(coca) -> None:
+    write("[caption]\nbeams = 3")
+    lines = [line.split() for line in coca("config", "--all").stdout.splitlines()]
+    assert ["caption", "beams", "3", "config.toml"] in lines
+    assert ["caption", "length-penalty", "1.0", "default"] in lines
+    assert ["caption", "model", "default"] in lines
+    assert ["convert", "verify", "false", "default"] in lines
+
+
+def test_config_as_json_has_everything(coca, home: Path) -> None:
+    write('[caption]\nbeams = 3\noutput = "out.jsonl"')
+    shown = json.loads(coca("config", "--json").stdout)
+    assert shown["config"] == {"path": str(config_file()), "source": "COCA_CONFIG", "exists": True}
+    assert shown["cache"] == {"path": str(home), "source": "COCA_HOME", "exists": True}
+    assert shown["environment"]["COCA_CONFIG"] == os.environ["COCA_CONFIG"]
+    settings = {(each["command"], each["flag"]): (each["value"], each["source"]) for each in shown["settings"]}
+    assert settings["caption", "beams"] == (3, "config.toml")
+    assert settings["caption", "output"] == ("out.jsonl", "config.toml")
+    assert settings["caption", "model"] == (None, "default")
+    assert settings["convert", "verify"] == (False, "default")
+
+
+def test_config_may_set_its_own_flags(coca) -> None:
+    write("[config]\njson = true")
+    assert json.loads(coca("config").stdout)["config"]["exists"] is True

@@ -1,0 +1,256 @@
+"""`coca models`, as a user runs it."""
+
+import json
+import os
+import pty
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from checkpoints.stored_models import COMMIT, LOCAL, PARAMETERS, add
+
+from cococli.catalog import MODELS
+from cococli.checkpoints import cache
+from cococli.cli import main
+from cococli.cli.models import _ago
+
+ROOT = Path(__file__).parents[2]
+LIST_KEYS = {"name", "path", "size", "default", "added", "used", "problem", "mend"} | {
+    *("source", "files", "dtype", "parameters", "program", "date"),
+}
+
+
+def on_terminal(*arguments: str, answer: str = "", interrupt: bool = False) -> tuple[list[str], int]:
+    """The lines that a terminal of 80 columns shows of `coca`, and the exit code; a question is answered."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"COLUMNS": "80", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+        os.execv(sys.executable, [sys.executable, "-m", "cococli", *arguments])
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # how Linux ends a terminal
+            break
+        if b"[y/N]" in shown and (answer or interrupt):
+            os.write(terminal, answer.encode()) if answer else os.kill(child, signal.SIGINT)
+            answer, interrupt = "", False
+    return shown.decode().replace("\r\n", "\n").splitlines(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def coca_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """Run `coca` in this process, which is quicker than in one of its own."""
+
+    def run(*arguments: object) -> SimpleNamespace:
+        try:
+            code = main.app([*map(str, arguments)], prog_name="coca", standalone_mode=False) or 0
+        except Exception as error:
+            code = main._report(error)
+        return SimpleNamespace(**capsys.readouterr()._asdict(), code=code)
+
+    return run
+
+
+def cells(line: str) -> list[str]:
+    """What stands in the columns of a table."""
+    return re.split(r" {2,}", line.strip())
+
+
+def break_weights(name: str) -> None:
+    weights = cache.find(name).folder / "model.ckpt"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+
+
+def test_an_empty_cache_says_how_to_get_a_model(coca_here) -> None:
+    run = coca_here("models")
+    assert run.out == ""
+    assert run.err == "no model is here yet: coca fetch vit-l-14-coco (2.55 GB)\n"
+    assert (coca_here("models", "--json").out, run.code) == ("[]\n", 0)
+
+
+def test_the_list_shows_what_is_here(coca_here, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("mine", LOCAL, b"x" * 3_000_000)
+    (add("other", content=b"12 bytes of.") / "config.json").unlink()
+    monkeypatch.setenv("COCA_MODEL", "mine")
+    run = coca_here("models")
+    assert [cells(line) for line in run.out.splitlines()] == [
+        ["name", "size", "source", "last used"],
+        ["mine", "3.0 MB", "/data/my model.bin", "never", "default"],
+        ["other", cells(run.out.splitlines()[2])[1], "org/repo@0123456", "never", "damaged"],
+    ]
+    mend = f"coca fetch org/repo@{COMMIT}:open_clip_pytorch_model.bin --name other --force"
+    assert run.err == f"warning: the model other is damaged: config.json is missing; to mend it: {mend}\n"
+    mine, other = json.loads(coca_here("models", "--json").out)
+    assert mine.keys() == other.keys() == LIST_KEYS
+    assert (mine["default"], mine["problem"], mine["source"]["file"]) == (True, None, "/data/my model.bin")
+    assert (other["default"], other["problem"], other["mend"]) == (False, "config.json is missing", mend)
+
+
+def test_the_default_may_come_from_the_config_file(coca_here) -> None:
+    add("mine", content=b"")
+    add("other", content=b"")
+    Path(os.environ["COCA_CONFIG"]).write_text('model = "other"')
+    assert [model["name"] for model in json.loads(coca_here("models", "--json").out) if model["default"]] == ["other"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["available"], ["show", "laion--a-model-of-a-long-name"]])
+def test_tables_fit_a_terminal_of_80_columns(arguments: list[str]) -> None:
+    add("laion--a-model-of-a-long-name", LOCAL, b"")
+    lines, code = on_terminal("models", *arguments)
+    assert code == 0
+    assert len(lines) > 1 and max(map(len, lines)) <= 80
+
+
+def test_the_catalog_shows_scores_and_what_is_here(coca_here) -> None:
+    add("vit-b-32")
+    run = coca_here("models", "available")
+    rows = {cells(line)[0]: cells(line) for line in run.out.splitlines()}
+    assert rows["name"] == ["name", "size", "top-1", "recall@1", "captions", "licence", "here"]
+    assert rows["shapes"] == ["shapes", "43.4 MB", "-", "-", "of drawn shapes", "MIT", "yes"]
+    assert rows["vit-b-32"] == ["vit-b-32", "1.01 GB", "63.3", "36.2/54.6", "weak", "MIT", "yes"]
+    assert rows["vit-l-14-coco"][1:] == ["2.55 GB", "72.0", "53.7/66.8", "CIDEr 125.3, B@4 35.6", "MIT", "no"]
+    assert "vit-b-32-coco: its embeddings are useless" in run.err
+    facts = {model["name"]: model for model in json.loads(coca_here("models", "available", "--json").out)}
+    assert facts.keys() == MODELS.keys()
+    assert facts["vit-l-14"]["size"] == 4 * 638_450_177
+    assert facts["vit-l-14"]["sha256"]["open_clip_pytorch_model.bin"].startswith("73725652298a")
+    assert (facts["vit-b-32"]["here"], facts["vit-l-14"]["here"]) == (True, False)
+
+
+def test_all_that_is_known_of_a_model_is_shown(coca_here) -> None:
+    folder = add("vit-b-32-coco")
+    run = coca_here("models", "show", "vit-b-32-coco")
+    rows = {cells(line)[0]: cells(line)[1] for line in run.out.splitlines()}
+    assert rows["folder"] == str(folder)
+    assert rows["weights"] == "0.4 million, float32"
+    assert rows["source"] == f"org/repo@{COMMIT}:open_clip_pytorch_model.bin"
+    assert rows["warning"].startswith("its embeddings are useless")
+    facts = json.loads(coca_here("models", "show", "vit-b-32-coco", "--json").out)
+    assert facts.keys() == LIST_KEYS
+    assert facts["parameters"] == PARAMETERS
+    assert json.loads(coca_here("models", "--json", "show", "vit-b-32-coco").out) == facts
+
+
+@pytest.mark.parametrize("command", ["show", "rm", "verify", "path"])
+def test_a_name_that_is_not_here_is_exit_code_3(coca_here, command: str) -> None:
+    add("mine", content=b"")
+    run = coca_here("models", command, "mime")
+    assert run.err.splitlines() == ["error: no model in the cache is called 'mime'", "hint: close: mine"]
+    assert (run.out, run.code) == ("", 3)
+
+
+def test_verification_names_what_is_broken_and_what_mends_it(coca_here, coca) -> None:
+    for name in ("mine", "other"):
+        add(name, LOCAL, b"weights")
+    assert coca_here("models", "verify").out == "mine: whole\nother: whole\n"
+    break_weights("other")
+    run = coca_here("models", "verify")
+    assert (run.out, run.code) == ("mine: whole\n", 3)
+    error, hint = run.err.splitlines()
+    assert error.startswith("error: the model other is broken: model.ckpt has the sha256 ")
+    assert hint == "hint: coca fetch '/data/my model.bin' --name other --force"
+    run = coca_here("models", "verify", "other", "--json")
+    (told,) = json.loads(run.out)
+    assert told["name"] == "other" and len(told["problems"]) == 1 and told["mend"] in hint
+    assert run.code == 3
+    assert coca_here("models", "verify", "mine").code == 0
+    assert coca("models", "verify").returncode == 3  # of a real process, too
+
+
+def test_removing_needs_a_yes_where_nobody_can_be_asked(coca_here) -> None:
+    add("mine", content=b"")
+    add("org--repo", content=b"")
+    run = coca_here("models", "rm", "mine")
+    assert run.err.splitlines() == [
+        "error: nobody is here to be asked whether to remove it",
+        "hint: coca models rm NAME --yes",
+    ]
+    assert (cache.names(), run.code) == (["mine", "org--repo"], 2)
+    run = coca_here("models", "rm", "mine", "missing", "--yes")
+    assert (cache.names(), run.code) == (["mine", "org--repo"], 3)
+    folder = cache.find("mine").folder
+    run = coca_here("models", "rm", "mine", "org/repo", "mine", "--yes")
+    assert run.out.splitlines() == [str(folder), str(folder.with_name("org--repo"))]
+    assert re.fullmatch(r"\d\.\d kB removed\n", run.err)
+    assert (cache.names(), run.code) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "code", "last"),
+    [("y\n", [], 0, r"\d+ bytes removed|\d\.\d kB removed"), ("\n", ["mine"], 1, "nothing was removed")],
+)
+def test_a_person_is_asked_before_anything_is_removed(answer: str, left: list[str], code: int, last: str) -> None:
+    add("mine", content=b"")
+    lines, exit_code = on_terminal("models", "rm", "mine", answer=answer)
+    assert re.fullmatch(r"remove mine \(\S+ kB\)\? \[y/N\]", lines[0])
+    assert re.fullmatch(last, lines[-1])
+    assert (cache.names(), exit_code) == (left, code)
+
+
+def test_an_interrupted_question_removes_nothing() -> None:
+    add("mine", content=b"")
+    lines, code = on_terminal("models", "rm", "mine", interrupt=True)
+    assert "error: interrupted" in lines
+    assert (cache.names(), code) == (["mine"], 130)
+
+
+def test_prune_tells_what_it_removed(coca_here, home: Path) -> None:
+    for name in ("one", "two"):
+        left = home / "downloads" / name / "abc.incomplete"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(bytes(1000))
+    run = coca_here("models", "prune")
+    assert sorted(run.out.splitlines()) == [str(home / "downloads" / name) for name in ("one", "two")]
+    assert run.err == "2.0 kB removed\n"
+    run = coca_here("models", "prune")
+    assert (run.out, run.err) == ("", "nothing to remove\n")
+    assert coca_here("models", "prune", "--json").out == "[]\n"
+
+
+def test_the_folders_are_told(coca_here, home: Path) -> None:
+    folder = add("org--repo", content=b"")
+    assert coca_here("models", "path").out == f"{home}\n"
+    assert coca_here("models", "path", "org/repo").out == f"{folder}\n"
+    assert json.loads(coca_here("models", "path", "--json").out) == {"path": str(home)}
+
+
+def test_a_model_goes_to_another_machine_and_is_whole_there(
+    coca_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add("mine")
+    run = coca_here("models", "export", "mine", tmp_path / "mine.tar")
+    assert (run.out, run.err, run.code) == (f"{tmp_path}/mine.tar\n", "", 0)
+    monkeypatch.setenv("COCA_HOME", str(tmp_path / "another"))
+    run = coca_here("models", "import", tmp_path / "mine.tar")
+    assert (run.out, run.err, run.code) == ("mine\n", "", 0)
+    assert coca_here("models", "verify").out == "mine: whole\n"
+    run = coca_here("models", "import", tmp_path / "mine.tar", "--json")
+    assert json.loads(run.out) == {"name": "mine", "added": False}
+    assert run.err == "mine is here already, the same in every byte\n"
+    assert coca_here("models", "import", tmp_path / "mine.tar", "--name", "../x").code == 2
+    assert coca_here("models", "import", tmp_path / "mine.tar", "--name", "yours").out == "yours\n"
+    assert cache.names() == ["mine", "yours"]
+
+
+def test_names_are_completed(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    (add("mine", content=b"") / "model.ckpt").unlink()  # damaged, and to be removed
+    monkeypatch.setenv("_COCA_COMPLETE", "complete_bash")
+    for typed in ("show ", "rm "):
+        monkeypatch.setenv("COMP_WORDS", f"coca models {typed}")
+        monkeypatch.setenv("COMP_CWORD", "3")
+        assert coca().stdout == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("passed", "told"),
+    [(5, "just now"), (60, "1 minute ago"), (7300, "2 hours ago"), (3.5 * 86400, "3 days ago"), (-60, "just now")],
+)
+def test_times_read_as_a_person_says_them(passed: float, told: str) -> None:
+    assert _ago(datetime.fromtimestamp(time.time() - passed, UTC)) == told
