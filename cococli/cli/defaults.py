@@ -10,12 +10,15 @@ def default_model() -> str:
     """The model to use when none is named: the one that was fetched last.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or those that are there are damaged.
     """
-    from ..checkpoints.cache import newest
+    from ..checkpoints.cache import models, newest
 
     name = newest()
     if name is None:
+        for model in models():
+            if model.damage:
+                raise model.damage
         raise ModelError("no model is here yet", f"{to_get(SUGGESTED)}; or try the bundled demo: --model {DEMO}")
     return name
 

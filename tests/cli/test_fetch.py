@@ -60,6 +60,15 @@ def test_without_any_model_caption_says_how_to_get_one(coca) -> None:
     assert (run.stdout, run.returncode) == ("", 3)
 
 
+def test_a_damaged_model_is_no_reason_to_say_that_there_is_none(coca, home: Path) -> None:
+    assert coca("fetch", TINY / "open_clip_pytorch_model.bin", "--name", "mine").returncode == 0
+    os.truncate(home / "models" / "mine" / "model.ckpt", 12)
+    run = coca("caption", SHAPES)
+    assert (run.stdout, run.returncode) == ("", 3)
+    assert run.stderr.startswith("error: the model mine is damaged: model.ckpt has 12 bytes, not ")
+    assert "--name mine --force" in run.stderr
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_the_next_goes_on(
     coca, server: Hub, home: Path, sent: signal.Signals
