@@ -1,6 +1,6 @@
 """Batches of clips to captions, with their confidence and embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +8,12 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..checkpoints.store import ModelFiles
 from ..decoding.options import SearchOptions
-from ..decoding.search import check_prompt, search
+from ..decoding.rows import Hypothesis
+from ..decoding.search import check_prompt, search_all
 from ..engines.base import Engine
 from ..errors import ModelError, UsageError
 from ..tokenizer import EOT_ID, decode, encode, tokenize
+from .records import Candidate
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Caption:
     logprob: float  # mean log-probability of a token
     similarity: float  # cosine of the clip's embedding and the text's
     embedding: np.ndarray  # [D] float32, L2-normalised
+    candidates: tuple[Candidate, ...] = ()  # of different texts, best first; the first one is what it says
 
 
 class Captioner:
@@ -33,6 +36,7 @@ class Captioner:
         search: How a caption is searched.
         pool: How several frames become one, `joint` or `mean`.
         prompt: Words that every caption begins with.
+        rerank: Whether of several candidates the one most similar to the clip comes first, or the search's best.
 
     Raises:
         UsageError: the options do not fit each other or the model.
@@ -40,13 +44,20 @@ class Captioner:
     """
 
     def __init__(
-        self, engine: Engine, model: str, search: SearchOptions | None = None, pool: str = "joint", prompt: str = ""
+        self,
+        engine: Engine,
+        model: str,
+        search: SearchOptions | None = None,
+        pool: str = "joint",
+        prompt: str = "",
+        rerank: bool = False,
     ) -> None:
         self.engine = engine
         self.model = model
         self.search = search or SearchOptions()
         self.pool = pool
-        self.prompt = check_request(engine.config, self.search, pool, prompt)
+        self.rerank = rerank
+        self.prompt = check_request(engine.config, self.search, pool, prompt, rerank)
 
     @property
     def image_size(self) -> int:
@@ -62,16 +73,25 @@ class Captioner:
                 draws will draw, so that the same clips have the same captions whatever the batches are.
 
         Returns:
-            B captions. Their similarity costs one pass of the text tower for the whole batch.
+            B captions. Similarities cost one pass of the text tower for all candidates of the batch.
         """
         clips = self.engine.encode_clips(pixels, self.pool)
-        found = search(self.engine, clips.tokens, self.search, self.prompt, places)
-        texts = [decode(hypothesis.ids) for hypothesis in found]
-        similarities = np.sum(clips.embedding * self.embed_texts(texts), axis=1)
-        return [
-            Caption(text, float(hypothesis.logprob), float(similarity), embedding)
-            for text, hypothesis, similarity, embedding in zip(texts, found, similarities, clips.embedding, strict=True)
+        found = search_all(self.engine, clips.tokens, self.search, self.prompt, places)
+        told = [distinct(hypotheses, self.search.candidates) for hypotheses in found]
+        texts = self.embed_texts([text for by_text in told for text in by_text])
+        ends = np.cumsum([len(by_text) for by_text in told])
+        return [self._caption(*clip) for clip in zip(told, np.split(texts, ends[:-1]), clips.embedding, strict=True)]
+
+    def _caption(self, told: dict[str, Hypothesis], texts: np.ndarray, embedding: np.ndarray) -> Caption:
+        """The caption of a clip of which these texts, embedded as [K, D], are told, best first."""
+        candidates = [
+            Candidate(text, float(hypothesis.logprob), float(similarity))
+            for (text, hypothesis), similarity in zip(told.items(), texts @ embedding, strict=True)
         ]
+        if self.rerank:
+            candidates.sort(key=lambda candidate: -candidate.similarity)
+        first = candidates[0]
+        return Caption(first.text, first.logprob, first.similarity, embedding, tuple(candidates))
 
     def embed_batch(self, pixels: np.ndarray) -> np.ndarray:
         """[B, F, 3, S, S] float32, normalised frames -> [B, D] float32, L2-normalised."""
@@ -82,20 +102,32 @@ class Captioner:
         return self.engine.encode_texts(tokenize(texts, self.engine.config.context_length))
 
 
-def load_captioner(model: ModelFiles, search: SearchOptions, pool: str = "joint", prompt: str = "") -> Captioner:
+def distinct(found: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
+    """The first `count` captions that read differently, by what they read: tokens may spell one text in many ways."""
+    by_text: dict[str, Hypothesis] = {}
+    for hypothesis in found:
+        by_text.setdefault(decode(hypothesis.ids), hypothesis)
+        if len(by_text) == count:
+            break
+    return by_text
+
+
+def load_captioner(
+    model: ModelFiles, search: SearchOptions, pool: str = "joint", prompt: str = "", rerank: bool = False
+) -> Captioner:
     """Load a model's weights, once it is sure that the rest can be right.
 
     Raises:
         UsageError: the options do not fit each other or the model.
         ModelError: the weights are damaged, or of a vocabulary that is not CLIP's.
     """
-    check_request(model.config, search, pool, prompt)
+    check_request(model.config, search, pool, prompt, rerank)
     from ..engines.mindspore import MindSporeEngine
 
-    return Captioner(MindSporeEngine.open(model.weights, model.config), model.name, search, pool, prompt)
+    return Captioner(MindSporeEngine.open(model.weights, model.config), model.name, search, pool, prompt, rerank)
 
 
-def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: str) -> list[int]:
+def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: str, rerank: bool = False) -> list[int]:
     """The token ids of the prompt, when everything fits the model.
 
     Raises:
@@ -104,9 +136,11 @@ def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: 
     """
     if pool not in ("joint", "mean"):
         raise UsageError(f"pool is joint or mean, not {pool!r}")
+    if rerank and search.candidates == 1:
+        raise UsageError("--rerank has nothing to order: it takes --candidates 2 or more")
     if config.eot_id != EOT_ID:
         raise ModelError(f"this model has {config.vocab_size} tokens, but CLIP's vocabulary has {EOT_ID + 1}")
     ids = encode(prompt)
-    check_prompt(config, ids)
+    check_prompt(config, ids, search.ban)
     search.check(config, len(ids))
     return ids

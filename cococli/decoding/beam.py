@@ -14,8 +14,8 @@ from .scores import best, log_softmax
 
 def beam_search(
     engine: Engine, tokens: np.ndarray, options: SearchOptions, prompt: Sequence[int] = ()
-) -> list[Hypothesis]:
-    """The best caption of each clip of `tokens` [B, N, D], token for token as the sources find it.
+) -> list[list[Hypothesis]]:
+    """The best captions of each clip of `tokens` [B, N, D], best first, token for token as the sources find them.
 
     Sources: for `beam`, transformers 4.57.1 `generate` with early_stopping=False; for `legacy`, open_clip 3.3.0
     `generate` with transformers 4.50.3. They differ in four things: legacy sums raw logits, not log-probabilities;
@@ -32,7 +32,7 @@ def beam_search(
             for place, clip in enumerate(rows.clips)
         ]
         logits = rows.advance(choices)
-    return [pool.captions[0] for pool in pools]
+    return [pool.captions for pool in pools]
 
 
 class Pool:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from . import bans
 from .options import SearchOptions
 from .scores import best
 
@@ -16,9 +17,12 @@ def obey(ids: np.ndarray, scores: np.ndarray, options: SearchOptions, eot_id: in
         scores = penalise_repetition(ids, scores, options.repetition_penalty)
     if options.no_repeat_ngram:
         scores = forbid_repeated_ngrams(ids, scores, options.no_repeat_ngram)
+    if options.ban:
+        last = ids.shape[1] + 1 + options.force_eot >= options.max_length
+        scores = forbid_words(ids, scores, bans.compiled(options.ban), last)
     if ids.shape[1] < options.min_length:
         scores = forbid(scores, eot_id)
-    if options.no_repeat_ngram:  # the only rule that could forbid a whole vocabulary
+    if options.no_repeat_ngram or options.ban:  # no other rule could forbid a whole vocabulary
         stuck = scores.max(axis=1) == -np.inf
         scores[stuck, eot_id] = given[stuck, eot_id]
     return scores
@@ -42,6 +46,14 @@ def forbid_repeated_ngrams(ids: np.ndarray, scores: np.ndarray, size: int) -> np
     rows, places = np.nonzero((runs[..., :-1] == begun[:, None]).all(axis=2))
     scores = scores.copy()
     scores[rows, runs[rows, places, -1]] = -np.inf
+    return scores
+
+
+def forbid_words(ids: np.ndarray, scores: np.ndarray, banned: bans.Bans, last: bool) -> np.ndarray:
+    """Forbid every token that would complete a banned word; `last` when what a token leaves open stays so."""
+    scores = scores.copy()
+    for row, said in zip(scores, ids.tolist(), strict=True):
+        row[bans.completing(said, banned, last)] = -np.inf
     return scores
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..catalog import CocaConfig
 from ..errors import UsageError
+from ..tokenizer import EOT_ID, SOT_ID, encode
 
 Method = Literal["beam", "legacy", "greedy", "top-k", "top-p"]
 METHODS: tuple[Method, ...] = ("beam", "legacy", "greedy", "top-k", "top-p")
@@ -35,6 +36,8 @@ class SearchOptions:
     temperature: float = 1.0  # top-k, top-p
     seed: int = 0  # top-k, top-p
     force_eot: bool = False  # greedy, top-k, top-p: a caption as long as may be ends in EOT, as open_clip to 3.3 has it
+    candidates: int = 1  # captions of one clip; never more than `rows`
+    ban: tuple[str, ...] = ()  # words and phrases that no caption says
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -42,16 +45,20 @@ class SearchOptions:
         self._check_lengths()
         self._check_beams()
         self._check_sampling()
+        self._check_candidates()
+        self._check_ban()
 
     @property
     def rows(self) -> int:
-        """Beams that are searched for one clip.
+        """Captions that are followed side by side for one clip: its beams, or its draws.
 
         Legacy groups know nothing of each other: all find what the first one finds, so one is searched.
         """
+        if self.method == "greedy":
+            return 1
         if self.method == "legacy":
             return self.beams // self.beam_groups
-        return self.beams if self.method == "beam" else 1
+        return self.beams if self.method == "beam" else self.candidates
 
     def check(self, config: CocaConfig, prompt_tokens: int = 0) -> None:
         """Compare with a model, before it is loaded.
@@ -97,6 +104,29 @@ class SearchOptions:
         _check_range("--seed", self.seed, 0)
         if self.force_eot and self.method in ("beam", "legacy"):
             raise UsageError(f"force_eot is for greedy, top-k and top-p, not for {self.method}")
+
+    def _check_candidates(self) -> None:
+        _check_range("--candidates", self.candidates, 1, 100)
+        if self.candidates > self.rows:
+            beams = self.candidates * (self.beam_groups if self.method == "legacy" else 1)
+            raise UsageError(
+                f"--candidates {self.candidates} must be at most {self.rows} with --search {self.method}",
+                "Try --search beam." if self.method == "greedy" else f"Try --beams {beams}.",
+            )
+
+    def _check_ban(self) -> None:
+        if not isinstance(self.ban, tuple):
+            raise UsageError(f"ban is a tuple of words, not {self.ban!r}")
+        for words in self.ban:
+            ids = encode(words)
+            if not ids:
+                raise UsageError(f"--ban {words!r} holds no word")
+            if SOT_ID in ids or EOT_ID in ids:
+                raise UsageError(f"--ban {words!r} holds a mark that starts or ends a text")
+            if len(ids) >= self.max_length:
+                raise UsageError(
+                    f"--ban has a phrase of {len(ids)} tokens, which does not fit within --max-length {self.max_length}"
+                )
 
 
 def _check_range(flag: str, value: float, low: float, high: float = math.inf) -> None:

@@ -86,7 +86,7 @@ class Rows:
         if _pays_to_drop(int(self.open.sum()), len(self.open)):
             choices = [chosen for chosen in choices if chosen]
             self._drop_closed()
-        idle = [Candidate(0.0, beam, self.engine.config.eot_id, 0.0) for beam in range(self.beams)]
+        idle = [self.idle(beam) for beam in range(self.beams)]
         choices = [chosen or idle for chosen in choices]
         parents = np.array([[c.beam for c in chosen] for chosen in choices])
         tokens = np.array([[c.token for c in chosen] for chosen in choices], np.int32)
@@ -97,6 +97,10 @@ class Rows:
         self.ids = np.concatenate([history, tokens[..., None]], axis=2)
         first_rows = self.beams * np.arange(len(choices))[:, None]
         return self.engine.step(self.state, tokens.reshape(-1), (first_rows + parents).astype(np.int32).reshape(-1))
+
+    def idle(self, beam: int) -> Candidate:
+        """What a row is fed when its caption is over but others of its clip, or its batch, are not."""
+        return Candidate(0.0, beam, self.engine.config.eot_id, 0.0)
 
     def finish(self, place: int, last: Candidate) -> Hypothesis:
         """The caption of the clip at this place of the batch that ends with this candidate."""

@@ -13,31 +13,34 @@ from .scores import log_softmax
 
 def sample(
     engine: Engine, tokens: np.ndarray, options: SearchOptions, prompt: Sequence[int], seeds: Sequence[int]
-) -> list[Hypothesis]:
-    """A caption for each clip of `tokens` [B, N, D]: the likeliest token each time, or one drawn at random.
+) -> list[list[Hypothesis]]:
+    """Captions of each clip of `tokens` [B, N, D]: the likeliest token each time, or one drawn at random.
 
-    Clip i draws from its own stream, of (options.seed, seeds[i]): its caption does not depend on its neighbours.
+    Each draw has its own stream, of (options.seed, the clip's seed, its number): a caption depends neither on the
+    clip's neighbours nor on how many others are drawn.
     """
-    rows = Rows(engine, tokens, 1, options.max_length, prompt)
-    streams = [np.random.default_rng((options.seed, seed)) for seed in seeds]
-    captions: dict[int, Hypothesis] = {}
+    rows = Rows(engine, tokens, options.rows, options.max_length, prompt)
+    streams = [[np.random.default_rng((options.seed, seed, draw)) for draw in range(rows.beams)] for seed in seeds]
+    captions: dict[tuple[int, int], Hypothesis] = {}  # by clip and draw
     logits: np.ndarray | None = rows.read_start()
     while logits is not None:
         logprobs = log_softmax(logits)
         scores = _weighed(rows, logits, options)
         choices: list[list[Candidate]] = []
         for place, clip in enumerate(rows.clips.tolist()):
-            if not rows.open[place]:
-                choices.append([])
-                continue
-            token = _pick(scores[place], rows, options, streams[clip])
-            chosen = Candidate(0.0, 0, token, float(logprobs[place, token]))
-            ended = token == engine.config.eot_id or rows.full
-            if ended:
-                captions[clip] = rows.finish(place, chosen)
-            choices.append([] if ended else [chosen])
+            chosen = [rows.idle(draw) for draw in range(rows.beams)]
+            for draw, stream in enumerate(streams[clip]):
+                if (clip, draw) in captions:
+                    continue
+                row = place * rows.beams + draw
+                token = _pick(scores[row], rows, options, stream)
+                chosen[draw] = Candidate(0.0, draw, token, float(logprobs[row, token]))
+                if token == engine.config.eot_id or rows.full:
+                    captions[clip, draw] = rows.finish(place, chosen[draw])
+            over = all((clip, draw) in captions for draw in range(rows.beams))
+            choices.append([] if over else chosen)
         logits = rows.advance(choices)
-    return [captions[clip] for clip in range(len(tokens))]
+    return [[captions[clip, draw] for draw in range(rows.beams)] for clip in range(len(tokens))]
 
 
 def _weighed(rows: Rows, logits: np.ndarray, options: SearchOptions) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..engines.base import Engine
 from ..errors import UsageError
+from . import bans
 from .beam import beam_search
 from .options import SearchOptions
 from .rows import Hypothesis
@@ -21,7 +22,18 @@ def search(
     prompt: Sequence[int] = (),
     seeds: Sequence[int] | None = None,
 ) -> list[Hypothesis]:
-    """Find the best caption of each clip.
+    """Find the best caption of each clip: the first that `search_all` finds."""
+    return [found[0] for found in search_all(engine, tokens, options, prompt, seeds)]
+
+
+def search_all(
+    engine: Engine,
+    tokens: np.ndarray,
+    options: SearchOptions,
+    prompt: Sequence[int] = (),
+    seeds: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """Find captions of each clip.
 
     Args:
         tokens: [B, N, D] float32, what the vision tower says about B clips.
@@ -30,14 +42,16 @@ def search(
             decides what the clip draws, whatever batch it is in. By default the clip's place in `tokens`.
 
     Returns:
-        One hypothesis for each clip. It does not depend on the other clips.
+        For each clip the captions that its search found, at most `options.rows`: those of beams best first, draws in
+        the order in which they were drawn. They do not depend on the other clips, nor on `options.candidates`: more
+        draws come after the first ones.
 
     Raises:
-        UsageError: options or prompt do not fit the model.
+        UsageError: options or prompt do not fit the model or each other.
         ModelError: the model's scores are not numbers.
     """
     options.check(engine.config, len(prompt))
-    check_prompt(engine.config, prompt)
+    check_prompt(engine.config, prompt, options.ban)
     if not len(tokens):
         return []
     if options.method == "beam" and options.beams == 1:
@@ -48,11 +62,13 @@ def search(
     return sample(engine, tokens, options, prompt, range(len(tokens)) if seeds is None else seeds)
 
 
-def check_prompt(config: CocaConfig, prompt: Sequence[int]) -> None:
+def check_prompt(config: CocaConfig, prompt: Sequence[int], ban: Sequence[str] = ()) -> None:
     """Refuse a prompt that no caption can start with.
 
     Raises:
-        UsageError: a mark that starts or ends a text is inside, or an id that the model does not have.
+        UsageError: a mark that starts or ends a text is inside, an id that the model does not have, or a banned word.
     """
     if any(not 0 <= token < config.sot_id for token in prompt):
         raise UsageError("--prompt holds a mark that starts or ends a text, or a token that this model does not have")
+    if ban and (word := bans.first_said(prompt, ban)):
+        raise UsageError(f"--prompt says {word!r}, which --ban forbids")

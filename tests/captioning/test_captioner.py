@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy_engine import NumpyEngine
 
-from cococli.captioning.captioner import Captioner, check_request
+from cococli.captioning.captioner import Captioner, check_request, distinct
 from cococli.catalog import VIT_B_32, CocaConfig, TextConfig
 from cococli.checkpoints import ckpt, store
 from cococli.decoding.options import SearchOptions
+from cococli.decoding.rows import Hypothesis
 from cococli.errors import ModelError, UsageError
-from cococli.tokenizer import tokenize
+from cococli.tokenizer import EOT_ID, SOT_ID, tokenize
 from cococli.video.clips import read_clip
 from cococli.video.sampling import Sampling
 
@@ -49,6 +50,63 @@ def test_every_caption_continues_the_prompt() -> None:
     assert all(caption.text.startswith("two small ") for caption in captions)
 
 
+def test_candidates_differ_and_begin_with_the_caption_that_a_single_one_would_be() -> None:
+    beam = {"beams": 4, "max_length": 12}
+    one = Captioner(engine(), "shapes", SearchOptions(**beam)).caption_batch(clips(), [0, 1])
+    three = Captioner(engine(), "shapes", SearchOptions(**beam, candidates=3)).caption_batch(clips(), [0, 1])
+    for single, several in zip(one, three, strict=True):
+        assert [candidate.text for candidate in single.candidates] == [single.text]
+        assert several.text == single.text
+        assert len({candidate.text for candidate in several.candidates}) == 3
+        first = several.candidates[0]
+        assert (first.text, first.logprob, first.similarity) == (several.text, several.logprob, several.similarity)
+        text = engine().encode_texts(tokenize([several.candidates[2].text], engine().config.context_length))[0]
+        assert several.candidates[2].similarity == pytest.approx(float(several.embedding @ text), abs=1e-5)
+
+
+def test_draws_that_read_the_same_are_one_candidate() -> None:
+    sure = SearchOptions("top-p", temperature=0.01, candidates=5, max_length=12)
+    captions = Captioner(engine(), "shapes", sure).caption_batch(clips(), [0, 1])
+    assert [len(caption.candidates) for caption in captions] == [1, 1]
+
+
+def test_two_spellings_of_a_text_are_one_candidate() -> None:
+    cat, c_at, dog = (
+        Hypothesis((SOT_ID, *ids, EOT_ID), logprob, True)
+        for ids, logprob in (((2368,), -1), ((66, 536), -2), ((1929,), -3))
+    )
+    assert distinct([cat, c_at, dog], 2) == {"cat": cat, "dog": dog}
+
+
+def test_reranking_puts_the_most_similar_candidate_first() -> None:
+    options = SearchOptions(beams=4, max_length=12, candidates=3)
+    found = Captioner(engine(), "shapes", options).caption_batch(clips(), [0, 1])
+    reranked = Captioner(engine(), "shapes", options, rerank=True).caption_batch(clips(), [0, 1])
+    for before, after in zip(found, reranked, strict=True):
+        assert after.candidates == tuple(sorted(before.candidates, key=lambda candidate: -candidate.similarity))
+        assert (after.text, after.similarity) == (after.candidates[0].text, after.candidates[0].similarity)
+    assert found[0].text == "a large white triangle on a black background"
+    assert reranked[0].text == "a large white circle on a black background"  # which it is
+
+
+@pytest.mark.parametrize("candidates", [1, 4])
+def test_texts_are_embedded_in_one_pass(candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    encode_texts = engine().encode_texts
+    monkeypatch.setattr(engine(), "encode_texts", lambda ids: passes.append(len(ids)) or encode_texts(ids))
+    options = SearchOptions(beams=4, max_length=12, candidates=candidates)
+    Captioner(engine(), "shapes", options).caption_batch(clips(), [0, 1])
+    assert passes == [2 * candidates]
+
+
+def test_a_banned_word_is_in_no_candidate() -> None:
+    options = SearchOptions(beams=4, max_length=12, candidates=4, ban=("circle", "a small"))
+    captions = Captioner(engine(), "shapes", options).caption_batch(clips(), [0, 1])
+    texts = [f" {candidate.text} " for caption in captions for candidate in caption.candidates]
+    assert not [text for text in texts if " circle " in text or " a small " in text]
+    assert any(" square " in text or " triangle " in text for text in texts)
+
+
 def test_what_is_drawn_depends_on_the_place_and_not_on_the_batch() -> None:
     bold = SearchOptions("top-k", temperature=3.0, seed=4, max_length=12)
     captioner = Captioner(engine(), "shapes", bold)
@@ -72,11 +130,18 @@ def test_pooling_the_mean_is_another_embedding() -> None:
         (SearchOptions(), "joint", "word " * 40, "--prompt has 40 tokens"),
         (SearchOptions(), "joint", "<end_of_text>", "starts or ends a text"),
         (SearchOptions(max_length=77), "joint", "", "--max-length 77"),
+        (SearchOptions(ban=("dog",)), "joint", "A dog and", "--prompt says 'dog', which --ban forbids"),
     ],
 )
 def test_a_request_that_does_not_fit_the_model_is_refused(search, pool, prompt, message) -> None:
     with pytest.raises(UsageError, match=message):
         check_request(VIT_B_32, search, pool, prompt)
+
+
+def test_one_candidate_cannot_be_reranked() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_request(VIT_B_32, SearchOptions(), "joint", "", rerank=True)
+    assert caught.value.message == "--rerank has nothing to order: it takes --candidates 2 or more"
 
 
 def test_a_model_of_another_vocabulary_is_refused() -> None:

@@ -8,17 +8,18 @@ from decoding.fake_engine import FakeEngine, chance, clips, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cococli.decoding.beam import Pool, beam_search
+from cococli.decoding.beam import Pool
 from cococli.decoding.options import SearchOptions
 from cococli.decoding.rows import Hypothesis
 from cococli.decoding.scores import log_softmax
+from cococli.decoding.search import search, search_all
 
 # A vocabulary of eight: words 1 to 5, SOT 6, EOT 7.
 V, SOT, EOT = 8, 6, 7
 
 
 def captions(engine: FakeEngine, options: SearchOptions, prompt: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
-    return [hypothesis.ids for hypothesis in beam_search(engine, clips(0), options, prompt)]
+    return [hypothesis.ids for hypothesis in search(engine, clips(0), options, prompt)]
 
 
 def test_the_likelier_caption_wins_though_its_first_word_is_unlikelier() -> None:
@@ -43,7 +44,7 @@ def test_no_caption_ends_before_the_shortest_length() -> None:
 
 
 def test_a_caption_as_long_as_may_be_has_no_end() -> None:
-    [caption] = beam_search(FakeEngine(script(V, {1: 0.9}), V), clips(0), SearchOptions(max_length=9))
+    [caption] = search(FakeEngine(script(V, {1: 0.9}), V), clips(0), SearchOptions(max_length=9))
     assert caption.ids == (SOT, *[1] * 8)
     assert not caption.finished
 
@@ -57,7 +58,7 @@ def test_the_search_stops_when_no_beam_can_get_better() -> None:
 def test_a_higher_length_penalty_favours_longer_captions() -> None:
     engine = FakeEngine(chance(V, scale=0.5, end=1.0), V)
     lengths = [
-        np.mean([len(found.ids) for found in beam_search(engine, clips(*range(20)), options)])
+        np.mean([len(found.ids) for found in search(engine, clips(*range(20)), options)])
         for options in (SearchOptions(min_length=0, max_length=14, length_penalty=penalty) for penalty in (0, 1, 3))
     ]
     assert lengths[0] < lengths[1] < lengths[2]
@@ -75,7 +76,7 @@ def test_repetition_is_forbidden_or_made_unlikely() -> None:
 
 def test_every_caption_continues_the_prompt_and_counts_it() -> None:
     engine = FakeEngine(chance(V, end=-5), V)
-    [caption] = beam_search(engine, clips(0), SearchOptions(max_length=8), prompt=(3, 0, 2))
+    [caption] = search(engine, clips(0), SearchOptions(max_length=8), prompt=(3, 0, 2))
     assert caption.ids[:4] == (SOT, 3, 0, 2)
     assert len(caption.ids) == 8
 
@@ -102,7 +103,7 @@ def test_no_run_of_the_prompt_is_repeated() -> None:
 def test_the_confidence_is_the_mean_of_what_the_model_said_of_each_token() -> None:
     engine = FakeEngine(chance(V, end=1), V)
     options = SearchOptions(repetition_penalty=1.5, no_repeat_ngram=2, min_length=4, max_length=9)
-    for number, found in enumerate(beam_search(engine, clips(*range(8)), options, prompt=(3,))):
+    for number, found in enumerate(search(engine, clips(*range(8)), options, prompt=(3,))):
         said = [
             log_softmax(engine.logits(number, found.ids[:at])[None].astype(np.float32))[0, found.ids[at]]
             for at in range(2, len(found.ids))
@@ -114,7 +115,7 @@ def test_the_confidence_is_the_mean_of_what_the_model_said_of_each_token() -> No
 def test_a_caption_ends_when_every_token_is_forbidden(method: str) -> None:
     engine = FakeEngine(chance(4), 4)
     options = SearchOptions(method=method, beams=6, no_repeat_ngram=1, min_length=8, max_length=10)
-    [caption] = beam_search(engine, clips(0), options)
+    [caption] = search(engine, clips(0), options)
     assert sorted(caption.ids) == [0, 1, 2, 3]
     assert caption.finished
 
@@ -125,13 +126,15 @@ def test_a_search_wide_enough_finds_the_likeliest_of_all_captions(seed: int, max
     """With length penalty 0 a score can only fall, so stopping early cannot miss anything."""
     engine = FakeEngine(chance(4, scale=2), 4)  # words 0 and 1, SOT 2, EOT 3
     options = SearchOptions(beams=100, length_penalty=0, min_length=0, max_length=max_length)
-    [found] = beam_search(engine, clips(seed), options)
-    assert found.logprob * (len(found.ids) - 1) == pytest.approx(likeliest(engine, seed, max_length), abs=1e-4)
+    [found] = search_all(engine, clips(seed), options)
+    likeliest = sorted(everything(engine, seed, max_length), reverse=True)[:10]
+    assert [h.logprob * (len(h.ids) - 1) for h in found[:10]] == pytest.approx([t for t, _ in likeliest], abs=1e-4)
+    assert {h.ids for h in found[:10]} == {said for _, said in likeliest}
 
 
-def likeliest(engine: FakeEngine, clip: int, max_length: int) -> float:
-    """Log-probability of the best caption, by trying all."""
-    best = -np.inf
+def everything(engine: FakeEngine, clip: int, max_length: int) -> set[tuple[float, tuple[int, ...]]]:
+    """Log-probability and ids of every caption."""
+    captions = set()
     for words in product(range(4), repeat=max_length - 1):
         total, ids = 0.0, (2,)
         for token in words:
@@ -139,8 +142,28 @@ def likeliest(engine: FakeEngine, clip: int, max_length: int) -> float:
             ids += (token,)
             if token == 3:
                 break
-        best = max(best, total)
-    return best
+        captions.add((total, ids))
+    return captions
+
+
+def test_the_best_few_are_hugging_faces() -> None:
+    """What transformers 4.57.1 returns with num_return_sequences=3 for these logits."""
+    options = SearchOptions(beams=4, min_length=3, max_length=8, candidates=3)
+    found = search_all(FakeEngine(chance(V, end=1), V), clips(0, 1, 2, 3), options)
+    assert [[hypothesis.ids for hypothesis in best[:3]] for best in found] == [
+        [(6, 2, 1, 7), (6, 2, 1, 3, 7), (6, 2, 1, 0, 6, 1, 3, 1)],
+        [(6, 3, 3, 0, 4, 7), (6, 3, 3, 0, 4, 0, 6, 6), (6, 3, 3, 0, 1, 6, 5, 4)],
+        [(6, 5, 5, 5, 7), (6, 5, 5, 5, 3, 2, 6, 5), (6, 5, 5, 5, 2, 4, 3, 6)],
+        [(6, 4, 5, 3, 5, 1, 7), (6, 4, 5, 3, 5, 5, 0, 1), (6, 4, 5, 3, 5, 1, 6, 1)],
+    ]
+
+
+def test_the_candidates_of_legacy_are_those_of_one_group() -> None:
+    engine = FakeEngine(chance(V, end=1), V)
+    grouped, alone = SearchOptions("legacy", beams=6, beam_groups=2), SearchOptions("legacy", beams=3, beam_groups=1)
+    assert search_all(engine, clips(0, 1), grouped) == search_all(engine, clips(0, 1), alone)
+    for found in search_all(engine, clips(*range(10)), SearchOptions("legacy", candidates=2)):
+        assert len({hypothesis.ids for hypothesis in found}) == 2
 
 
 def test_a_pool_keeps_the_best_and_of_equals_the_earlier() -> None:

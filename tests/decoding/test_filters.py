@@ -1,7 +1,11 @@
 """Rules on the next token, on examples small enough to check by eye."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cococli.decoding import filters
 from cococli.decoding.options import SearchOptions
@@ -32,6 +36,17 @@ def test_a_token_that_would_repeat_a_run_is_forbidden() -> None:
 def test_runs_of_one_forbid_every_used_token() -> None:
     filtered = filters.forbid_repeated_ngrams(ids([1, 3]), np.zeros((1, 4), np.float32), 1)
     np.testing.assert_array_equal(filtered, [[0, NO, 0, NO]])
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 3), min_size=1, max_size=14))
+def test_repeated_runs_are_those_that_hugging_face_forbids(size: int, said: list[int]) -> None:
+    """As NoRepeatNGramLogitsProcessor: a table of what followed each run of size - 1 tokens."""
+    followed = defaultdict(set)
+    for run in zip(*(said[at:] for at in range(size)), strict=False):
+        followed[run[:-1]].add(run[-1])
+    expected = followed[tuple(said[len(said) + 1 - size :])] if len(said) + 1 >= size else set()
+    filtered = filters.forbid_repeated_ngrams(ids(said), np.zeros((1, 4), np.float32), size)
+    assert set(np.flatnonzero(filtered[0] == NO)) == expected
 
 
 @pytest.mark.parametrize("size", [3, 4, 30])

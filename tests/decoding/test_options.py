@@ -1,6 +1,7 @@
 """Options that cannot be right are refused, by the name of their flag."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
@@ -29,6 +30,17 @@ from cococli.errors import UsageError
         ({"top_p": float("nan")}, "--top-p nan must be above 0 and at most 1"),
         ({"seed": -1}, "--seed -1 must be at least 0"),
         ({"force_eot": True}, "force_eot is for greedy, top-k and top-p, not for beam"),
+        ({"candidates": 0}, "--candidates 0 must be from 1 to 100"),
+        ({"candidates": 101, "method": "top-k"}, "--candidates 101 must be from 1 to 100"),
+        ({"candidates": 7}, "--candidates 7 must be at most 6 with --search beam"),
+        ({"candidates": 3, "method": "legacy"}, "--candidates 3 must be at most 2 with --search legacy"),
+        ({"candidates": 2, "method": "greedy"}, "--candidates 2 must be at most 1 with --search greedy"),
+        ({"candidates": 2, "beams": 1}, "--candidates 2 must be at most 1 with --search beam"),
+        ({"ban": ("cat", "")}, "--ban '' holds no word"),
+        ({"ban": (" \n",)}, "--ban ' \\n' holds no word"),
+        ({"ban": ("cat<end_of_text>",)}, "--ban 'cat<end_of_text>' holds a mark that starts or ends a text"),
+        ({"ban": ("a " * 30,)}, "--ban has a phrase of 30 tokens, which does not fit within --max-length 30"),
+        ({"ban": "cat"}, "ban is a tuple of words, not 'cat'"),
     ],
 )
 def test_a_wrong_option_is_named(wrong: dict, message: str) -> None:
@@ -54,6 +66,29 @@ def test_legacy_groups_are_searched_once() -> None:
     assert SearchOptions(method="legacy").rows == 2
     assert SearchOptions().rows == 6
     assert SearchOptions(method="greedy").rows == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (SearchOptions, "Try --beams 9."),
+        (lambda **asked: SearchOptions("legacy", **asked), "Try --beams 27."),
+        (lambda **asked: SearchOptions("greedy", **asked), "Try --search beam."),
+    ],
+)
+def test_too_many_candidates_are_told_what_finds_them(asked: Callable[..., SearchOptions], hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        asked(candidates=9)
+    assert caught.value.hint == hint
+
+
+def test_as_many_draws_are_followed_as_there_are_candidates() -> None:
+    assert SearchOptions(method="top-p", candidates=9).rows == 9
+    assert SearchOptions(candidates=3).rows == 6
+
+
+def test_the_longest_phrase_that_fits_may_be_banned() -> None:
+    assert SearchOptions(ban=("a " * 29,)).ban
 
 
 def test_options_cannot_be_changed_after_they_were_checked() -> None:

@@ -1,12 +1,14 @@
 """Rules of greedy search and of drawing at random."""
 
+import math
 from collections import Counter
+from itertools import product
 
 import pytest
 from decoding.fake_engine import FakeEngine, chance, clips, script
 
 from cococli.decoding.options import SearchOptions
-from cococli.decoding.search import search
+from cococli.decoding.search import search, search_all
 
 # A vocabulary of eight: words 1 to 5, SOT 6, EOT 7.
 V, SOT, EOT = 8, 6, 7
@@ -76,6 +78,32 @@ def test_a_clip_with_a_seed_of_its_own_draws_the_same_in_any_batch() -> None:
     together = search(engine, clips(4, 5, 6), options, seeds=[40, 50, 60])
     assert together[1:] == search(engine, clips(5, 6), options, seeds=[50, 60])
     assert together[0].ids != search(engine, clips(4), options, seeds=[41])[0].ids
+
+
+@pytest.mark.parametrize("method", ["top-k", "top-p"])
+def test_more_draws_come_after_the_first_ones(method: str) -> None:
+    engine = FakeEngine(chance(V, end=1), V)
+    one, three = (
+        search_all(engine, clips(*range(20)), SearchOptions(method, candidates=count, seed=3)) for count in (1, 3)
+    )
+    assert [found[:1] for found in three] == one
+    assert {len(found) for found in three} == {3}
+
+
+def test_draws_are_independent() -> None:
+    engine = FakeEngine(script(V, {1: 0.5, 2: 0.5}), V)
+    options = SearchOptions("top-p", top_p=1.0, candidates=3, **ONE_WORD)
+    counts = Counter(tuple(h.ids[1] for h in found) for found in search_all(engine, clips(*[0] * 2000), options))
+    assert [counts[drawn] / 2000 for drawn in product((1, 2), repeat=3)] == pytest.approx([1 / 8] * 8, abs=0.03)
+
+
+def test_a_draw_that_ended_waits_for_the_others_of_its_clip() -> None:
+    engine = FakeEngine(script(V, {1: 0.5, EOT: 0.5}, {2: 0.9}), V)
+    options = SearchOptions("top-k", top_k=2, candidates=8, min_length=0, max_length=4)
+    [found] = search_all(engine, clips(0), options)
+    assert {hypothesis.ids for hypothesis in found} == {(SOT, EOT), (SOT, 1, 2, 2)}
+    ended = [hypothesis.logprob for hypothesis in found if hypothesis.finished]
+    assert ended == pytest.approx([math.log(0.5)] * len(ended))
 
 
 def test_a_caption_ends_when_every_token_is_forbidden() -> None:

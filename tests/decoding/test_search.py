@@ -1,5 +1,7 @@
 """What holds for every method of search."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from decoding.fake_engine import FakeEngine, chance, clips
@@ -8,24 +10,24 @@ from hypothesis import strategies as st
 
 from cococli.decoding import rows
 from cococli.decoding.options import METHODS, SearchOptions
-from cococli.decoding.search import search
+from cococli.decoding.search import search, search_all
 from cococli.errors import ModelError, UsageError
 
 V = 12  # SOT 10, EOT 11
 
-REQUESTS = st.builds(
-    SearchOptions,
-    method=st.sampled_from(METHODS),
-    beams=st.sampled_from((1, 2, 3, 6)),
-    beam_groups=st.just(1),
-    max_length=st.integers(6, 12),
-    min_length=st.integers(0, 5),
-    length_penalty=st.sampled_from((-1.0, 0.0, 1.0, 2.0)),
-    repetition_penalty=st.sampled_from((0.8, 1.0, 1.3)),
-    no_repeat_ngram=st.integers(0, 3),
-    top_k=st.integers(1, 20),
-    seed=st.integers(0, 9),
-)
+ASKED = {
+    "beams": st.sampled_from((1, 2, 3, 6)),
+    "beam_groups": st.just(1),
+    "max_length": st.integers(6, 12),
+    "min_length": st.integers(0, 5),
+    "length_penalty": st.sampled_from((-1.0, 0.0, 1.0, 2.0)),
+    "repetition_penalty": st.sampled_from((0.8, 1.0, 1.3)),
+    "no_repeat_ngram": st.integers(0, 3),
+    "top_k": st.integers(1, 20),
+    "seed": st.integers(0, 9),
+}
+DRAWS = st.builds(SearchOptions, method=st.sampled_from(("top-k", "top-p")), candidates=st.integers(1, 4), **ASKED)
+REQUESTS = st.builds(SearchOptions, method=st.sampled_from(METHODS), **ASKED) | DRAWS
 NUMBERS = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
 PROMPTS = st.lists(st.integers(0, 9), max_size=3)
 
@@ -36,8 +38,8 @@ def test_clips_searched_together_find_what_each_finds_alone(
     options: SearchOptions, numbers: list[int], prompt: list[int]
 ) -> None:
     engine = FakeEngine(chance(V, end=1), V)
-    together = search(engine, clips(*numbers), options, prompt, seeds=numbers)
-    alone = [search(engine, clips(number), options, prompt, seeds=[number])[0] for number in numbers]
+    together = search_all(engine, clips(*numbers), options, prompt, seeds=numbers)
+    alone = [search_all(engine, clips(number), options, prompt, seeds=[number])[0] for number in numbers]
     assert together == alone
 
 
@@ -49,7 +51,7 @@ def test_dropping_finished_clips_changes_no_caption(options: SearchOptions, numb
     for pays in (lambda still_open, clips: False, lambda still_open, clips: still_open < clips):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rows, "_pays_to_drop", pays)
-            found.append(search(engine, clips(*numbers), options))
+            found.append(search_all(engine, clips(*numbers), options))
     assert found[0] == found[1]
 
 
@@ -58,13 +60,22 @@ def test_dropping_finished_clips_changes_no_caption(options: SearchOptions, numb
 def test_captions_keep_the_rules_they_were_asked_to_keep(
     options: SearchOptions, numbers: list[int], prompt: list[int]
 ) -> None:
-    for found in search(FakeEngine(chance(V, end=1), V), clips(*numbers), options, prompt):
+    for found in chain(*search_all(FakeEngine(chance(V, end=1), V), clips(*numbers), options, prompt)):
         assert found.ids[: 1 + len(prompt)] == (10, *prompt)
         assert len(found.ids) <= options.max_length
         assert found.finished == (found.ids[-1] == 11)
         assert 11 not in found.ids[:-1]
         assert not found.finished or len(found.ids) > options.min_length
         assert found.finished or len(found.ids) == options.max_length
+
+
+@settings(max_examples=30, deadline=None)
+@given(REQUESTS, NUMBERS)
+def test_the_best_caption_is_the_first_of_all(options: SearchOptions, numbers: list[int]) -> None:
+    engine = FakeEngine(chance(V, end=1), V)
+    everything = search_all(engine, clips(*numbers), options)
+    assert search(engine, clips(*numbers), options) == [found[0] for found in everything]
+    assert all(len(found) <= options.rows for found in everything)
 
 
 def test_finished_clips_leave_the_batch() -> None:
