@@ -3,10 +3,14 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import UsageError
+from .lists import read_list, read_stdin
+from .wanted import Wanted, parse_glob
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -19,6 +23,9 @@ IMAGE_SUFFIXES = frozenset({
 # fmt: on
 
 _HINT = "name files, folders, or a pattern such as 'videos/**/*.mp4'"
+_SUFFIXES = tuple(VIDEO_SUFFIXES | IMAGE_SUFFIXES)
+
+_Skips = Callable[[str], bool]  # whether a folder is not to be walked into
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
@@ -26,68 +33,139 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def discover(paths: Sequence[str]) -> list[Path]:
+def discover(
+    paths: Sequence[str],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    since: float | None = None,
+    stdin: BinaryIO | None = None,
+) -> list[Path]:
     """The files that the arguments of a command stand for.
 
     A file is taken whatever its suffix. A folder stands for the videos and pictures in and below it, by
     suffix, without hidden files and folders. A pattern (`*`, `?`, `[...]`, `**`) stands for what it matches,
     unless a file has that very name. A path that does not exist is kept, so that reading it fails alone.
+    `@list.csv` and `-` (stdin) stand for the files and folders that they list; see `lists`.
+
+    A glob without a slash is matched with names: of files, and of folders below the one that is searched. One
+    with a slash is matched with paths: from the searched folder on or, if it begins with a name, as they are
+    named. What matches a folder stands for all that is in it.
+
+    Args:
+        include: Globs; only files that one of them matches are taken.
+        exclude: Globs; what one of them matches is left out, and such a folder never opened.
+        since: Only files modified then or later are taken, in seconds since the epoch.
+        stdin: Read in place of the process's own.
 
     Returns:
         Files in the order of the arguments, sorted within each, each file once under its first spelling.
+        Those in a list stay in its order.
 
     Raises:
-        UsageError: a pattern matches nothing, or no file comes out at all.
+        UsageError: a pattern matches nothing, a list or a glob is none, or no file comes out at all.
     """
-    first_spelling: dict[str, Path] = {}
+    wanted = Wanted(tuple(map(parse_glob, include)), tuple(map(parse_glob, exclude)), since)
+    folders: dict[str, str] = {}
+    first_spelling: dict[tuple[str, str], str] = {}
     for argument in paths:
-        for name in _files_of(argument):
-            first_spelling.setdefault(os.path.realpath(name), Path(name))
+        for name in _files_of(argument, wanted, stdin):
+            first_spelling.setdefault(_place(name, folders), name)
     if not first_spelling:
         named = ", ".join(map(repr, paths)) or "no path"
-        raise UsageError(f"{named}: no video or picture found" if paths else "no file is named", _HINT)
-    return list(first_spelling.values())
+        limits = " within --include, --exclude and --since" if wanted != Wanted() else ""
+        raise UsageError(f"{named}: no video or picture found{limits}" if paths else "no file is named", _HINT)
+    return [Path(name) for name in first_spelling.values()]
 
 
-def _files_of(argument: str) -> list[str]:
-    if os.path.lexists(argument) or not glob.has_magic(argument):
-        return _files_under(argument)
-    matches = sorted(set(_matches(argument)))
-    if not matches:
-        raise UsageError(f"{argument!r} matches no file", _HINT)
-    return [name for match in matches for name in _files_under(match)]
+def _place(path: str, folders: dict[str, str]) -> tuple[str, str]:
+    """Where a file or folder really is: its folder, resolved once for all that are in it, and its name there."""
+    folder, name = os.path.split(path)
+    if name in ("", os.curdir, os.pardir) or os.path.islink(path):  # noqa: PTH114 - pathlib's may raise
+        return os.path.split(_resolved(path))
+    if folder not in folders:
+        folders[folder] = _resolved(folder)
+    return folders[folder], name
 
 
-def _files_under(path: str) -> list[str]:
-    """The file itself, or the videos and pictures below a folder, sorted."""
-    if not Path(path).is_dir():
-        return [path]
+def _resolved(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a list may hold what can be no path
+        return path
+
+
+def _files_of(argument: str, wanted: Wanted, stdin: BinaryIO | None) -> Iterator[str]:
+    if argument == "-":
+        named: Iterable[str] = read_stdin(stdin)
+    elif argument.startswith("@"):
+        named = read_list(argument[1:])
+    elif os.path.lexists(argument) or not glob.has_magic(argument):
+        named = [argument]
+    else:
+        return _files_matched(argument, wanted)
+    return (file for path in named for file in _files_under(path, len(Path(path).parent.parts), 0, wanted))
+
+
+def _files_matched(pattern: str, wanted: Wanted) -> Iterator[str]:
+    start = len(list(takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)))
+    matches = sorted(set(_matches(pattern, lambda folder: wanted.skips(folder, start, start))))
+    if not matches and not _matches(pattern, lambda folder: False):
+        raise UsageError(f"{pattern!r} matches no file", _HINT)
+    return (file for match in matches for file in _files_under(match, start, start, wanted))
+
+
+def _files_under(path: str, names: int, top: int, wanted: Wanted) -> list[str]:
+    """The file itself, or the videos and pictures below a folder, sorted; those that are wanted."""
+    if not os.path.isdir(path):  # noqa: PTH112 - pathlib's may raise
+        return [path] if wanted.takes(path, names, top) else []
+    top = len(Path(path).parts)  # globs begin in the folder
+    if wanted.skips(path, names, top):
+        return []
     unreadable: list[str] = []  # kept, so that reading them says why they are missing
-    names = [str(Path(folder, name)) for folder, files in _walk(path, unreadable) for name in _media(files)]
-    return sorted(names + unreadable)
+    walk = _walk(path, lambda folder: wanted.skips(folder, names, top), unreadable)
+    media = (file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES))
+    return sorted([file for file in media if wanted.takes(file, names, top)] + unreadable)
 
 
-def _media(names: Iterable[str]) -> Iterator[str]:
-    known = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    return (name for name in names if not name.startswith(".") and Path(name).suffix.lower() in known)
-
-
-def _walk(top: str, unreadable: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _walk(top: str, skips: _Skips, unreadable: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Every folder at and below `top` that is not hidden, with its files; each once, though links may circle."""
-    seen = {os.path.realpath(top)}
-    for folder, inner, files in os.walk(top, followlinks=True, onerror=lambda error: unreadable.append(error.filename)):
-        inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
-        real = {name: os.path.realpath(Path(folder, name)) for name in inner}
-        inner[:] = [name for name in inner if real[name] not in seen]
-        seen.update(real[name] for name in inner)
+    folders: dict[str, str] = {}
+    seen = {_place(top, folders)}
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            inner, files = _listed(folder)
+        except OSError:
+            unreadable.append(folder)
+            continue
         yield folder, files
+        fresh = {_place(path, folders): path for path in inner if not skips(path)}
+        folders.update({path: str(Path(*place)) for place, path in fresh.items()})
+        waiting += [path for place, path in fresh.items() if place not in seen]
+        seen |= fresh.keys()
 
 
-def _matches(pattern: str) -> list[str]:
+def _listed(folder: str) -> tuple[list[str], list[str]]:
+    """The folders in a folder, the last first, and the files, without hidden ones."""
+    inner: list[str] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                # Asked itself, an entry that is a link in a circle raises.
+                is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
+                (inner if is_folder else files).append(entry.path)
+    return sorted(inner, reverse=True), files
+
+
+def _matches(pattern: str, skips: _Skips) -> list[str]:
     """What a pattern matches. `**/` is walked here: glob's own follows links that circle."""
     head, *tail = re.split(r"(?:(?<=/)|^)\*\*/+", pattern, maxsplit=1)
     if not tail:
         return glob.glob(pattern)  # noqa: PTH207 - pathlib's knows no patterns from the root
-    tops = [top for top in _matches(head or os.curdir) if Path(top).is_dir()]
-    folders = [folder for top in tops for folder, _ in _walk(top, [])]
-    return [match for folder in folders for match in _matches(str(Path(glob.escape(folder), tail[0])))]
+    unreadable: list[str] = []  # kept, as those in a folder that is named
+    tops = [top for top in _matches(head or os.curdir, skips) if os.path.isdir(top)]  # noqa: PTH112
+    patterns = [Path(glob.escape(folder), tail[0]) for top in tops for folder, _ in _walk(top, skips, unreadable)]
+    return [match for inner in patterns for match in _matches(str(inner), skips)] + unreadable

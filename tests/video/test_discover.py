@@ -1,9 +1,16 @@
 """Files, folders and patterns become a list of files."""
 
+import glob
+import io
+import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from cococli.errors import UsageError
 from cococli.video.discover import discover, is_image
@@ -22,8 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def names(*paths: str) -> list[str]:
-    return [str(path) for path in discover(paths)]
+def names(*paths: str, **limits: Any) -> list[str]:
+    return [str(path) for path in discover(paths, **limits)]
 
 
 IN_VIDEOS = ["videos/a.MP4", "videos/b.mp4", "videos/photo.jpg", "videos/sub/c.mkv", "videos/sub/deep/d.webm"]
@@ -119,6 +126,17 @@ def test_links_that_circle_end(folder: Path):
     assert names("videos/**/*.mkv") == ["videos/sub/c.mkv"]
 
 
+def test_of_a_folder_and_a_link_to_it_the_first_is_searched(folder: Path):
+    (folder / "videos/again").symlink_to("sub")
+    assert names("videos") == [
+        "videos/a.MP4",
+        "videos/again/c.mkv",
+        "videos/again/deep/d.webm",
+        "videos/b.mp4",
+        "videos/photo.jpg",
+    ]
+
+
 def test_a_linked_folder_is_followed_and_a_broken_link_is_kept(folder: Path):
     (folder / "elsewhere").mkdir()
     (folder / "elsewhere/f.mp4").touch()
@@ -135,6 +153,28 @@ def test_a_folder_that_cannot_be_listed_is_kept_for_the_reader_to_say_so(folder:
         (folder / "videos/sub").chmod(0o755)
 
 
+def test_a_folder_that_a_pattern_cannot_list_is_kept_too(folder: Path, as_nobody: None):
+    (folder / "videos/sub").chmod(0)
+    try:
+        assert names("videos/**/*.mp4") == ["videos/b.mp4", "videos/sub"]
+        assert names("videos/**/*.mp4", exclude=["sub"]) == ["videos/b.mp4"]
+        assert names("videos/sub/c.mkv", exclude=["*.gif"], since=0) == ["videos/sub/c.mkv"]
+    finally:
+        (folder / "videos/sub").chmod(0o755)
+
+
+def test_a_folder_that_goes_while_it_is_searched_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    scandir = os.scandir
+
+    def moved_meanwhile(path: str) -> Any:
+        if path.endswith("deep"):
+            Path(path).rename("elsewhere")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", moved_meanwhile)
+    assert names("videos") == [*IN_VIDEOS[:4], "videos/sub/deep"]
+
+
 def test_names_with_new_lines_and_bytes_that_are_no_text_survive(folder: Path):
     odd = [b"new\nline.mp4", b"caf\xe9.mp4", "日本 🎬.mp4".encode(), b" .mp4", b"-o.mp4"]
     for name in odd:
@@ -149,3 +189,146 @@ def test_pictures_are_told_by_suffix():
     assert not is_image("clip.mp4")
     assert not is_image("moving.gif")
     assert not is_image("jpg")
+
+
+def test_a_name_that_is_too_long_or_can_be_none_is_kept_for_the_reader_to_say_so(folder: Path):
+    impossible = ["x" * 300 + ".mp4", "nul\0.mp4", "nul\0/a.mp4", "\ud800.mp4"]
+    Path("list.jsonl").write_text("".join(json.dumps({"video": name}) + "\n" for name in impossible))
+    assert names("@list.jsonl", since=0, exclude=["*.gif"]) == impossible
+
+
+def test_lists_stand_among_other_arguments_in_their_own_order(folder: Path):
+    Path("list.txt").write_text("videos/sub\nvideos/b.mp4\nmissing[1].mp4\n*.mp4\n@list.txt\n-\n")
+    stdin = io.BytesIO(b"videos/b.mp4\0new\nline.mp4\0")
+    assert names("videos/photo.jpg", "@list.txt", "-", "videos", stdin=stdin) == [
+        "videos/photo.jpg",
+        *IN_VIDEOS[3:],
+        "videos/b.mp4",
+        "missing[1].mp4",
+        "*.mp4",
+        "@list.txt",
+        "-",
+        "new\nline.mp4",
+        "videos/a.MP4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (["*.mp4"], ["a.MP4", "photo.jpg", "sub/c.mkv", "sub/deep/d.webm"]),
+        (["*.mp4", "[a-p]*.[Mj]*"], ["sub/c.mkv", "sub/deep/d.webm"]),
+        (["sub"], ["a.MP4", "b.mp4", "photo.jpg"]),
+        (["sub/"], ["a.MP4", "b.mp4", "photo.jpg"]),
+        (["sub/**"], ["a.MP4", "b.mp4", "photo.jpg"]),
+        (["sub/*"], ["a.MP4", "b.mp4", "photo.jpg"]),
+        (["sub/?.*"], ["a.MP4", "b.mp4", "photo.jpg", "sub/deep/d.webm"]),
+        (["sub/?"], ["a.MP4", "b.mp4", "photo.jpg", "sub/c.mkv", "sub/deep/d.webm"]),
+        (["*/**"], ["a.MP4", "b.mp4", "photo.jpg"]),
+        (["./sub/deep"], ["a.MP4", "b.mp4", "photo.jpg", "sub/c.mkv"]),
+        (["deep"], ["a.MP4", "b.mp4", "photo.jpg", "sub/c.mkv"]),
+        (["deep/**"], ["a.MP4", "b.mp4", "photo.jpg", "sub/c.mkv", "sub/deep/d.webm"]),
+        (["**/deep/**"], ["a.MP4", "b.mp4", "photo.jpg", "sub/c.mkv"]),
+        (["**/*.m*"], ["a.MP4", "photo.jpg", "sub/deep/d.webm"]),
+        (["SUB", "B.mp4"], ["a.MP4", "b.mp4", "photo.jpg", "sub/c.mkv", "sub/deep/d.webm"]),
+    ],
+)
+def test_what_an_exclude_matches_is_left_out(folder: Path, exclude: list[str], left: list[str]):
+    assert names("videos", exclude=exclude) == [f"videos/{name}" for name in left]
+    assert names("videos/**/*.[!t]*", exclude=exclude) == [f"videos/{name}" for name in left]
+    assert names(str(folder / "videos"), exclude=exclude) == [str(folder / "videos" / name) for name in left]
+    os.chdir("videos")
+    assert names(".", exclude=exclude) == left
+    assert names("**/*.[!t]*", exclude=exclude) == left
+
+
+@pytest.mark.parametrize(
+    ("include", "taken"),
+    [
+        (["*.mp4"], ["b.mp4"]),
+        (["*.mp4", "*.jpg"], ["b.mp4", "photo.jpg"]),
+        (["sub"], ["sub/c.mkv", "sub/deep/d.webm"]),
+        (["s*/*.mkv"], ["sub/c.mkv"]),
+        (["**/[cd].*"], ["sub/c.mkv", "sub/deep/d.webm"]),
+    ],
+)
+def test_only_what_an_include_matches_is_taken(folder: Path, include: list[str], taken: list[str]):
+    assert names("videos", include=include) == [f"videos/{name}" for name in taken]
+    os.chdir("videos")
+    assert names(".", include=include) == taken
+
+
+def test_exclude_wins_over_include(folder: Path):
+    assert names("videos", include=["*.m*"], exclude=["sub"]) == ["videos/b.mp4"]
+
+
+def test_globs_match_paths_as_they_are_named(folder: Path):
+    assert names("videos", exclude=["videos/sub/**", "./videos/b.mp4"]) == ["videos/a.MP4", "videos/photo.jpg"]
+    assert names(str(folder / "videos"), include=[str(folder / "videos/sub")]) == [
+        str(folder / name) for name in IN_VIDEOS[3:]
+    ]
+
+
+def test_globs_hold_for_named_files_folders_and_lists(folder: Path):
+    Path("list.txt").write_text("videos/sub/c.mkv\nvideos/b.mp4\n")
+    assert names("videos/photo.jpg", "@list.txt", exclude=["*.mkv", "videos/p*"]) == ["videos/b.mp4"]
+    assert names("videos/photo.jpg", "@list.txt", exclude=["*/*/*", "*/p*"]) == ["videos/b.mp4"]
+    assert names("videos/sub", "videos/b.mp4", exclude=["sub"]) == ["videos/b.mp4"]
+    assert names("videos/sub", "videos/b.mp4", include=["sub"]) == ["videos/sub/c.mkv", "videos/sub/deep/d.webm"]
+
+
+def test_a_name_is_not_sought_above_what_is_named(folder: Path):
+    assert names("videos/sub/c.mkv", "videos/sub/deep", exclude=["sub", "videos", folder.name]) == [
+        "videos/sub/c.mkv",
+        "videos/sub/deep/d.webm",
+    ]
+
+
+def test_an_excluded_folder_is_not_opened(folder: Path, as_nobody: None):
+    (folder / "videos/sub").chmod(0)
+    try:
+        for exclude in ("sub", "sub/**", "sub/*", "videos/sub", "**/sub/**"):
+            assert names("videos", exclude=[exclude]) == IN_VIDEOS[:3]
+            assert names("videos/**/*.[mM][pP]4", exclude=[exclude]) == IN_VIDEOS[:2]
+        assert names("videos/sub", "videos/b.mp4", exclude=["sub"]) == ["videos/b.mp4"]
+    finally:
+        (folder / "videos/sub").chmod(0o755)
+
+
+def test_a_pattern_may_match_only_what_is_excluded(folder: Path):
+    assert names("videos/**/*.webm", "videos/b.mp4", exclude=["deep"]) == ["videos/b.mp4"]
+    with pytest.raises(UsageError, match="matches no file"):
+        discover(["videos/**/*.web", "videos/b.mp4"], exclude=["deep"])
+
+
+def test_only_what_was_modified_since_is_taken_and_what_cannot_be_asked(folder: Path):
+    for name in IN_VIDEOS:
+        os.utime(name, (0, 1000))
+    os.utime("videos/b.mp4", (0, 2000))
+    Path("link.mp4").symlink_to("videos/photo.jpg")
+    assert names("videos", since=1000.5) == ["videos/b.mp4"]
+    assert names("videos", since=1000) == IN_VIDEOS
+    assert names("videos/b.mp4", "videos/a.MP4", "link.mp4", "missing.mp4", since=2000) == [
+        "videos/b.mp4",
+        "missing.mp4",
+    ]
+
+
+@pytest.mark.parametrize("limits", [{"include": ["*.avi"]}, {"exclude": ["*"]}, {"since": 1e12}])
+def test_when_nothing_is_left_the_limits_are_named(folder: Path, limits: dict[str, Any]):
+    with pytest.raises(UsageError) as caught:
+        discover(["videos"], **limits)
+    assert caught.value.message == "'videos': no video or picture found within --include, --exclude and --since"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, 47} and name[0] != 46)))
+def test_a_file_of_any_name_is_found_in_a_folder_in_a_list_and_by_a_glob(raw: list[bytes]):
+    with TemporaryDirectory() as folder:
+        paths = sorted({f"{folder}/{os.fsdecode(name)}.mp4" for name in raw})
+        for path in paths:
+            Path(path).touch()
+        stdin = io.BytesIO(b"".join(os.fsencode(path) + b"\0" for path in paths))
+        assume(paths)
+        assert names(folder) == names(f"{folder}/*") == names("-", stdin=stdin) == paths
+        assert names(folder, include=[glob.escape(paths[0])]) == paths[:1]
+        assert names(folder, "missing.mp4", exclude=[glob.escape(Path(path).name) for path in paths]) == ["missing.mp4"]
