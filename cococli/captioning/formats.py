@@ -1,0 +1,199 @@
+"""Records to files: lines of JSON or text, tables, subtitles; each written whole or not at all."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..checkpoints.whole import written_whole
+from ..errors import CocaError, UsageError
+from .records import Failure, Outcome, Record
+from .subtitles import CueStyle, Kind, to_subtitles
+
+SUBTITLES: dict[str, Kind] = {".srt": "srt", ".vtt": "vtt"}
+SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", *SUBTITLES)
+_NUMBERS = ("start", "end", "logprob", "similarity")
+_COLUMNS = (
+    "video", "start", "end", "caption", "logprob", "similarity", "weak", "candidates", "frames", "model",
+    "status", "error",
+)  # fmt: skip
+CAPTION_ONLY = "{caption}"  # the template of a line of text, unless another is given
+STANDARD = CueStyle()
+
+_SAMPLE = Record("a.mp4", 0.0, 1.0, "a cat", -0.5, 0.25, (0.5,), "shapes")  # what a template is tried on
+_ESCAPES = {r"\t": "\t", r"\n": "\n", r"\\": "\\"}
+_LINE_BREAKS = {ord(char): repr(char)[1:-1] for char in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
+_NOT_IN_LINES = ("candidates", "status", "error")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # https://owasp.org/www-community/attacks/CSV_Injection
+_ROW_GROUP = 10_000  # rows of Parquet that are held at once
+
+
+def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY, style: CueStyle = STANDARD) -> None:
+    """Write what came of the videos; the suffix tells the format. What stood there stays on any failure.
+
+    JSONL, CSV and Parquet tell of videos that failed. Text lines and subtitles cannot; subtitles of a video that
+    failed leave the file as it was.
+
+    Args:
+        template: Of a text line, see `text_line`.
+        style: Of subtitles.
+
+    Raises:
+        CocaError: the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix in SUBTITLES and not (outcomes := _records(outcomes)):
+        return
+    try:
+        with written_whole(Path(os.path.realpath(path))) as (file,):  # a link stays one
+            if suffix == ".parquet":
+                _write_parquet(file, outcomes)
+            else:
+                file.writelines(
+                    text.encode(errors="backslashreplace") for text in _texts(suffix, outcomes, template, style)
+                )
+    except OSError as error:
+        raise CocaError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_subtitles(
+    names: Mapping[Path, Path], outcomes: Iterable[Outcome], style: CueStyle = STANDARD
+) -> list[Failure]:
+    """Write the subtitles of each video to a file of its own, in folders that are made for them.
+
+    Args:
+        names: The file of each video, from `names.mirrored` or `names.beside`. Others are passed over.
+        outcomes: Those of one video stand together.
+
+    Returns:
+        The videos whose file could not be written; the others go on.
+    """
+    failed = []
+    for video, group in groupby(outcomes, key=lambda outcome: outcome.video):
+        if path := names.get(Path(video)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path, group, style=style)
+            except OSError as error:
+                failed.append(Failure(video, f"cannot write {path}: {error.strerror or error}"))
+            except CocaError as error:
+                failed.append(Failure(video, error.message))
+    return failed
+
+
+def text_line(record: Record, template: str) -> str:
+    r"""A record in the words of a template, as `{start:.1f}\t{caption}`: on one line unless the template breaks it.
+
+    Its fields are those of the record, and `stem`, `name` and `folder` of the video. `\t`, `\n` and `\\` are a tab, a
+    line break and a backslash.
+    """
+    unescaped = re.sub(r"\\[tn\\]", lambda escape: _ESCAPES[escape[0]], template)
+    return unescaped.format_map(_template_values(record))
+
+
+def check_template(template: str) -> None:
+    """Refuse a template that no record fits, before any work is done.
+
+    Raises:
+        UsageError: a field is unknown, or it cannot be formatted so.
+    """
+    known = _template_values(_SAMPLE)
+    try:
+        for _, name, _, _ in string.Formatter().parse(template):
+            if name is not None and name not in known:
+                raise UsageError(f"--template has no field {{{name}}}", f"its fields are {', '.join(known)}")
+        text_line(_SAMPLE, template)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UsageError(f"cannot read --template {template!r}: {error}", r"as in '{start:.1f}\t{caption}'") from None
+
+
+def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> Iterable[str]:
+    """The pieces of a file of text."""
+    if suffix == ".csv":
+        return _csv_lines(outcomes)
+    if suffix == ".txt":
+        return (text_line(outcome, template) + "\n" for outcome in outcomes if isinstance(outcome, Record))
+    if suffix in SUBTITLES:
+        return [to_subtitles(_records(outcomes), SUBTITLES[suffix], style)]
+    return (outcome.to_json() + "\n" for outcome in outcomes)
+
+
+def _csv_lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """RFC 4180, in UTF-8."""
+    yield _csv_line(_COLUMNS)
+    for outcome in outcomes:
+        yield _csv_line([_cell(column, value) for column, value in _row(outcome).items()])
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def _cell(column: str, value: Any) -> Any:
+    """What no spreadsheet runs as a formula: a path that means the same, a text behind the sign for text."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"./{value}" if column == "video" else f"'{value}"
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def _write_parquet(file: BinaryIO, outcomes: Iterable[Outcome]) -> None:
+    pyarrow, parquet = load_pyarrow()
+    text, number = pyarrow.string(), pyarrow.float64()
+    candidate = pyarrow.struct({"caption": text, "logprob": number, "similarity": number})
+    special = {"weak": pyarrow.bool_(), "candidates": pyarrow.list_(candidate), "frames": pyarrow.list_(number)}
+    schema = pyarrow.schema(dict.fromkeys(_COLUMNS, text) | dict.fromkeys(_NUMBERS, number) | special)
+    rows = map(_row, outcomes)
+    with parquet.ParquetWriter(file, schema) as writer:
+        while group := list(islice(rows, _ROW_GROUP)):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema))
+
+
+def load_pyarrow() -> tuple[Any, Any]:
+    """The packages that write Parquet.
+
+    Raises:
+        UsageError: they are not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UsageError("Parquet needs pyarrow", "pip install 'cococli[parquet]'") from None
+    return pyarrow, parquet
+
+
+def _template_values(record: Record) -> dict[str, Any]:
+    values = {name: _in_line(value) for name, value in _row(record).items() if name not in _NOT_IN_LINES}
+    video = Path(values["video"])
+    return values | {"stem": video.stem, "name": video.name, "folder": str(video.parent)}
+
+
+def _in_line(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.translate(_LINE_BREAKS)
+    return math.nan if value is None else value
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    """The values of an outcome as JSON has them, rounded; None where it has none."""
+    defaults = {"weak": False, "candidates": []} if isinstance(outcome, Record) else {}
+    values = defaults | json.loads(outcome.to_json())
+    return {name: _utf8(values.get(name)) for name in _COLUMNS}
+
+
+def _utf8(value: Any) -> Any:
+    r"""A byte of a file name that is no text becomes `\udcXX`, as on the terminal."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _records(outcomes: Iterable[Outcome]) -> list[Record]:
+    return [outcome for outcome in outcomes if isinstance(outcome, Record)]

@@ -1,0 +1,156 @@
+"""Captions as subtitles: when each stands on the screen, on which lines, and that no text breaks the file."""
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pysubs2 import SSAEvent, SSAFile
+
+from ..errors import UsageError
+from .records import Record
+
+Kind = Literal["srt", "vtt"]
+
+_LATEST = 99 * 3_600_000  # milliseconds: pysubs2 knows hours of two digits only
+_EMPTY = "…"  # FFmpeg refuses a file without cues
+_JOINERS = "\u200c\u200d"  # they shape Persian words and emoji
+_UNSEEN = {"Cc", "Cf", "Cs"}  # categories: controls, marks that turn the direction of writing, lone surrogates
+_ON_OTHERS = {"Mn", "Me", "Cf"}  # categories that take no room of their own
+_WIDE = {"W", "F"}
+# Players take braces and backslashes for styling in any format, and SubRip has no way to escape what looks like HTML.
+_NO_STYLING = str.maketrans({"{": "(", "}": ")", "\\": "/"})
+_NO_TAGS = str.maketrans({"<": "‹", ">": "›"})
+
+
+@dataclass(frozen=True)
+class CueStyle:
+    """How cues look, and how long they stay.
+
+    A cue leaves after `max_seconds` though its segment goes on: it describes what was seen at several moments of the
+    segment, is read once, and then covers the picture that it speaks of. `inf` keeps it as long as the segment.
+
+    Raises:
+        UsageError: a number is too small.
+    """
+
+    line_length: int = 42  # cells: a wide character, as of Chinese, takes two
+    lines: int = 2
+    min_seconds: float = 1.0
+    max_seconds: float = 7.0
+    characters_per_second: float = 17.0  # as fast as most people read
+
+    def __post_init__(self) -> None:
+        self._check("line_length", 2)
+        self._check("lines", 1)
+        self._check("min_seconds", 0.001)
+        self._check("max_seconds", self.min_seconds)
+        self._check("characters_per_second", 1)
+
+    def _check(self, name: str, least: float) -> None:
+        if not (value := getattr(self, name)) >= least:
+            raise UsageError(f"{name} of subtitles must be at least {least}, not {value}")
+
+
+class Cue(NamedTuple):
+    """Lines that are on the screen together."""
+
+    start: int  # milliseconds
+    end: int  # milliseconds; the first that is free again
+    lines: list[str]
+
+
+def to_subtitles(records: Sequence[Record], kind: Kind, style: CueStyle) -> str:
+    """The captions of one video as a file of subtitles.
+
+    WebVTT: https://www.w3.org/TR/webvtt1/. SubRip has no standard; this is what FFmpeg and pysubs2 read alike.
+    """
+    file = SSAFile()
+    for start, end, lines in cues(records, style):
+        file.append(SSAEvent(start, end, r"\N".join(_spelled(line, kind) for line in lines)))
+    return file.to_string(kind)
+
+
+def cues(records: Sequence[Record], style: CueStyle) -> Iterator[Cue]:
+    """When and how the captions of one video are shown, in order; no two cues at once.
+
+    A text that is too long for one cue becomes several, which share its time by length. A cue that could not be read
+    while its segment lasts stays until the next caption comes, and the last one `min_seconds` beyond the end.
+    """
+    ordered = sorted((record for record in records if _ms(record.start) < _LATEST), key=lambda record: record.start)
+    now = 0
+    for record, following in zip(ordered, [*ordered[1:], None], strict=False):
+        now = max(now, _ms(record.start))
+        limit = min(_ms(following.start if following else record.end + style.min_seconds), _LATEST)
+        texts = pages(record.caption, style)
+        reading = [_reading_time(lines, style) for lines in texts]
+        needed = sum(reading)
+        shown = min(max(_ms(record.end) - now, needed), limit - now)
+        for lines, part in zip(texts, reading, strict=True):
+            end = now + max(1, int(min(shown * part // needed, 1000 * style.max_seconds)))
+            yield Cue(now, end, lines)
+            now = end
+
+
+def pages(text: str, style: CueStyle) -> list[list[str]]:
+    """A text on as few cues as it takes: as even as can be, and in lines as even as can be."""
+    words = [piece for word in _plain(text).split() for piece in _chopped(word, style.line_length)]
+    fewest = len(_wrapped(words, style.line_length))
+    cue_count = -(-fewest // style.lines)
+    most = cue_count * style.lines if cue_count > 1 else fewest
+    widths = range(max(map(cells, words)), style.line_length + 1)
+    lines = next(lines for width in widths if len(lines := _wrapped(words, width)) <= most)
+    return [lines[first : first + style.lines] for first in range(0, len(lines), style.lines)]
+
+
+def cells(text: str) -> int:
+    """How wide a text is: a wide character takes two cells, a mark on another none."""
+    bases = (char for char in text if unicodedata.category(char) not in _ON_OTHERS)
+    return sum(2 if unicodedata.east_asian_width(char) in _WIDE else 1 for char in bases)
+
+
+def _chopped(word: str, width: int) -> list[str]:
+    """A word, or the pieces of one that is longer than a line."""
+    pieces = [""]
+    for char in word:
+        if cells(pieces[-1] + char) > width:
+            pieces.append("")
+        pieces[-1] += char
+    return pieces
+
+
+def _wrapped(words: Sequence[str], width: int) -> list[str]:
+    """Lines of at most so many cells, each as full as can be."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if cells(longer := f"{lines[-1]} {word}") <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _reading_time(lines: Sequence[str], style: CueStyle) -> int:
+    """Milliseconds."""
+    return _ms(max(sum(map(cells, lines)) / style.characters_per_second, style.min_seconds))
+
+
+def _plain(text: str) -> str:
+    """The text without what nobody sees and what a player would act on."""
+    seen = (char for char in text if char.isspace() or char in _JOINERS or unicodedata.category(char) not in _UNSEEN)
+    return "".join(seen).translate(_NO_STYLING).strip() or _EMPTY
+
+
+def _spelled(line: str, kind: Kind) -> str:
+    """A line as the format has it."""
+    # pysubs2 would take a line of digits for the number of the next cue, and one with two times for its times.
+    if line.isdecimal():
+        line = f"\u00a0{line}"
+    line = re.sub(r":(?=\d{1,2}[.,]\d)", "∶", line)
+    return html.escape(line, quote=False) if kind == "vtt" else line.translate(_NO_TAGS)
+
+
+def _ms(seconds: float) -> int:
+    return round(1000 * seconds)

@@ -1,0 +1,152 @@
+"""The output of a run as its journal: what is in it is not made again, and nothing in it is lost or doubled."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cococli.captioning.journal import Work, key_of, open_journal
+from cococli.captioning.records import Failure, Outcome, Record
+from cococli.errors import CocaError, UsageError
+
+
+def work(name: str, key: str = "k1") -> Work:
+    return Work(Path(name), key)
+
+
+def said(name: str, segments: int = 1) -> list[Outcome]:
+    return [Record(name, float(i), i + 1.0, "a cat", -0.5, 0.25, (i + 0.5,), "m", segments) for i in range(segments)]
+
+
+def write(path: Path, works: Iterable[Work], segments: int = 1) -> bytes:
+    with open_journal(path, works) as journal:
+        for each in works:
+            if each.video not in journal.reused:
+                journal.append(each, said(each.video, segments))
+    return path.read_bytes()
+
+
+def reused(path: Path, *works: Work, **options: bool) -> list[str]:
+    with open_journal(path, works, **options) as journal:
+        return list(journal.reused)
+
+
+def test_each_video_is_a_line_that_says_what_it_was_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, [work("a.mp4"), work("b.mp4", "k2")])
+    assert [(line["video"], line["key"]) for line in map(json.loads, path.open())] == [("a.mp4", "k1"), ("b.mp4", "k2")]
+
+
+def test_what_is_there_is_read_back_and_not_made_again(tmp_path: Path) -> None:
+    path, works = tmp_path / "out.jsonl", [work("a.mp4"), work("b.mp4")]
+    before = write(path, works, segments=3)
+    with open_journal(path, works) as journal:
+        assert journal.reused == {each.video: said(each.video, 3) for each in works}
+    assert path.read_bytes() == before
+
+
+@given(cut=st.integers(min_value=0), segments=st.integers(1, 3))
+def test_wherever_a_run_was_killed_the_next_one_completes_the_same_file(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, segments: int
+) -> None:
+    path, works = tmp_path_factory.mktemp("run") / "out.jsonl", [work(f"{name}.mp4") for name in "abc"]
+    whole = write(path, works, segments)
+    os.truncate(path, cut % (len(whole) + 1))
+    assert write(path, works, segments) == whole
+
+
+def test_a_changed_file_or_option_is_made_again_and_other_videos_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, [work("a.mp4"), work("b.mp4"), work("other.mp4")])
+    assert reused(path, work("a.mp4", "new"), work("b.mp4")) == ["b.mp4"]
+    assert [json.loads(line)["video"] for line in path.open()] == ["b.mp4", "other.mp4"]
+
+
+def test_failures_are_kept_unless_they_are_to_be_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with open_journal(path, [work("a.mp4")]) as journal:
+        journal.append(work("a.mp4"), [Failure("a.mp4", "no video stream")])
+    with open_journal(path, [work("a.mp4")]) as journal:
+        assert journal.reused == {"a.mp4": [Failure("a.mp4", "no video stream")]}
+    assert reused(path, work("a.mp4"), retry_failed=True) == []
+    assert path.read_bytes() == b""
+
+
+def test_overwriting_drops_everything(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("not ours\n")
+    assert reused(path, work("a.mp4"), overwrite=True) == []
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b'{"video": 3, "status": "ok"}\n', b"[" * 100_000 + b"\n", b"\xff\n"])
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"line 1 of .*notes.jsonl is no record of coca") as caught:
+        reused(path, work("a.mp4"))
+    assert caught.value.hint == "name another file, or --overwrite this one"
+    assert path.read_bytes() == content
+
+
+def test_records_of_an_older_version_are_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"video": "a.mp4", "status": "ok", "caption": "a cat"}\n')
+    assert reused(path, work("a.mp4")) == []
+
+
+def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with open_journal(path, []), pytest.raises(UsageError, match=f"another run writes to {path}"):
+        reused(path, work("a.mp4"))
+    assert reused(path, work("a.mp4")) == []  # once it has ended
+
+
+def test_a_journal_that_was_written_anew_is_still_held(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, [work("a.mp4"), work("b.mp4")])
+    with open_journal(path, [work("a.mp4", "new")]), pytest.raises(UsageError):
+        reused(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_lock_goes_with_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    code = f"import fcntl, os; f = open({str(path)!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert reused(path, work("a.mp4")) == []
+
+
+def test_a_full_disk_keeps_what_is_written_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    path, works = tmp_path / "out.jsonl", [work(f"{name}.mp4") for name in "abc"]
+    whole = write(path, works)
+    path.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))  # SIGXFSZ is ignored by Python
+    try:
+        with pytest.raises(CocaError, match=f"cannot write {path}: File too large"):
+            write(path, works)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == whole[: len(whole) // 2]
+    assert write(path, works) == whole
+
+
+def test_the_key_follows_the_file_and_the_options(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"one")
+    keys = [key_of(video, "beams 6"), key_of(video, "beams 3")]
+    os.utime(video, (1, 1))
+    keys.append(key_of(video, "beams 6"))
+    video.unlink()
+    keys.append(key_of(video, "beams 6"))
+    assert len(set(keys)) == 4
+    assert key_of(video, "beams 6") == keys[3]
+    assert key_of(Path("nul\0.mp4"), "beams 6") == keys[3]
