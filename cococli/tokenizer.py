@@ -56,6 +56,13 @@ def decode(ids: Iterable[int]) -> str:
     return " ".join(text.replace(_END_OF_WORD, " ").split())
 
 
+def spellings() -> list[bytes]:
+    """What each token writes, by id: UTF-8 that may be half a character, a space where it ends a word."""
+    byte_of = {char: byte for byte, char in _char_of().items()}
+    written = [token.replace(_END_OF_WORD, " ") for token in _vocabulary()[:SOT_ID]]
+    return [bytes(byte_of.get(char, ord(" ")) for char in token) for token in written] + [b"", b" "]
+
+
 def _cleaned(text: str) -> str:
     """CLIP's clean-up: broken encodings mended, HTML entities resolved, single spaces, lower case."""
     import ftfy

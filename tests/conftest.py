@@ -1,5 +1,7 @@
 """Every test has a cache folder and a config file of its own."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +16,22 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     for name in ("COCA_MODEL", "COCA_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[None]:
+    """Lay down root's rights, where the tests run as root, so that a closed folder is closed."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for place in (tmp_path, *tmp_path.rglob("*")):
+        os.chown(place, 65534, 65534, follow_symlinks=False)
+    opened = [parent for parent in tmp_path.parents if parent.stat().st_mode & 0o005 != 0o005]
+    modes = [parent.stat().st_mode for parent in opened]
+    for parent in opened:
+        parent.chmod(0o755)
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+    for parent, mode in zip(opened, modes, strict=True):
+        parent.chmod(mode)

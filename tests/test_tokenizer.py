@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode, tokenize
+from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode, spellings, tokenize
 
 ORACLE = json.loads((Path(__file__).parent / "data" / "tokens.json").read_text())
 CASES = ORACLE["cases"]
@@ -76,3 +76,10 @@ from cococli import tokenizer
 print(tokenizer._vocabulary.cache_info().currsize, {"ftfy", "regex"} & set(sys.modules))
 """
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "0 set()\n"
+
+
+def test_tokens_write_what_they_decode_to() -> None:
+    written = spellings()
+    ids = encode("a naïve café, 3 cats!")
+    assert b"".join(written[token] for token in ids).decode().split() == decode(ids).split()
+    assert (len(written), written[SOT_ID], written[EOT_ID]) == (49408, b"", b" ")

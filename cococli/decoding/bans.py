@@ -104,9 +104,7 @@ def _kind(text: bytes) -> int:
 
 @cache
 def _vocabulary() -> _Vocabulary:
-    byte_of = tokenizer._byte_of()
-    texts = [bytes(byte_of[char] for char in token).replace(b"</w>", b" ") for token in tokenizer._vocabulary()]
-    texts[tokenizer.SOT_ID], texts[tokenizer.EOT_ID] = b"", b" "
+    texts = tokenizer.spellings()
     spaced = [_spaced(text) for text in texts]
     order = sorted(range(len(texts)), key=lambda token: spaced[token])
     kinds = np.array([_kind(text) for text in texts])

@@ -1,13 +1,17 @@
 """A clip: the unit of work, a span of a video and the frames that stand for it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
 
-from .preprocess import preprocess
+from .preprocess import crop, normalise
 from .readers import open_reader
+from .reading import Reader, progressed
 from .sampling import Sampling, sample_indices
+from .segments import Segments, spans
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,35 @@ class Clip:
     start: float
     end: float  # of a still picture 0.0, as is its start
     times: tuple[float, ...]  # [F] when each frame comes on screen
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """What to make of every video."""
+
+    sampling: Sampling
+    segments: Segments
+    image_size: int  # S, pixels
+
+
+def read_clips(path: Path, request: ReadRequest) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Read a video, or a picture, in one pass from its first clip to its last.
+
+    Yields:
+        A clip, and its frames [F, S, S, 3] uint8, resized and cropped. F is 1 for a still picture.
+
+    Raises:
+        VideoError: why it cannot be read, or not to its end, in a few words, without the path.
+    """
+    reader = open_reader(path)
+    parts = spans(reader, request.segments)
+    wanted = sample_indices(reader.starts, parts, request.sampling)
+    if reader.end == 0:
+        wanted = wanted[:, :1]
+    frames = _cropped(reader, wanted, request.image_size)
+    for start, end in parts:
+        times, pixels = zip(*islice(frames, wanted.shape[1]), strict=True)
+        yield Clip(path, start, end, times), np.stack(pixels)
 
 
 def read_clip(path: Path, sampling: Sampling, image_size: int) -> tuple[Clip, np.ndarray]:
@@ -32,11 +65,13 @@ def read_clip(path: Path, sampling: Sampling, image_size: int) -> tuple[Clip, np
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
-    reader = open_reader(path)
-    starts, end = reader.starts, reader.end
-    wanted = sample_indices(starts, end, sampling) if end > 0 else np.zeros(1, np.int64)
-    indices, repeats = np.unique(wanted, return_counts=True)  # a frame that stands several times is decoded once
-    frames = [(frame.time, preprocess(frame.pixels, image_size)) for frame in reader.frames(indices.tolist())]
-    times = np.repeat([time for time, _ in frames], repeats)
-    pixels = np.repeat(np.stack([pixels for _, pixels in frames]), repeats, axis=0)
-    return Clip(path, float(starts[0]), end, tuple(times.tolist())), pixels
+    ((clip, pixels),) = read_clips(path, ReadRequest(sampling, Segments("none"), image_size))
+    return clip, normalise(pixels)
+
+
+def _cropped(reader: Reader, wanted: np.ndarray, image_size: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Time and pixels [S, S, 3] uint8 of ascending frames; one that is wanted several times is decoded once."""
+    indices, times_wanted = np.unique(wanted, return_counts=True)
+    for frame, count in zip(reader.frames(indices.tolist()), times_wanted, strict=True):
+        progressed()
+        yield from repeat((frame.time, crop(frame.pixels, image_size)), count)

@@ -24,13 +24,12 @@ class Picture:
     end: float
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         with _picture_errors(), Image.open(self.path) as picture:
             for index in indices:
                 picture.seek(index)
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-                yield Frame(float(self.starts[index]), np.asarray(upright))
+                yield Frame(float(self.starts[index]), _rgb(picture))
 
 
 def open_picture(path: Path) -> Picture | None:
@@ -53,6 +52,17 @@ def _shown_for(picture: Any, index: int) -> float:
     picture.seek(index)
     picture.load()  # WebP tells a frame's duration only now
     return picture.info.get("duration", 0) / 1000 or _INSTANT
+
+
+def _rgb(picture: Any) -> np.ndarray:
+    """[H, W, 3] uint8, upright."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):  # 16 bits of grey: PIL makes whatever is above 255 white
+        grey = (np.asarray(upright) // 256).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(upright.convert("RGB"))
 
 
 @contextmanager

@@ -9,8 +9,8 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 _LONGEST = 100  # long side over short side. A thinner frame is cut to this first, or resizing it fills the memory
 
 
-def preprocess(frame: np.ndarray, image_size: int) -> np.ndarray:
-    """open_clip's evaluation transform: bicubic to the short side, centre crop, normalise.
+def crop(frame: np.ndarray, image_size: int) -> np.ndarray:
+    """open_clip's evaluation transform but for `normalise`: bicubic to the short side, and the centre of that.
 
     Sizes and rounding are those of torchvision's `Resize` and `CenterCrop`.
 
@@ -19,15 +19,19 @@ def preprocess(frame: np.ndarray, image_size: int) -> np.ndarray:
         image_size: S, in pixels.
 
     Returns:
-        [3, S, S] float32, normalised with MEAN and STD.
+        [S, S, 3] uint8.
     """
     from PIL import Image
 
     frame = _centre(frame, *(min(side, _LONGEST * min(frame.shape[:2])) for side in frame.shape[:2]))
     width, height = _resized(frame.shape[1], frame.shape[0], image_size)
     resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    kept = _centre(np.asarray(resized), image_size, image_size)
-    return np.ascontiguousarray(((kept.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1))
+    return _centre(np.asarray(resized), image_size, image_size)
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """[..., S, S, 3] uint8 -> [..., 3, S, S] float32, by MEAN and STD."""
+    return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - MEAN) / STD, -1, -3))
 
 
 def _resized(width: int, height: int, short: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """What every reader of a video or picture gives, and how it says why it cannot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -35,6 +35,20 @@ class Reader(Protocol):
         Raises:
             VideoError: nothing there can be decoded.
         """
+
+
+_listeners: list[Callable[[], object]] = []
+
+
+def report_progress(to: Callable[[], object]) -> None:
+    """Call a function for every packet and frame from now on: so a long video can be told from one that hangs."""
+    _listeners[:] = [to]
+
+
+def progressed() -> None:
+    """Say that a video got on by a packet or a frame."""
+    for listener in _listeners:
+        listener()
 
 
 def open_file(path: Path) -> BinaryIO:

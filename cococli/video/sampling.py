@@ -1,5 +1,6 @@
 """Which frames of a span of video stand for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ _SLACK = 1e-6  # seconds
 
 @dataclass(frozen=True)
 class Sampling:
-    """How frames are chosen: the one in the middle, or several at the centres of equal spans.
+    """How frames are chosen: the one in the middle, or several at the centres of equal parts.
 
     Raises:
         UsageError: `frames` is no known way, or `num_frames` is out of range.
@@ -34,20 +35,21 @@ class Sampling:
             raise UsageError(f"--num-frames must be 1 to {MAX_FRAMES}, not {self.num_frames}", "8 is the default")
 
 
-def sample_indices(starts: np.ndarray, end: float, sampling: Sampling) -> np.ndarray:
-    """The frames on screen at the centres of equal spans of time.
+def sample_indices(starts: np.ndarray, spans: Sequence[tuple[float, float]], sampling: Sampling) -> np.ndarray:
+    """The frames on screen at the centres of equal parts of spans of time.
 
     Times decide, not frame numbers, so a variable frame rate is sampled as a viewer sees it. With fewer
     frames than asked, a frame that is on screen at several centres stands several times.
 
     Args:
         starts: [N] float64, N >= 1, when each frame comes on screen, in seconds, ascending.
-        end: When the last frame leaves the screen, in seconds.
+        spans: K spans from when to when, in seconds, ascending, none before the first frame.
 
     Returns:
-        [F] int64, ascending indices into `starts`; F is 1 for `middle`, `num_frames` for `multi`.
+        [K, F] int64, ascending indices into `starts`; F is 1 for `middle`, `num_frames` for `multi`.
     """
-    spans = sampling.num_frames if sampling.frames == "multi" else 1
-    centres = starts[0] + (np.arange(spans) + 0.5) / spans * max(end - starts[0], 0.0)
+    parts = sampling.num_frames if sampling.frames == "multi" else 1
+    begin, end = np.array(spans, np.float64).T[..., None]  # [K, 1] each
+    centres = begin + (np.arange(parts) + 0.5) / parts * (end - begin)
     on_screen = np.searchsorted(starts, centres + _SLACK, side="right") - 1
     return on_screen.astype(np.int64)

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import VideoError
-from .reading import Frame, open_file, reason
+from .display import displayed, is_ordinary
+from .reading import Frame, open_file, progressed, reason
 
 # Their index leads to a keyframe by its presentation time. Others seek by decoding time, and not always exactly.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -22,6 +23,8 @@ _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 # MPEG program streams give few times; those between are guessed, wrongly after a seek. Decoded from the start.
 _GUESSED_AFTER_SEEK = {"mpeg"}
+
+_LONGEST = 86_400  # seconds that one frame may be on screen
 
 
 @dataclass(frozen=True)
@@ -96,23 +99,10 @@ def _decord_reader(video: Video) -> Any:
 
 def _av_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
     with _av_stream(video.path) as stream:
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = 2
         playhead = _Playhead(stream, video.keys)
         for index in indices:
             frame = playhead.at(int(video.ticks[index]))
-            yield Frame(float(video._seconds(frame.pts)), _upright(frame))
-
-
-def _upright(frame: Any) -> np.ndarray:
-    import av
-
-    try:
-        stored = frame.to_ndarray(format="rgb24")
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoError(f"a frame cannot be converted: {reason(error)}") from None
-    quarter_turns = round(frame.rotation / 90)  # counter-clockwise, as numpy turns
-    return np.ascontiguousarray(np.rot90(stored, quarter_turns))
+            yield Frame(float(video._seconds(frame.pts)), displayed(frame, stream.sample_aspect_ratio))
 
 
 class _Playhead:
@@ -188,6 +178,7 @@ def _packets(stream: Any) -> Iterator[Any]:
 
     try:
         for packet in stream.container.demux(stream):
+            progressed()
             if packet.size:
                 yield packet
     except (av.FFmpegError, OSError, IndexError):  # IndexError: PyAV, at the end, where streams turned up on the way
@@ -202,7 +193,7 @@ def _av_stream(path: Path) -> Iterator[Any]:
 
     with open_file(path) as file:  # any name is a name here: bytes that are no text, colons, new lines
         try:
-            container = av.open(file, io_open=_refuse_other_files)
+            container = av.open(file, io_open=_refuse_other_files, metadata_errors="replace")  # titles in Latin-1
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(_why_not_a_video(path, error)) from None
         with container:
@@ -211,6 +202,7 @@ def _av_stream(path: Path) -> Iterator[Any]:
                 raise VideoError("no video stream")
             if stream.codec_context is None:
                 raise VideoError("unknown video codec")
+            stream.codec_context.thread_count = 1  # videos are read side by side; threads decode ahead in vain
             yield stream
 
 
@@ -241,12 +233,18 @@ def open_video(path: Path) -> Video:
                 raise VideoError("no video frames")
             # A raw stream, such as .h264: frames are counted, and decoding starts at the first.
             return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, [], False)
-        ticks = np.sort(np.array(index.ticks, np.int64))
-        end_tick = int(ticks[-1]) + (index.last_duration or round(1 / rate / stream.time_base))
+        longest = round(_LONGEST / stream.time_base)
+        ticks = _without_strays(np.sort(np.array(index.ticks, np.int64)), longest)
+        end_tick = int(ticks[-1]) + min(index.last_duration or round(1 / rate / stream.time_base), longest)
         keys = sorted(index.keys)
         if stream.container.format.name in _GUESSED_AFTER_SEEK:
             keys = keys[:1]
-        return Video(path, ticks, end_tick, stream.time_base, keys, _is_plain(stream, index))
+        return Video(path, ticks, end_tick, stream.time_base, keys, _is_plain(stream, index) and _looks_plain(stream))
+
+
+def _without_strays(ticks: np.ndarray, longest: int) -> np.ndarray:
+    """The most frames that follow one another: damage makes up times of weeks, and weeks have many clips."""
+    return max(np.split(ticks, np.flatnonzero(np.diff(ticks) > longest) + 1), key=len)
 
 
 class _Index:
@@ -302,6 +300,16 @@ def _is_plain(stream: Any, index: _Index) -> bool:
         and bool(np.all(np.diff(presentation) > 0))
         and bool(np.all(decoding[keys] == presentation[keys]))
     )
+
+
+def _looks_plain(stream: Any) -> bool:
+    """Whether decord shows the first frame as a player does."""
+    import av
+
+    with suppress(av.FFmpegError):
+        stream.container.seek(0)
+    first = next(_decoded(stream), None)
+    return first is not None and is_ordinary(first, stream.sample_aspect_ratio)
 
 
 def _announced(stream: Any) -> float:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from video.conftest import as_nobody  # noqa: F401
 
 from cococli.captioning.outputs import check_outputs, is_folder
 from cococli.errors import UsageError
@@ -63,7 +62,7 @@ def test_a_device_is_not_replaced_by_a_file(folder: Path) -> None:
     assert refusal("out.csv") == "out.csv is not a file"
 
 
-def test_nothing_is_written_where_it_is_not_permitted(folder: Path, as_nobody: None) -> None:  # noqa: F811
+def test_nothing_is_written_where_it_is_not_permitted(folder: Path, as_nobody: None) -> None:
     (folder / "old.csv").chmod(0o444)
     assert refusal("old.csv") == "cannot write old.csv: Permission denied"
     (folder / "there").chmod(0o555)

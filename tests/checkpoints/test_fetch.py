@@ -187,6 +187,18 @@ def test_a_model_too_large_for_the_disk_is_refused_before_anything_is_downloaded
     assert server.downloads == []
 
 
+def test_a_read_only_cache_is_one_clear_error(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_nobody: None
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o500)
+    monkeypatch.setenv("COCA_HOME", str(closed))
+    with pytest.raises(ModelError, match=f"cannot write to {closed}: Permission denied") as caught:
+        fetch.fetch(request())
+    assert caught.value.hint == "set COCA_HOME to another folder"
+
+
 def test_the_model_fetched_last_is_the_newest(server: Hub) -> None:
     fetch.fetch(request(name="b"))
     fetch.fetch(request(name="a"))

@@ -101,14 +101,6 @@ def test_two_fetches_at_once_make_one_model(server: Hub) -> None:
     assert sorted("was here already" in notes for _, notes in told) == [False, True]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_read_only_cache_is_one_clear_error(coca, server: Hub, home: Path) -> None:
-    home.chmod(0o500)
-    run = coca("fetch", "org/coca")
-    assert run.returncode == 3
-    assert run.stderr.splitlines()[0] == f"error: cannot write to {home}: Permission denied"
-
-
 def test_a_cache_that_is_a_file_is_one_clear_error(coca, server: Hub, tmp_path: Path, monkeypatch) -> None:
     place = tmp_path / "file"
     place.touch()

@@ -16,6 +16,11 @@ CLOSED = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:open-gop=0"
 OPEN = CLOSED.replace("open-gop=0", "open-gop=1")
 
 
+# What a frame says of its colours, and how the matrices weigh red and blue.
+COLOURS = ("colorspace", "color_range", "color_trc", "color_primaries")
+MATRICES = {"BT.601": (0.299, 0.114), "BT.709": (0.2126, 0.0722), "BT.2020": (0.2627, 0.0593)}
+
+
 def numbered(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     """[H, W, 3] uint8: `number` in binary as dark and light bars, the lowest bit at the left."""
     bits = (number >> np.arange(width) * BITS // width) & 1
@@ -33,7 +38,7 @@ def number_of(pixels: np.ndarray) -> int:
 def make_video(
     path: Path,
     codec: str = "libx264",
-    frames: int | Sequence[np.ndarray] = 60,
+    frames: int | Sequence[np.ndarray | av.VideoFrame] = 60,
     at: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
@@ -42,29 +47,42 @@ def make_video(
     group: int = 12,
     b_frames: int | None = None,
     rotation: int | None = None,
+    matrix: tuple[int, int, int, int] | None = None,
+    aspect: Fraction | None = None,
+    title: str = "",
 ) -> Path:
     """Encode a video.
 
     Args:
-        frames: How many numbered frames, or the frames themselves.
+        frames: How many numbered frames, or the frames themselves: RGB, or PyAV's with what they say of their colours.
         at: When each frame is shown, in 1/25 s; by default one after another.
         options: For the encoder.
         container: For the muxer.
         kind: Container, where the suffix does not say.
         rotation: Degrees counter-clockwise that the display matrix asks for.
+        matrix: A display matrix: where the unit vectors across and down a stored frame point to on the screen.
+        aspect: Width of a pixel by its height.
     """
-    pictures = [numbered(number) for number in range(frames)] if isinstance(frames, int) else frames
+    numbers = [numbered(number) for number in range(frames)] if isinstance(frames, int) else frames
+    pictures = [_frame(picture) for picture in numbers]
     with av.open(str(path), "w", format=kind, container_options=container or {}) as output:
+        output.metadata["title"] = title
         stream = output.add_stream(codec, rate=RATE, options=options or {})
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = pictures[0].height, pictures[0].width
         stream.pix_fmt = pixel_format
+        for name in COLOURS:
+            setattr(stream.codec_context, name, getattr(pictures[0], name))
         stream.codec_context.gop_size = group
         if b_frames is not None:
             stream.codec_context.max_b_frames = b_frames
         if rotation is not None:
             stream.set_display_rotation(rotation)
-        for number, pixels in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        if matrix is not None:
+            across_x, across_y, down_x, down_y = (number << 16 for number in matrix)
+            stream.set_display_matrix([across_x, across_y, 0, down_x, down_y, 0, 0, 0, 1 << 30])
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for number, frame in enumerate(pictures):
             frame.pts = at[number] if at else number
             frame.time_base = Fraction(1, RATE)
             output.mux(stream.encode(frame))
@@ -72,15 +90,43 @@ def make_video(
     return path
 
 
+def _frame(picture: np.ndarray | av.VideoFrame) -> av.VideoFrame:
+    return picture if isinstance(picture, av.VideoFrame) else av.VideoFrame.from_ndarray(picture, format="rgb24")
+
+
+def make_yuv(codes: np.ndarray, matrix: str, full: bool = False, bits: int = 8) -> av.VideoFrame:
+    """What a camera stores of gamma-encoded RGB: a frame whose colours are not tagged.
+
+    Args:
+        codes: [H, W, 3], 0..1; height and width even.
+        matrix: Key of MATRICES.
+        full: Whether black is 0 and white the largest number.
+    """
+    kr, kb = MATRICES[matrix]
+    red, green, blue = np.moveaxis(codes, -1, 0)
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    chroma = [(blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)]
+    unit = 2 ** (bits - 8)
+    scale_y, scale_c, black = (256 * unit - 1, 256 * unit - 1, 0) if full else (219 * unit, 224 * unit, 16 * unit)
+    planes = [luma * scale_y + black, *(plane[::2, ::2] * scale_c + 128 * unit for plane in chroma)]
+    stored = np.concatenate([plane.ravel() for plane in planes]).round().clip(0, 256 * unit - 1)
+    array = stored.astype(np.uint8 if bits == 8 else np.uint16).reshape(-1, codes.shape[1])
+    return av.VideoFrame.from_ndarray(array, format="yuv420p" if bits == 8 else f"yuv420p{bits}le")
+
+
 def make_sound(path: Path, codec: str = "aac") -> Path:
     """A tenth of a second of silence."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream(codec, rate=8000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
+        add_sound(output, codec)
     return path
+
+
+def add_sound(output: av.container.OutputContainer, codec: str = "aac") -> None:
+    stream = output.add_stream(codec, rate=8000, layout="mono")
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+    frame.sample_rate = 8000
+    output.mux(stream.encode(frame))
+    output.mux(stream.encode(None))
 
 
 def trim(source: Path, target: Path, first: int) -> Path:

@@ -1,6 +1,7 @@
 """A video becomes the clip that the engine reads."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ from PIL import Image
 from video.made import make_video, number_of, numbered
 
 from cococli.errors import VideoError
-from cococli.video.clips import Clip, read_clip
+from cococli.video.clips import Clip, ReadRequest, read_clip, read_clips
 from cococli.video.preprocess import MEAN, STD
+from cococli.video.reading import Frame, report_progress
 from cococli.video.sampling import Sampling
+from cococli.video.segments import Segments
+from cococli.video.videos import Video
 
 
 def seen(pixels: np.ndarray) -> list[int]:
@@ -67,6 +71,54 @@ def test_a_still_picture_is_one_frame_however_frames_are_chosen(tmp_path: Path, 
 def test_what_cannot_be_read_fails_with_a_reason(tmp_path: Path):
     with pytest.raises(VideoError, match=r"^no such file$"):
         read_clip(tmp_path / "a.mp4", Sampling(), 40)
+
+
+def test_every_segment_is_a_clip_with_frames_of_its_own(video: Path):
+    clips = list(read_clips(video, ReadRequest(Sampling("multi", 2), Segments("seconds", 1.0), 80)))
+    assert [(clip.start, clip.end) for clip, _ in clips] == [(0.0, 1.0), (1.0, 2.0)]
+    assert [[number_of(frame) for frame in pixels] for _, pixels in clips] == [[6, 18], [31, 43]]
+    assert [clip.times for clip, _ in clips] == [pytest.approx((0.24, 0.72)), pytest.approx((1.24, 1.72))]
+    assert {(pixels.shape, pixels.dtype.name) for _, pixels in clips} == {((2, 80, 80, 3), "uint8")}
+
+
+def test_segments_shorter_than_a_frame_share_it(tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", frames=[numbered(number, 80, 80) for number in range(3)], at=[0, 50, 100])
+    clips = list(read_clips(path, ReadRequest(Sampling("multi", 2), Segments("seconds", 1.0), 80)))
+    assert [[number_of(frame) for frame in pixels] for _, pixels in clips] == [
+        [0, 0],
+        [0, 0],
+        [1, 1],
+        [1, 1],
+        [2, 2],
+        [2, 2],
+    ]
+
+
+def test_all_clips_take_one_pass_and_each_comes_as_soon_as_it_is_decoded(video: Path, monkeypatch: pytest.MonkeyPatch):
+    passes: list[list[int]] = []
+    decoded: list[float] = []
+    frames = Video.frames
+
+    def traced(self: Video, indices: list[int]) -> Iterator[Frame]:
+        passes.append(indices)
+        for frame in frames(self, indices):
+            decoded.append(frame.time)
+            yield frame
+
+    monkeypatch.setattr(Video, "frames", traced)
+    clips = read_clips(video, ReadRequest(Sampling(), Segments("seconds", 0.5), 40))
+    assert next(clips)[0].times == tuple(decoded) == (0.24,)
+    assert len(list(clips)) == 3
+    assert passes == [[6, 18, 31, 43]]
+
+
+def test_every_packet_and_frame_is_a_sign_of_life(video: Path):
+    signs: list[None] = []
+    report_progress(lambda: signs.append(None))
+    clips = read_clips(video, ReadRequest(Sampling("multi", 8), Segments("none"), 40))
+    next(clips)
+    report_progress(lambda: None)
+    assert len(signs) >= 50 + 8
 
 
 def test_a_clip_cannot_be_changed(video: Path):

@@ -16,37 +16,50 @@ def steady(frames: int, rate: int = 25) -> tuple[np.ndarray, float]:
     return np.arange(frames) / rate, frames / rate
 
 
+def whole(starts: np.ndarray, end: float, sampling: Sampling) -> np.ndarray:
+    """Sampled as one span."""
+    (indices,) = sample_indices(starts, [(0.0, end)], sampling)
+    return indices
+
+
 def test_the_middle_frame_is_the_one_on_screen_at_half_time():
-    assert sample_indices(*steady(75), MIDDLE).tolist() == [37]
-    assert sample_indices(*steady(4), MIDDLE).tolist() == [2]  # it comes on screen just then
+    assert whole(*steady(75), MIDDLE).tolist() == [37]
+    assert whole(*steady(4), MIDDLE).tolist() == [2]  # it comes on screen just then
 
 
-def test_several_frames_stand_at_the_centres_of_equal_spans():
-    assert sample_indices(*steady(80), Sampling("multi", 4)).tolist() == [10, 30, 50, 70]
+def test_several_frames_stand_at_the_centres_of_equal_parts():
+    assert whole(*steady(80), Sampling("multi", 4)).tolist() == [10, 30, 50, 70]
+
+
+def test_spans_are_sampled_each_by_itself():
+    starts, _ = steady(80)
+    spans = [(0.0, 1.0), (1.0, 2.0), (2.01, 2.03)]
+    assert sample_indices(starts, spans, MIDDLE).tolist() == [[12], [37], [50]]
+    assert sample_indices(starts, spans, Sampling("multi", 2)).tolist() == [[6, 18], [31, 43], [50, 50]]
 
 
 def test_a_frame_that_stays_on_screen_for_long_is_the_middle_and_stands_several_times():
     starts = np.array([0.0, 0.1, 0.2, 9.0])
-    assert sample_indices(starts, 10.0, MIDDLE).tolist() == [2]
-    assert sample_indices(starts, 10.0, Sampling("multi", 5)).tolist() == [2, 2, 2, 2, 3]
+    assert whole(starts, 10.0, MIDDLE).tolist() == [2]
+    assert whole(starts, 10.0, Sampling("multi", 5)).tolist() == [2, 2, 2, 2, 3]
 
 
 def test_fewer_frames_than_asked_are_repeated_in_order():
-    assert sample_indices(*steady(3), Sampling("multi", 6)).tolist() == [0, 0, 1, 1, 2, 2]
+    assert whole(*steady(3), Sampling("multi", 6)).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("end", [0.0, 0.04, 100.0])
 def test_one_frame_fills_every_place(end: float):
-    assert sample_indices(np.zeros(1), end, Sampling("multi", 8)).tolist() == [0] * 8
-    assert sample_indices(np.zeros(1), end, MIDDLE).tolist() == [0]
+    assert whole(np.zeros(1), end, Sampling("multi", 8)).tolist() == [0] * 8
+    assert whole(np.zeros(1), end, MIDDLE).tolist() == [0]
 
 
 def test_rounded_times_give_the_frames_of_exact_times():
     """Matroska keeps milliseconds: 30 frames a second start at 0.033, 0.067, 0.1."""
     exact = np.arange(60) / 30
     assert (
-        sample_indices(np.round(exact, 3), 2.0, Sampling("multi", 5)).tolist()
-        == sample_indices(exact, 2.0, Sampling("multi", 5)).tolist()
+        whole(np.round(exact, 3), 2.0, Sampling("multi", 5)).tolist()
+        == whole(exact, 2.0, Sampling("multi", 5)).tolist()
     )
 
 
@@ -54,7 +67,7 @@ def test_rounded_times_give_the_frames_of_exact_times():
 def test_every_chosen_frame_is_on_screen_at_its_centre(gaps: list[float], count: int):
     edges = np.cumsum([0.0, *gaps])
     starts, end = edges[:-1], float(edges[-1])
-    indices = sample_indices(starts, end, Sampling("multi", count))
+    indices = whole(starts, end, Sampling("multi", count))
     assert indices.dtype == np.int64
     assert len(indices) == count
     for place, index in enumerate(indices):

@@ -1,0 +1,32 @@
+"""What a reader process tells of a video."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .clips import Clip
+
+
+class ClipRead(NamedTuple):
+    """A clip of the video, the next one in time."""
+
+    place: int  # of the video among all that are read
+    clip: Clip
+    pixels: np.ndarray  # [F, S, S, 3] uint8, resized and cropped, not normalised
+
+
+class VideoRead(NamedTuple):
+    """All clips of the video were told."""
+
+    place: int
+    clips: int
+
+
+class VideoFailed(NamedTuple):
+    """The video cannot be read, or not further."""
+
+    place: int
+    error: str  # in a few words, without the path
+
+
+Event = ClipRead | VideoRead | VideoFailed

@@ -1,0 +1,244 @@
+"""Videos are read side by side in processes that may hang, crash and die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from video.made import make_sound, make_video, numbered
+
+from cococli.video import pool
+from cococli.video.clips import ReadRequest, read_clips
+from cococli.video.events import ClipRead, Event
+from cococli.video.pool import read_videos
+from cococli.video.sampling import Sampling
+from cococli.video.segments import Segments
+
+WHOLE = ReadRequest(Sampling(), Segments("none"), 40)
+PIECES = ReadRequest(Sampling("multi", 2), Segments("seconds", 0.04), 40)  # a clip for every frame
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+
+
+def children(parent: int | None = None) -> set[int]:
+    """Processes that this one, or another, has started and not yet buried."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            if int(status.read_text().rpartition(")")[2].split()[1]) == (parent or os.getpid()):
+                found.add(int(status.parent.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left_behind() -> Iterator[None]:
+    before = children()
+    yield
+    assert children() == before
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More clips than the queue and the socket hold, so its reader waits until they are taken."""
+    return make_video(tmp_path_factory.mktemp("video") / "long.mp4", frames=300)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("video") / "short.mp4", frames=1)
+
+
+def outlines(events: Iterator[Event]) -> list[tuple]:
+    """What happened to which video, without the pixels."""
+    return [
+        event[:1] + event[-1:] if not isinstance(event, ClipRead) else (event.place, event.clip.start)
+        for event in events
+    ]
+
+
+def test_every_video_tells_its_clips_in_order_whoever_is_faster(
+    long: Path, short: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    Image.fromarray(numbered(7)).save(tmp_path / "a.png")
+    make_sound(tmp_path / "a.m4a")
+    paths = [long, short, tmp_path / "a.png", tmp_path / "none.mp4", tmp_path / "a.m4a", short]
+    expected = [
+        *[(0, pytest.approx(0.04 * piece)) for piece in range(300)],
+        (0, 300),
+        *[(1, 0.0), (1, 1)],
+        *[(2, 0.0), (2, 1)],
+        (3, "no such file"),
+        (4, "no video stream"),
+        *[(5, 0.0), (5, 1)],
+    ]
+    assert outlines(read_videos(paths, PIECES)) == expected
+    assert outlines(read_videos(paths, PIECES, processes=1, ahead=1)) == expected
+    assert capfd.readouterr() == ("", "")
+
+
+def test_clips_are_those_that_this_process_would_read(long: Path):
+    theirs = [event for event in read_videos([long], PIECES) if isinstance(event, ClipRead)]
+    for event, (clip, pixels) in zip(theirs, read_clips(long, PIECES), strict=True):
+        assert event.clip == clip
+        np.testing.assert_array_equal(event.pixels, pixels)
+
+
+def test_no_video_gives_no_event():
+    assert list(read_videos([], WHOLE)) == []
+
+
+def test_paths_are_taken_as_they_are_needed(short: Path):
+    taken: list[int] = []
+    with_trace = (taken.append(number) or short for number in count())
+    events = read_videos(with_trace, WHOLE, ahead=5)
+    seen = [next(events).place for _ in range(20)]
+    events.close()
+    assert seen == [place for place in range(10) for _ in range(2)]
+    assert len(taken) == 14
+
+
+# Trouble
+
+
+@pytest.mark.parametrize(
+    ("blow", "message"),
+    [
+        (signal.SIGSTOP, "gave up after 3 s"),
+        (signal.SIGSEGV, "the decoder crashed (SIGSEGV)"),
+        (signal.SIGABRT, "the decoder crashed (SIGABRT)"),
+        (signal.SIGKILL, "the decoder was killed, probably for lack of memory"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_a_video_that_takes_its_process_with_it_fails_alone(
+    long: Path, short: Path, blow: signal.Signals, message: str
+):
+    before = children()
+    events = read_videos([long, short, short], PIECES, processes=1, timeout=3)
+    next(events)
+    (process,) = children() - before
+    os.kill(process, blow)
+    *clips, failure, _, _, _, _ = told = outlines(events)
+    assert failure == (0, message)
+    assert all(place == 0 for place, _ in clips)
+    assert told[-4:] == [(1, 0.0), (1, 1), (2, 0.0), (2, 1)]
+
+
+def test_ctrl_c_and_kill_are_for_the_parent(long: Path):
+    before = children()
+    events = read_videos([long], PIECES, processes=1)
+    next(events)
+    (process,) = children() - before
+    assert os.getpgid(process) != os.getpgid(0)
+    os.kill(process, signal.SIGINT)
+    os.kill(process, signal.SIGTERM)
+    assert outlines(events)[-1] == (0, 300)
+
+
+def test_a_process_is_replaced_before_leaks_add_up(short: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "FILES", 2)
+    before = children()
+    seen = {frozenset(children() - before) for _ in read_videos([short] * 6, WHOLE, processes=1, ahead=1)}
+    assert len(set().union(*seen)) >= 3
+    assert {len(processes) for processes in seen} <= {0, 1}
+
+
+def test_a_process_can_take_only_so_much_memory(long: Path):
+    before = children()
+    events = read_videos([long], PIECES, processes=1)
+    next(events)
+    (process,) = children() - before
+    limits = Path(f"/proc/{process}/limits").read_text()
+    assert ["Max", "address", "space", str(4 << 30), str(4 << 30), "bytes"] in [
+        line.split() for line in limits.splitlines()
+    ]
+    events.close()
+
+
+def test_modules_of_the_folder_that_one_works_in_are_not_taken(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("av", "numpy", "queue"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')")
+    monkeypatch.chdir(tmp_path)
+    assert outlines(read_videos([short], WHOLE)) == [(0, 0.0), (0, 1)]
+
+
+# The end
+
+
+def test_closing_ends_everything_while_readers_wait_and_read(long: Path):
+    events = read_videos([long] * 10, PIECES, processes=3)
+    next(events)
+    events.close()
+    with pytest.raises(StopIteration):
+        next(events)
+
+
+def test_an_exception_where_events_are_used_ends_everything(long: Path):
+    def use() -> None:
+        for event in read_videos([long] * 4, PIECES):
+            raise RuntimeError(f"cannot use {event.place}")
+
+    with pytest.raises(RuntimeError, match="cannot use 0"):
+        use()
+
+
+def test_a_list_of_paths_that_breaks_ends_everything(short: Path):
+    def broken() -> Iterator[Path]:
+        yield short
+        raise OSError("the list is gone")
+
+    with pytest.raises(OSError, match="the list is gone"):
+        list(read_videos(broken(), WHOLE))
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from cococli.video.clips import ReadRequest
+from cococli.video.pool import read_videos
+from cococli.video.sampling import Sampling
+from cococli.video.segments import Segments
+
+events = read_videos([Path(sys.argv[1])] * 4, ReadRequest(Sampling(), Segments("seconds", 0.04), 40))
+for _ in range(310):  # into the second video, so that both processes run
+    next(events)
+print("reading", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["is killed", "forgets to close"])
+def test_processes_end_with_a_parent_that(long: Path, killed: bool):
+    command = [sys.executable, "-c", PARENT, str(long)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        assert parent.stdout and parent.stdout.readline() == b"reading\n"
+        processes = children(parent.pid)
+        if killed:
+            parent.kill()
+        _, complaints = parent.communicate(b"\n", timeout=30)
+    assert len(processes) == 2
+    assert complaints == b""
+    assert parent.returncode == (-signal.SIGKILL if killed else 0)
+    for process in processes:
+        wait_for_the_end_of(process)
+
+
+def wait_for_the_end_of(process: int) -> None:
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{process}/stat").read_text().split()[2] == "Z":  # dead, and its new parent is slow
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {process} lives on")
