@@ -5,9 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from .errors import CocaError
+from .errors import CocaError, UsageError
 from .settings import debugging
 
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
@@ -24,6 +25,9 @@ class Advance(Protocol):
 
 
 _bar_on_screen: "Progress | None" = None
+_log: TextIO | None = None
+_as_json = False
+_quiet = False
 
 
 def guard_streams() -> None:
@@ -113,22 +117,46 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         result(line.rstrip())
 
 
-def note(text: str, quiet: bool = False) -> None:
+def log_to(path: Path) -> None:
+    """From now on, write what a person is told to this file as well, each line with its time.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    global _log
+    try:
+        _log = path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+    except OSError as problem:
+        raise UsageError(f"cannot write {path}: {problem.strerror}") from None
+
+
+def speak_json() -> None:
+    """From now on, tell a program what a person would be told: a JSON object a line, on stderr."""
+    global _as_json
+    _as_json = True
+
+
+def be_quiet(quiet: bool = True) -> None:
+    """From now on, show no progress and no notes. The log has them all the same."""
+    global _quiet
+    _quiet = quiet
+
+
+def note(text: str) -> None:
     """Tell a person something in passing."""
-    if not quiet:
-        _say(text, style="dim")
+    _say("note", text, style="dim")
 
 
 def warning(text: str) -> None:
     """Tell of something that went wrong while the rest goes on."""
-    _say(f"warning: {text}", style="yellow")
+    _say("warning", text, style="yellow")
 
 
 def error(message: str, hint: str = "") -> None:
     """Tell why the command stops, and the next step."""
-    _say(f"error: {message}", style="bold red")
+    _say("error", message, style="bold red")
     if hint:
-        _say(f"hint: {hint}")
+        _say("hint", hint)
 
 
 def cells(text: str) -> int:
@@ -144,9 +172,9 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def status(doing: str, quiet: bool = False) -> Iterator[None]:
+def status(doing: str) -> Iterator[None]:
     """Show on a terminal that something is under way which cannot say how far it is."""
-    if quiet or not _screen().is_terminal:
+    if not _animated():
         yield
         return
     with _screen().status(printable(doing)):
@@ -154,45 +182,43 @@ def status(doing: str, quiet: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(total: int, doing: str, done: str, quiet: bool = False) -> Iterator[Advance]:
+def progress(total: int, doing: str, done: str) -> Iterator[Advance]:
     """Show how far a run is: a bar on a terminal, a plain line now and then elsewhere, and one line at its end.
 
     Args:
         total: Steps of the whole run.
         doing: What the run does, as in "captioning".
         done: The same when it is over, as in "captioned".
-        quiet: Show nothing.
 
     Yields:
         A function to call after each step, telling whether it went well.
     """
     pace = Pace(total)
+    left = False
     try:
-        if quiet:
-            yield pace.advance
-        elif _screen().is_terminal:
+        if _as_json and not _quiet:
+            yield _events(pace)
+        elif _animated():
             with _bar(pace, doing) as advance:
                 yield advance
         else:
             yield _lines(pace, done)
     except BrokenPipeError:  # nobody reads on, as after `| head`
-        quiet = True
+        left = True
         raise
     finally:  # an interrupted run says how far it came, too
-        note(pace.summary(done), quiet or not pace.done)
+        if pace.done and not left:
+            note(pace.summary(done))
 
 
 @contextlib.contextmanager
-def transfer(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def transfer() -> Iterator[Callable[[str, int, int], None]]:
     """Show how many bytes are through: bars on a terminal, a plain line now and then elsewhere.
 
     Yields:
         A function to call with the stage, the bytes done and the bytes in all.
     """
-    if quiet:
-        yield lambda stage, done, total: None
-        return
-    if not _screen().is_terminal:
+    if not _animated():
         yield _transfer_lines()
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -345,9 +371,38 @@ def _open_if_closed(stream: int) -> None:
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
 
 
-def _say(text: str, style: str = "") -> None:
+def _say(kind: str, text: str, style: str = "") -> None:
+    """Tell a person something, and the log."""
+    line = text if kind == "note" else f"{kind}: {text}"
+    if _log:
+        _log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n")
+    if _quiet and kind == "note":
+        return
+    if _as_json:
+        _emit({"event": kind, "text": text})
+        return
     with _bar_hidden():
-        _screen().print(printable(text), style=style, soft_wrap=not _screen().is_terminal)
+        _screen().print(printable(line), style=style, soft_wrap=not _screen().is_terminal)
+
+
+def _emit(event: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+def _events(pace: Pace) -> Advance:
+    def advance(well: bool = True) -> None:
+        pace.advance(well)
+        counts = {"done": pace.done, "failed": pace.failed, "total": pace.total}
+        _emit({"event": "progress", **counts, "seconds": round(pace.elapsed, 3)})
+
+    return advance
+
+
+def _animated() -> bool:
+    """Whether a person sees what moves."""
+    return not _quiet and not _as_json and _screen().is_terminal
 
 
 def _screen() -> "Console":

@@ -1,12 +1,15 @@
 """What a person reads while a command runs."""
 
 import io
+import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from cococli import console
+from cococli.errors import UsageError
 
 
 @pytest.fixture
@@ -30,10 +33,17 @@ def test_on_a_pipe_progress_is_a_plain_line_now_and_then(clock, capsys: pytest.C
     ]
 
 
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_quiet", False)
+    console.be_quiet()
+
+
+@pytest.mark.usefixtures("quiet")
 def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(1, "captioning", "captioned", quiet=True) as advance:
+    with console.progress(1, "captioning", "captioned") as advance:
         advance()
-    with console.status("loading", quiet=True):
+    with console.status("loading"):
         pass
     assert capsys.readouterr() == ("", "")
 
@@ -100,6 +110,47 @@ def test_bytes_under_way_are_a_line_now_and_then_in_a_log(
     monkeypatch.setattr(console, "LINE_EVERY", 0.0)
     with console.transfer() as progress:
         progress("download", 1_230_000_000, 2_550_000_000)
-    with console.transfer(quiet=True) as progress:
-        progress("download", 2, 3)
     assert capsys.readouterr().err == "download: 1.23 of 2.55 GB\n"
+
+
+@pytest.fixture
+def told_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_as_json", False)
+    console.speak_json()
+
+
+@pytest.mark.usefixtures("told_a_program")
+def test_a_program_is_told_in_lines_of_json(clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(total=2, doing="captioning", done="captioned") as advance:
+        clock[0] += 1.5
+        advance()
+        console.warning("bad.mp4: no video stream")
+        advance(well=False)
+    assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
+        {"event": "progress", "done": 1, "failed": 0, "total": 2, "seconds": 1.5},
+        {"event": "warning", "text": "bad.mp4: no video stream"},
+        {"event": "progress", "done": 2, "failed": 1, "total": 2, "seconds": 1.5},
+        {"event": "note", "text": "captioned 1 of 2, 1 failed, in 1.5s (1.3/s)"},
+    ]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_log_has_all_that_is_told_even_where_a_person_wants_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_log", None)
+    console.log_to(tmp_path / "run.log")
+    console.note("in passing")
+    console.error("went wrong", "do this")
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in lines] == [
+        "in passing",
+        "error: went wrong",
+        "hint: do this",
+    ]
+    assert capsys.readouterr().err == "error: went wrong\nhint: do this\n"
+
+
+def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot write .*: Is a directory"):
+        console.log_to(tmp_path)

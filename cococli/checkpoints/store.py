@@ -8,7 +8,7 @@ import math
 import shlex
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import settings
@@ -30,6 +30,7 @@ class ModelFiles:
     name: str
     weights: Path  # a .ckpt
     config: CocaConfig
+    identity: str = field(compare=False)  # changes when the weights do: sha256, or else size and time of change
 
 
 def model_names() -> list[str]:
@@ -69,7 +70,9 @@ def find_model(name_or_path: str) -> ModelFiles:
 def _cached(name: str) -> ModelFiles:
     model = cache.stored(name)
     cache.mark_used(model.name)
-    return ModelFiles(model.name, model.folder / WEIGHTS, load_config(model.folder / CONFIG))
+    assert model.manifest  # as every whole model has
+    identity = model.manifest.files[WEIGHTS].sha256
+    return ModelFiles(model.name, model.folder / WEIGHTS, load_config(model.folder / CONFIG), identity)
 
 
 def _at_path(name: str) -> ModelFiles:
@@ -114,7 +117,8 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
         raise ModelError(
             f"{weights} has no config beside it", f"put open_clip's config there as {weights.with_suffix('.json').name}"
         )
-    return ModelFiles(name, weights, load_config(config))
+    status = weights.stat()
+    return ModelFiles(name, weights, load_config(config), f"{status.st_size} {status.st_mtime_ns}")
 
 
 def _bundled_config(name: str) -> CocaConfig:
@@ -128,7 +132,7 @@ def _bundled(name: str) -> ModelFiles:
         weights = _unpacked(name, settings.home() / "bundled" / digest[:16])
     except OSError:  # the cache is read-only or full
         weights = _unpacked(name, _temporary_folder())
-    return ModelFiles(name, weights, _bundled_config(name))
+    return ModelFiles(name, weights, _bundled_config(name), digest)
 
 
 def _unpacked(name: str, folder: Path) -> Path:

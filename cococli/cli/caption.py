@@ -1,34 +1,58 @@
-"""`coca caption`: a caption for every video."""
+"""`coca caption`: a caption for every video, or for every segment of it."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from .. import console
+from ..captioning.records import Failure, Record
+from ..catalog import MODELS
 from . import interrupts, options
 from .defaults import default_model
 
 if TYPE_CHECKING:
     from ..captioning.captioner import Captioner
+    from ..captioning.journal import Work
+    from ..captioning.pipeline import Settings, Spent
     from ..captioning.records import Outcome
-    from ..captioning.writers import Write
+    from ..captioning.run import Plan, Run
+    from ..checkpoints.store import ModelFiles
     from ..decoding.options import SearchOptions
 
 NAME_COLUMN = 30  # most cells of a terminal that names take beside the captions
+TIMED = 2  # videos that --dry-run times
 
 
 def caption(
     paths: options.Paths,
     output: options.Output = None,
+    subtitles: options.Subtitles = "srt",
+    beside: options.Beside = False,
+    max_cue: options.MaxCue = 7.0,
+    template: options.Template = "{caption}",
+    overwrite: options.Overwrite = False,
+    retry_failed: options.RetryFailed = False,
     quiet: options.Quiet = False,
-    model: options.Model = None,
-    batch_size: options.BatchSize = 8,
+    verbose: options.Verbose = False,
+    as_json: options.JsonProgress = False,
+    log_file: options.LogFile = None,
+    dry_run: options.DryRun = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    since: options.Since = None,
+    timeout: options.Timeout = 60.0,
+    segments: options.SegmentsOption = "none",
+    merge: options.Merge = None,
     frames: options.Frames = "middle",
     num_frames: options.NumFrames = 8,
     pool: options.Pool = "joint",
+    model: options.Model = None,
+    batch_size: options.BatchSize = 8,
     search: options.Search = "beam",
     beams: options.Beams = 6,
     min_length: options.MinLength = 5,
@@ -36,20 +60,35 @@ def caption(
     length_penalty: options.LengthPenalty = 1.0,
     repetition_penalty: options.RepetitionPenalty = 1.0,
     no_repeat_ngram: options.NoRepeatNgram = 0,
+    ban: options.Ban = None,
     top_k: options.TopK = 50,
     top_p: options.TopP = 0.9,
     temperature: options.Temperature = 1.0,
     seed: options.Seed = 0,
     prompt: options.Prompt = "",
+    candidates: options.Candidates = 1,
+    rerank: options.Rerank = False,
+    min_score: options.MinScore = None,
 ) -> None:
-    """Caption videos and pictures."""
-    from ..captioning.pipeline import caption_videos
-    from ..captioning.writers import check_output
+    """Caption videos and pictures.
+
+    A run that was stopped, however that came about, goes on where it was when the same command is given again.
+    """
+    from ..captioning.captioner import check_request
+    from ..captioning.formats import check_template
+    from ..captioning.outputs import check_outputs
+    from ..captioning.pipeline import Settings
+    from ..captioning.run import Plan, open_run
+    from ..captioning.subtitles import CueStyle
+    from ..checkpoints.store import find_model
     from ..decoding.options import SearchOptions
+    from ..video.clips import ReadRequest
     from ..video.discover import discover
     from ..video.sampling import Sampling
+    from ..video.segments import parse as parse_segments
+    from ..video.wanted import since as parse_since
 
-    sampling = Sampling(frames, num_frames)
+    _tell_as_wanted(as_json, log_file)
     choice = SearchOptions(
         method=search,
         beams=beams,
@@ -58,59 +97,156 @@ def caption(
         length_penalty=length_penalty,
         repetition_penalty=repetition_penalty,
         no_repeat_ngram=no_repeat_ngram,
+        ban=tuple(ban or ()),
         top_k=top_k,
         top_p=top_p,
         temperature=temperature,
         seed=seed,
+        candidates=candidates,
     )
-    videos = discover(paths)
-    if output:
-        check_output(output, videos)
-    captioner = _load(model, choice, pool, prompt, quiet)
-    if _show(caption_videos(videos, captioner, sampling, batch_size), videos, output, quiet):
+    sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
+    style = CueStyle(max_seconds=max_cue)
+    check_template(template)
+    earliest = parse_since(since) if since else None
+    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest)
+    check_outputs(output or (), videos)
+    files = find_model(model or default_model())
+    check_request(files.config, choice, pool, prompt, rerank)
+    if (rerank or min_score is not None) and (known := MODELS.get(files.name)) and known.warning:
+        console.warning(f"{files.name}: {known.warning}")
+    request = ReadRequest(sampling, spans, files.config.vision.image_size)
+    settings = Settings(request, batch_size, timeout, merge, min_score)
+    said = (files.name, files.identity, pool, prompt, rerank, merge, min_score)
+    plan = Plan(
+        videos,
+        options=repr((said, asdict(choice), sampling, spans)),
+        outputs=tuple(output or ()),
+        beside=beside,
+        subtitles=f".{subtitles}",
+        folders=[Path(path) for path in paths if Path(path).is_dir()],
+        template=template,
+        style=style,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+    )
+    show = _shower(videos, plan.outputs, beside, verbose)
+    if dry_run:
+        _preview(plan, settings, lambda: _load(files, choice, pool, prompt, rerank))
+        return
+    with open_run(plan) as run:
+        failed = _run(run, settings, lambda: _load(files, choice, pool, prompt, rerank), show)
+    if interrupts.came():
+        raise KeyboardInterrupt
+    if failed:
         raise typer.Exit(1)
 
 
-def _load(name: str | None, search: "SearchOptions", pool: str, prompt: str, quiet: bool) -> "Captioner":
-    """The captioner of a named model, or of the one to take where none is named."""
+def _tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
+    if as_json:
+        console.speak_json()
+    if log_file:
+        console.log_to(log_file)
+
+
+def _load(files: "ModelFiles", search: "SearchOptions", pool: str, prompt: str, rerank: bool) -> "Captioner":
     from ..captioning.captioner import load_captioner
-    from ..checkpoints.store import find_model
 
-    files = find_model(name or default_model())
-    with console.status(f"loading {files.name}", quiet), interrupts.held():
-        return load_captioner(files, search, pool, prompt)
+    with console.status(f"loading {files.name}"), interrupts.held():
+        return load_captioner(files, search, pool, prompt, rerank)
 
 
-def _show(outcomes: "Iterable[Outcome]", videos: Sequence[Path], output: Path | None, quiet: bool) -> int:
-    """Write or print what comes, and count the videos that failed."""
-    from ..captioning.records import Failure
-    from ..captioning.writers import open_writer
+def _run(run: "Run", settings: "Settings", load: Callable[[], "Captioner"], show: Callable[["Outcome"], None]) -> bool:
+    """Caption what is to be done; tells whether anything failed, now or before."""
+    from ..captioning.pipeline import Spent
 
-    failed = 0
+    todo, spent, started = run.todo, Spent(), time.perf_counter()
+    if run.outcomes:
+        console.note(f"{len(run.outcomes)} of {len(run.works)} were captioned before; --overwrite makes them again")
+    well = not todo or _caption(run, todo, load(), settings, spent, show)
+    failures = Counter(outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
+    if failures:
+        told = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
+        console.note(f"{failures.total()} failed: {told}")
+    if spent.clips > 1 and (seconds := time.perf_counter() - started):
+        shares = (
+            f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
+        )
+        console.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} a second; {shares}")
+    return not well or bool(failures)
+
+
+def _caption(
+    run: "Run",
+    todo: "list[Work]",
+    captioner: "Captioner",
+    settings: "Settings",
+    spent: "Spent",
+    show: Callable[["Outcome"], None],
+) -> bool:
+    """Caption these videos, the first Ctrl-C permitting; tells whether all that was made could be written."""
+    from ..captioning.pipeline import caption_videos
+
+    well = True
     with (
-        open_writer(output) if output else nullcontext(_printer(videos)) as write,
-        console.progress(len(videos), "captioning", "captioned", quiet) as advance,
+        interrupts.patiently(lambda: console.note("finishing the batch; Ctrl-C again stops now")) as stopping,
+        console.progress(len(todo), "captioning", "captioned") as advance,
     ):
-        for outcome in outcomes:
+        for result in caption_videos([work.path for work in todo], captioner, settings, stopping, spent):
             with interrupts.held():  # what is written is counted
-                write(outcome)
-                if isinstance(outcome, Failure):
-                    failed += 1
-                    console.warning(f"{outcome.video}: {outcome.error}")
-                advance(well=not isinstance(outcome, Failure))
-    return failed
+                for outcome in result.outcomes:
+                    show(outcome)
+                for failure in run.take(todo[result.place], result.outcomes):
+                    console.warning(f"{failure.video}: {failure.error}")
+                    well = False
+                advance(well=isinstance(result.outcomes[0], Record))
+    return well
 
 
-def _printer(videos: Sequence[Path]) -> "Write":
-    """What shows an outcome on stdout: names and captions to a person, JSONL to a program."""
-    from ..captioning.records import Record
-
-    if not console.stdout_is_terminal():
-        return lambda outcome: console.result(outcome.to_json())
+def _shower(videos: Sequence[Path], outputs: Sequence[str], beside: bool, verbose: bool) -> Callable[["Outcome"], None]:
+    """What shows an outcome: to a person names and captions, to a program JSONL, and failures as warnings."""
+    person = console.stdout_is_terminal() and "-" not in outputs
     width = min(max(console.cells(str(path)) for path in videos), NAME_COLUMN)
+    silent = bool(outputs or beside) and "-" not in outputs
 
     def show(outcome: "Outcome") -> None:
-        if isinstance(outcome, Record):
-            console.row(outcome.video, outcome.caption, width)
+        if isinstance(outcome, Failure):
+            console.warning(f"{outcome.video}: {outcome.error}")
+        if silent:
+            if verbose and isinstance(outcome, Record):
+                console.note(f"{_name(outcome)}: {outcome.caption}")
+        elif not person:
+            console.result(outcome.to_json())
+        elif isinstance(outcome, Record):
+            console.row(_name(outcome), outcome.caption, width)
 
     return show
+
+
+def _name(record: Record) -> str:
+    """The video, and which of its segments."""
+    return f"{record.video} {record.start:.1f}-{record.end:.1f}" if record.segments > 1 else record.video
+
+
+def _preview(plan: "Plan", settings: "Settings", load: Callable[[], "Captioner"]) -> None:
+    """Show what a run would do, and about how long it would take."""
+    from ..captioning.run import preview
+
+    run = preview(plan)
+    for work in run.works:
+        console.result(
+            f"{'captioned before' if work.video in run.outcomes else 'to caption':16}  {console.printable(work.video)}"
+        )
+    console.note(f"{len(run.todo)} to caption, {len(run.outcomes)} captioned before; nothing was written")
+    if run.todo:
+        seconds = _seconds_each([work.path for work in run.todo[:TIMED]], load(), settings)
+        console.note(f"about {console.duration(seconds * len(run.todo))}, from {TIMED} that were timed")
+
+
+def _seconds_each(videos: Sequence[Path], captioner: "Captioner", settings: "Settings") -> float:
+    """What captioning one takes, once everything is compiled."""
+    from ..captioning.pipeline import caption_videos
+
+    for _ in range(2):
+        started = time.perf_counter()
+        list(caption_videos(videos, captioner, settings))
+    return (time.perf_counter() - started) / len(videos)

@@ -58,7 +58,7 @@ def convert(
     from ..checkpoints.export import export
 
     architecture = load_config(config) if config else None
-    with console.transfer(quiet) as progress:
+    with console.transfer() as progress:
         if to == "open_clip":
             made = export(str(source), destination, architecture, verify, progress, "float16" if half else None)
         else:
@@ -71,7 +71,7 @@ def convert(
                 "float16" if half else "float32",
             )
     for line in made.notes:
-        console.note(line, quiet)
+        console.note(line)
     verified = ", verified" if verify else ""
-    console.note(f"{made.parameters / 1e6:.1f} million parameters, {made.size / 1e9:.2f} GB{verified}", quiet)
+    console.note(f"{made.parameters / 1e6:.1f} million parameters, {made.size / 1e9:.2f} GB{verified}")
     console.result(str(made.path))

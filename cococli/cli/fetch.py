@@ -65,7 +65,7 @@ def fetch(
     from ..checkpoints.manifest import humanized
 
     request = read_request(model, name, source, load_config(config) if config else None)
-    with console.transfer(quiet) as progress:
+    with console.transfer() as progress:
         fetched = fetch_model(
             request,
             "float16" if half else "float32",
@@ -75,9 +75,9 @@ def fetch(
             waiting(request.name),
         )
     for line in fetched.notes:
-        console.note(line, quiet)
+        console.note(line)
     size = humanized(fetched.manifest.files["model.ckpt"].size)
-    console.note(f"{fetched.name} {'is ready' if fetched.added else 'was here already'}: {size}", quiet)
+    console.note(f"{fetched.name} {'is ready' if fetched.added else 'was here already'}: {size}")
     if as_json:
         facts = {"name": fetched.name, "path": str(fetched.folder), "added": fetched.added}
         console.result(json.dumps(facts | asdict(fetched.manifest)))

@@ -1,11 +1,12 @@
 """Ctrl-C and `kill` as a KeyboardInterrupt, at a moment that libraries survive."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _caught: list[int] = []  # signals that came
 _holding = False
+_once: Callable[[], object] | None = None  # called at the first interrupt, which then only asks to stop
 
 
 def catch() -> None:
@@ -32,11 +33,31 @@ def held() -> Iterator[None]:
         yield
     finally:
         _holding = False
-    if _caught:
+    if len(_caught) > (1 if _once else 0):
         raise KeyboardInterrupt
+
+
+@contextmanager
+def patiently(told: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+    """Let the first interrupt only ask to stop; a second one is a KeyboardInterrupt.
+
+    Args:
+        told: Called at the first interrupt.
+
+    Yields:
+        A function that tells whether to stop.
+    """
+    global _once
+    _once = told
+    try:
+        yield came
+    finally:
+        _once = None
 
 
 def _on_signal(number: int, frame: object) -> None:
     _caught.append(number)
-    if not _holding:
+    if _once and len(_caught) == 1:
+        _once()
+    elif not _holding:
         raise KeyboardInterrupt

@@ -99,7 +99,7 @@ def verify(names: Names = [], as_json: options.Json = False, quiet: options.Quie
     from ..checkpoints import cache
 
     found = [cache.find(name) for name in names or cache.names()]
-    with console.transfer(quiet) as progress:
+    with console.transfer() as progress:
         problems = {model.name: cache.verify(model.name, progress) for model in found}
     mends = {model.name: model.mend for model in found if problems[model.name]}
     if as_json:
@@ -162,7 +162,7 @@ def export(
     """Write a model to one file, with checksums, for a machine without a network. Prints its path."""
     from ..checkpoints.bundle import export_model
 
-    with console.transfer(quiet) as progress:
+    with console.transfer() as progress:
         export_model(name, file, progress)
     facts = {"name": name, "path": str(file), "size": file.stat().st_size}
     console.result(json.dumps(facts) if as_json else str(file))
@@ -182,10 +182,10 @@ def import_(
     """Take an exported model into the cache, once every byte of it is checked. Prints its name."""
     from ..checkpoints.bundle import import_model
 
-    with console.transfer(quiet) as progress:
+    with console.transfer() as progress:
         name, added = import_model(file, name, force, progress, waiting("it"))
     if not added:
-        console.note(f"{name} is here already, the same in every byte", quiet)
+        console.note(f"{name} is here already, the same in every byte")
     console.result(json.dumps({"name": name, "added": added}) if as_json else name)
 
 

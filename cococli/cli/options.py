@@ -5,18 +5,28 @@ from typing import Annotated, Literal
 
 import typer
 
+from .. import console
 from .completion import complete_model
 
+OUTPUT = "Output"
+INPUT = "Input"
 MODEL = "Model"
 FRAMES = "Frames"
 SEARCH = "Search"
+
+
+def _be_quiet(quiet: bool) -> bool:
+    console.be_quiet(quiet)
+    return quiet
+
 
 Paths = Annotated[
     list[str],
     typer.Argument(
         metavar="PATHS",
         show_default=False,
-        help="Videos and pictures, folders of them, or patterns in quotes, as 'trip/**/*.mp4'.",
+        help="Videos and pictures, folders of them, patterns in quotes, as 'trip/**/*.mp4', lists, as @list.txt, or - "
+        "for a list on stdin.",
     ),
 ]
 Model = Annotated[
@@ -56,20 +66,123 @@ Pool = Annotated[
         rich_help_panel=FRAMES,
     ),
 ]
+SegmentsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="none|scene|SECONDS",
+        help="Caption a video as a whole, scene by scene, or piece by piece of so many seconds.",
+        rich_help_panel=FRAMES,
+    ),
+]
+Merge = Annotated[
+    float | None,
+    typer.Option(
+        metavar="COSINE",
+        min=-1,
+        max=1,
+        show_default=False,
+        help="Make one of neighbouring segments that say the same, or whose embeddings are at least so close, as 0.95.",
+        rich_help_panel=FRAMES,
+    ),
+]
 Output = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
         "--output",
         "-o",
-        metavar="FILE",
+        metavar="FILE|FOLDER/",
         show_default=False,
-        help="Write captions.jsonl (a line of JSON for each video) or video.srt (subtitles of one video). "
-        "An existing file is replaced. Without it, captions go to the terminal, or as JSONL into a pipe.",
+        help="Where captions go, once or several times: .jsonl, .csv, .txt or .parquet for all videos, .srt or .vtt "
+        "for one, a folder for the subtitles of each, - for stdout. Without it they go to the terminal, or as JSONL "
+        "into a pipe.",
+        rich_help_panel=OUTPUT,
     ),
+]
+Subtitles = Annotated[
+    Literal["srt", "vtt"],
+    typer.Option(help="The format of subtitles in a folder or beside videos.", rich_help_panel=OUTPUT),
+]
+Beside = Annotated[
+    bool, typer.Option("--beside", metavar="", help="Write subtitles beside each video.", rich_help_panel=OUTPUT)
+]
+MaxCue = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="How long a subtitle stays at most, though its segment goes on; inf keeps it.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Template = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="A line of .txt, as '{video}\\t{start:.1f}\\t{caption}'; the fields are those of JSONL, and stem, name "
+        "and folder.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", metavar="", help="Make all captions again, in place of those there.", rich_help_panel=OUTPUT
+    ),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", metavar="", help="Try again what failed before.", rich_help_panel=OUTPUT)
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        show_default=False,
+        help="Take only files that match, as '*.mov' or 'trip/**'. May be given several times.",
+        rich_help_panel=INPUT,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB", show_default=False, help="Leave out files and folders that match.", rich_help_panel=INPUT
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATE|AGE",
+        show_default=False,
+        help="Take only files modified since a date, as 2024-05-01, or within an age, as 7d, 12h, 30m.",
+        rich_help_panel=INPUT,
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", min=0.1, help="Give a video up that takes longer to read.", rich_help_panel=INPUT),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", metavar="", help="Show what would be done and about how long it would take, and write nothing."
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tell of each caption that is written.")]
+JsonProgress = Annotated[
+    bool, typer.Option("--json", metavar="", help="Tell progress, notes and errors as lines of JSON on stderr.")
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", show_default=False, help="Add all that is told to this file, with the time of day."),
 ]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress and no notes, only warnings and errors.")
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        metavar="",
+        callback=_be_quiet,
+        help="Show no progress and no notes, only warnings and errors.",
+    ),
 ]
 
 Search = Annotated[
@@ -116,4 +229,34 @@ Seed = Annotated[int, typer.Option(metavar="N", help="The same seed draws the sa
 Prompt = Annotated[
     str,
     typer.Option(metavar="TEXT", show_default=False, help="Words the caption begins with.", rich_help_panel=SEARCH),
+]
+Ban = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WORDS",
+        show_default=False,
+        help="Never say this word or phrase. May be given several times.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Candidates = Annotated[
+    int, typer.Option(metavar="N", help="How many of the best captions are written.", rich_help_panel=SEARCH)
+]
+Rerank = Annotated[
+    bool,
+    typer.Option(
+        "--rerank",
+        metavar="",
+        help="Take the candidate that is most similar to the picture, not the likeliest.",
+        rich_help_panel=SEARCH,
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        metavar="COSINE",
+        show_default=False,
+        help="Mark captions as weak whose similarity to the picture is less.",
+        rich_help_panel=SEARCH,
+    ),
 ]

@@ -1,24 +1,30 @@
 """Many videos through readers and batches."""
 
-import threading
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from cococli.captioning.pipeline import READERS, caption_videos
-from cococli.captioning.records import Failure, Record
+from cococli.captioning.pipeline import Result, Settings, Spent, caption_videos
+from cococli.captioning.records import Failure, Outcome, Record
+from cococli.video.clips import ReadRequest
 from cococli.video.sampling import Sampling
-
-MIDDLE = Sampling("middle")
-MULTI = Sampling("multi", 4)
+from cococli.video.segments import Segments
 
 
-def readers() -> int:
-    return sum(thread.name.startswith("reader") for thread in threading.enumerate())
+def settings(frames: int = 1, batch_size: int = 8, segments: float = 0, **rest: float) -> Settings:
+    sampling = Sampling("multi", frames) if frames > 1 else Sampling("middle")
+    cut = Segments("seconds", segments) if segments else Segments()
+    return Settings(ReadRequest(sampling, cut, image_size=32), batch_size, **rest)
 
 
-def percents(outcomes: Iterator[Record | Failure]) -> list[int | None]:
+def flat(results: Iterable[Result]) -> list[Outcome]:
+    return [outcome for result in results for outcome in result.outcomes]
+
+
+def percents(outcomes: Iterable[Outcome]) -> list[int | None]:
     return [int(o.caption.split()[0]) if isinstance(o, Record) else None for o in outcomes]
 
 
@@ -29,20 +35,44 @@ def near(found: list[int | None], made: list[int | None]) -> bool:
     )
 
 
+def readers() -> int:
+    """Processes that read videos."""
+    mine = ["pgrep", "-c", "-P", str(os.getpid()), "-f", "cococli.video.worker"]
+    return int(subprocess.run(mine, capture_output=True, text=True).stdout)
+
+
 def test_every_video_has_its_own_record_in_the_order_given(video, captioner) -> None:
     shades = [90, 10, 50, 30, 70]
     paths = [video(f"{shade}.mp4", shade) for shade in shades]
-    records = list(caption_videos(paths, captioner, MULTI, batch_size=2))
+    results = list(caption_videos(paths, captioner, settings(frames=4, batch_size=2)))
+    assert [result.place for result in results] == [0, 1, 2, 3, 4]
+    records = flat(results)
     assert [record.video for record in records] == [str(path) for path in paths]
-    assert near(percents(iter(records)), shades)
+    assert near(percents(records), shades)
     assert all(len(record.frames) == 4 and record.model == "brightness" for record in records)
     assert [clips for clips, _ in captioner.batches] == [2, 2, 1]
+
+
+def test_segments_share_batches_and_come_back_to_their_video(video, captioner) -> None:
+    paths = [video("a.mp4", 20), video("b.mp4", 80)]
+    results = list(caption_videos(paths, captioner, settings(batch_size=3, segments=0.25)))
+    assert [len(result.outcomes) for result in results] == [4, 4]
+    assert [(record.start, record.end) for record in results[1].outcomes] == [(i / 4, i / 4 + 0.25) for i in range(4)]
+    assert {record.segments for record in flat(results)} == {4}
+    assert near(percents(flat(results)), [20] * 4 + [80] * 4)
+    assert [clips for clips, _ in captioner.batches] == [3, 3, 2]
+
+
+def test_neighbours_that_say_the_same_are_merged_when_wanted(video, captioner) -> None:
+    (result,) = caption_videos([video("a.mp4", 20)], captioner, settings(segments=0.25, merge=1.5))
+    (record,) = result.outcomes
+    assert (record.start, record.end, record.segments, len(record.frames)) == (0.0, 1.0, 1, 4)
 
 
 def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"this is no video")
-    outcomes = list(caption_videos([video("a.mp4", 20), bad, video("b.mp4", 80)], captioner, MIDDLE))
+    outcomes = flat(caption_videos([video("a.mp4", 20), bad, video("b.mp4", 80)], captioner, settings()))
     assert [type(outcome) for outcome in outcomes] == [Record, Failure, Record]
     assert outcomes[1].video == str(bad)
     assert outcomes[1].error and "\n" not in outcomes[1].error
@@ -50,26 +80,9 @@ def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -
 
 def test_a_folder_of_bad_files_only_still_ends(captioner, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.mp4" for i in range(40)]
-    outcomes = list(caption_videos(paths, captioner, MIDDLE, batch_size=2))
-    assert [outcome.video for outcome in outcomes] == [str(path) for path in paths]
+    outcomes = flat(caption_videos(paths, captioner, settings(batch_size=2)))
+    assert outcomes == [Failure(str(path), "no such file") for path in paths]
     assert captioner.batches == []
-
-
-def test_what_nobody_foresaw_fails_that_video_alone(video, captioner, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cococli.captioning import pipeline
-
-    good, cursed = video("good.mp4", 40), video("cursed.mp4", 40)
-    read_clip = pipeline.read_clip
-
-    def read(path: Path, *rest):
-        if path == cursed:
-            raise ZeroDivisionError("frame rate 0/0")
-        return read_clip(path, *rest)
-
-    monkeypatch.setattr(pipeline, "read_clip", read)
-    failure, record = caption_videos([cursed, good], captioner, MIDDLE)
-    assert failure == Failure(str(cursed), "unexpected: ZeroDivisionError: frame rate 0/0")
-    assert isinstance(record, Record)
 
 
 def test_pictures_between_videos_keep_their_place_and_share_batches(video, picture, captioner) -> None:
@@ -77,32 +90,35 @@ def test_pictures_between_videos_keep_their_place_and_share_batches(video, pictu
     for i in range(6):
         shades += [10 + 5 * i, 50 + 5 * i]
         paths += [video(f"{i}.mp4", shades[-2]), picture(f"{i}.png", shades[-1])]
-    assert near(percents(caption_videos(paths, captioner, MULTI, batch_size=3)), shades)
+    assert near(percents(flat(caption_videos(paths, captioner, settings(frames=4, batch_size=3)))), shades)
     assert sorted(captioner.batches) == [(3, 1), (3, 1), (3, 4), (3, 4)]
 
 
-def test_no_more_is_read_than_two_batches_and_the_readers_hands(picture, captioner, monkeypatch) -> None:
-    from cococli.captioning import pipeline
+def test_captions_of_little_similarity_are_marked(picture, captioner) -> None:
+    for least, weak in ((0.2, False), (0.3, True)):
+        (record,) = flat(caption_videos([picture("a.png", 50)], captioner, settings(min_score=least)))
+        assert record.weak is weak  # the captioner says 0.25
 
-    read, read_clip = [], pipeline.read_clip
 
-    def counted(path: Path, *rest):
-        read.append(path)
-        return read_clip(path, *rest)
+def test_asked_to_stop_it_gives_what_is_finished_and_ends(picture, captioner) -> None:
+    paths = [picture(f"{i}.png", i) for i in range(40)]
+    results = list(caption_videos(paths, captioner, settings(batch_size=4), lambda: len(captioner.batches) == 2))
+    assert [result.place for result in results] == list(range(8))
+    assert readers() == 0
 
-    monkeypatch.setattr(pipeline, "read_clip", counted)
-    records = caption_videos([picture("a.png", 50)] * 100, captioner, MIDDLE, batch_size=2)
-    for done in range(1, 11):
-        next(records)
-        assert len(read) <= done + 2 * 2 + READERS
-    records.close()
+
+def test_it_tells_where_the_time_went(video, captioner) -> None:
+    spent = Spent()
+    list(caption_videos([video("a.mp4", 20), video("b.mp4", 20)], captioner, settings(), spent=spent))
+    assert spent.clips == 2
+    assert spent.waiting > 0 < spent.computing
 
 
 def test_the_readers_stop_when_nobody_wants_more(picture, captioner) -> None:
-    records = caption_videos([picture("a.png", 50)] * 100, captioner, MIDDLE, batch_size=2)
-    next(records)
+    results = caption_videos([picture("a.png", 50)] * 100, captioner, settings(batch_size=2))
+    next(results)
     assert readers() > 0
-    records.close()
+    results.close()
     assert readers() == 0
 
 
@@ -113,9 +129,9 @@ def test_the_readers_stop_when_the_engine_fails(picture, captioner, monkeypatch,
 
     monkeypatch.setattr(captioner, "caption_batch", fail)
     with pytest.raises(trouble):
-        list(caption_videos([picture("a.png", 50)] * 100, captioner, MIDDLE))
+        list(caption_videos([picture("a.png", 50)] * 100, captioner, settings()))
     assert readers() == 0
 
 
 def test_no_videos_are_no_records(captioner) -> None:
-    assert list(caption_videos([], captioner, MIDDLE)) == []
+    assert list(caption_videos([], captioner, settings())) == []

@@ -42,9 +42,11 @@ def test_a_folder_becomes_json_lines_and_a_bad_file_fails_alone(coca, tmp_path: 
         assert 0 == record["start"] < record["frames"][0] < record["frames"][2] < record["end"]
         assert record["logprob"] <= 0 and 0 < record["similarity"] <= 1
     assert run.returncode == 1
-    warning, summary = run.stderr.splitlines()  # and not a word from the libraries
+    warning, summary, reasons, speed = run.stderr.splitlines()  # and not a word from the libraries
     assert warning.startswith(f"warning: {tmp_path}/broken.mp4: ")
     assert re.fullmatch(r"captioned 2 of 3, 1 failed, in \S+ \(\S+\)", summary)
+    assert re.fullmatch(r"1 failed: 1 not a video: .+", reasons)
+    assert re.fullmatch(r"2 clips, \S+ a second; \d+% of the time computing, \d+% waiting for frames", speed)
 
 
 def test_a_terminal_shows_names_and_captions_side_by_side() -> None:
@@ -59,26 +61,140 @@ def test_a_terminal_shows_names_and_captions_side_by_side() -> None:
 def test_subtitles_of_one_video(coca, tmp_path: Path) -> None:
     run = coca("caption", EXAMPLES / "moves.mp4", "-o", tmp_path / "moves.srt", "--quiet", "--search", "greedy")
     assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
-    assert re.fullmatch(r"1\n00:00:00,000 --> 00:00:0\d,\d{3}\na .+\n", (tmp_path / "moves.srt").read_text())
+    assert re.fullmatch(r"1\n00:00:00,000 --> 00:00:04,000\na .+\n.+\n\n", (tmp_path / "moves.srt").read_text())
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder of 300 clips that are alike."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(300):
+        (folder / f"{i:03}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
+    return folder
+
+
+def started(folder: Path, output: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A run on a folder that has written its first records."""
+    options = ["-o", output, "--search", "greedy", "--batch-size", "4", *arguments]
+    run = subprocess.Popen([*COMMAND, "caption", folder, *options], stderr=subprocess.PIPE, text=True)
+    while not (output.exists() and output.stat().st_size):
+        assert run.poll() is None
+        time.sleep(0.05)
+    return run
+
+
+def lines(output: Path) -> list[dict]:
+    return [json.loads(line) for line in output.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
-    for i in range(2000):
-        (tmp_path / f"{i:04}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
+def test_one_interrupt_finishes_the_batch_and_the_next_run_goes_on(
+    coca, many: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     output = tmp_path / "out.jsonl"
-    command = [*COMMAND, "caption", tmp_path, "-o", output, "--search", "greedy", "--batch-size", "4"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
-        deadline = time.monotonic() + 60
-        while not (output.exists() and output.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        run.send_signal(number)
-        errors = run.communicate(timeout=30)[1]
+    run = started(many, output)
+    run.send_signal(number)
+    errors = run.communicate(timeout=60)[1].splitlines()
     assert run.returncode == 130
-    assert errors.splitlines()[-2:] == ["error: interrupted", "hint: what was done before is kept"]
-    records = [json.loads(line) for line in output.read_text().splitlines()]
-    assert 0 < len(records) < 2000
-    assert f"captioned {len(records)} of 2000" in errors
+    assert "finishing the batch; Ctrl-C again stops now" in errors
+    assert errors[-2:] == ["error: interrupted", "hint: what was done before is kept"]
+    done = len(lines(output))
+    assert 0 < done < 300
+    assert any(line.startswith(f"captioned {done} of 300 in ") for line in errors)
+    again = coca("caption", many, "-o", output, "--search", "greedy", "--batch-size", "4")
+    assert again.returncode == 0
+    assert again.stderr.startswith(f"{done} of 300 were captioned before; ")
+    assert [Path(line["video"]).name for line in lines(output)] == sorted(path.name for path in many.iterdir())
+
+
+def test_two_interrupts_stop_at_once(many: Path, tmp_path: Path) -> None:
+    run = started(many, tmp_path / "out.jsonl")
+    run.send_signal(signal.SIGINT)
+    assert run.stderr
+    while run.stderr.readline() != "finishing the batch; Ctrl-C again stops now\n":
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+
+
+def test_killed_at_any_instant_a_run_completes_to_what_an_undisturbed_one_writes(
+    coca, many: Path, tmp_path: Path
+) -> None:
+    options = ["--search", "greedy", "--batch-size", "4", "--quiet", "--segments", "2"]
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert coca("caption", many, "-o", whole, *options).returncode == 0
+    for size in (1, 60_000):
+        run = started(many, output, *options)
+        while output.stat().st_size < size:
+            time.sleep(0.001)
+        run.kill()
+        run.communicate()
+    assert coca("caption", many, "-o", output, *options).returncode == 0
+    assert output.read_text() == whole.read_text()
+
+
+def test_two_runs_on_one_output_refuse_each_other(coca, many: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    run = started(many, output)
+    second = coca("caption", many, "-o", output)
+    run.kill()
+    run.communicate()
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"error: another run writes to {output}\n")
+
+
+def test_one_pass_writes_every_format(coca, tmp_path: Path) -> None:
+    outputs = [tmp_path / name for name in ("a.jsonl", "a.csv", "a.txt", "a.parquet")] + [f"{tmp_path}/subs/"]
+    flags = [flag for output in outputs for flag in ("-o", output)]
+    run = coca("caption", EXAMPLES, *flags, "--segments", "2", "--search", "greedy", "--template", "{stem}: {caption}")
+    assert (run.stdout, run.returncode) == ("", 0)
+    records = lines(tmp_path / "a.jsonl")
+    assert {record["segments"] for record in records} == {2}
+    assert (tmp_path / "a.txt").read_text().splitlines() == [
+        f"{Path(record['video']).stem}: {record['caption']}" for record in records
+    ]
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == len(records) + 1
+    assert sorted(path.name for path in (tmp_path / "subs").iterdir()) == sorted(
+        f"{path.stem}.srt" for path in EXAMPLES.glob("*.mp4")
+    )
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(coca, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    assert coca("caption", EXAMPLES / "moves.mp4", "-o", output).returncode == 0
+    before = output.read_bytes()
+    run = coca("caption", EXAMPLES, "-o", output, "--dry-run")
+    assert [line[:18].strip() for line in run.stdout.splitlines()].count("captioned before") == 1
+    assert run.stderr.splitlines()[0] == "4 to caption, 1 captioned before; nothing was written"
+    assert re.fullmatch(r"about \S+, from 2 that were timed", run.stderr.splitlines()[1])
+    assert output.read_bytes() == before
+
+
+def test_the_best_captions_come_with_their_scores(coca) -> None:
+    run = coca("caption", EXAMPLES / "moves.mp4", "--candidates", 3, "--rerank", "--min-score", 1.1, "--ban", "circle")
+    record = json.loads(run.stdout)
+    similarities = [candidate["similarity"] for candidate in record["candidates"]]
+    assert len(similarities) == 3 and similarities == sorted(similarities, reverse=True)
+    assert record["caption"] == record["candidates"][0]["caption"]
+    assert not [said for said in record["candidates"] if "circle" in said["caption"]]
+    assert record["weak"] is True
+
+
+def test_a_program_reads_progress_as_json_and_a_log_keeps_it(coca, tmp_path: Path) -> None:
+    bad, log = tmp_path / "bad.mp4", tmp_path / "run.log"
+    bad.write_bytes(b"no video")
+    run = coca("caption", EXAMPLES / "moves.mp4", bad, "-o", tmp_path / "a.jsonl", "--json", "--log-file", log)
+    events = [json.loads(line) for line in run.stderr.splitlines()]
+    assert [event["done"] for event in events if event["event"] == "progress"] == [1, 2]
+    assert [event["event"] for event in events].count("warning") == 1
+    assert f"warning: {bad}: " in log.read_text()
+
+
+def test_a_list_on_stdin_names_the_videos(coca, tmp_path: Path) -> None:
+    run = coca("caption", "-", "--exclude", "grows*", input=f"{EXAMPLES}/moves.mp4\n{EXAMPLES}/grows.mp4\n")
+    assert [Path(json.loads(line)["video"]).name for line in run.stdout.splitlines()] == ["moves.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +210,14 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path, number: signal.Si
         ["-o", "out.avi"],
         ["-o", "no/such/folder/out.jsonl"],
         ["-o", "two.srt", str(EXAMPLES / "grows.mp4")],
+        ["-o", "a.txt", "-o", "a.txt"],
+        ["--template", "{caption!}"],
+        ["--template", "{title}"],
+        ["--segments", "often"],
+        ["--since", "yesterday"],
+        ["--candidates", "9"],
+        ["--ban", " "],
+        ["--max-cue", "0"],
         ["no*.mp4"],
     ],
     ids=" ".join,
@@ -129,8 +253,10 @@ def test_flags_left_out_mean_what_the_library_means() -> None:
     library = {field.name: field.default for field in dataclasses.fields(SearchOptions)}
     assert flags["search"] == library["method"]
     shared = flags.keys() & library.keys()
-    assert {name: flags[name] for name in shared} == {name: library[name] for name in shared}
-    assert len(shared) == 10
+    assert {name: flags[name] or () for name in shared - {"ban"}} == {
+        name: library[name] or () for name in shared - {"ban"}
+    }
+    assert len(shared) == 12
     assert (flags["frames"], flags["num_frames"]) == (Sampling().frames, Sampling().num_frames)
 
 

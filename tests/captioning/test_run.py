@@ -1,0 +1,120 @@
+"""A run over many videos: what is reused, and that its outputs hold all that was done, however it ends."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cococli.captioning.records import Failure, Outcome, Record
+from cococli.captioning.run import Plan, open_run, preview
+from cococli.errors import UsageError
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Planned:
+    """A plan for three files."""
+    videos = [tmp_path / "videos" / f"{name}.mp4" for name in "abc"]
+    videos[0].parent.mkdir()
+    for video in videos:
+        video.write_bytes(b"a video")
+
+    def plan(*outputs: str, **options: object) -> Plan:
+        places = tuple(
+            output if output == "-" else str(tmp_path / output) + "/" * output.endswith("/") for output in outputs
+        )
+        return Plan(videos, **{"options": "beams 6", "outputs": places} | options)
+
+    return plan
+
+
+def said(video: str, segments: int = 1) -> list[Outcome]:
+    return [Record(video, float(i), i + 1.0, "a cat", -0.5, 0.25, (i + 0.5,), "m", segments) for i in range(segments)]
+
+
+def work_off(plan: Plan, most: int = 99, segments: int = 1) -> list[str]:
+    """Do what is to be done, but no more than so much; the names of what was done."""
+    done = []
+    with open_run(plan) as run:
+        for work in run.todo[:most]:
+            assert run.take(work, said(work.video, segments)) == []
+            done.append(work.path.stem)
+    return done
+
+
+def test_the_jsonl_output_is_what_the_next_run_goes_on_from(planned: Planned, tmp_path: Path) -> None:
+    assert work_off(planned("out.jsonl"), most=2) == ["a", "b"]
+    assert work_off(planned("out.jsonl")) == ["c"]
+    assert [Path(json.loads(line)["video"]).stem for line in (tmp_path / "out.jsonl").open()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("outputs", [("out.csv",), ("subs/",), ("out.txt", "subs/")])
+def test_without_jsonl_the_cache_keeps_the_journal(planned: Planned, home: Path, outputs: tuple[str, ...]) -> None:
+    assert work_off(planned(*outputs), most=2) == ["a", "b"]
+    assert work_off(planned(*outputs)) == ["c"]
+    assert len(list((home / "journals").iterdir())) == 1
+    assert work_off(planned("other.csv")) == ["a", "b", "c"]
+
+
+def test_every_output_holds_every_record_whenever_it_was_made(planned: Planned, tmp_path: Path) -> None:
+    outputs = ("out.jsonl", "out.csv", "out.txt", "subs/")
+    work_off(planned(*outputs), most=1, segments=2)
+    (tmp_path / "subs" / "a.srt").unlink()
+    work_off(planned(*outputs), segments=2)
+    assert (tmp_path / "out.txt").read_text() == "a cat\n" * 6
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 7
+    assert sorted(path.name for path in (tmp_path / "subs").iterdir()) == ["a.srt", "b.srt", "c.srt"]
+
+
+def test_what_was_done_is_in_the_outputs_when_a_run_breaks_off(planned: Planned, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_run(planned("out.csv", "out.vtt")) as run:
+        run.take(run.todo[0], said(run.todo[0].video))
+        raise KeyboardInterrupt
+    assert (tmp_path / "out.csv").read_text().count("a cat") == 1
+    assert "a cat" in (tmp_path / "out.vtt").read_text()
+
+
+def test_subtitles_go_beside_the_videos_when_wanted(planned: Planned, tmp_path: Path) -> None:
+    assert work_off(planned(beside=True, subtitles=".vtt")) == ["a", "b", "c"]
+    assert sorted(path.name for path in (tmp_path / "videos").glob("*.vtt")) == ["a.vtt", "b.vtt", "c.vtt"]
+    assert work_off(planned(beside=True, subtitles=".vtt")) == []
+
+
+def test_subtitles_that_a_person_made_stay(planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "videos" / "b.srt").write_text("by hand")
+    with pytest.raises(UsageError, match=r"b\.srt is there already") as caught:
+        work_off(planned(beside=True))
+    assert caught.value.hint == "--overwrite replaces it, -o FOLDER/ leaves it alone"
+    assert work_off(planned(beside=True, overwrite=True)) == ["a", "b", "c"]
+
+
+def test_other_options_make_everything_again(planned: Planned) -> None:
+    work_off(planned("out.jsonl"))
+    assert work_off(planned("out.jsonl", options="beams 3")) == ["a", "b", "c"]
+
+
+def test_failures_are_not_tried_again_unasked(planned: Planned) -> None:
+    with open_run(planned("out.jsonl")) as run:
+        run.take(run.todo[0], [Failure(run.todo[0].video, "no video stream")])
+    assert work_off(planned("out.jsonl"), most=0) == []
+    assert [work.path.stem for work in preview(planned("out.jsonl")).todo] == ["b", "c"]
+    assert work_off(planned("out.jsonl", retry_failed=True)) == ["a", "b", "c"]
+
+
+def test_a_preview_changes_nothing(planned: Planned, tmp_path: Path, home: Path) -> None:
+    work_off(planned("out.jsonl"), most=2)
+    with (tmp_path / "out.jsonl").open("a") as file:
+        file.write('{"torn')
+    before = (tmp_path / "out.jsonl").read_bytes()
+    assert [work.path.stem for work in preview(planned("out.jsonl")).todo] == ["c"]
+    assert [work.path.stem for work in preview(planned("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
+    assert len(preview(planned("out.csv")).todo) == 3
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    assert not (home / "journals").exists()
+
+
+def test_nothing_is_kept_of_what_only_goes_to_stdout(planned: Planned, home: Path) -> None:
+    assert work_off(planned("-")) == work_off(planned()) == ["a", "b", "c"]
+    assert list(home.iterdir()) == []
