@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("coca", deadline=None)  # how long an example takes says nothing about it
+settings.load_profile("coca")
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,9 @@ class ModelFiles:
     name: str
     weights: Path  # a .ckpt
     config: CocaConfig
-    identity: str = field(compare=False)  # changes when the weights do: sha256, or else size and time of change
+    identity: str = field(
+        default="", compare=False
+    )  # changes when the weights do: sha256, or else size and time of change
 
 
 def model_names() -> list[str]:

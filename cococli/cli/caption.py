@@ -162,11 +162,14 @@ def _run(run: "Run", settings: "Settings", load: Callable[[], "Captioner"], show
     todo, spent, started = run.todo, Spent(), time.perf_counter()
     if run.outcomes:
         console.note(f"{len(run.outcomes)} of {len(run.works)} were captioned before; --overwrite makes them again")
+        if "-" in run.plan.outputs:
+            for outcome in run.in_order():
+                show(outcome)
     well = not todo or _caption(run, todo, load(), settings, spent, show)
     failures = Counter(outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
     if failures:
-        told = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
-        console.note(f"{failures.total()} failed: {told}")
+        told = "; ".join(f"{count} {reason}" for reason, count in failures.most_common())
+        console.note(f"failed: {told}")
     if spent.clips > 1 and (seconds := time.perf_counter() - started):
         shares = (
             f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
@@ -193,11 +196,11 @@ def _caption(
     ):
         for result in caption_videos([work.path for work in todo], captioner, settings, stopping, spent):
             with interrupts.held():  # what is written is counted
-                for outcome in result.outcomes:
-                    show(outcome)
                 for failure in run.take(todo[result.place], result.outcomes):
                     console.warning(f"{failure.video}: {failure.error}")
                     well = False
+                for outcome in result.outcomes:
+                    show(outcome)
                 advance(well=isinstance(result.outcomes[0], Record))
     return well
 

@@ -119,10 +119,10 @@ def _checked(option: TyperOption, given: Given, context: typer.Context) -> Any:
 def _as_typed(option: TyperOption, value: Any) -> Any:
     if option.is_flag != isinstance(value, bool):
         raise typer.BadParameter("takes true or false" if option.is_flag else "takes a value, not true or false")
-    if option.multiple != isinstance(value, list):
-        raise typer.BadParameter("takes a list" if option.multiple else "takes one value")
-    if option.multiple:
-        return [str(item) for item in value]
+    if isinstance(value, list) and not option.multiple:
+        raise typer.BadParameter("takes one value")
+    if option.multiple:  # one value may stand without brackets
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
     return value if option.is_flag else str(value)
 
 

@@ -5,13 +5,14 @@ and why it is not PySceneDetect.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from .reading import Reader
+from .reading import Reader, progressed
 from .videos import Video, _av_stream, _counted, _decoded, _timed
 
 SHORTEST = 1.0  # seconds of a scene
@@ -61,13 +62,16 @@ def find_scenes(reader: Reader, shortest: float = SHORTEST) -> list[float]:
         shortest: Seconds that a scene lasts at least; of two changes closer than this the weaker one is dropped.
     """
     changes = [change for stretch in _stretches(_thumbnails(reader)) for change in _changes(stretch)]
-    edges = [float(reader.starts[0]), float(reader.end)]
-    found: list[float] = []
+    start, end = float(reader.starts[0]), float(reader.end)
+    found = [start, end]
     for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):  # cuts are surer
-        if all(abs(change.time - edge) >= max(shortest, change.reach) for edge in edges + found):
-            found.append(change.time)
-    onscreen = np.searchsorted(reader.starts, np.sort(found) + 1e-6, side="right") - 1
-    return [float(time) for time in reader.starts[onscreen]]
+        place = bisect(found, change.time)
+        if start < change.time < end:
+            room = min(change.time - found[place - 1], found[place] - change.time)
+            if room >= max(shortest, change.reach):
+                found.insert(place, change.time)
+    frames = np.searchsorted(reader.starts, np.array(found[1:-1]) + 1e-6, side="right") - 1
+    return [float(time) for time in reader.starts[frames]]
 
 
 def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray]]:
@@ -78,6 +82,7 @@ def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray]]:
     from PIL import Image
 
     for frame in reader.frames(range(len(reader.starts))):
+        progressed()
         yield frame.time, np.asarray(Image.fromarray(frame.pixels).resize((WIDTH, HEIGHT), Image.Resampling.BOX))
 
 

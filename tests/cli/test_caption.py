@@ -45,7 +45,7 @@ def test_a_folder_becomes_json_lines_and_a_bad_file_fails_alone(coca, tmp_path: 
     warning, summary, reasons, speed = run.stderr.splitlines()  # and not a word from the libraries
     assert warning.startswith(f"warning: {tmp_path}/broken.mp4: ")
     assert re.fullmatch(r"captioned 2 of 3, 1 failed, in \S+ \(\S+\)", summary)
-    assert re.fullmatch(r"1 failed: 1 not a video: .+", reasons)
+    assert re.fullmatch(r"failed: 1 not a video: .+", reasons)
     assert re.fullmatch(r"2 clips, \S+ a second; \d+% of the time computing, \d+% waiting for frames", speed)
 
 
@@ -170,6 +170,14 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(coca, tmp_path: Path
     assert run.stderr.splitlines()[0] == "4 to caption, 1 captioned before; nothing was written"
     assert re.fullmatch(r"about \S+, from 2 that were timed", run.stderr.splitlines()[1])
     assert output.read_bytes() == before
+
+
+def test_stdout_gets_what_was_captioned_before_too(coca, tmp_path: Path) -> None:
+    options = ["-o", tmp_path / "out.jsonl", "-o", "-", "--search", "greedy"]
+    assert coca("caption", EXAMPLES / "moves.mp4", *options).stdout
+    run = coca("caption", EXAMPLES / "moves.mp4", EXAMPLES / "grows.mp4", *options)
+    assert [Path(json.loads(line)["video"]).stem for line in run.stdout.splitlines()] == ["moves", "grows"]
+    assert run.stderr.startswith("1 of 2 were captioned before; ")
 
 
 def test_the_best_captions_come_with_their_scores(coca) -> None:
