@@ -88,6 +88,7 @@ def caption(
     from ..video.segments import parse as parse_segments
     from ..video.wanted import since as parse_since
 
+    console.be_quiet(quiet)
     _tell_as_wanted(as_json, log_file)
     choice = SearchOptions(
         method=search,

@@ -57,6 +57,7 @@ def convert(
     from ..checkpoints.convert import default_destination
     from ..checkpoints.export import export
 
+    console.be_quiet(quiet)
     architecture = load_config(config) if config else None
     with console.transfer() as progress:
         if to == "open_clip":

@@ -64,6 +64,7 @@ def fetch(
     from ..checkpoints.fetch import read_request
     from ..checkpoints.manifest import humanized
 
+    console.be_quiet(quiet)
     request = read_request(model, name, source, load_config(config) if config else None)
     with console.transfer() as progress:
         fetched = fetch_model(

@@ -98,6 +98,7 @@ def verify(names: Names = [], as_json: options.Json = False, quiet: options.Quie
     """Read models again, by default all, and compare every byte with what was stored. Exit code 3: one is broken."""
     from ..checkpoints import cache
 
+    console.be_quiet(quiet)
     found = [cache.find(name) for name in names or cache.names()]
     with console.transfer() as progress:
         problems = {model.name: cache.verify(model.name, progress) for model in found}
@@ -162,6 +163,7 @@ def export(
     """Write a model to one file, with checksums, for a machine without a network. Prints its path."""
     from ..checkpoints.bundle import export_model
 
+    console.be_quiet(quiet)
     with console.transfer() as progress:
         export_model(name, file, progress)
     facts = {"name": name, "path": str(file), "size": file.stat().st_size}
@@ -182,6 +184,7 @@ def import_(
     """Take an exported model into the cache, once every byte of it is checked. Prints its name."""
     from ..checkpoints.bundle import import_model
 
+    console.be_quiet(quiet)
     with console.transfer() as progress:
         name, added = import_model(file, name, force, progress, waiting("it"))
     if not added:

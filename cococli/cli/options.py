@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from .. import console
 from .completion import complete_model
 
 OUTPUT = "Output"
@@ -13,11 +12,6 @@ INPUT = "Input"
 MODEL = "Model"
 FRAMES = "Frames"
 SEARCH = "Search"
-
-
-def _be_quiet(quiet: bool) -> bool:
-    console.be_quiet(quiet)
-    return quiet
 
 
 Paths = Annotated[
@@ -180,7 +174,6 @@ Quiet = Annotated[
         "--quiet",
         "-q",
         metavar="",
-        callback=_be_quiet,
         help="Show no progress and no notes, only warnings and errors.",
     ),
 ]

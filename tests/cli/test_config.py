@@ -285,3 +285,8 @@ def test_config_as_json_has_everything(coca, home: Path) -> None:
 def test_config_may_set_its_own_flags(coca) -> None:
     write("[config]\njson = true")
     assert json.loads(coca("config").stdout)["config"]["exists"] is True
+
+
+def test_a_command_that_is_quiet_by_config_silences_no_other(coca) -> None:
+    write("[fetch]\nquiet = true")
+    assert coca("models").stderr.startswith("no model is here yet: ")
