@@ -19,15 +19,15 @@ SHORTEST = 1.0  # seconds of a scene
 
 WIDTH, HEIGHT = 32, 18  # of a thumbnail, in pixels: grain and small movements are gone
 
-_FLAT = 3.0  # standard deviation of pixels, in grey levels, below which a thumbnail shows nothing, as in a fade
+_FLAT = 3.0  # standard deviation of a thumbnail, in grey levels, below which it shows nothing, as in a fade
 
-# Hard cuts
-_STEP = 0.2  # 1 - correlation of the frames before and after, at least
-_APART = 0.3  # the same of all frames around, but for a quarter of the pairs: flashes come back to what was there
+# Hard cuts. How far apart two frames are is 1 - their correlation.
+_STEP = 0.2  # from the frame before to the first of the scene, at least
+_APART = 0.3  # all frames around, but for a quarter of the pairs: after a flash the same is seen as before
 _AROUND = 0.3  # seconds
-_ALONE = 2.0  # a cut is a step so many times as high as what surrounds it: fast motion goes on for several frames
-_CELLS = (6, 8)  # down and across: more than half of them must change, so that a window that opens is no cut
-_CHANGED = 0.4  # of the contrast: by so much does the colour of a cell change
+_ALONE = 2.0  # a cut is so many times the steps around it: fast motion goes on for several frames
+_CELLS = (6, 8)  # down and across; more than half of them must change, so that a window that opens is no cut
+_CHANGED = 0.4  # of the contrast: by so much the colour of a cell changes
 
 # Dissolves
 _TICK = 0.1  # seconds
@@ -133,35 +133,31 @@ def _changes(stretch: _Stretch) -> list[_Change]:
     return [change for change in found if begin <= change.time < end]
 
 
-def _looks(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnails without their brightness and contrast [N, P], of length 1: products are correlations. And contrast."""
+def _looks(pixels: np.ndarray) -> np.ndarray:
+    """Thumbnails without their brightness and contrast, of length 1, so that products are correlations: [N, P]"""
     centred = pixels - pixels.mean(axis=1, keepdims=True)
-    length = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
-    return centred / length, length[:, 0] / np.sqrt(pixels.shape[1])
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
 
 def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
     """Steps that stand alone, after which nothing looks as before."""
-    looks, contrast = _looks(pixels)
+    looks = _looks(pixels)
     steps = 1 - np.sum(looks[1:] * looks[:-1], axis=1)  # steps[i] is from frame i to i + 1
     for i in np.flatnonzero(steps > _STEP):
         first = min(i, int(np.searchsorted(times, times[i + 1] - _AROUND)))
         end = max(i + 2, int(np.searchsorted(times, times[i + 1] + _AROUND)))
         apart = np.quantile(1 - looks[first : i + 1] @ looks[i + 1 : end].T, 0.25)
-        others = np.sort(np.delete(steps[first : end - 1], i - first))[-2:]
-        if (
-            apart > _APART
-            and steps[i] > _ALONE * others.sum() / 2
-            and _all_over(pixels[i : i + 2], contrast[i : i + 2])
-        ):
+        others = np.sort(np.delete(steps[first : end - 1], i - first))[-2:].sum() / 2  # a flash beside it is two steps
+        if apart > _APART and steps[i] > _ALONE * others and _all_over(*pixels[i : i + 2]):
             yield _Change(float(times[i + 1]), float(steps[i] * apart), 0.0)
 
 
-def _all_over(pair: np.ndarray, contrast: np.ndarray) -> bool:
+def _all_over(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether most of the picture changed its colour."""
-    (down, across) = _CELLS
-    change = (pair[1] - pair[0]).reshape(down, HEIGHT // down, across, WIDTH // across, 3).mean(axis=(1, 3))
-    return bool(np.mean(np.abs(change).max(axis=-1) > _CHANGED * contrast.mean()) > 0.5)
+    down, across = _CELLS
+    change = (after - before).reshape(down, HEIGHT // down, across, WIDTH // across, 3).mean(axis=(1, 3))
+    contrast = (before.std() + after.std()) / 2
+    return bool(np.mean(np.abs(change).max(axis=-1) > _CHANGED * contrast) > 0.5)
 
 
 def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
@@ -170,7 +166,7 @@ def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iter
     Camera moves lead from one look to another as well, but not along a line.
     """
     frames = np.searchsorted(clock, np.arange(clock[0], clock[-1], _TICK) + 1e-6, side="right") - 1
-    looks, _ = _looks(pixels[frames])
+    looks = _looks(pixels[frames])
     distances = _squared_distances(pixels[frames])
     for half in _HALVES:
         first = np.arange(max(0, len(frames) - 2 * half))
