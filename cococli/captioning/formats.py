@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 from ..checkpoints.whole import written_whole
 from ..errors import CocaError, UsageError
-from .records import Failure, Outcome, Record
+from ..journal import Failure
+from .records import Outcome, Record
 from .subtitles import CueStyle, Kind, to_subtitles
 
 SUBTITLES: dict[str, Kind] = {".srt": "srt", ".vtt": "vtt"}

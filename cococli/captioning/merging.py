@@ -8,7 +8,7 @@ import numpy as np
 from .records import Record
 
 
-def merge(records: Sequence[Record], embeddings: np.ndarray, threshold: float) -> list[Record]:
+def merge(records: Sequence[Record], embeddings: np.ndarray, threshold: float) -> tuple[list[Record], np.ndarray]:
     """Join segments to the one before whose caption is the same, or whose embedding is close.
 
     Args:
@@ -17,15 +17,21 @@ def merge(records: Sequence[Record], embeddings: np.ndarray, threshold: float) -
         threshold: Cosine of two embeddings from which their segments are one.
 
     Returns:
-        Records that span what they were made of, with the caption of the segment whose similarity is the highest.
+        Records that span what they were made of, with the caption of the segment whose similarity is the highest, and
+        their embeddings: the mean of those joined, L2-normalised again.
     """
     merged: list[Record] = []
+    starts: list[int] = []
     for i, record in enumerate(records):
         if merged and (_said(record) == _said(records[i - 1]) or embeddings[i] @ embeddings[i - 1] >= threshold):
             merged[-1] = _joined(merged[-1], record)
         else:
             merged.append(record)
-    return merged
+            starts.append(i)
+    if len(merged) == len(records):
+        return merged, embeddings
+    sums = np.add.reduceat(embeddings, starts)
+    return merged, sums / np.linalg.norm(sums, axis=1, keepdims=True)
 
 
 def _said(record: Record) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from .. import settings
 from ..errors import CocaError, UsageError
+from ..journal import Failure, Journal, Work, key_of, look, open_journal, told
 from .formats import CAPTION_ONLY, STANDARD, write, write_subtitles
-from .journal import Journal, Work, key_of, look, open_journal, told
 from .names import beside, mirrored
 from .outputs import STDOUT, is_folder
-from .records import Failure, Outcome
+from .records import Outcome, from_json
 from .subtitles import CueStyle
 
 
@@ -65,14 +65,14 @@ class Run:
 
     plan: Plan
     works: list[Work]
-    journal: Journal | None
+    journal: Journal[Outcome] | None
     outcomes: dict[str, list[Outcome]]  # of each video, as far as there are any
     subtitles: list[dict[Path, Path]]  # a file for each video, in each place where they go
 
     @property
     def todo(self) -> list[Work]:
         """The videos that have no records yet."""
-        return [work for work in self.works if work.video not in self.outcomes]
+        return [work for work in self.works if work.name not in self.outcomes]
 
     def take(self, work: Work, outcomes: list[Outcome]) -> list[Failure]:
         """Keep what became of a video; returns what of it could not be written.
@@ -82,7 +82,7 @@ class Run:
         """
         if self.journal:
             self.journal.append(work, outcomes)
-        self.outcomes[work.video] = outcomes
+        self.outcomes[work.name] = outcomes
         return [failure for names in self.subtitles for failure in write_subtitles(names, outcomes, self.plan.style)]
 
     def finish(self) -> None:
@@ -101,7 +101,7 @@ class Run:
 
     def in_order(self) -> Iterator[Outcome]:
         """All records, video by video."""
-        return (outcome for work in self.works for outcome in self.outcomes.get(work.video, ()))
+        return (outcome for work in self.works for outcome in self.outcomes.get(work.name, ()))
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def open_run(plan: Plan) -> Iterator[Run]:
     if plan.journal.parent == _journals():
         with told(plan.journal):
             _journals().mkdir(parents=True, exist_ok=True)
-    with open_journal(plan.journal, works, plan.overwrite, plan.retry_failed) as journal:
+    with open_journal(plan.journal, works, from_json, plan.overwrite, plan.retry_failed) as journal:
         run = Run(plan, works, journal, dict(journal.reused), list(_subtitles(plan)))
         _refuse_foreign(run)
         try:
@@ -135,12 +135,12 @@ def preview(plan: Plan) -> Run:
         UsageError, CocaError: as from `open_run`.
     """
     works = _works(plan)
-    reused = {} if plan.overwrite or not plan.journal else look(plan.journal, works, plan.retry_failed)
+    reused = {} if plan.overwrite or not plan.journal else look(plan.journal, works, from_json, plan.retry_failed)
     return Run(plan, works, None, reused, [])
 
 
 def _works(plan: Plan) -> list[Work]:
-    return [Work(path, key_of(path, plan.options)) for path in plan.videos]
+    return [Work(str(path), key_of(path, plan.options)) for path in plan.videos]
 
 
 def _refuse_foreign(run: Run) -> None:

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import console
-from ..captioning.records import Failure, Record
+from ..captioning.records import Record
 from ..catalog import MODELS
+from ..journal import Failure
 from . import interrupts, options
 from .defaults import default_model
 
 if TYPE_CHECKING:
     from ..captioning.captioner import Captioner
-    from ..captioning.journal import Work
-    from ..captioning.pipeline import Settings, Spent
+    from ..captioning.pipeline import Settings
     from ..captioning.records import Outcome
     from ..captioning.run import Plan, Run
     from ..checkpoints.store import ModelFiles
     from ..decoding.options import SearchOptions
+    from ..journal import Work
+    from ..video.flow import Spent
 
 NAME_COLUMN = 30  # most cells of a terminal that names take beside the captions
 TIMED = 2  # videos that --dry-run times
@@ -84,6 +86,7 @@ def caption(
     from ..decoding.options import SearchOptions
     from ..video.clips import ReadRequest
     from ..video.discover import discover
+    from ..video.flow import Reading
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
     from ..video.wanted import since as parse_since
@@ -116,7 +119,7 @@ def caption(
     if (rerank or min_score is not None) and (known := MODELS.get(files.name)) and known.warning:
         console.warning(f"{files.name}: {known.warning}")
     request = ReadRequest(sampling, spans, files.config.vision.image_size)
-    settings = Settings(request, batch_size, timeout, merge, min_score)
+    settings = Settings(Reading(request, batch_size, timeout), merge, min_score)
     said = (files.name, files.identity, pool, prompt, rerank, merge, min_score)
     plan = Plan(
         videos,
@@ -158,7 +161,7 @@ def _load(files: "ModelFiles", search: "SearchOptions", pool: str, prompt: str, 
 
 def _run(run: "Run", settings: "Settings", load: Callable[[], "Captioner"], show: Callable[["Outcome"], None]) -> bool:
     """Caption what is to be done; tells whether anything failed, now or before."""
-    from ..captioning.pipeline import Spent
+    from ..video.flow import Spent
 
     todo, spent, started = run.todo, Spent(), time.perf_counter()
     if run.outcomes:
@@ -195,7 +198,7 @@ def _caption(
         interrupts.patiently(lambda: console.note("finishing the batch; Ctrl-C again stops now")) as stopping,
         console.progress(len(todo), "captioning", "captioned") as advance,
     ):
-        for result in caption_videos([work.path for work in todo], captioner, settings, stopping, spent):
+        for result in caption_videos([Path(work.name) for work in todo], captioner, settings, stopping, spent):
             with interrupts.held():  # what is written is counted
                 for failure in run.take(todo[result.place], result.outcomes):
                     console.warning(f"{failure.video}: {failure.error}")
@@ -238,11 +241,11 @@ def _preview(plan: "Plan", settings: "Settings", load: Callable[[], "Captioner"]
     run = preview(plan)
     for work in run.works:
         console.result(
-            f"{'captioned before' if work.video in run.outcomes else 'to caption':16}  {console.printable(work.video)}"
+            f"{'captioned before' if work.name in run.outcomes else 'to caption':16}  {console.printable(work.name)}"
         )
     console.note(f"{len(run.todo)} to caption, {len(run.outcomes)} captioned before; nothing was written")
     if run.todo:
-        seconds = _seconds_each([work.path for work in run.todo[:TIMED]], load(), settings)
+        seconds = _seconds_each([Path(work.name) for work in run.todo[:TIMED]], load(), settings)
         console.note(f"about {console.duration(seconds * len(run.todo))}, from {TIMED} that were timed")
 
 

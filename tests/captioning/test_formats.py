@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from cococli.captioning.formats import check_template, text_line, write, write_subtitles
-from cococli.captioning.records import Candidate, Failure, Outcome, Record
+from cococli.captioning.records import Candidate, Outcome, Record
 from cococli.errors import CocaError, UsageError
+from cococli.journal import Failure
 
 CAT = Record("trip/a.b.mp4", 0.0, 7.20049, "a cat, on a mat", -0.41239, 0.29, (0.5, 1.39951), "shapes")
 FAILED = Failure("broken.mp4", "no video stream")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cococli.captioning.pipeline import Result, Settings, Spent, caption_videos
-from cococli.captioning.records import Failure, Outcome, Record
+from cococli.captioning.pipeline import Result, Settings, caption_videos
+from cococli.captioning.records import Outcome, Record
+from cococli.journal import Failure
 from cococli.video.clips import ReadRequest
+from cococli.video.flow import Reading, Spent
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
 
@@ -17,7 +19,7 @@ from cococli.video.segments import Segments
 def settings(frames: int = 1, batch_size: int = 8, segments: float = 0, **rest: float) -> Settings:
     sampling = Sampling("multi", frames) if frames > 1 else Sampling("middle")
     cut = Segments("seconds", segments) if segments else Segments()
-    return Settings(ReadRequest(sampling, cut, image_size=32), batch_size, **rest)
+    return Settings(Reading(ReadRequest(sampling, cut, image_size=32), batch_size), **rest)
 
 
 def flat(results: Iterable[Result]) -> list[Outcome]:
@@ -67,6 +69,7 @@ def test_neighbours_that_say_the_same_are_merged_when_wanted(video, captioner) -
     (result,) = caption_videos([video("a.mp4", 20)], captioner, settings(segments=0.25, merge=1.5))
     (record,) = result.outcomes
     assert (record.start, record.end, record.segments, len(record.frames)) == (0.0, 1.0, 1, 4)
+    assert result.embeddings.shape == (1, 4)
 
 
 def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -> None:

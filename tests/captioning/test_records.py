@@ -3,7 +3,8 @@
 import json
 import os
 
-from cococli.captioning.records import Failure, Record
+from cococli.captioning.records import Record
+from cococli.journal import Failure
 
 
 def record(video: str = "videos/a.mp4", logprob: float = -0.41239, caption: str = "a cat") -> Record:

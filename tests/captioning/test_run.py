@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cococli.captioning.records import Failure, Outcome, Record
+from cococli.captioning.records import Outcome, Record
 from cococli.captioning.run import Plan, open_run, preview
 from cococli.errors import UsageError
+from cococli.journal import Failure
 
 Planned = Callable[..., Plan]
 
@@ -39,8 +40,8 @@ def work_off(plan: Plan, most: int = 99, segments: int = 1) -> list[str]:
     done = []
     with open_run(plan) as run:
         for work in run.todo[:most]:
-            assert run.take(work, said(work.video, segments)) == []
-            done.append(work.path.stem)
+            assert run.take(work, said(work.name, segments)) == []
+            done.append(Path(work.name).stem)
     return done
 
 
@@ -70,7 +71,7 @@ def test_every_output_holds_every_record_whenever_it_was_made(planned: Planned, 
 
 def test_what_was_done_is_in_the_outputs_when_a_run_breaks_off(planned: Planned, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), open_run(planned("out.csv", "out.vtt")) as run:
-        run.take(run.todo[0], said(run.todo[0].video))
+        run.take(run.todo[0], said(run.todo[0].name))
         raise KeyboardInterrupt
     assert (tmp_path / "out.csv").read_text().count("a cat") == 1
     assert "a cat" in (tmp_path / "out.vtt").read_text()
@@ -97,9 +98,9 @@ def test_other_options_make_everything_again(planned: Planned) -> None:
 
 def test_failures_are_not_tried_again_unasked(planned: Planned) -> None:
     with open_run(planned("out.jsonl")) as run:
-        run.take(run.todo[0], [Failure(run.todo[0].video, "no video stream")])
+        run.take(run.todo[0], [Failure(run.todo[0].name, "no video stream")])
     assert work_off(planned("out.jsonl"), most=0) == []
-    assert [work.path.stem for work in preview(planned("out.jsonl")).todo] == ["b", "c"]
+    assert [Path(work.name).stem for work in preview(planned("out.jsonl")).todo] == ["b", "c"]
     assert work_off(planned("out.jsonl", retry_failed=True)) == ["a", "b", "c"]
 
 
@@ -108,8 +109,8 @@ def test_a_preview_changes_nothing(planned: Planned, tmp_path: Path, home: Path)
     with (tmp_path / "out.jsonl").open("a") as file:
         file.write('{"torn')
     before = (tmp_path / "out.jsonl").read_bytes()
-    assert [work.path.stem for work in preview(planned("out.jsonl")).todo] == ["c"]
-    assert [work.path.stem for work in preview(planned("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
+    assert [Path(work.name).stem for work in preview(planned("out.jsonl")).todo] == ["c"]
+    assert [Path(work.name).stem for work in preview(planned("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
     assert len(preview(planned("out.csv")).todo) == 3
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert not (home / "journals").exists()

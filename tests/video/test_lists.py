@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cococli.captioning.records import Failure, Record
+from cococli.captioning.records import Record
 from cococli.errors import UsageError
+from cococli.journal import Failure
 from cococli.video.discover import discover
 from cococli.video.lists import read_list, read_stdin
 

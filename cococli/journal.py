@@ -2,28 +2,50 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from ..errors import CocaError, UsageError
-from .records import Failure, Outcome, from_json
+from .errors import CocaError, UsageError
 
 
 @dataclass(frozen=True)
 class Work:
-    """A video of a run, and what its records must carry to be taken for this run's."""
+    """A video of a run, or a text, and what its lines must carry to be taken for this run's."""
 
-    path: Path
-    key: str  # of the file as it is now and the options that change its records
+    name: str  # the video's path, or `text_name` of a text
+    key: str  # of the file as it is now and the options that change what its lines say
 
-    @property
-    def video(self) -> str:
-        return str(self.path)
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that nothing could be made of, and why."""
+
+    video: str
+    error: str
+
+    def to_json(self, key: str = "") -> str:
+        """One line of JSON."""
+        return dump({"video": self.video, "status": "error", "error": self.error} | ({"key": key} if key else {}))
+
+
+class Record(Protocol):
+    """What one line tells."""
+
+    def to_json(self, key: str = "") -> str: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+def text_name(text: str) -> str:
+    """The name of a text among works, which no path can have."""
+    return f"\0{text}"
 
 
 def key_of(path: Path, options: str) -> str:
@@ -40,37 +62,44 @@ def key_of(path: Path, options: str) -> str:
     return hashlib.sha256(f"{file}\n{options}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-class Journal:
+class Journal(Generic[R]):
     """An open journal. `open_journal` makes one."""
 
-    def __init__(self, path: Path, file: FileIO, reused: Mapping[str, list[Outcome]]) -> None:
+    def __init__(self, path: Path, file: FileIO, reused: Mapping[str, list[R]], lines: list[dict[str, Any]]) -> None:
         self.path = path
-        self.reused = reused  # the records of each video of this run that need not be made again
+        self.reused = reused  # the records of each work of this run that need not be made again
+        self.lines = lines  # all that it held when it was opened, those of other runs included
         self._file = file
 
-    def append(self, work: Work, outcomes: Iterable[Outcome]) -> None:
-        """Write all records of a video at once.
+    def append(self, work: Work, records: Iterable[R]) -> None:
+        """Write all records of a work at once.
 
         Raises:
             CocaError: the disk is full or gone; what was written before stays.
         """
         with told(self.path):
-            write_all(self._file, "".join(f"{outcome.to_json(work.key)}\n" for outcome in outcomes).encode())
+            write_all(self._file, "".join(f"{record.to_json(work.key)}\n" for record in records).encode())
 
 
 @contextmanager
 def open_journal(
-    path: Path, works: Iterable[Work], overwrite: bool = False, retry_failed: bool = False
-) -> Iterator[Journal]:
+    path: Path,
+    works: Iterable[Work],
+    parse: Callable[[dict[str, Any]], R],
+    overwrite: bool = False,
+    retry_failed: bool = False,
+) -> Iterator[Journal[R]]:
     """Open the output of a run, new or left by an earlier one, and hold it against other runs.
 
-    What an earlier run wrote of these videos is kept where file and options are the same, else dropped; what it wrote
-    of other videos is kept. A last line that was not written to its end is dropped.
+    What an earlier run wrote of these works is kept where file and options are the same, else dropped; what it wrote
+    of others is kept. A last line that was not written to its end is dropped.
 
     Args:
-        works: The videos of this run.
+        works: Those of this run.
+        parse: Reads a record from the fields of its line; a KeyError, TypeError or ValueError says that it cannot be
+            used.
         overwrite: Drop everything.
-        retry_failed: Drop the failures among these videos.
+        retry_failed: Drop the failures among these works.
 
     Raises:
         UsageError: it holds something else than records, or another run writes to it.
@@ -81,15 +110,16 @@ def open_journal(
     try:
         with told(path):
             lines = [] if overwrite else _lines(path, file)
-            keys = {work.video: work.key for work in works}
-            kept, reused = _sorted_out(lines, keys, retry_failed)
+            kept, reused = _sorted_out(lines, works, parse, retry_failed)
             file = _rewritten(path, file, [line.text for line in kept])
-        yield Journal(path, file, reused)
+        yield Journal(path, file, reused, [line.fields for line in kept])
     finally:
         file.close()
 
 
-def look(path: Path, works: Iterable[Work], retry_failed: bool = False) -> dict[str, list[Outcome]]:
+def look(
+    path: Path, works: Iterable[Work], parse: Callable[[dict[str, Any]], R], retry_failed: bool = False
+) -> dict[str, list[R]]:
     """What `open_journal` would reuse, with nothing changed.
 
     Raises:
@@ -100,7 +130,7 @@ def look(path: Path, works: Iterable[Work], retry_failed: bool = False) -> dict[
             return {}
         with FileIO(path) as file:
             lines = _lines(path, file)
-    return _sorted_out(lines, {work.video: work.key for work in works}, retry_failed)[1]
+    return _sorted_out(lines, works, parse, retry_failed)[1]
 
 
 @dataclass(frozen=True)
@@ -109,8 +139,8 @@ class _Line:
     fields: dict[str, Any]
 
     @property
-    def video(self) -> str:
-        return self.fields["video"]
+    def name(self) -> str:
+        return self.fields["video"] if "video" in self.fields else text_name(self.fields["text"])
 
 
 def _held(path: Path) -> FileIO:
@@ -140,37 +170,40 @@ def _lines(path: Path, file: FileIO) -> list[_Line]:
 def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         fields = json.loads(text)
-        if isinstance(fields, dict) and isinstance(fields.get("video"), str) and "status" in fields:
+        if isinstance(fields, dict) and isinstance(fields.get("video", fields.get("text")), str) and "status" in fields:
             return fields
     raise UsageError(f"line {number} of {path} is no record of coca", "name another file, or --overwrite this one")
 
 
 def _sorted_out(
-    lines: list[_Line], keys: Mapping[str, str], retry_failed: bool
-) -> tuple[list[_Line], dict[str, list[Outcome]]]:
+    lines: list[_Line], works: Iterable[Work], parse: Callable[[dict[str, Any]], R], retry_failed: bool
+) -> tuple[list[_Line], dict[str, list[R]]]:
     """The lines to keep, and the records of this run among them."""
-    by_video: dict[str, list[_Line]] = {}
+    keys = {work.name: work.key for work in works}
+    by_name: dict[str, list[_Line]] = {}
     for line in lines:
-        by_video.setdefault(line.video, []).append(line)
+        by_name.setdefault(line.name, []).append(line)
     reused = {
-        video: outcomes
-        for video, own in by_video.items()
-        if video in keys and (outcomes := _reusable(own, keys[video], retry_failed))
+        name: records
+        for name, own in by_name.items()
+        if name in keys and (records := _reusable([line.fields for line in own], keys[name], parse, retry_failed))
     }
-    return [line for line in lines if line.video in reused or line.video not in keys], reused
+    return [line for line in lines if line.name in reused or line.name not in keys], reused
 
 
-def _reusable(lines: list[_Line], key: str, retry_failed: bool) -> list[Outcome]:
-    """The records of a video, if they are all there and were made of the same with the same options."""
-    if any(line.fields.get("key") != key for line in lines):
+def _reusable(
+    lines: list[dict[str, Any]], key: str, parse: Callable[[dict[str, Any]], R], retry_failed: bool
+) -> list[R]:
+    """The records of a work, if they are all there and were made of the same with the same options."""
+    if any(line.get("key") != key for line in lines):
         return []
     try:
-        outcomes = [from_json(line.fields) for line in lines]
+        records = [parse(line) for line in lines]
     except (KeyError, TypeError, ValueError):  # of another version
         return []
-    if isinstance(outcomes[0], Failure):
-        return [] if retry_failed or len(outcomes) > 1 else outcomes
-    return outcomes if len(outcomes) == lines[0].fields.get("segments", 1) else []
+    if lines[0]["status"] != "ok":
+        return [] if retry_failed or len(lines) > 1 else records
+    return records if len(records) == lines[0].get("segments", 1) else []
 
 
 def _rewritten(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
@@ -211,3 +244,19 @@ def told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CocaError(f"cannot write {path}: {error.strerror or error}", "what was written so far is kept") from None
+
+
+def dump(fields: dict[str, Any]) -> str:
+    """One line of JSON."""
+    # A lone surrogate cannot be written as UTF-8; spelled \udcXX it is JSON's own escape and reads back the same.
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def rounded(value: float, digits: int) -> float | None:
+    """None for a number that JSON cannot write."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def number(value: float | None) -> float:
+    """What `rounded` wrote."""
+    return math.nan if value is None else float(value)

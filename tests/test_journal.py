@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cococli.captioning.journal import Work, key_of, open_journal
-from cococli.captioning.records import Failure, Outcome, Record
+from cococli.captioning.records import Outcome, Record, from_json
 from cococli.errors import CocaError, UsageError
+from cococli.journal import Failure, Work, key_of, open_journal
 
 
 def work(name: str, key: str = "k1") -> Work:
-    return Work(Path(name), key)
+    return Work(name, key)
 
 
 def said(name: str, segments: int = 1) -> list[Outcome]:
@@ -26,15 +26,15 @@ def said(name: str, segments: int = 1) -> list[Outcome]:
 
 
 def write(path: Path, works: Iterable[Work], segments: int = 1) -> bytes:
-    with open_journal(path, works) as journal:
+    with open_journal(path, works, from_json) as journal:
         for each in works:
-            if each.video not in journal.reused:
-                journal.append(each, said(each.video, segments))
+            if each.name not in journal.reused:
+                journal.append(each, said(each.name, segments))
     return path.read_bytes()
 
 
 def reused(path: Path, *works: Work, **options: bool) -> list[str]:
-    with open_journal(path, works, **options) as journal:
+    with open_journal(path, works, from_json, **options) as journal:
         return list(journal.reused)
 
 
@@ -47,8 +47,8 @@ def test_each_video_is_a_line_that_says_what_it_was_made_of(tmp_path: Path) -> N
 def test_what_is_there_is_read_back_and_not_made_again(tmp_path: Path) -> None:
     path, works = tmp_path / "out.jsonl", [work("a.mp4"), work("b.mp4")]
     before = write(path, works, segments=3)
-    with open_journal(path, works) as journal:
-        assert journal.reused == {each.video: said(each.video, 3) for each in works}
+    with open_journal(path, works, from_json) as journal:
+        assert journal.reused == {each.name: said(each.name, 3) for each in works}
     assert path.read_bytes() == before
 
 
@@ -71,9 +71,9 @@ def test_a_changed_file_or_option_is_made_again_and_other_videos_are_kept(tmp_pa
 
 def test_failures_are_kept_unless_they_are_to_be_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with open_journal(path, [work("a.mp4")]) as journal:
+    with open_journal(path, [work("a.mp4")], from_json) as journal:
         journal.append(work("a.mp4"), [Failure("a.mp4", "no video stream")])
-    with open_journal(path, [work("a.mp4")]) as journal:
+    with open_journal(path, [work("a.mp4")], from_json) as journal:
         assert journal.reused == {"a.mp4": [Failure("a.mp4", "no video stream")]}
     assert reused(path, work("a.mp4"), retry_failed=True) == []
     assert path.read_bytes() == b""
@@ -104,7 +104,7 @@ def test_records_of_an_older_version_are_made_again(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with open_journal(path, []), pytest.raises(UsageError, match=f"another run writes to {path}"):
+    with open_journal(path, [], from_json), pytest.raises(UsageError, match=f"another run writes to {path}"):
         reused(path, work("a.mp4"))
     assert reused(path, work("a.mp4")) == []  # once it has ended
 
@@ -112,7 +112,7 @@ def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:
 def test_a_journal_that_was_written_anew_is_still_held(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     write(path, [work("a.mp4"), work("b.mp4")])
-    with open_journal(path, [work("a.mp4", "new")]), pytest.raises(UsageError):
+    with open_journal(path, [work("a.mp4", "new")], from_json), pytest.raises(UsageError):
         reused(path)
     assert list(tmp_path.iterdir()) == [path]
 

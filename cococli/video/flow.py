@@ -1,0 +1,189 @@
+"""From videos to what is computed of them: reading and computing overlap, in little memory however many they are."""
+
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from .clips import Clip, ReadRequest
+from .events import ClipRead, Event, VideoFailed
+from .pool import read_videos
+from .preprocess import normalise
+
+T = TypeVar("T")
+
+Compute = Callable[[np.ndarray, list[int]], Sequence[T]]
+"""[B, F, 3, S, S] float32, normalised frames, and a number of each clip that stays the same whatever the batches are
+-> B values."""
+
+
+@dataclass(frozen=True)
+class Computed(Generic[T]):
+    """All that became of a video."""
+
+    place: int  # among those given
+    clips: list[Clip]
+    values: list[T]  # of each clip
+    failure: str = ""  # why it cannot be read; then there are neither clips nor values
+
+
+@dataclass
+class Spent:
+    """Where the time of a run went, in seconds."""
+
+    waiting: float = 0.0  # for frames
+    computing: float = 0.0
+    clips: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How videos are read.
+
+    Attributes:
+        request: Which frames of which segments.
+        batch_size: Clips that are computed at once.
+        timeout: Seconds that one clip may take to be read.
+    """
+
+    request: ReadRequest
+    batch_size: int = 8
+    timeout: float = 60.0
+
+
+@dataclass(eq=False)
+class _Item(Generic[T]):
+    """A clip on its way."""
+
+    place: int
+    index: int  # among the clips of its video
+    clip: Clip
+    pixels: np.ndarray | None  # [F, S, S, 3] uint8; None: computed
+    value: T | None = None
+
+
+@dataclass(eq=False)
+class _Video(Generic[T]):
+    """A video on its way."""
+
+    items: list[_Item[T]] = field(default_factory=list)
+    read: bool = False  # all of it
+    failure: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.failure) or (self.read and all(item.pixels is None for item in self.items))
+
+
+def compute_videos(
+    paths: Sequence[Path],
+    compute: Compute[T],
+    reading: Reading,
+    stopping: Callable[[], bool] = lambda: False,
+    spent: Spent | None = None,
+) -> Generator[Computed[T], None, None]:
+    """Compute something of every clip of every video, in the order given.
+
+    Videos are read ahead by processes of their own while a batch of clips is computed, which may be of several
+    videos. Closing the iterator, or an exception, stops them.
+
+    Args:
+        paths: Videos and pictures.
+        stopping: Asked after each batch: whether to end the run early. Videos that are finished by then still come.
+        spent: Told where the time goes.
+
+    Yields:
+        What became of each video. One that cannot be read fails alone; the others go on.
+    """
+    spent = spent or Spent()
+    ahead = 2 * reading.batch_size + 2
+    events = read_videos(paths, reading.request, timeout=reading.timeout, ahead=ahead)
+    videos: dict[int, _Video[T]] = {}
+    waiting: list[_Item[T]] = []
+    with closing(events):
+        for event in _timed(events, spent):
+            _take(event, videos, waiting)
+            while not stopping() and (batch := _next_batch(waiting, reading.batch_size)):
+                _compute(batch, paths, compute, spent)
+            yield from _finished(videos)
+            if stopping():
+                if last := next(events, None):  # may say that the video just computed has no more clips
+                    _take(last, videos, waiting)
+                break
+    while not stopping() and waiting:
+        _compute(_next_batch(waiting, 1, reading.batch_size), paths, compute, spent)
+    yield from _finished(videos, in_order=False)
+
+
+def _timed(events: Iterator[Event], spent: Spent) -> Iterator[Event]:
+    while True:
+        start = time.perf_counter()
+        event = next(events, None)
+        spent.waiting += time.perf_counter() - start
+        if event is None:
+            return
+        yield event
+
+
+def _take(event: Event, videos: dict[int, _Video[T]], waiting: list[_Item[T]]) -> None:
+    """Note what was read."""
+    video = videos.setdefault(event.place, _Video())
+    if isinstance(event, ClipRead):
+        item: _Item[T] = _Item(event.place, len(video.items), event.clip, event.pixels)
+        video.items.append(item)
+        waiting.append(item)
+    elif isinstance(event, VideoFailed):
+        video.failure = event.error
+        waiting[:] = [item for item in waiting if item.place != event.place]
+    else:
+        video.read = True
+
+
+def _next_batch(waiting: list[_Item[T]], enough: int, most: int | None = None) -> list[_Item[T]]:
+    """Take clips of one frame count out: `enough` of them, or what there is once too many wait for their like."""
+    for first in waiting:
+        alike = [item for item in waiting if _frames(item) == _frames(first)]
+        if len(alike) >= enough or len(waiting) >= 2 * enough:
+            batch = alike[: most or enough]
+            waiting[:] = [item for item in waiting if item not in batch]
+            return batch
+    return []
+
+
+def _frames(item: _Item[T]) -> int:
+    return 0 if item.pixels is None else len(item.pixels)
+
+
+def _compute(batch: list[_Item[T]], paths: Sequence[Path], compute: Compute[T], spent: Spent) -> None:
+    start = time.perf_counter()
+    pixels = normalise(np.stack([item.pixels for item in batch if item.pixels is not None]))
+    values = compute(pixels, [_number(paths[item.place], item.index) for item in batch])
+    for item, value in zip(batch, values, strict=True):
+        item.value, item.pixels = value, None
+    spent.computing += time.perf_counter() - start
+    spent.clips += len(batch)
+
+
+def _number(path: Path, index: int) -> int:
+    """A number of a clip that stays the same whatever else is computed: with a seed it decides what is drawn."""
+    return zlib.crc32(f"{index} {path}".encode("utf-8", "surrogateescape"))
+
+
+def _finished(videos: dict[int, _Video[T]], in_order: bool = True) -> Iterator[Computed[T]]:
+    """Take out the videos that are finished; in order: only those before the first one that is not."""
+    for place in sorted(videos):
+        if videos[place].finished:
+            yield _computed(place, videos.pop(place))
+        elif in_order:
+            return
+
+
+def _computed(place: int, video: _Video[T]) -> Computed[T]:
+    if video.failure:
+        return Computed(place, [], [], video.failure)
+    return Computed(place, [item.clip for item in video.items], [item.value for item in video.items])  # type: ignore[misc]
