@@ -70,6 +70,18 @@ def result(line: str) -> None:
             raise CocaError(f"cannot write to stdout: {problem.strerror}", "what was written so far is kept") from None
 
 
+def paths0(paths: Iterable[str]) -> None:
+    """Print paths as the file system has them, each ended by NUL.
+
+    Raises:
+        BrokenPipeError: nobody reads on.
+    """
+    sys.stdout.flush()
+    for path in paths:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\0")
+    sys.stdout.buffer.flush()
+
+
 def row(name: str, text: str, width: int) -> None:
     """Print a name and a text side by side for a person, the text wrapped in its own column.
 
@@ -172,13 +184,17 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def status(doing: str) -> Iterator[None]:
-    """Show on a terminal that something is under way which cannot say how far it is."""
+def status(doing: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something is under way.
+
+    Yields:
+        A function that shows something else.
+    """
     if not _animated():
-        yield
+        yield lambda doing: None
         return
-    with _screen().status(printable(doing)):
-        yield
+    with _screen().status(printable(doing)) as shown:
+        yield lambda doing: shown.update(printable(doing))
 
 
 @contextlib.contextmanager

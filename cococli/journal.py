@@ -48,6 +48,11 @@ def text_name(text: str) -> str:
     return f"\0{text}"
 
 
+def text_of(name: str) -> str | None:
+    """The text of a work; None: it is a video."""
+    return name[1:] if name.startswith("\0") else None
+
+
 def key_of(path: Path, options: str) -> str:
     """What changes when the records of a video do: its size, its time of change, and the options.
 

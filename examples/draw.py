@@ -20,6 +20,8 @@ COLOURS = {
     "red": (220, 40, 40),
     "yellow": (235, 215, 50),
     "purple": (150, 50, 190),
+    "green": (40, 170, 60),
+    "blue": (40, 70, 220),
     "pink": (250, 170, 190),
     "black": (15, 15, 15),
     "gray": (128, 128, 128),
@@ -36,22 +38,21 @@ class Shape:
     y: float
 
 
-def covers(shape: Shape) -> np.ndarray:
-    """[SIZE * ZOOM, SIZE * ZOOM] bool: the pixels of the shape."""
+def covers(form: str, radius: float, x: float, y: float) -> np.ndarray:
+    """[SIZE * ZOOM, SIZE * ZOOM] bool: the pixels of a shape around a centre."""
     across = (np.arange(SIZE * ZOOM) + 0.5) / ZOOM - 0.5
-    x, y = np.meshgrid(across - shape.x, across - shape.y)
-    radius = RADIUS[shape.size]
-    if shape.form == "circle":
-        return x**2 + y**2 <= radius**2 + radius * 0.5
-    inside = (abs(x) <= radius) & (abs(y) <= radius)
-    return inside if shape.form == "square" else inside & (abs(x) * 2 <= y + radius)
+    right, down = across - x, (across - y)[:, None]
+    if form == "circle":
+        return right**2 + down**2 <= radius**2 + radius * 0.5
+    inside = (abs(right) <= radius) & (abs(down) <= radius)
+    return inside if form == "square" else inside & (abs(right) * 2 <= down + radius)
 
 
 def picture(background: str, *shapes: Shape) -> np.ndarray:
     """[SIZE * ZOOM, SIZE * ZOOM, 3] uint8"""
     image = np.full((SIZE * ZOOM, SIZE * ZOOM, 3), COLOURS[background], np.uint8)
     for shape in shapes:
-        image[covers(shape)] = COLOURS[shape.colour]
+        image[covers(shape.form, RADIUS[shape.size], shape.x, shape.y)] = COLOURS[shape.colour]
     return image
 
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from ..checkpoints.whole import written_whole
 from ..errors import CocaError, UsageError
 from ..journal import Failure
+from ..retrieval.formats import load_pyarrow
 from .records import Outcome, Record
 from .subtitles import CueStyle, Kind, to_subtitles
 
@@ -156,20 +157,6 @@ def _write_parquet(file: BinaryIO, outcomes: Iterable[Outcome]) -> None:
     with parquet.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROW_GROUP)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema))
-
-
-def load_pyarrow() -> tuple[Any, Any]:
-    """The packages that write Parquet.
-
-    Raises:
-        UsageError: they are not installed.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UsageError("Parquet needs pyarrow", "pip install 'cococli[parquet]'") from None
-    return pyarrow, parquet
 
 
 def _template_values(record: Record) -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """One run over many videos: what an earlier one has done already, and where its records go."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from .. import settings
 from ..errors import CocaError, UsageError
 from ..journal import Failure, Journal, Work, key_of, look, open_journal, told
+from ..retrieval.entries import Entry
+from ..retrieval.index import About, IndexWriter, indexed, open_index
 from .formats import CAPTION_ONLY, STANDARD, write, write_subtitles
 from .names import beside, mirrored
 from .outputs import STDOUT, is_folder
@@ -27,6 +31,7 @@ class Plan:
         beside: Subtitles go beside each video, too.
         subtitles: Suffix of the subtitles in folders and beside videos.
         folders: Those that the user named, which `names.mirrored` builds its tree on.
+        index: A folder that takes the embeddings, what it is made with, and their dimension.
     """
 
     videos: Sequence[Path]
@@ -39,6 +44,7 @@ class Plan:
     style: CueStyle = STANDARD
     overwrite: bool = False
     retry_failed: bool = False
+    index: tuple[Path, About, int] | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -68,19 +74,29 @@ class Run:
     journal: Journal[Outcome] | None
     outcomes: dict[str, list[Outcome]]  # of each video, as far as there are any
     subtitles: list[dict[Path, Path]]  # a file for each video, in each place where they go
+    index: IndexWriter | None = None
+    indexed: Mapping[str, object] | None = None  # the works that the index had before; None: there is no index
 
     @property
     def todo(self) -> list[Work]:
-        """The videos that have no records yet."""
-        return [work for work in self.works if work.name not in self.outcomes]
+        """The videos that have no records yet, or no embeddings where these are wanted."""
+        return [work for work in self.works if not self.is_done(work)]
 
-    def take(self, work: Work, outcomes: list[Outcome]) -> list[Failure]:
+    def is_done(self, work: Work) -> bool:
+        return work.name in self.outcomes and (self.indexed is None or work.name in self.indexed)
+
+    def take(self, work: Work, outcomes: list[Outcome], embeddings: np.ndarray) -> list[Failure]:
         """Keep what became of a video; returns what of it could not be written.
 
+        Args:
+            embeddings: [K, D] float32, L2-normalised, of its K records.
+
         Raises:
-            CocaError: the journal cannot be written.
+            CocaError: the journal or the index cannot be written.
         """
-        if self.journal:
+        if self.index and work.name not in self.index.reused:
+            self.index.append(work, [_entry(outcome) for outcome in outcomes], embeddings)
+        if self.journal and work.name not in self.journal.reused:
             self.journal.append(work, outcomes)
         self.outcomes[work.name] = outcomes
         return [failure for names in self.subtitles for failure in write_subtitles(names, outcomes, self.plan.style)]
@@ -113,14 +129,18 @@ def open_run(plan: Plan) -> Iterator[Run]:
         CocaError: an output cannot be written.
     """
     works = _works(plan)
-    if plan.journal is None:
-        yield Run(plan, works, None, {}, [])
-        return
-    if plan.journal.parent == _journals():
-        with told(plan.journal):
-            _journals().mkdir(parents=True, exist_ok=True)
-    with open_journal(plan.journal, works, from_json, plan.overwrite, plan.retry_failed) as journal:
-        run = Run(plan, works, journal, dict(journal.reused), list(_subtitles(plan)))
+    with ExitStack() as stack:
+        index = stack.enter_context(_open_index(plan, works)) if plan.index else None
+        before = index.reused if index else None
+        if plan.journal is None:
+            yield Run(plan, works, None, {}, [], index, before)
+            return
+        if plan.journal.parent == _journals():
+            with told(plan.journal):
+                _journals().mkdir(parents=True, exist_ok=True)
+        opened = open_journal(plan.journal, works, from_json, plan.overwrite, plan.retry_failed)
+        journal = stack.enter_context(opened)
+        run = Run(plan, works, journal, dict(journal.reused), list(_subtitles(plan)), index, before)
         _refuse_foreign(run)
         try:
             yield run
@@ -136,7 +156,21 @@ def preview(plan: Plan) -> Run:
     """
     works = _works(plan)
     reused = {} if plan.overwrite or not plan.journal else look(plan.journal, works, from_json, plan.retry_failed)
-    return Run(plan, works, None, reused, [])
+    before = {} if plan.overwrite or not plan.index else indexed(plan.index[0], works, plan.retry_failed)
+    return Run(plan, works, None, reused, [], None, before if plan.index else None)
+
+
+def _open_index(plan: Plan, works: list[Work]) -> AbstractContextManager[IndexWriter]:
+    assert plan.index
+    folder, about, dimension = plan.index
+    return open_index(folder, about, dimension, works, None, plan.overwrite, plan.retry_failed)
+
+
+def _entry(outcome: Outcome) -> Entry | Failure:
+    """What the index says of it."""
+    if isinstance(outcome, Failure):
+        return outcome
+    return Entry(-1, outcome.video, outcome.start, outcome.end, outcome.frames, outcome.segments, text=outcome.caption)
 
 
 def _works(plan: Plan) -> list[Work]:

@@ -1,7 +1,6 @@
 """`coca caption`: a caption for every video, or for every segment of it."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,20 +10,16 @@ import typer
 
 from .. import console
 from ..captioning.records import Record
-from ..catalog import MODELS
 from ..journal import Failure
 from . import interrupts, options
 from .defaults import default_model
+from .running import caption_works, load_captioner, tell_as_wanted, tell_failures, tell_pace, warn_of_vectors
 
 if TYPE_CHECKING:
     from ..captioning.captioner import Captioner
     from ..captioning.pipeline import Settings
     from ..captioning.records import Outcome
     from ..captioning.run import Plan, Run
-    from ..checkpoints.store import ModelFiles
-    from ..decoding.options import SearchOptions
-    from ..journal import Work
-    from ..video.flow import Spent
 
 NAME_COLUMN = 30  # most cells of a terminal that names take beside the captions
 TIMED = 2  # videos that --dry-run times
@@ -36,6 +31,7 @@ def caption(
     subtitles: options.Subtitles = "srt",
     beside: options.Beside = False,
     max_cue: options.MaxCue = 7.0,
+    embed: options.EmbedInto = None,
     template: options.Template = "{caption}",
     overwrite: options.Overwrite = False,
     retry_failed: options.RetryFailed = False,
@@ -84,6 +80,7 @@ def caption(
     from ..captioning.subtitles import CueStyle
     from ..checkpoints.store import find_model
     from ..decoding.options import SearchOptions
+    from ..retrieval.index import About, check_index
     from ..video.clips import ReadRequest
     from ..video.discover import discover
     from ..video.flow import Reading
@@ -92,7 +89,7 @@ def caption(
     from ..video.wanted import since as parse_since
 
     console.be_quiet(quiet)
-    _tell_as_wanted(as_json, log_file)
+    tell_as_wanted(as_json, log_file)
     choice = SearchOptions(
         method=search,
         beams=beams,
@@ -116,8 +113,8 @@ def caption(
     check_outputs(output or (), videos)
     files = find_model(model or default_model())
     check_request(files.config, choice, pool, prompt, rerank)
-    if (rerank or min_score is not None) and (known := MODELS.get(files.name)) and known.warning:
-        console.warning(f"{files.name}: {known.warning}")
+    if rerank or embed or min_score is not None:
+        warn_of_vectors(files.name)
     request = ReadRequest(sampling, spans, files.config.vision.image_size)
     settings = Settings(Reading(request, batch_size, timeout), merge, min_score)
     said = (files.name, files.identity, pool, prompt, rerank, merge, min_score)
@@ -132,31 +129,22 @@ def caption(
         style=style,
         overwrite=overwrite,
         retry_failed=retry_failed,
+        index=(embed, About(files.name, files.identity, frames, num_frames, pool), files.config.embed_dim)
+        if embed
+        else None,
     )
+    if plan.index:
+        check_index(*plan.index[:2], None, overwrite)
     show = _shower(videos, plan.outputs, beside, verbose)
     if dry_run:
-        _preview(plan, settings, lambda: _load(files, choice, pool, prompt, rerank))
+        _preview(plan, settings, lambda: load_captioner(files, choice, pool, prompt, rerank))
         return
     with open_run(plan) as run:
-        failed = _run(run, settings, lambda: _load(files, choice, pool, prompt, rerank), show)
+        failed = _run(run, settings, lambda: load_captioner(files, choice, pool, prompt, rerank), show)
     if interrupts.came():
         raise KeyboardInterrupt
     if failed:
         raise typer.Exit(1)
-
-
-def _tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
-    if as_json:
-        console.speak_json()
-    if log_file:
-        console.log_to(log_file)
-
-
-def _load(files: "ModelFiles", search: "SearchOptions", pool: str, prompt: str, rerank: bool) -> "Captioner":
-    from ..captioning.captioner import load_captioner
-
-    with console.status(f"loading {files.name}"), interrupts.held():
-        return load_captioner(files, search, pool, prompt, rerank)
 
 
 def _run(run: "Run", settings: "Settings", load: Callable[[], "Captioner"], show: Callable[["Outcome"], None]) -> bool:
@@ -164,49 +152,15 @@ def _run(run: "Run", settings: "Settings", load: Callable[[], "Captioner"], show
     from ..video.flow import Spent
 
     todo, spent, started = run.todo, Spent(), time.perf_counter()
-    if run.outcomes:
-        console.note(f"{len(run.outcomes)} of {len(run.works)} were captioned before; --overwrite makes them again")
+    if before := len(run.works) - len(todo):
+        console.note(f"{before} of {len(run.works)} were captioned before; --overwrite makes them again")
         if "-" in run.plan.outputs:
             for outcome in run.in_order():
                 show(outcome)
-    well = not todo or _caption(run, todo, load(), settings, spent, show)
-    failures = Counter(outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
-    if failures:
-        told = "; ".join(f"{count} {reason}" for reason, count in failures.most_common())
-        console.note(f"failed: {told}")
-    if spent.clips > 1 and (seconds := time.perf_counter() - started):
-        shares = (
-            f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
-        )
-        console.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} a second; {shares}")
-    return not well or bool(failures)
-
-
-def _caption(
-    run: "Run",
-    todo: "list[Work]",
-    captioner: "Captioner",
-    settings: "Settings",
-    spent: "Spent",
-    show: Callable[["Outcome"], None],
-) -> bool:
-    """Caption these videos, the first Ctrl-C permitting; tells whether all that was made could be written."""
-    from ..captioning.pipeline import caption_videos
-
-    well = True
-    with (
-        interrupts.patiently(lambda: console.note("finishing the batch; Ctrl-C again stops now")) as stopping,
-        console.progress(len(todo), "captioning", "captioned") as advance,
-    ):
-        for result in caption_videos([Path(work.name) for work in todo], captioner, settings, stopping, spent):
-            with interrupts.held():  # what is written is counted
-                for failure in run.take(todo[result.place], result.outcomes):
-                    console.warning(f"{failure.video}: {failure.error}")
-                    well = False
-                for outcome in result.outcomes:
-                    show(outcome)
-                advance(well=isinstance(result.outcomes[0], Record))
-    return well
+    well = not todo or caption_works(run, todo, load(), settings, spent, show)
+    failed = tell_failures(outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
+    tell_pace(spent, started)
+    return failed or not well
 
 
 def _shower(videos: Sequence[Path], outputs: Sequence[str], beside: bool, verbose: bool) -> Callable[["Outcome"], None]:
@@ -241,9 +195,9 @@ def _preview(plan: "Plan", settings: "Settings", load: Callable[[], "Captioner"]
     run = preview(plan)
     for work in run.works:
         console.result(
-            f"{'captioned before' if work.name in run.outcomes else 'to caption':16}  {console.printable(work.name)}"
+            f"{'captioned before' if run.is_done(work) else 'to caption':16}  {console.printable(work.name)}"
         )
-    console.note(f"{len(run.todo)} to caption, {len(run.outcomes)} captioned before; nothing was written")
+    console.note(f"{len(run.todo)} to caption, {len(run.works) - len(run.todo)} captioned before; nothing was written")
     if run.todo:
         seconds = _seconds_each([Path(work.name) for work in run.todo[:TIMED]], load(), settings)
         console.note(f"about {console.duration(seconds * len(run.todo))}, from {TIMED} that were timed")

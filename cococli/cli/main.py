@@ -15,8 +15,11 @@ from .caption import caption
 from .config import config
 from .configuration import default_map
 from .convert import convert
+from .embed import embed
+from .evaluate import evaluate
 from .fetch import fetch
 from .models import app as models
+from .search import search
 
 INTERRUPTED = 130
 
@@ -29,6 +32,9 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(fetch)
 app.command(no_args_is_help=True)(caption)
+app.command(no_args_is_help=True)(embed)
+app.command(no_args_is_help=True)(search)
+app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(convert)
 app.add_typer(models, name="models")
 app.command()(config)

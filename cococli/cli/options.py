@@ -14,15 +14,14 @@ FRAMES = "Frames"
 SEARCH = "Search"
 
 
-Paths = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="PATHS",
-        show_default=False,
-        help="Videos and pictures, folders of them, patterns in quotes, as 'trip/**/*.mp4', lists, as @list.txt, or - "
-        "for a list on stdin.",
-    ),
-]
+_PATHS = typer.Argument(
+    metavar="PATHS",
+    show_default=False,
+    help="Videos and pictures, folders of them, patterns in quotes, as 'trip/**/*.mp4', lists, as @list.txt, or - "
+    "for a list on stdin.",
+)
+Paths = Annotated[list[str], _PATHS]
+PathsOrNone = Annotated[list[str] | None, _PATHS]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -104,6 +103,16 @@ MaxCue = Annotated[
     typer.Option(
         metavar="SECONDS",
         help="How long a subtitle stays at most, though its segment goes on; inf keeps it.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+EmbedInto = Annotated[
+    Path | None,
+    typer.Option(
+        "--embed",
+        metavar="FOLDER/",
+        show_default=False,
+        help="Keep the vectors, too, in an index that coca search reads.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -15,6 +15,7 @@ from .base import ClipFeatures
 from .captions import Captions
 
 ROWS_AT_ONCE = 512  # tokens in one matrix product of the ViT; more gain nothing on CPU
+TEXT_LENGTHS = (16, 32)  # tokens that texts are cut to, if they are shorter, or else to the whole context
 LAYERS_AT_ONCE = 4  # of a decoding step in one graph: more are hardly faster, and take longer to compile
 COMPILE_SECONDS = 1.0  # about what decoding in a batch of a new size costs; see `keep`
 
@@ -94,18 +95,31 @@ class MindSporeEngine:
         return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled, strict=True))
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
-        length = self.config.context_length
-        ids = np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
-        cls = np.concatenate([self.text_rows(text[None])[:, -1] for text in ids])
-        return normalised(_project(Tensor(cls), *self._named("text", towers.LAST)).asnumpy())
+        latents = np.empty((len(ids), self.config.embed_dim), np.float32)
+        for length, texts in self._by_length(ids):
+            some = np.pad(ids[texts], ((0, 0), (0, max(0, length - ids.shape[1]))))[:, :length]
+            parts = chunks(some, max(1, ROWS_AT_ONCE // (length + 1)))
+            cls = np.concatenate([self.text_rows(part)[:count, -1] for part, count in parts])
+            latents[texts] = _project(Tensor(cls), *self._named("text", towers.LAST)).asnumpy()
+        return normalised(latents)
+
+    def _by_length(self, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Texts that fit into so many tokens with one pad, which the CLS sees; it sees nothing of what comes after."""
+        context = self.config.context_length
+        ends = (ids != self.config.pad_id) * np.arange(1, ids.shape[1] + 1)
+        lengths = np.array([*(length for length in TEXT_LENGTHS if length < context), context])
+        of_text = lengths[np.searchsorted(lengths, np.minimum(ends.max(axis=1) + 1, context))]
+        for length in np.unique(of_text):
+            yield int(length), np.flatnonzero(of_text == length)
 
     def text_rows(self, ids: np.ndarray) -> np.ndarray:
-        """[B, T] ids, padded to the whole context -> [B, T + 1, D] what leaves the text tower, the CLS last.
+        """[B, T] ids -> [B, T + 1, D] what leaves the text tower, the CLS last, whatever T is.
 
         The tokens enter the decoder as they are; the CLS is yet to be normed and projected.
         """
         words = np.concatenate([self._token_embedding[ids], np.tile(self._cls, (len(ids), 1, 1))], 1)
-        x, mask = Tensor(words + self._positions), Tensor(towers.text_mask(ids, self.config.pad_id))
+        positions = np.concatenate([self._positions[: ids.shape[1]], self._positions[-1:]])
+        x, mask = Tensor(words + positions), Tensor(towers.text_mask(ids, self.config.pad_id))
         for weights in self._text_blocks:
             x = _block(x, mask, self.config.text.heads, self.config.quick_gelu, *weights)
         return x.asnumpy()

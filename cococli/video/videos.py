@@ -242,6 +242,18 @@ def open_video(path: Path) -> Video:
         return Video(path, ticks, end_tick, stream.time_base, keys, _is_plain(stream, index) and _looks_plain(stream))
 
 
+def first_frame_time(path: Path) -> float:
+    """When the first frame comes on screen, in seconds since the file begins, as FFmpeg's tools count time.
+
+    Raises:
+        VideoError: why it cannot be read, in a few words, without the path.
+    """
+    video = open_video(path)
+    with _av_stream(path) as stream:
+        begin = (stream.container.start_time or 0) / 1_000_000
+    return float(video.ticks[0] * video.tick) - begin
+
+
 def _without_strays(ticks: np.ndarray, longest: int) -> np.ndarray:
     """The most frames that follow one another: damage makes up times of weeks, and weeks have many clips."""
     return max(np.split(ticks, np.flatnonzero(np.diff(ticks) > longest) + 1), key=len)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cococli.captioning.records import Outcome, Record
@@ -12,6 +13,7 @@ from cococli.errors import UsageError
 from cococli.journal import Failure
 
 Planned = Callable[..., Plan]
+VECTORS = np.eye(4, dtype=np.float32)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def work_off(plan: Plan, most: int = 99, segments: int = 1) -> list[str]:
     done = []
     with open_run(plan) as run:
         for work in run.todo[:most]:
-            assert run.take(work, said(work.name, segments)) == []
+            assert run.take(work, said(work.name, segments), VECTORS[:segments]) == []
             done.append(Path(work.name).stem)
     return done
 
@@ -71,7 +73,7 @@ def test_every_output_holds_every_record_whenever_it_was_made(planned: Planned, 
 
 def test_what_was_done_is_in_the_outputs_when_a_run_breaks_off(planned: Planned, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), open_run(planned("out.csv", "out.vtt")) as run:
-        run.take(run.todo[0], said(run.todo[0].name))
+        run.take(run.todo[0], said(run.todo[0].name), VECTORS[:1])
         raise KeyboardInterrupt
     assert (tmp_path / "out.csv").read_text().count("a cat") == 1
     assert "a cat" in (tmp_path / "out.vtt").read_text()
@@ -98,7 +100,7 @@ def test_other_options_make_everything_again(planned: Planned) -> None:
 
 def test_failures_are_not_tried_again_unasked(planned: Planned) -> None:
     with open_run(planned("out.jsonl")) as run:
-        run.take(run.todo[0], [Failure(run.todo[0].name, "no video stream")])
+        run.take(run.todo[0], [Failure(run.todo[0].name, "no video stream")], VECTORS[:0])
     assert work_off(planned("out.jsonl"), most=0) == []
     assert [Path(work.name).stem for work in preview(planned("out.jsonl")).todo] == ["b", "c"]
     assert work_off(planned("out.jsonl", retry_failed=True)) == ["a", "b", "c"]

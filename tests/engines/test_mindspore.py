@@ -96,6 +96,16 @@ def test_texts_of_every_length_equal_the_reference(tiny, length):
     assert_close(tiny.encode_texts(ids), reference.encode_texts(ids), FEATURES)
 
 
+def test_texts_of_many_lengths_come_back_in_their_order():
+    config, weights = load("shapes")
+    lengths = [3, 40, 15, 16, 76, 31, 32, 5, 75]
+    ids = np.zeros((len(lengths), 76), np.int32)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = [49406, *range(1000, 998 + length), 49407]
+    wanted = NumpyEngine(config, weights).encode_texts(ids)
+    assert_close(MindSporeEngine(config, weights).encode_texts(ids), wanted, FEATURES)
+
+
 def test_short_texts_need_no_padding(tiny):
     ids = np.array([[298, 7, 9, 299]], np.int32)
     assert_close(tiny.encode_texts(ids), tiny.encode_texts(np.pad(ids, ((0, 0), (0, 16)))), 1e-6)

@@ -1,0 +1,140 @@
+"""`coca embed`: vectors of videos, pictures and texts, in an index or a file."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import console
+from ..journal import Failure, Work
+from . import interrupts, options
+from .defaults import default_model
+from .running import embed_works, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
+
+if TYPE_CHECKING:
+    from ..retrieval.outputs import Outputs
+
+
+def embed(
+    paths: options.PathsOrNone = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER/|FILE",
+            show_default=False,
+            help="Where vectors go, once or several times: a folder for an index that coca search reads; .npz, .jsonl "
+            "or .parquet for a file; - for JSONL on stdout.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Embed the lines of this text file, too. May be given several times.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half",
+            metavar="",
+            help="Round vectors to float16 in a new index, which takes half the disk.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    overwrite: options.Overwrite = False,
+    retry_failed: options.RetryFailed = False,
+    quiet: options.Quiet = False,
+    as_json: options.JsonProgress = False,
+    log_file: options.LogFile = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    since: options.Since = None,
+    timeout: options.Timeout = 60.0,
+    segments: options.SegmentsOption = "none",
+    frames: options.Frames = "middle",
+    num_frames: options.NumFrames = 8,
+    pool: options.Pool = "joint",
+    model: options.Model = None,
+    batch_size: options.BatchSize = 8,
+) -> None:
+    """Turn videos, pictures and texts into vectors of CoCa's joint space.
+
+    A run that was stopped, however that came about, goes on where it was when the same command is given again; what
+    is new or changed is added.
+    """
+    from ..checkpoints.store import find_model
+    from ..errors import UsageError
+    from ..journal import key_of, text_name
+    from ..retrieval.embedding import read_texts
+    from ..retrieval.index import About, check_index, open_index
+    from ..retrieval.outputs import parse_outputs
+    from ..video.clips import ReadRequest
+    from ..video.discover import discover
+    from ..video.flow import Reading
+    from ..video.sampling import Sampling
+    from ..video.segments import parse as parse_segments
+    from ..video.wanted import since as parse_since
+
+    console.be_quiet(quiet)
+    tell_as_wanted(as_json, log_file)
+    sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
+    earliest = parse_since(since) if since else None
+    if not paths and not texts:
+        raise UsageError("nothing is named to embed", "name videos, pictures or folders, or --texts FILE")
+    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest) if paths else []
+    lines = read_texts(texts) if texts else []
+    files = find_model(model or default_model())
+    outputs = parse_outputs(output or (), files.identity)
+    about = About(files.name, files.identity, frames, num_frames, pool)
+    dtype = "float16" if half else None
+    if outputs.index:
+        check_index(outputs.index, about, dtype, overwrite)
+    warn_of_vectors(files.name)
+    said = repr((files.identity, pool, sampling, spans))
+    works = [Work(str(path), key_of(path, said)) for path in videos] + [Work(text_name(text), "text") for text in lines]
+    reading = Reading(ReadRequest(sampling, spans, files.config.vision.image_size), batch_size, timeout)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="coca-") as temporary,
+        open_index(
+            outputs.index or Path(temporary), about, files.config.embed_dim, works, dtype, overwrite, retry_failed
+        ) as index,
+    ):
+        todo = [work for work in works if work.name not in index.reused]
+        if before := len(works) - len(todo):
+            console.note(f"{before} of {len(works)} were embedded before; --overwrite makes them again")
+        failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
+        try:
+            if todo:
+                failed += embed_works(index, todo, load_engine(files), pool, reading)
+        finally:
+            _write(outputs, index.folder, works)
+    if interrupts.came():
+        raise KeyboardInterrupt
+    if tell_failures(failure.error for failure in failed):
+        raise typer.Exit(1)
+
+
+def _write(outputs: "Outputs", folder: Path, works: Sequence[Work]) -> None:
+    """Write the outputs besides the index."""
+    from ..retrieval.formats import json_lines, write
+    from ..retrieval.index import Index
+
+    if not outputs.files and not outputs.stdout:
+        return
+    index = Index(folder)
+    entries = index.entries(work.name for work in works)
+    vectors = index.vectors[[entry.row for entry in entries]]
+    for path in outputs.files:
+        write(path, entries, vectors)
+    if outputs.stdout:
+        for line in json_lines(entries, vectors):
+            console.result(line)

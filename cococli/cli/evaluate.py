@@ -1,0 +1,344 @@
+"""`coca evaluate`: how well a model, or captions, tell what people tell."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .. import console
+from ..errors import CocaError, UsageError
+from ..journal import Failure, Work, key_of, text_name
+from ..settings import home
+from . import interrupts, options
+from .defaults import default_model
+from .running import caption_works, embed_works, load_captioner, load_engine, warn_of_vectors
+
+if TYPE_CHECKING:
+    from ..checkpoints.store import ModelFiles
+    from ..datasets.dataset import Dataset
+    from ..decoding.options import SearchOptions
+    from ..evaluation.report import Report
+    from ..retrieval.index import About, Index
+    from ..video.flow import Reading
+
+DATA = "Data"
+WORST_COLUMN = 14  # cells of a terminal beside the worst examples
+
+
+def evaluate(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Pictures or videos with captions: COCO's layout, a Karpathy split, or captions.jsonl or .csv.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="Which part of the data.", rich_help_panel=DATA)
+    ] = "val",
+    karpathy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Karpathy's split of it (dataset_coco.json), which papers use.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", show_default=False, help="Where its pictures are, if elsewhere.", rich_help_panel=DATA
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, show_default=False, help="Take only the first N pictures.", rich_help_panel=DATA
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Classify the pictures of a folder of class folders, by the classes' names.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    templates: Annotated[
+        str,
+        typer.Option(
+            metavar="openai|simple|FILE",
+            help="Sentences that a class's name is put into: CLIP's 80, its best 7, or the lines of a file.",
+            rich_help_panel=DATA,
+        ),
+    ] = "openai",
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Score these captions, no model needed: coca's .jsonl, COCO results, or an object of captions.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Against these: COCO annotations, a Karpathy split, or an object of lists of captions.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    only: Annotated[
+        Literal["captions", "retrieval"] | None,
+        typer.Option(show_default=False, help="Measure captions, or vectors, alone."),
+    ] = None,
+    worst: Annotated[int, typer.Option(metavar="N", min=0, help="Show the N worst examples of each kind.")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER/",
+            show_default=False,
+            help="Keep the report (report.json), captions and vectors here; by default in the cache folder.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    model: options.Model = None,
+    batch_size: options.BatchSize = 8,
+    timeout: options.Timeout = 60.0,
+    frames: options.Frames = "middle",
+    num_frames: options.NumFrames = 8,
+    pool: options.Pool = "joint",
+    search: options.Search = "beam",
+    beams: options.Beams = 6,
+    min_length: options.MinLength = 5,
+    max_length: options.MaxLength = 30,
+    length_penalty: options.LengthPenalty = 1.0,
+) -> None:
+    """Measure captions (BLEU, METEOR, ROUGE-L, CIDEr, SPICE), retrieval (recall) and classification (accuracy).
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    from ..captioning.captioner import check_request
+    from ..checkpoints.store import find_model
+    from ..decoding.options import SearchOptions
+    from ..evaluation.model import joined
+    from ..retrieval.index import About
+    from ..video.clips import ReadRequest
+    from ..video.flow import Reading
+    from ..video.sampling import Sampling
+    from ..video.segments import Segments
+
+    console.be_quiet(quiet)
+    if predictions or references:
+        if not (predictions and references) or data or classes:
+            raise UsageError("--predictions and --references go together, without --data and --classes")
+        _show(_of_files(predictions, references, split), worst, output, as_json)
+        return
+    if not (data or classes):
+        raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
+    choice = SearchOptions(
+        method=search, beams=beams, min_length=min_length, max_length=max_length, length_penalty=length_penalty
+    )
+    sampling = Sampling(frames, num_frames)
+    dataset = _dataset(data, split, karpathy, images, limit) if data else None
+    files = find_model(model or default_model())
+    check_request(files.config, choice, pool, "")
+    about = About(files.name, files.identity, frames, num_frames, pool)
+    reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
+    task = _Task(files, choice, about, reading, output or _in_cache(files.identity, asdict(choice), about, data))
+    if only != "captions":
+        warn_of_vectors(files.name)
+    reports = []
+    if dataset:
+        reports.append(_of_dataset(task, dataset, only))
+    if classes:
+        reports.append(_of_classes(task, classes, templates))
+    _show(joined(*reports), worst, task.folder, as_json)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is asked of a model, and the folder that keeps what it answers."""
+
+    files: "ModelFiles"
+    search: "SearchOptions"
+    about: "About"
+    reading: "Reading"
+    folder: Path
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+
+def _dataset(data: Path, split: str, karpathy: Path | None, images: Path | None, limit: int | None) -> "Dataset":
+    """The examples, without those that cannot be there."""
+    from ..datasets.find import find_dataset
+
+    dataset = find_dataset(data, split, karpathy, images)  # type: ignore[arg-type] # typer checks it
+    for what, count in dataset.left_out.items():
+        console.note(f"{count} {what} are left out")
+    dataset = replace(dataset, examples=dataset.examples[:limit])
+    if missing := {example.path for example in dataset.examples if not example.path.is_file()}:
+        console.warning(f"{len(missing)} of {len(dataset.examples)} files are missing, first {min(missing)}")
+        dataset = dataset.without(missing)
+    if not dataset.examples:
+        raise UsageError(f"{dataset.source} has no example whose file is there", "--images names their folder")
+    return dataset
+
+
+def _in_cache(*said: object) -> Path:
+    """A folder of the cache that a run goes on from."""
+    digest = hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return home() / "evaluations" / digest
+
+
+def _of_files(predictions: Path, references: Path, split: str) -> "Report":
+    from ..evaluation.captions import score_captions
+    from ..evaluation.files import matched, read_predictions, read_references
+    from ..evaluation.report import Report, worst_captions
+
+    truths = read_references(references, split)
+    guesses = matched(read_predictions(predictions), truths)
+    with console.status("scoring captions"):
+        scores = score_captions(guesses, truths.captions)
+    return Report(captions=scores, worst=tuple(worst_captions(scores, guesses, truths.captions)))
+
+
+def _of_dataset(task: _Task, dataset: "Dataset", only: str | None) -> "Report":
+    from ..evaluation.model import joined, measure_captions, measure_retrieval, vectors_of
+
+    paths = [example.path for example in dataset.examples]
+    captions: dict[str, str] = {}
+    if only == "retrieval":
+        failed = _embed(task, paths)
+    else:
+        captions, failed = _caption(task, paths, embed=only is None)
+    if failed:
+        console.warning(f"{len(failed)} of {len(paths)} files cannot be read; the rest is measured")
+        dataset = dataset.without([Path(name) for name in failed])
+        if not dataset.examples:
+            raise CocaError("no file could be read")
+    reports = []
+    if only != "captions":
+        texts = [caption for example in dataset.examples for caption in example.captions]
+        _embed(task, [], list(dict.fromkeys(texts)))
+        index = _open(task)
+        names = [str(example.path) for example in dataset.examples]
+        found = vectors_of(index, names), vectors_of(index, [text_name(text) for text in texts])
+        reports.append(measure_retrieval(dataset, *found))
+    if only != "retrieval":
+        with console.status("scoring captions"):
+            reports.append(measure_captions(dataset, captions))
+    return joined(*reversed(reports))
+
+
+def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
+    from ..datasets.classes import class_folders
+    from ..evaluation.model import measure_classes, vectors_of
+    from ..evaluation.zeroshot import described, read_templates
+
+    sentences, classes = read_templates(templates), class_folders(folder)
+    paths = [path for files in classes.values() for path in files]
+    failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
+    if failed:
+        console.warning(f"{len(failed)} of {len(paths)} files cannot be read; the rest is measured")
+    labelled = [
+        (str(path), label) for label, files in enumerate(classes.values()) for path in files if str(path) not in failed
+    ]
+    index = _open(task)
+    return measure_classes(
+        vectors_of(index, [name for name, _ in labelled]),
+        [label for _, label in labelled],
+        list(classes),
+        lambda texts: vectors_of(index, [text_name(text) for text in texts]),
+        sentences,
+    )
+
+
+def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str, str], set[str]]:
+    """Caption files, and embed them in the same pass: captions by path, and the paths of what cannot be read."""
+    from ..captioning.pipeline import Settings
+    from ..captioning.run import Plan, open_run
+    from ..video.flow import Spent
+
+    said = repr((task.files.identity, asdict(task.search), task.about))
+    plan = Plan(
+        paths,
+        options=said,
+        outputs=(str(task.folder / "captions.jsonl"),),
+        index=(task.index, task.about, task.files.config.embed_dim) if embed else None,
+    )
+    task.folder.mkdir(parents=True, exist_ok=True)
+    with open_run(plan) as run:
+        if todo := run.todo:
+            captioner = load_captioner(task.files, task.search, task.about.pool)
+            caption_works(run, todo, captioner, Settings(task.reading), Spent(), lambda outcome: None)
+        _stop_if_interrupted()
+        failed = {outcome.video for outcome in run.in_order() if isinstance(outcome, Failure)}
+        captions = {outcome.video: outcome.caption for outcome in run.in_order() if not isinstance(outcome, Failure)}
+    return captions, failed
+
+
+def _embed(task: _Task, paths: Sequence[Path], texts: Sequence[str] = ()) -> set[str]:
+    """Embed files and texts; returns the paths of what cannot be read."""
+    from ..retrieval.index import open_index
+
+    said = repr((task.files.identity, task.about))
+    works = [Work(str(path), key_of(path, said)) for path in paths]
+    works += [Work(text_name(text), "text") for text in dict.fromkeys(texts)]
+    with open_index(task.index, task.about, task.files.config.embed_dim, works) as index:
+        failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
+        if todo := [work for work in works if work.name not in index.reused]:
+            engine = load_engine(task.files)
+            failed |= {failure.video for failure in embed_works(index, todo, engine, task.about.pool, task.reading)}
+    _stop_if_interrupted()
+    return failed
+
+
+def _open(task: _Task) -> "Index":
+    from ..retrieval.index import Index
+
+    return Index(task.index)
+
+
+def _stop_if_interrupted() -> None:
+    if interrupts.came():
+        raise KeyboardInterrupt
+
+
+def _show(report: "Report", worst: int, folder: Path | None, as_json: bool) -> None:
+    """Print a report, and keep it."""
+    from ..checkpoints.whole import written_whole
+
+    facts = json.dumps(report.to_dict(), indent=1)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / "report.json") as (file,):
+            file.write(facts.encode())
+    if as_json:
+        console.result(facts)
+    else:
+        console.table(("measure", "x 100"), report.rows())
+        for bad in report.worst_of_each(worst):
+            console.row(f"{bad.by} {bad.score:.3g}", bad.what, WORST_COLUMN)
+            for what, text in (("  said", bad.got), ("  wanted", bad.wanted)):
+                if text:
+                    console.row(what, text, WORST_COLUMN)
+    for line in report.captions.notes if report.captions else ():
+        console.note(line)
+    if folder:
+        console.note(f"kept in {folder}")

@@ -1,0 +1,141 @@
+"""What the commands that work through many videos share: how they are told of, stopped and summed up."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import console
+from ..captioning.records import Record
+from ..catalog import MODELS
+from ..journal import Failure, Work
+from . import interrupts
+
+if TYPE_CHECKING:
+    from ..captioning.captioner import Captioner
+    from ..captioning.pipeline import Settings
+    from ..captioning.records import Outcome
+    from ..captioning.run import Run
+    from ..checkpoints.store import ModelFiles
+    from ..decoding.options import SearchOptions
+    from ..engines.mindspore import MindSporeEngine
+    from ..retrieval.index import IndexWriter
+    from ..video.flow import Reading, Spent
+
+
+def tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
+    """Heed --json and --log-file."""
+    if as_json:
+        console.speak_json()
+    if log_file:
+        console.log_to(log_file)
+
+
+def warn_of_vectors(model: str) -> None:
+    """Warn where the vectors of a model are known to be useless."""
+    if (known := MODELS.get(model)) and known.warning:
+        console.warning(f"{model}: {known.warning}")
+
+
+def load_engine(files: "ModelFiles") -> "MindSporeEngine":
+    """Load the weights of a model."""
+    with console.status(f"loading {files.name}"), interrupts.held():
+        from ..engines.mindspore import MindSporeEngine
+
+        return MindSporeEngine.open(files.weights, files.config)
+
+
+def load_captioner(
+    files: "ModelFiles", search: "SearchOptions", pool: str, prompt: str = "", rerank: bool = False
+) -> "Captioner":
+    """Load a model that captions."""
+    from ..captioning.captioner import load_captioner
+
+    with console.status(f"loading {files.name}"), interrupts.held():
+        return load_captioner(files, search, pool, prompt, rerank)
+
+
+@contextmanager
+def under_way(total: int, doing: str, done: str) -> Iterator[tuple[Callable[[], bool], console.Advance]]:
+    """A run of many steps: shows how far it is, and lets the first Ctrl-C finish a batch.
+
+    Yields:
+        Whether to stop, to be asked, and what to call after each step.
+    """
+    with (
+        interrupts.patiently(lambda: console.note("finishing the batch; Ctrl-C again stops now")) as stopping,
+        console.progress(total, doing, done) as advance,
+    ):
+        yield stopping, advance
+
+
+def tell_failures(errors: Iterable[str]) -> bool:
+    """Sum up why videos failed; tells whether any did."""
+    failures = Counter(errors)
+    if failures:
+        told = "; ".join(f"{count} {reason}" for reason, count in failures.most_common())
+        console.note(f"failed: {told}")
+    return bool(failures)
+
+
+def tell_pace(spent: "Spent", started: float) -> None:
+    """Sum up where the time went since `started`, in seconds of `time.perf_counter`."""
+    if spent.clips > 1 and (seconds := time.perf_counter() - started):
+        shares = (
+            f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
+        )
+        console.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} a second; {shares}")
+
+
+def caption_works(
+    run: "Run",
+    todo: "list[Work]",
+    captioner: "Captioner",
+    settings: "Settings",
+    spent: "Spent",
+    show: Callable[["Outcome"], None],
+) -> bool:
+    """Caption these videos, the first Ctrl-C permitting; tells whether all that was made could be written."""
+    from ..captioning.pipeline import caption_videos
+
+    well = True
+    with under_way(len(todo), "captioning", "captioned") as (stopping, advance):
+        for result in caption_videos([Path(work.name) for work in todo], captioner, settings, stopping, spent):
+            with interrupts.held():  # what is written is counted
+                for failure in run.take(todo[result.place], result.outcomes, result.embeddings):
+                    console.warning(f"{failure.video}: {failure.error}")
+                    well = False
+                for outcome in result.outcomes:
+                    show(outcome)
+                advance(well=isinstance(result.outcomes[0], Record))
+    return well
+
+
+def embed_works(
+    index: "IndexWriter", todo: Sequence[Work], engine: "MindSporeEngine", pool: str, reading: "Reading"
+) -> list[Failure]:
+    """Embed these videos and texts, the first Ctrl-C permitting; returns what failed."""
+    from ..journal import text_of
+    from ..retrieval.embedding import embed_texts, embed_videos
+    from ..video.flow import Spent
+
+    videos = [work for work in todo if text_of(work.name) is None]
+    texts = [work for work in todo if text_of(work.name) is not None]
+    failed, spent, started = [], Spent(), time.perf_counter()
+    with under_way(len(todo), "embedding", "embedded") as (stopping, advance):
+        for embedded in embed_videos([Path(work.name) for work in videos], engine, pool, reading, stopping, spent):
+            with interrupts.held():  # what is written is counted
+                index.append(videos[embedded.place], embedded.entries, embedded.vectors)
+                failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
+                for failure in failures:
+                    console.warning(f"{failure.video}: {failure.error}")
+                failed += failures
+                advance(well=not failures)
+        for place, entry, vector in embed_texts([text_of(work.name) or "" for work in texts], engine, stopping):
+            with interrupts.held():
+                index.append(texts[place], [entry], vector)
+                advance()
+    tell_pace(spent, started)
+    return failed

@@ -1,0 +1,248 @@
+"""`coca search`: moments that match a sentence, a picture or a video; and videos that are in an index twice."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .. import console
+from ..errors import CocaError, UsageError
+from . import options
+from .running import load_engine, warn_of_vectors
+
+if TYPE_CHECKING:
+    from ..retrieval.entries import Entry
+    from ..retrieval.index import Index
+    from ..retrieval.search import Found, Searcher
+
+MANY = 1_000_000  # vectors from which approximate search is worth its graph
+PROMPT = "search> "
+
+
+def search(
+    query_and_index: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[QUERY]... INDEX",
+            show_default=False,
+            help="What to look for: a sentence, a picture or a video, or several, each perhaps with a weight, as "
+            "'a dog^2' photo.jpg; and the folder that coca embed wrote.",
+        ),
+    ],
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not",
+            metavar="QUERY",
+            show_default=False,
+            help="Leave out what matches this better than the query. May be given several times.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
+    min_score: Annotated[
+        float | None,
+        typer.Option(metavar="COSINE", show_default=False, help="Leave out what matches less."),
+    ] = None,
+    per_video: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, show_default=False, help="At most so many moments of one video."),
+    ] = None,
+    among: Annotated[
+        Literal["videos", "texts"] | None,
+        typer.Option(show_default=False, help="What to find; by default videos and pictures, where there are any."),
+    ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive",
+            "-i",
+            metavar="",
+            help="Answer one query a line from stdin, the model loaded once: 'a dog + photo.jpg^0.5 --not snow'.",
+        ),
+    ] = False,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", metavar="", help="Group near-identical videos, in place of a query.")
+    ] = False,
+    threshold: Annotated[
+        float,
+        typer.Option(metavar="COSINE", min=-1, max=1, help="From when on --duplicates takes two videos for the same."),
+    ] = 0.96,
+    approximate: Annotated[
+        bool | None,
+        typer.Option(
+            "--approximate/--exact",
+            show_default=False,
+            help="Find most of the best, or surely all. By default exact up to a million vectors. Approximate needs "
+            "usearch: pip install 'cococli[usearch]'.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    paths0: Annotated[
+        bool,
+        typer.Option("--paths0", "-0", metavar="", help="Print each file's path once, ended by NUL, for xargs -0."),
+    ] = False,
+    cut: Annotated[
+        bool,
+        typer.Option("--cut", metavar="", help="Print the ffmpeg commands that cut the moments out, to the frame."),
+    ] = False,
+    model: options.Model = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the moments that match a query, in an index that coca embed wrote."""
+    from ..retrieval.index import Index
+    from ..retrieval.query import parse_query
+
+    console.be_quiet(quiet)
+    *wanted, folder = query_and_index
+    if as_json + paths0 + cut > 1:
+        raise UsageError("--json, --paths0 and --cut are three ways to print: take one")
+    if duplicates or interactive:
+        if wanted or exclude or (duplicates and (interactive or paths0 or cut)):
+            raise UsageError(f"{'--duplicates' if duplicates else '--interactive'} takes an index and no query")
+    elif not wanted:
+        raise UsageError("it takes a query and an index", f"coca search 'a dog jumps' {folder}")
+    query = parse_query(wanted, exclude or ())
+    with console.status("reading the index"):
+        index = Index(Path(folder))
+    if duplicates:
+        _show_duplicates(index, threshold, as_json)
+        return
+    searcher = _searcher(index, model, among, approximate)
+
+    def show(found: "Sequence[Found]") -> None:
+        if paths0:
+            console.paths0(dict.fromkeys(one.entry.video for one in found if one.entry.video))
+        elif cut:
+            _show_cuts(found)
+        elif as_json:
+            console.result(json.dumps([{"score": round(one.score, 4), **one.entry.fields()} for one in found]))
+        elif found:
+            console.table(*_table(found))
+        else:
+            console.note("nothing matches")
+
+    limits: dict[str, Any] = {"count": count, "min_score": min_score, "per_video": per_video}
+    if interactive:
+        _converse(searcher, limits, show)
+    else:
+        show(searcher.search(query, **limits))
+
+
+def _searcher(index: "Index", model: str | None, among: Any, approximate: bool | None) -> "Searcher":
+    from ..checkpoints.store import find_model
+    from ..retrieval.index import About, check_model
+    from ..retrieval.search import Searcher
+
+    files = find_model(model or index.about.model)
+    check_model(index.folder, index.about, About(files.name, files.identity))
+    warn_of_vectors(files.name)
+    if approximate is None and len(index.rows) > MANY:
+        approximate = _usearch_is_here()
+        if not approximate:
+            console.note(f"{len(index.rows)} vectors: pip install 'cococli[usearch]' makes search of so many faster")
+    engine = load_engine(files)
+    with console.status("opening the graph") as say:
+        return Searcher(
+            index, engine, among, bool(approximate), lambda done, of: say(f"building the graph, once: {done} of {of}")
+        )
+
+
+def _usearch_is_here() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("usearch") is not None
+
+
+def _table(found: "Sequence[Found]") -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Columns and rows; columns that would be empty are left out."""
+    rows = [(f"{one.score:.3f}", one.entry.video, _span(one.entry), one.entry.text) for one in found]
+    columns = ("score", "file", "time", "caption" if any(one.entry.video for one in found) else "text")
+    filled = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return [columns[i] for i in filled], [[row[i] for i in filled] for row in rows]
+
+
+def _span(entry: "Entry") -> str:
+    """The moment, as a player shows times; a picture has none."""
+    return f"{_clock(entry.start)}-{_clock(entry.end)}" if entry.end else ""
+
+
+def _clock(seconds: float) -> str:
+    """`1:02:03.5`"""
+    tenths = round(seconds * 10)
+    minutes, tenths = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{minutes}:{tenths / 10:04.1f}"
+    return f"{hours}:{minutes:02}:{tenths / 10:04.1f}" if hours else clock
+
+
+def _show_cuts(found: "Sequence[Found]") -> None:
+    from ..retrieval.cutting import cut_command
+
+    for one in found:
+        if not one.entry.end:
+            console.note(f"{one.entry.video or one.entry.text}: nothing to cut")
+            continue
+        try:
+            console.result(cut_command(one.entry))
+        except CocaError as error:
+            console.warning(f"{one.entry.video}: {error.message}")
+
+
+def _converse(searcher: "Searcher", limits: dict[str, Any], show: Any) -> None:
+    """Answer one query a line, until there is no more."""
+    from ..retrieval.query import parse_line, parse_query
+
+    searcher.search(parse_query(["warm up"]), **limits)  # compiles what a text needs
+    for line in _lines():
+        if line.strip():
+            try:
+                show(searcher.search(parse_line(line), **limits))
+            except CocaError as error:
+                console.warning(error.message)
+                if not console.stdout_is_terminal():
+                    show([])  # an answer to every query
+
+
+def _lines() -> Iterable[str]:
+    """Lines from a person, who can edit and recall them, or from a program."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401 (input() uses it)
+
+    console.note("one query a line; Ctrl-D ends")
+    while True:
+        try:
+            yield input(PROMPT)
+        except EOFError:
+            return
+
+
+def _show_duplicates(index: "Index", threshold: float, as_json: bool) -> None:
+    from ..retrieval.duplicates import duplicates
+
+    rows: dict[str, list[int]] = {}
+    for entry in map(index.entry, index.rows[~index.is_text].tolist()):
+        rows.setdefault(entry.video, []).append(entry.row)
+    names = list(rows)
+    with console.status(f"comparing {len(names)} videos"):
+        groups = duplicates(index.vectors, list(rows.values()), threshold)
+    if as_json:
+        told = [{"score": round(group.score, 4), "videos": [names[i] for i in group.members]} for group in groups]
+        console.result(json.dumps(told))
+    elif groups:
+        console.table(
+            ("group", "score", "file"),
+            [
+                (str(number), f"{group.score:.3f}", names[member])
+                for number, group in enumerate(groups, start=1)
+                for member in group.members
+            ],
+        )
+    copies = sum(len(group.members) - 1 for group in groups)
+    console.note(
+        f"{copies} of {len(names)} are copies of another, in {len(groups)} groups" if groups else "no two are the same"
+    )

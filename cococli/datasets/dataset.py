@@ -1,0 +1,110 @@
+"""Pictures and videos with the captions that people gave them."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ..errors import UsageError
+
+Split = Literal["train", "val", "test"]
+
+# The names that splits go by. Karpathy's restval is what he left of COCO's val: papers train on it.
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "restval": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+
+class Entry(NamedTuple):
+    """What a source says of one file."""
+
+    id: str
+    path: Path
+    split: str | None  # None: it does not say
+    captions: list[Any]  # as they stand there, texts or not
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture or video, and what can be said of it."""
+
+    path: Path
+    captions: tuple[str, ...]  # one or more, in the source's order
+    id: str  # the source's
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The examples of one split."""
+
+    source: Path  # the file that was read
+    split: Split | None  # None: the source knows no splits, and this is all of it
+    examples: tuple[Example, ...]
+    left_out: Mapping[str, int]  # what was no example, as in "empty captions": 3
+
+    @property
+    def captions(self) -> int:
+        """How many captions the examples have in all."""
+        return sum(len(example.captions) for example in self.examples)
+
+    def without(self, paths: Collection[Path]) -> "Dataset":
+        """The same but for the examples at these paths."""
+        gone = frozenset(paths)
+        return replace(self, examples=tuple(example for example in self.examples if example.path not in gone))
+
+
+def split_of(name: str) -> str:
+    """The split that goes by this name: `validation` is val. A name that is none stays itself."""
+    return _SPLITS.get(name.lower(), name)
+
+
+def no_split(source: Path, split: Split, found: Iterable[str]) -> UsageError:
+    """The error of a source that has other splits than the wanted one."""
+    hint = f"a {split} split is captions_{split}2017.json with {split}2017/, or the entries whose split is {split!r}"
+    return UsageError(f"{source} has no {split} split, only {', '.join(sorted(found))}", hint)
+
+
+def gather(source: Path, split: Split, entries: Iterable[Entry], left_out: Mapping[str, int]) -> Dataset:
+    """The examples of a split, out of the entries of all. Entries that know no split stand for any.
+
+    Raises:
+        UsageError: there are none.
+    """
+    by_split: dict[str | None, list[Entry]] = {}
+    for entry in entries:
+        by_split.setdefault(entry.split, []).append(entry)
+    unsaid = by_split.pop(None, [])
+    if by_split and split not in by_split:
+        raise no_split(source, split, filter(None, by_split))
+    counts = Counter(left_out)
+    counts["entries without a split"] += len(unsaid) if by_split else 0
+    examples = tuple(_examples(by_split.get(split, unsaid), counts))
+    if not examples:
+        raise UsageError(f"{source} has no file with a caption")
+    return Dataset(source, split if by_split else None, examples, dict(+counts))
+
+
+def _examples(entries: Iterable[Entry], counts: Counter[str]) -> Iterator[Example]:
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.id in seen:
+            counts["files listed twice"] += 1
+            continue
+        seen.add(entry.id)
+        texts = tuple(filter(None, map(_text, entry.captions)))
+        counts["empty captions"] += len(entry.captions) - len(texts)
+        counts["files without a caption"] += not texts
+        if texts:
+            yield Example(entry.path, texts, entry.id)
+
+
+def _text(caption: object) -> str:
+    """A caption without blanks around it and without half characters, which JSON can hold; empty if it is no text."""
+    return caption.encode("utf-8", "ignore").decode().strip() if isinstance(caption, str) else ""

@@ -1,0 +1,1 @@
+"""How good captions and vectors are, as papers count it."""

@@ -1,0 +1,130 @@
+"""The Java parts of pycocoevalcap, run so that they neither hang, print, nor write into the installation."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_TOKENIZER = "stanford-corenlp-3.4.1.jar"
+_METEOR = "meteor-1.5.jar"
+_SPICE = "spice-1.0.jar"
+_SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+_START_SECONDS = 120  # for a loaded machine to start Java and read its data
+_SECONDS_EACH = 1.0  # more for each picture or caption; what takes longer hangs
+_UTF8 = "-Dfile.encoding=UTF-8"  # else what Java up to 17 reads depends on the locale
+
+
+class JavaError(Exception):
+    """Java cannot do it, and why."""
+
+
+def tokenize(captions: Sequence[str]) -> list[str]:
+    """Captions as `PTBTokenizer` leaves them: lower case, blanks between tokens. Captions must be one line each.
+
+    Raises:
+        JavaError: Java is missing or fails.
+    """
+    command = [_UTF8, "-cp", _TOKENIZER, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    lines = _run(command, "tokenizer", len(captions), "".join(f"{caption}\n" for caption in captions)).split("\n")[:-1]
+    if len(lines) != len(captions):
+        raise JavaError(f"the tokenizer made {len(lines)} lines of {len(captions)}")
+    return lines
+
+
+def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
+    """METEOR of all pictures and of each, for tokenized captions.
+
+    Raises:
+        JavaError: Java is missing or fails.
+    """
+    command = ["java", _UTF8, "-Xmx2G", "-jar", _METEOR, "-", "-", "-stdio", "-l", "en", "-norm"]
+    _check_java()
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    try:
+        with subprocess.Popen(command, cwd=_folder() / "meteor", encoding="utf-8", **pipes) as process:
+            watchdog = threading.Timer(_seconds(len(predictions)), process.kill)
+            watchdog.start()
+            try:
+                return _ask_meteor(process, predictions, references)
+            finally:
+                watchdog.cancel()
+                process.kill()
+    except (OSError, ValueError):  # it hung, or died before it answered
+        raise JavaError("java fails, or takes too long") from None
+
+
+def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
+    """SPICE of all pictures and of each, for tokenized captions. Its models are never downloaded.
+
+    Raises:
+        JavaError: Java or the models are missing, or SPICE fails.
+    """
+    if missing := [name for name in _SPICE_MODELS if not (_folder() / "spice" / "lib" / name).exists()]:
+        raise JavaError(f"{_folder() / 'spice' / 'lib'} has no {missing[0]}")
+    with tempfile.TemporaryDirectory() as folder:
+        captions, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
+        pairs = enumerate(zip(predictions, references, strict=True))
+        entries = [{"image_id": number, "test": test, "refs": list(refs)} for number, (test, refs) in pairs]
+        captions.write_text(json.dumps(entries))
+        command = [_UTF8, "-Xmx8G", "-jar", _SPICE, str(captions), "-out", str(scores), "-subset", "-silent"]
+        _run(command, "spice", len(predictions))
+        try:
+            found = {entry["image_id"]: float(entry["scores"]["All"]["f"]) for entry in json.loads(scores.read_text())}
+            each = [found[number] for number in range(len(predictions))]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise JavaError("SPICE left no scores") from None
+    return sum(each) / len(each), each
+
+
+def _ask_meteor(
+    process: subprocess.Popen[str], predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, list[float]]:
+    assert process.stdin and process.stdout
+    statistics = []
+    for prediction, own in zip(predictions, references, strict=True):
+        process.stdin.write(" ||| ".join(("SCORE", *own, prediction)) + "\n")
+        process.stdin.flush()
+        statistics.append(process.stdout.readline().strip())
+    process.stdin.write(" ||| ".join(("EVAL", *statistics)) + "\n")
+    process.stdin.flush()
+    *each, whole = [float(process.stdout.readline()) for _ in range(len(statistics) + 1)]
+    return whole, each
+
+
+def _run(arguments: Sequence[str], folder: str, captions: int, text: str = "") -> str:
+    """What Java writes to its stdout."""
+    _check_java()
+    try:
+        done = subprocess.run(
+            ["java", *arguments],
+            cwd=_folder() / folder,
+            input=text.encode(errors="replace"),
+            capture_output=True,
+            timeout=_seconds(captions),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        raise JavaError("java fails, or takes too long") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
+        raise JavaError(f"java fails: {said.splitlines()[0]}")  # of a trace, the first line tells what happened
+    return done.stdout.decode(errors="replace")
+
+
+def _check_java() -> None:
+    if not shutil.which("java"):
+        raise JavaError("there is no java")
+
+
+def _seconds(captions: int) -> float:
+    return _START_SECONDS + _SECONDS_EACH * captions
+
+
+def _folder() -> Path:
+    """Where pycocoevalcap keeps its archives."""
+    import pycocoevalcap
+
+    return Path(next(iter(pycocoevalcap.__path__)))

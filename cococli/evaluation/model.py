@@ -1,0 +1,76 @@
+"""How well a model tells of pictures: its captions and vectors against those of people."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ..datasets.dataset import Dataset
+from ..retrieval.index import Index
+from .captions import METRICS, score_captions
+from .report import Report, worst_captions, worst_classes, worst_texts
+from .retrieval import recall
+from .zeroshot import accuracy, classifier
+
+EmbedTexts = Callable[[list[str]], np.ndarray]
+
+
+def measure_captions(dataset: Dataset, captions: Mapping[str, str], metrics: Iterable[str] = METRICS) -> Report:
+    """Score a caption of every example.
+
+    Args:
+        captions: Path -> caption.
+
+    Raises:
+        UsageError: an example has no caption, or pycocoevalcap is missing.
+    """
+    references = {example.id: example.captions for example in dataset.examples}
+    predictions = {example.id: captions[str(example.path)] for example in dataset.examples}
+    scores = score_captions(predictions, references, metrics)
+    return Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references)))
+
+
+def measure_retrieval(dataset: Dataset, images: np.ndarray, texts: np.ndarray) -> Report:
+    """Find pictures by their captions, and the other way round.
+
+    Args:
+        images: [N, D], of the examples.
+        texts: [M, D], of all their captions, one example after the other.
+    """
+    counts = [len(example.captions) for example in dataset.examples]
+    image_of_text = np.repeat(np.arange(len(counts)), counts)
+    found = recall(images, texts, image_of_text)
+    captions = [caption for example in dataset.examples for caption in example.captions]
+    names = [str(example.path) for example in dataset.examples]
+    return Report(retrieval=found, worst=tuple(worst_texts(found, captions, names, image_of_text)))
+
+
+def measure_classes(
+    images: np.ndarray, labels: Sequence[int], classes: Sequence[str], embed_texts: EmbedTexts, templates: Sequence[str]
+) -> Report:
+    """Put pictures into classes by the classes' names.
+
+    Args:
+        images: [N, D].
+        labels: Place of each picture's class among the classes.
+        embed_texts: T texts -> [T, D].
+        templates: Sentences with `{}` for the class.
+    """
+    found = accuracy(images, np.array(labels), classifier(embed_texts, classes, templates))
+    return Report(zeroshot=found, worst=tuple(worst_classes(found, classes)), classes=tuple(classes))
+
+
+def joined(*reports: Report) -> Report:
+    """The parts of several reports in one."""
+    return Report(
+        captions=next((report.captions for report in reports if report.captions), None),
+        retrieval=next((report.retrieval for report in reports if report.retrieval), None),
+        zeroshot=next((report.zeroshot for report in reports if report.zeroshot), None),
+        worst=tuple(example for report in reports for example in report.worst),
+        classes=next((report.classes for report in reports if report.classes), ()),
+    )
+
+
+def vectors_of(index: Index, names: Sequence[str]) -> np.ndarray:
+    """[K, D] float32, of works that have one entry each in an index."""
+    rows = {entry.name: entry.row for entry in index.entries(dict.fromkeys(names))}
+    return np.asarray(index.vectors[[rows[name] for name in names]], np.float32)

@@ -1,0 +1,124 @@
+"""What an evaluation found: for a table, for JSON, and by example, the worst first."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .captions import METRICS, CaptionScores
+from .retrieval import Recall
+from .zeroshot import Accuracy
+
+WORST = 10  # examples
+_RANKED_BY = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")  # what tells bad captions apart; the first that was counted
+
+
+@dataclass(frozen=True)
+class Example:
+    """Something that went badly."""
+
+    what: str  # the picture, the text or the class
+    by: str  # what tells how badly: a metric, "rank" or "accuracy"
+    score: float
+    got: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The parts of an evaluation that were asked for."""
+
+    captions: CaptionScores | None = None
+    retrieval: Recall | None = None
+    zeroshot: Accuracy | None = None
+    worst: tuple[Example, ...] = ()
+    classes: tuple[str, ...] = ()  # names of the zero-shot part's labels
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Measures and their values, all times 100 as papers print them: CIDEr 125.3, recall@1 45.7."""
+        return [(name, f"{100 * value:.1f}") for name, value in self._measures()]
+
+    def worst_of_each(self, count: int) -> list[Example]:
+        """The first few examples of each part."""
+        taken: Counter[str] = Counter()
+        chosen = []
+        for example in self.worst:
+            taken[example.by] += 1
+            if taken[example.by] <= count:
+                chosen.append(example)
+        return chosen
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, as the metrics define them: 0..1, CIDEr 0..10. None is what could not be counted."""
+        fields: dict[str, Any] = {"scores": {name: _number(value) for name, value in self._measures()}}
+        if self.captions:
+            fields["notes"] = self.captions.notes
+            fields["pictures"] = {
+                picture: {name: _number(value) for name, value in scores.items()}
+                for picture, scores in self.captions.each.items()
+            }
+        if self.retrieval:
+            fields["text_ranks"] = self.retrieval.text_ranks.tolist()
+            fields["image_ranks"] = self.retrieval.image_ranks.tolist()
+        if self.zeroshot:
+            fields["per_class"] = {self.classes[label]: value for label, value in self.zeroshot.per_class.items()}
+            fields["confusions"] = [
+                {"class": self.classes[mix.label], "taken_for": self.classes[mix.taken_for], "count": mix.count}
+                for mix in self.zeroshot.confusions
+            ]
+        if self.worst:
+            fields["worst"] = [vars(example) | {"score": _number(example.score)} for example in self.worst]
+        return fields
+
+    def _measures(self) -> list[tuple[str, float]]:
+        measures: list[tuple[str, float]] = []
+        if self.captions:
+            measures += [(name, self.captions.corpus[name]) for name in METRICS if name in self.captions.corpus]
+        if self.retrieval:
+            measures += [(f"text to image recall@{k}", value) for k, value in self.retrieval.text_to_image.items()]
+            measures += [(f"image to text recall@{k}", value) for k, value in self.retrieval.image_to_text.items()]
+        if self.zeroshot:
+            measures += [(f"accuracy@{k}", value) for k, value in self.zeroshot.top.items()]
+            measures.append(("mean per class", self.zeroshot.mean_per_class))
+        return measures
+
+
+def worst_captions(
+    scores: CaptionScores, predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], count: int = WORST
+) -> list[Example]:
+    """The pictures with the lowest CIDEr, or another metric where that was not counted."""
+    metric = next((name for name in _RANKED_BY if name in scores.corpus), None)
+    if metric is None:
+        return []
+    pictures = sorted(scores.each, key=lambda picture: scores.each[picture][metric])[:count]
+    return [
+        Example(picture, metric, scores.each[picture][metric], predictions[picture], " | ".join(references[picture]))
+        for picture in pictures
+    ]
+
+
+def worst_texts(
+    recall: Recall, texts: Sequence[str], images: Sequence[str], image_of_text: np.ndarray, count: int = WORST
+) -> list[Example]:
+    """The texts whose image comes latest, with its rank."""
+    latest = np.argsort(-recall.text_ranks, kind="stable")[:count]
+    ranks = recall.text_ranks.tolist()
+    return [Example(texts[text], "rank", ranks[text], "", images[image_of_text[text]]) for text in latest]
+
+
+def worst_classes(accuracy: Accuracy, classes: Sequence[str], count: int = WORST) -> list[Example]:
+    """The classes that are recognised least, with what they are most often taken for."""
+    taken_for = {confusion.label: classes[confusion.taken_for] for confusion in reversed(accuracy.confusions)}
+    labels = sorted(accuracy.per_class, key=lambda label: accuracy.per_class[label])[:count]
+    return [
+        Example(classes[label], "accuracy", accuracy.per_class[label], taken_for[label], classes[label])
+        for label in labels
+        if label in taken_for
+    ]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,112 @@
+"""Zero-shot classification: a picture is of the class whose description is nearest (Radford et al. 2021)."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from .retrieval import normalized, ranks, share_within
+
+KS = (1, 5)
+_TEMPLATES = Path(__file__).parent.parent / "assets" / "templates"
+SETS = ("openai", "simple")  # the 80 templates of CLIP, and its 7 that do nearly as well
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often pictures of a class were taken for another."""
+
+    label: int
+    taken_for: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often pictures are put into their class."""
+
+    top: dict[int, float]  # k -> share of pictures whose class is among the first k, 0..1
+    per_class: dict[int, float]  # label -> share of its pictures whose class comes first; only labels with pictures
+    confusions: list[Confusion]  # the most frequent first
+    ranks: np.ndarray  # [N] int64: of each picture's class, 1 for the nearest
+
+    @property
+    def mean_per_class(self) -> float:
+        """The mean of the classes, each counting the same however many pictures it has."""
+        return float(np.mean(list(self.per_class.values())))
+
+
+def read_templates(name_or_path: str) -> list[str]:
+    """A template set: one of `SETS`, or a file with a template a line, `{}` standing for the class.
+
+    Raises:
+        UsageError: it cannot be read, or a template has no `{}`.
+    """
+    path = _TEMPLATES / f"{name_or_path}.txt" if name_or_path in SETS else Path(name_or_path)
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no UTF-8 text") from None
+    except OSError as error:
+        hint = f"the sets that come with coca are {' and '.join(SETS)}"
+        raise UsageError(f"cannot read templates from {path}: {error.strerror}", hint) from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and "{}" not in line:
+            raise UsageError(f"line {number} of {path} has no {{}} for the class", "as in: a photo of a {}.")
+    templates = [line.strip() for line in lines if line.strip()]
+    if not templates:
+        raise UsageError(f"{path} holds no template")
+    return templates
+
+
+def classifier(
+    embed_texts: Callable[[list[str]], np.ndarray], classes: Iterable[str], templates: Sequence[str]
+) -> np.ndarray:
+    """A vector for each class: the mean of its normalised descriptions, normalised.
+
+    Args:
+        embed_texts: T texts -> [T, D].
+
+    Returns:
+        [C, D] float32, L2-normalised.
+    """
+    texts = described(classes, templates)
+    return normalized(np.stack([normalized(embed_texts(own)).mean(axis=0) for own in texts]))
+
+
+def described(classes: Iterable[str], templates: Sequence[str]) -> list[list[str]]:
+    """The sentences that describe each class."""
+    return [[template.replace("{}", name) for template in templates] for name in classes]
+
+
+def accuracy(images: np.ndarray, labels: np.ndarray, classifier: np.ndarray, ks: Iterable[int] = KS) -> Accuracy:
+    """Put pictures into classes. A class that is as near as the picture's own comes first.
+
+    Args:
+        images: [N, D], of any length.
+        labels: [N] int: the row of each picture's class.
+        classifier: [C, D], L2-normalised.
+
+    Raises:
+        UsageError: there is no picture.
+        ModelError: a vector is zero or no numbers.
+    """
+    if not len(images):
+        raise UsageError("there are no pictures to classify")
+    images, labels = normalized(images), np.asarray(labels)
+    found = ranks(images, classifier, labels, np.arange(len(classifier)))
+    return Accuracy(
+        top={k: share_within(found, k) for k in ks},
+        per_class={int(label): share_within(found[labels == label], 1) for label in np.unique(labels)},
+        confusions=_confusions(images, labels, classifier),
+        ranks=found,
+    )
+
+
+def _confusions(images: np.ndarray, labels: np.ndarray, classifier: np.ndarray) -> list[Confusion]:
+    nearest = (images @ classifier.T).argmax(axis=1)
+    wrong = Counter(zip(labels.tolist(), nearest.tolist(), strict=True))
+    return [Confusion(*pair, count) for pair, count in wrong.most_common() if pair[0] != pair[1]]

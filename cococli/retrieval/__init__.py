@@ -1,0 +1,1 @@
+"""Vectors on disk: kept, searched and compared."""

@@ -1,0 +1,106 @@
+"""From paths and texts to vectors."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engines.base import Engine
+from ..errors import UsageError
+from ..journal import Failure
+from ..tokenizer import tokenize
+from ..video.clips import read_clip
+from ..video.flow import Computed, Reading, Spent, compute_videos
+from ..video.sampling import Sampling
+from .entries import Entry
+
+TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """All that became of a video."""
+
+    place: int  # among those given
+    entries: list[Entry | Failure]  # in order, their rows not known yet; or one failure
+    vectors: np.ndarray  # [K, D] float32, L2-normalised, of its K entries
+
+
+def embed_videos(
+    paths: Sequence[Path],
+    engine: Engine[Any],
+    pool: str,
+    reading: Reading,
+    stopping: Callable[[], bool] = lambda: False,
+    spent: Spent | None = None,
+) -> Iterator[Embedded]:
+    """Embed every segment of every video, in the order given. See `video.flow.compute_videos`.
+
+    Args:
+        pool: How several frames become one, `joint` or `mean`.
+    """
+
+    def compute(pixels: np.ndarray, _: list[int]) -> Sequence[np.ndarray]:
+        return list(engine.encode_clips(pixels, pool).embedding)
+
+    with closing(compute_videos(paths, compute, reading, stopping, spent)) as videos:
+        for video in videos:
+            yield _embedded(video, str(paths[video.place]))
+
+
+def _embedded(video: Computed[np.ndarray], path: str) -> Embedded:
+    if video.failure:
+        return Embedded(video.place, [Failure(path, video.failure)], np.zeros((0, 0), np.float32))
+    segments = len(video.clips)
+    entries: list[Entry | Failure] = [
+        Entry(-1, path, clip.start, clip.end, tuple(clip.times), segments) for clip in video.clips
+    ]
+    return Embedded(video.place, entries, np.stack(video.values))
+
+
+def embed_texts(
+    texts: Sequence[str], engine: Engine[Any], stopping: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, Entry, np.ndarray]]:
+    """Embed texts: the place of each, its entry, and its vector [1, D] float32, L2-normalised."""
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        if stopping():
+            return
+        some = texts[start : start + TEXTS_AT_ONCE]
+        vectors = engine.encode_texts(tokenize(list(some), engine.config.context_length))
+        for i, text in enumerate(some):
+            yield start + i, Entry(-1, text=text), vectors[i : i + 1]
+
+
+def embed_file(path: Path, engine: Engine[Any], sampling: Sampling, pool: str) -> np.ndarray:
+    """A whole video, or a picture -> [D] float32, L2-normalised.
+
+    Raises:
+        VideoError: why it cannot be read, in a few words, without the path.
+    """
+    _, pixels = read_clip(path, sampling, engine.config.vision.image_size)
+    return engine.encode_clips(pixels[None], pool).embedding[0]
+
+
+def read_texts(files: Sequence[Path]) -> list[str]:
+    """The lines of text files, each text once, blank ones left out.
+
+    Raises:
+        UsageError: a file cannot be read, is not UTF-8, or there is no text in any.
+    """
+    texts = dict.fromkeys(line.strip() for file in files for line in _read_text(file).splitlines())
+    texts.pop("", None)
+    if not texts:
+        raise UsageError(f"{', '.join(map(str, files))}: no text found")
+    return list(texts)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is no UTF-8 text") from None

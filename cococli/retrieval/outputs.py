@@ -1,0 +1,66 @@
+"""Where vectors go."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import settings
+from ..errors import UsageError
+from .formats import SUFFIXES, load_pyarrow
+
+STDOUT = "-"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The places that a user named."""
+
+    index: Path | None  # a folder; one in the cache where only files were named; None: only stdout was
+    files: tuple[Path, ...]
+    stdout: bool
+
+
+def parse_outputs(outputs: Sequence[str], identity: str) -> Outputs:
+    """Tell folders, which are indexes, from files.
+
+    Args:
+        identity: Of the model. An index in the cache is of one only.
+
+    Raises:
+        UsageError: nothing is named, two folders are, or a file that cannot be written or of an unknown format.
+    """
+    if not outputs:
+        raise UsageError("where are the vectors to go?", "name a folder for an index, as in -o index/")
+    named = [output for output in outputs if output != STDOUT]
+    folders = [Path(output) for output in named if _is_folder(output)]
+    files = tuple(Path(output) for output in named if not _is_folder(output))
+    if len(folders) > 1:
+        raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
+    for path in files:
+        _check(path)
+    index = folders[0] if folders else _in_cache(files, identity) if files else None
+    return Outputs(index, files, STDOUT in outputs)
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith("/") or not Path(output).suffix or Path(output).is_dir()
+
+
+def _check(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        hint = f"end its name in {', '.join(SUFFIXES)}, or in / for an index"
+        raise UsageError(f"cannot tell the format of {path}", hint)
+    if path.suffix.lower() == ".parquet":
+        load_pyarrow()
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {path}: {folder} is no folder that can be written to")
+
+
+def _in_cache(files: Sequence[Path], identity: str) -> Path:
+    """An index that a run goes on from which writes files only."""
+    told = "\n".join([identity, *map(os.path.realpath, files)])
+    digest = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return settings.home() / "journals" / f"{digest}.index"

@@ -1,0 +1,280 @@
+"""Data sets in every layout, made small and found."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cococli.datasets.dataset import Dataset, Example
+from cococli.datasets.find import find_dataset
+from cococli.errors import UsageError
+
+LAYOUTS = "it may hold annotations/captions_train2017.json with train2017/, dataset_coco.json, captions.jsonl or .csv"
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def annotations(pictures: dict[Any, str], captions: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    """What COCO's files hold of pictures, id to name, and of pairs of a picture's id and a caption."""
+    return {
+        "images": [{"id": image, "file_name": name} for image, name in pictures.items()],
+        "annotations": [{"id": 1, "image_id": image, "caption": caption} for image, caption in captions],
+    }
+
+
+def karpathy(*pictures: tuple[int, str, str, str]) -> dict[str, Any]:
+    """What Karpathy's files hold of pictures: id, folder, name and split."""
+    return {
+        "images": [
+            {
+                "cocoid": image,
+                "filepath": folder,
+                "filename": name,
+                "split": split,
+                "sentences": [{"raw": f"is {name}"}],
+            }
+            for image, folder, name, split in pictures
+        ]
+    }
+
+
+def refused(data: Path, *arguments: Any) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        find_dataset(data, *(arguments or ("val",)))
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def paths(dataset: Dataset) -> list[Path]:
+    return [example.path for example in dataset.examples]
+
+
+DOG = annotations({9: "a.jpg"}, [(9, "a dog")])
+
+
+@pytest.mark.parametrize("year", ["2014", "2017", "2031", ""])
+@pytest.mark.parametrize("inside", ["annotations", ""])
+@pytest.mark.parametrize("pictures", ["{}", "images/{}", "images", ""])
+def test_coco_is_found_whatever_its_year_and_wherever_its_files_are(
+    tmp_path: Path, year: str, inside: str, pictures: str
+):
+    source = write(tmp_path / inside / f"captions_val{year}.json", DOG)
+    picture = tmp_path / pictures.format(f"val{year}") / "a.jpg"
+    touch(picture)
+    assert find_dataset(tmp_path, "val") == Dataset(source, "val", (Example(picture, ("a dog",), "9"),), {})
+
+
+def test_captions_keep_their_order_and_pictures_theirs(tmp_path: Path):
+    captions = [(2, "a cat"), (1, " a dog\n"), (2, "a cat"), (1, "Eine Dögge")]
+    write(
+        tmp_path / "captions_train2014.json", annotations({1: "COCO_train2014_000000000001.jpg", 2: "b.jpg"}, captions)
+    )
+    touch(tmp_path / "train2014/b.jpg")
+    dataset = find_dataset(tmp_path, "train")
+    assert [example.captions for example in dataset.examples] == [("a dog", "Eine Dögge"), ("a cat", "a cat")]
+    assert paths(dataset)[0] == tmp_path / "train2014/COCO_train2014_000000000001.jpg"
+    assert dataset.captions == 4
+
+
+def test_what_is_no_example_is_counted_and_left_out(tmp_path: Path):
+    captions = [(1, "a dog"), (1, ""), (1, " \n"), (1, None), (1, 7), (1, "\ud800"), (2, []), (7, "who?"), (7, "what?")]
+    content = annotations({1: "a.jpg", 2: "b.jpg", 3: "c.jpg"}, captions)
+    content["images"].append({"id": 1, "file_name": "other.jpg"})
+    write(tmp_path / "captions_val2017.json", content)
+    touch(tmp_path / "val2017/a.jpg")
+    dataset = find_dataset(tmp_path, "val")
+    assert dataset.examples == (Example(tmp_path / "val2017/a.jpg", ("a dog",), "1"),)
+    assert dataset.left_out == {
+        "captions of unknown files": 2,
+        "empty captions": 6,
+        "files without a caption": 2,
+        "files listed twice": 1,
+    }
+
+
+def test_ids_may_be_texts_on_one_side(tmp_path: Path):
+    write(tmp_path / "captions_val2017.json", annotations({1: "a.jpg"}, [("1", "a dog")]))
+    touch(tmp_path / "val2017/a.jpg")
+    assert find_dataset(tmp_path, "val").examples[0].captions == ("a dog",)
+
+
+def test_of_several_years_the_latest_that_has_pictures_is_taken(tmp_path: Path):
+    for year in ("2014", "2017"):
+        write(tmp_path / f"annotations/captions_val{year}.json", DOG)
+    touch(tmp_path / "val2014/a.jpg")
+    assert find_dataset(tmp_path, "val").source.name == "captions_val2014.json"
+    touch(tmp_path / "val2017/a.jpg")
+    assert find_dataset(tmp_path, "val").source.name == "captions_val2017.json"
+
+
+def test_pictures_may_be_elsewhere(tmp_path: Path):
+    write(tmp_path / "data/captions_val2017.json", DOG)
+    split = write(tmp_path / "split.json", karpathy((1, "val2014", "a.jpg", "val")))
+    for inside in ("", "val2017"):
+        touch(tmp_path / "flat" / inside / "a.jpg")
+        assert paths(find_dataset(tmp_path / "data", "val", images=tmp_path / "flat")) == [
+            tmp_path / "flat" / inside / "a.jpg"
+        ]
+    assert paths(find_dataset(tmp_path / "data", "val", split, tmp_path / "flat")) == [tmp_path / "flat/a.jpg"]
+    table = write(tmp_path / "lists/captions.csv", "path,caption\na.jpg,a dog\n")
+    for data in (table, table.parent):
+        assert paths(find_dataset(data, "val", images=tmp_path / "flat")) == [tmp_path / "flat/a.jpg"]
+
+
+def test_a_picture_that_is_missing_is_an_example_but_not_if_all_are(tmp_path: Path):
+    source = write(tmp_path / "captions_val2017.json", annotations({1: "a.jpg", 2: "b.jpg"}, [(1, "x"), (2, "y")]))
+    error = refused(tmp_path)
+    searched = [tmp_path / "val2017", tmp_path / "images/val2017", tmp_path, tmp_path / "images"]
+    assert error.message == f"no picture that {source} names is in {', '.join(map(str, searched))}"
+    assert error.hint == "--images names their folder"
+    touch(tmp_path / "val2017/b.jpg")
+    assert paths(find_dataset(tmp_path, "val")) == [tmp_path / "val2017/a.jpg", tmp_path / "val2017/b.jpg"]
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path):
+    write(tmp_path / "annotations/captions_train2017.json", DOG)
+    write(tmp_path / "annotations/captions_test2017.json", DOG)
+    write(tmp_path / "annotations/instances_val2017.json", DOG)
+    error = refused(tmp_path)
+    assert error.message == f"{tmp_path} has no val split, only test, train"
+    assert error.hint == "a val split is captions_val2017.json with val2017/, or the entries whose split is 'val'"
+
+
+@pytest.mark.parametrize("place", ["dataset_coco.json", "annotations/dataset_flickr30k.json", "named"])
+def test_a_karpathy_split_goes_before_coco_s_own(tmp_path: Path, place: str):
+    content = karpathy(
+        (4, "val2014", "v.jpg", "val"),
+        (3, "val2014", "r.jpg", "restval"),
+        (2, "train2014", "t.jpg", "train"),
+        (1, "val2014", "s.jpg", "test"),
+    )
+    source = write(tmp_path / place, content)
+    write(tmp_path / "captions_val2017.json", DOG)
+    touch(tmp_path / "val2014/v.jpg")
+    given = source if place == "named" else None
+    train = find_dataset(tmp_path, "train", given)
+    assert train.examples == (
+        Example(tmp_path / "val2014/r.jpg", ("is r.jpg",), "3"),
+        Example(tmp_path / "train2014/t.jpg", ("is t.jpg",), "2"),
+    )
+    assert (train.source, train.split) == (source, "train")
+    assert paths(find_dataset(tmp_path, "val", given)) == [tmp_path / "val2014/v.jpg"]
+    assert paths(find_dataset(tmp_path, "test", given)) == [tmp_path / "val2014/s.jpg"]
+
+
+def test_a_karpathy_split_without_folders_has_its_pictures_in_one(tmp_path: Path):
+    sentences = [{"raw": "one"}, "no sentence", {}, {"raw": "two"}]
+    image = {"imgid": 5, "filename": "a.jpg", "split": "test", "sentences": sentences}
+    write(tmp_path / "dataset_flickr8k.json", {"images": [image]})
+    touch(tmp_path / "images/a.jpg")
+    example = Example(tmp_path / "images/a.jpg", ("one", "two"), "5")
+    assert find_dataset(tmp_path, "test").examples == (example,)
+    assert find_dataset(tmp_path, "test").left_out == {"empty captions": 2}
+    assert refused(tmp_path, "train").message == f"{tmp_path / 'dataset_flickr8k.json'} has no train split, only test"
+
+
+def test_of_two_karpathy_splits_one_must_be_named(tmp_path: Path):
+    files = [write(tmp_path / f"dataset_{name}.json", karpathy((1, "", "a.jpg", "val"))) for name in ("coco", "other")]
+    assert refused(tmp_path).message == f"{tmp_path} has several splits: {files[0]}, {files[1]}"
+    assert refused(tmp_path).hint == "--karpathy names one"
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ("", " is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('{"images": NaN}', " is no JSON: it holds NaN"),
+        ("[" * 100_000, " is no JSON: it is nested too deeply"),
+        ("7" * 5000, " is no JSON: Exceeds the limit (4300 digits) for integer string conversion"),
+        ("\x89PNG", " is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", ": 'annotations' is missing or not a list"),
+        ('{"annotations": {}}', ": 'annotations' is missing or not a list"),
+        ('{"annotations": []}', ": 'images' is missing or not a list"),
+    ],
+)
+def test_what_is_no_coco_is_told_in_one_line(tmp_path: Path, content: str, wrong: str):
+    source = write(tmp_path / "captions_val2017.json", content)
+    message = refused(tmp_path).message
+    assert message.startswith(f"{source}{wrong}")
+
+
+def test_an_entry_that_cannot_be_is_named_by_its_place(tmp_path: Path):
+    source = tmp_path / "captions_val2017.json"
+    for image in ({}, {"image_id": None}, {"image_id": True}, {"image_id": 1.5}, {"image_id": []}, "a dog", None):
+        write(source, {"images": [], "annotations": [{"image_id": 1, "caption": "a dog"}, image]})
+        wrong = f"annotations[1] of {source}: 'image_id' is missing or not a number or a text"
+        assert refused(tmp_path).message == wrong
+    for name in (None, 7, ["a.jpg"]):
+        write(source, {"images": [{"id": 1, "file_name": name}], "annotations": []})
+        assert refused(tmp_path).message == f"images[0] of {source}: 'file_name' is missing or not a text"
+    split = write(
+        tmp_path / "dataset_coco.json", {"images": [{"filename": "a.jpg", "split": "val", "sentences": ["x"]}]}
+    )
+    assert refused(tmp_path).message == f"no picture that {split} names is in {tmp_path}, {tmp_path / 'images'}"
+    write(split, {"images": [{"filename": "a.jpg", "split": "val", "sentences": {}}]})
+    assert refused(tmp_path).message == f"images[0] of {split}: 'sentences' is missing or not a list"
+
+
+def test_pictures_without_any_caption_are_no_data_set(tmp_path: Path):
+    source = write(tmp_path / "captions_val2017.json", annotations({1: "a.jpg"}, [(1, " ")]))
+    touch(tmp_path / "val2017/a.jpg")
+    assert refused(tmp_path).message == f"{source} has no file with a caption"
+
+
+def test_what_is_no_text_or_cannot_be_read_is_told(tmp_path: Path, as_nobody: None):
+    source = tmp_path / "captions_val2017.json"
+    source.write_bytes(b'{"images": "\xff\xff\xff"}')
+    assert refused(tmp_path).message == f"{source} is no UTF-8 text"
+    source.chmod(0)
+    assert refused(tmp_path).message == f"cannot read {source}: Permission denied"
+    assert refused(tmp_path, "val", Path("gone.json")).message == "cannot read gone.json: No such file or directory"
+
+
+def test_a_folder_without_captions_says_what_it_may_hold(tmp_path: Path):
+    touch(tmp_path / "train/a.jpg")
+    assert (refused(tmp_path).message, refused(tmp_path).hint) == (f"no captions found in {tmp_path}", LAYOUTS)
+    assert refused(tmp_path / "gone").message == f"{tmp_path / 'gone'} is no folder"
+    assert refused(tmp_path / "gone").hint == LAYOUTS
+
+
+@pytest.mark.parametrize("name", ["captions.jsonl", "metadata.jsonl"])
+def test_a_list_that_knows_no_splits_stands_for_any(tmp_path: Path, name: str):
+    source = write(tmp_path / name, '{"image": "a.jpg", "caption": "a dog"}')
+    expected = Dataset(source, None, (Example(tmp_path / "a.jpg", ("a dog",), "a.jpg"),), {})
+    assert find_dataset(tmp_path, "train") == find_dataset(tmp_path, "val") == find_dataset(source, "val") == expected
+
+
+def test_a_list_may_have_a_column_of_splits(tmp_path: Path):
+    source = write(tmp_path / "captions.csv", "path,caption,split\na,x,train\nb,y,Validation\nc,z,\nd,w,extra\n")
+    assert paths(find_dataset(tmp_path, "train")) == [tmp_path / "a"]
+    val = find_dataset(tmp_path, "val")
+    assert paths(val) == [tmp_path / "b"]
+    assert (val.split, val.left_out) == ("val", {"entries without a split": 1})
+    assert refused(tmp_path, "test").message == f"{source} has no test split, only extra, train, val"
+
+
+def test_a_list_may_be_in_a_folder_of_its_split(tmp_path: Path):
+    write(tmp_path / "train/metadata.csv", "file_name,text\na.jpg,a dog\n")
+    source = write(tmp_path / "validation/metadata.jsonl", '{"file_name": "sub/b.jpg", "text": "a cat"}')
+    write(tmp_path / "clips/captions.csv", "file_name,text\nc.mp4,a cow\n")
+    example = Example(tmp_path / "validation/sub/b.jpg", ("a cat",), "sub/b.jpg")
+    assert find_dataset(tmp_path, "val") == Dataset(source, "val", (example,), {})
+    assert refused(tmp_path, "test").message == f"{tmp_path} has no test split, only train, val"
+
+
+def test_examples_can_be_left_out(tmp_path: Path):
+    write(tmp_path / "captions.csv", "path,caption\na,x\nb,y\nc,z\n")
+    dataset = find_dataset(tmp_path, "train")
+    assert paths(dataset.without([tmp_path / "a", tmp_path / "c", tmp_path / "unknown"])) == [tmp_path / "b"]

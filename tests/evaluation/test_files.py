@@ -1,0 +1,186 @@
+"""Captions from files of each kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cococli.captioning.records import Failure, Record
+from cococli.errors import UsageError
+from cococli.evaluation.files import References, matched, read_predictions, read_references
+
+COCO = {
+    "info": {},
+    "images": [{"id": 139, "file_name": "000139.jpg"}, {"id": 7, "file_name": "val/000007.jpg"}],
+    "annotations": [
+        {"id": 1, "image_id": 139, "caption": "a dog"},
+        {"id": 2, "image_id": 7, "caption": "a cat"},
+        {"id": 3, "image_id": 139, "caption": "one dog"},
+    ],
+}
+KARPATHY = {
+    "dataset": "coco",
+    "images": [
+        {"filename": "a.jpg", "imgid": 0, "cocoid": 5, "split": "test", "sentences": [{"raw": "a", "tokens": ["a"]}]},
+        {"filename": "b.jpg", "imgid": 1, "split": "val", "sentences": [{"raw": "b"}, {"raw": "c"}]},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(content: Any, name: str = "a.json") -> Path:
+    Path(name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return Path(name)
+
+
+def refused(read: Any, *arguments: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(*arguments)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def record(video: str, caption: str) -> Record:
+    return Record(video, 0, 1, caption, -1, 0.3, (0.5,), "tiny")
+
+
+def test_an_output_of_coca_is_read_without_what_failed() -> None:
+    outcomes = [record("v/a.mp4", "a dog"), Failure("v/b.mp4", "no video stream"), record("v/c\udce9.mp4", "")]
+    path = written("\n".join(outcome.to_json("key") for outcome in outcomes), "out.jsonl")
+    assert read_predictions(path) == {"v/a.mp4": "a dog", "v/c\udce9.mp4": ""}
+
+
+def test_segments_of_a_video_are_refused() -> None:
+    path = written("\n".join(record("a.mp4", caption).to_json() for caption in "bc"), "out.jsonl")
+    assert refused(read_predictions, path) == "out.jsonl has several captions for a.mp4"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"image_id": 1, "id": 77, "caption": "a dog"}, {"image_id": 2, "id": 78, "caption": "a cat"}],
+        [{"id": 1, "caption": "a dog"}, {"file_name": "2", "caption": "a cat"}],
+        {"1": "a dog", "2": "a cat"},
+        {"1": ["a dog"], "2": "a cat"},
+    ],
+)
+def test_results_of_others_are_read(content: Any) -> None:
+    assert read_predictions(written(content)) == {"1": "a dog", "2": "a cat"}
+
+
+def test_lines_of_records_may_have_blank_lines_between_them() -> None:
+    path = written('\ufeff{"image": "1.jpg", "caption": "a\\u2028b"}\n\n{"video": "2", "caption": "c"}\r\n', "a.jsonl")
+    assert read_predictions(path) == {"1.jpg": "a\u2028b", "2": "c"}
+
+
+def test_coco_annotations_are_grouped_by_picture() -> None:
+    found = read_references(written(COCO))
+    assert found.captions == {"139": ["a dog", "one dog"], "7": ["a cat"]}
+    assert found.files == {"139": "000139.jpg", "7": "val/000007.jpg"}
+
+
+def test_a_karpathy_file_gives_one_split() -> None:
+    path = written(KARPATHY)
+    assert read_references(path) == References({"5": ["a"]}, {"5": "a.jpg"})
+    assert read_references(path, split="val") == References({"1": ["b", "c"]}, {"1": "b.jpg"})
+    assert refused(read_references, path, "train") == "a.json has no split train, only test, val"
+
+
+def test_plain_references_are_lists_of_captions() -> None:
+    expected = {"1": ["a", "b"], "2": ["c"]}
+    assert read_references(written({"1": ["a", "b"], "2": "c"})).captions == expected
+    lines = '{"id": 1, "captions": ["a", "b"]}\n{"id": 2, "caption": "c"}'
+    assert read_references(written(lines, "a.jsonl")).captions == expected
+    lines = '{"id": 1, "caption": "a"}\n{"id": 2, "caption": "c"}\n{"id": 1, "caption": "b"}'
+    assert read_references(written(lines, "a.jsonl")).captions == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"image_id": 1}], "entry 1 of a.json has no picture or no caption"),
+        ([{"image_id": 1, "caption": "a"}, {"caption": "a"}], "entry 2 of a.json has no picture or no caption"),
+        ([{"image_id": 1, "caption": "a"}, 7], "entry 2 of a.json has no picture or no caption"),
+        ({"1": 7}, "entry 1 of a.json has no picture or no caption"),
+        (7, "a.json holds no captions"),
+        ("[1,\n2,\n", "a.json is damaged in line 3: Expecting value"),
+        ("9" * 5000, "a.json is damaged in line 1"),
+        ("[" * 100_000, "a.json is damaged in line 1"),
+    ],
+)
+def test_a_file_that_holds_no_captions_says_where(content: Any, message: str) -> None:
+    assert refused(read_predictions, written(content)) == message
+    assert refused(read_references, written(content)) == message
+
+
+def test_a_damaged_line_is_named() -> None:
+    good = '{"id": 1, "caption": "a"}\n'
+    assert refused(read_predictions, written(good + "\n{", "a.jsonl")) == (
+        "a.jsonl is damaged in line 3: Expecting property name enclosed in double quotes"
+    )
+
+
+def test_references_that_are_none_are_refused() -> None:
+    assert refused(read_references, written({"annotations": [{"image_id": 1, "bbox": []}]})) == (
+        "entry 1 of a.json has no picture or no caption"
+    )
+    assert refused(read_references, written({"images": [{"id": 1}]})) == "a.json holds no references"
+    assert refused(read_references, written({"images": 3, "annotations": []})) == "a.json holds no references"
+    assert refused(read_references, written({"annotations": []})) == "a.json has no captions"
+    assert refused(read_references, written({})) == "a.json has no captions"
+
+
+def test_a_file_that_cannot_be_read_says_why() -> None:
+    Path("sub.json").mkdir()
+    assert refused(read_predictions, Path("gone.json")) == "cannot read gone.json: No such file or directory"
+    assert refused(read_references, Path("sub.json")) == "cannot read sub.json: Is a directory"
+
+
+@given(st.binary(max_size=60), st.sampled_from(["a.json", "a.jsonl"]))
+def test_whatever_a_file_holds_is_captions_or_a_usage_error(content: bytes, name: str) -> None:
+    Path(name).write_bytes(content)
+    for read in (read_predictions, read_references):
+        try:
+            read(Path(name))
+        except UsageError as error:
+            assert name in error.message and "\n" not in error.message
+
+
+def test_predictions_are_matched_by_id_path_name_and_stem() -> None:
+    references = read_references(written(COCO))
+    for first, second in (("139", "7"), ("x/000139.jpg", "val/000007.jpg"), ("000139", "y/000007.mp4")):
+        assert matched({first: "a", second: "b", "other.jpg": "c"}, references) == {
+            "139": "a",
+            "7": "b",
+            "other.jpg": "c",
+        }
+
+
+def test_references_without_files_are_matched_by_their_own_names() -> None:
+    assert matched({"v/a.mp4": "x", "b": "y"}, References({"a": ["x"], "w/b.mp4": ["y"]}, {})) == {
+        "a": "x",
+        "w/b.mp4": "y",
+    }
+
+
+def test_an_id_comes_before_a_name() -> None:
+    references = References({"7": ["a"], "1": ["b"]}, {"7": "1.jpg", "1": "7.jpg"})
+    assert matched({"7": "x", "1": "y"}, references) == {"7": "x", "1": "y"}
+
+
+def test_a_name_that_fits_several_pictures_is_refused() -> None:
+    references = References({"1": ["a"], "2": ["b"]}, {"1": "x/a.jpg", "2": "y/a.jpg"})
+    assert matched({"y/a.jpg": "c"}, references) == {"2": "c"}
+    assert refused(matched, {"z/a.jpg": "c"}, references) == "z/a.jpg may be any of 1, 2"
+
+
+def test_two_predictions_for_a_picture_are_refused() -> None:
+    references = References({"a": ["x"]}, {})
+    assert refused(matched, {"x/a.jpg": "b", "a": "c"}, references) == "x/a.jpg and a are both captions of a"

@@ -1,0 +1,154 @@
+"""Search by a graph: kept beside the vectors, and as good as exact search but for what it misses."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("usearch")
+
+from cococli.errors import UsageError
+from cococli.retrieval import approximate
+from cococli.retrieval.approximate import NAME, open_graph
+from cococli.retrieval.nearest import nearest
+
+WIDTH = 32
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(100, WIDTH))
+    return unit(centres[rng.integers(0, 100, count)] + 0.5 * rng.normal(size=(count, WIDTH)))
+
+
+VECTORS = clustered(4000)
+QUERIES = unit(VECTORS[:40] + 0.1 * np.random.default_rng(1).normal(size=(40, WIDTH)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index folder with the graph of `VECTORS`."""
+    folder = tmp_path_factory.mktemp("index")
+    open_graph(folder, VECTORS, "stamp")
+    return folder
+
+
+def both(folder: Path, count: int = 10, **options: Any) -> list[tuple[list[int], list[int]]]:
+    """For each query the rows that the graph finds, and those that exact search finds."""
+    graph = open_graph(folder, VECTORS, "stamp")
+    pairs = []
+    for query in QUERIES:
+        found = approximate.nearest(graph, VECTORS, query, count, **options)
+        expected = nearest(VECTORS, query, count, **options)
+        cosines = [VECTORS[hit.row] @ query for hit in found]
+        np.testing.assert_allclose([hit.score for hit in found], cosines, atol=1e-6)
+        pairs.append(([hit.row for hit in found], [hit.row for hit in expected]))
+    return pairs
+
+
+def recall(pairs: list[tuple[list[int], list[int]]]) -> float:
+    return sum(len({*found} & {*expected}) for found, expected in pairs) / sum(len(exact) for _, exact in pairs)
+
+
+def test_nearly_all_is_found_with_exact_scores(folder: Path) -> None:
+    assert recall(both(folder)) > 0.97
+
+
+def test_dead_rows_are_not_found_and_live_ones_are(folder: Path) -> None:
+    rows = np.arange(0, 4000, 20)  # so few that more must be fetched
+    pairs = both(folder, rows=rows)
+    assert all(len(found) == 10 and {*found} <= {*rows.tolist()} for found, _ in pairs)
+    assert recall(pairs) > 0.97
+
+
+def test_a_group_has_its_share(folder: Path) -> None:
+    groups = np.arange(4000) // 200
+    pairs = both(folder, groups=groups, per_group=1)
+    assert all(len({row // 200 for row in found}) == 10 for found, _ in pairs)
+    assert recall(pairs) > 0.97
+
+
+def test_what_is_excluded_stays_away(folder: Path) -> None:
+    everything, rest = both(folder), both(folder, excluded=[VECTORS[0]])
+    assert everything != rest
+    assert recall(rest) > 0.97
+
+
+def test_a_least_score_ends_the_search(folder: Path) -> None:
+    pairs = both(folder, min_score=0.75)
+    assert any(len(found) < 10 for found, _ in pairs)
+    assert recall(pairs) > 0.97
+
+
+def test_more_than_a_graph_is_good_for_is_found_exactly(folder: Path) -> None:
+    assert all(found == expected for found, expected in both(folder, count=200))
+
+
+def test_an_empty_index_has_nothing_near(tmp_path: Path) -> None:
+    graph = open_graph(tmp_path, VECTORS[:0], "stamp")
+    assert approximate.nearest(graph, VECTORS[:0], QUERIES[0], 10) == []
+
+
+def test_a_graph_is_built_once_and_extended_by_what_was_added(tmp_path: Path) -> None:
+    added: list[tuple[int, int]] = []
+
+    def opened(count: int, stamp: str = "stamp") -> list[tuple[int, int]]:
+        added.clear()
+        graph = open_graph(tmp_path, VECTORS[:count], stamp, lambda done, total: added.append((done, total)))
+        assert len(graph) == count
+        found = approximate.nearest(graph, VECTORS[:count], VECTORS[count - 1], 1)
+        assert [hit.row for hit in found] == [count - 1]
+        return list(added)
+
+    assert opened(1000) == [(1000, 1000)]
+    assert opened(1000) == []
+    assert opened(1500) == [(1500, 1500)]
+    assert json.loads((tmp_path / f"{NAME}.json").read_text()) == {"stamp": "stamp", "rows": 1500, "width": WIDTH}
+    assert opened(1500) == []
+    assert opened(1200) == [(1200, 1200)]  # rows are gone: all anew
+    assert opened(1200, "another") == [(1200, 1200)]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "no note", "broken note", "other note"])
+def test_a_graph_that_is_damaged_is_built_anew(tmp_path: Path, damage: str) -> None:
+    open_graph(tmp_path, VECTORS[:1000], "stamp")
+    path, note = tmp_path / NAME, tmp_path / f"{NAME}.json"
+    good = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(good[:-1000])
+    elif damage == "foreign":
+        path.write_bytes(b"x" * 1000)
+    elif damage == "no note":
+        note.unlink()
+    elif damage == "broken note":
+        note.write_text("[]")
+    else:
+        note.write_text(json.dumps({"stamp": "stamp", "rows": 900, "width": WIDTH}))
+    added: list[int] = []
+    graph = open_graph(tmp_path, VECTORS[:1000], "stamp", lambda done, total: added.append(done))
+    assert (added, len(graph), len(path.read_bytes())) == ([1000], 1000, len(good))
+
+
+def test_a_folder_that_is_closed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("not one")
+    with pytest.raises(UsageError) as refused:
+        open_graph(tmp_path / "folder", VECTORS[:100], "stamp")
+    path = tmp_path / "folder" / NAME
+    assert refused.value.message == f"cannot write {path}: Not a directory"
+
+
+def test_without_usearch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(UsageError) as refused:
+        open_graph(tmp_path, VECTORS, "stamp")
+    told = refused.value.message, refused.value.hint
+    assert told == ("approximate search needs usearch", "pip install 'cococli[usearch]'")
