@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from cococli.captioning.records import Outcome, Record, from_json
 from cococli.errors import CocaError, UsageError
-from cococli.journal import Failure, Work, key_of, open_journal
+from cococli.journal import Failure, Work, key_of, look, open_journal, text_name, text_of
+from cococli.retrieval.entries import Entry
+from cococli.retrieval.entries import from_json as entry_from_json
 
 
 def work(name: str, key: str = "k1") -> Work:
@@ -150,3 +152,31 @@ def test_the_key_follows_the_file_and_the_options(tmp_path: Path) -> None:
     assert len(set(keys)) == 4
     assert key_of(video, "beams 6") == keys[3]
     assert key_of(Path("nul\0.mp4"), "beams 6") == keys[3]
+
+
+def test_works_may_be_texts_beside_videos_of_that_name(tmp_path: Path) -> None:
+    path, works = tmp_path / "entries.jsonl", [work("cat.jpg"), work(text_name("cat.jpg")), work(text_name(""))]
+    entries = {each.name: [Entry(row, *_video_or_text(each.name))] for row, each in enumerate(works)}
+    with open_journal(path, works, entry_from_json) as journal:
+        for each in works:
+            journal.append(each, entries[each.name])
+    before = path.read_bytes()
+    with open_journal(path, works[1:], entry_from_json) as journal:
+        assert journal.reused == {each.name: entries[each.name] for each in works[1:]}
+        assert [line["row"] for line in journal.lines] == [0, 1, 2]  # that of the video, too
+    assert path.read_bytes() == before
+    assert look(path, [work("cat.jpg"), work("other")], entry_from_json) == {"cat.jpg": entries["cat.jpg"]}
+    with open_journal(path, [work(text_name("cat.jpg"), "new")], entry_from_json) as journal:
+        assert (journal.reused, [line["row"] for line in journal.lines]) == ({}, [0, 2])
+
+
+def _video_or_text(name: str) -> tuple[object, ...]:
+    text = text_of(name)
+    return (name,) if text is None else ("", 0.0, 0.0, (), 1, text)
+
+
+def test_a_line_that_names_neither_video_nor_text_is_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "entries.jsonl"
+    path.write_text('{"row": 0, "text": null, "status": "ok"}\n')
+    with pytest.raises(UsageError, match=r"line 1 of .*entries.jsonl is no record of coca"):
+        look(path, [], entry_from_json)

@@ -92,7 +92,7 @@ def embed(
     videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest) if paths else []
     lines = read_texts(texts) if texts else []
     files = find_model(model or default_model())
-    outputs = parse_outputs(output or (), files.identity)
+    outputs = parse_outputs(output or (), repr((files.identity, half)))
     about = About(files.name, files.identity, frames, num_frames, pool)
     dtype = "float16" if half else None
     if outputs.index:

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="coca",
-    help="Turn videos and pictures into captions, with CoCa on MindSpore.",
+    help="Caption, embed and search videos and pictures, with CoCa on MindSpore.",
     epilog="Start with: coca fetch vit-l-14-coco, then: coca caption VIDEOS",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,

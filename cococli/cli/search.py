@@ -199,6 +199,8 @@ def _converse(searcher: "Searcher", limits: dict[str, Any], show: Any) -> None:
     for line in _lines():
         if line.strip():
             try:
+                if searcher.index.has_changed():
+                    searcher = searcher.again()
                 show(searcher.search(parse_line(line), **limits))
             except CocaError as error:
                 console.warning(error.message)

@@ -37,6 +37,11 @@ class Report:
     worst: tuple[Example, ...] = ()
     classes: tuple[str, ...] = ()  # names of the zero-shot part's labels
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """All measures, as the metrics define them: 0..1, CIDEr 0..10."""
+        return dict(self._measures())
+
     def rows(self) -> list[tuple[str, str]]:
         """Measures and their values, all times 100 as papers print them: CIDEr 125.3, recall@1 45.7."""
         return [(name, f"{100 * value:.1f}") for name, value in self._measures()]

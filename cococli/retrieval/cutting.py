@@ -1,5 +1,7 @@
 """The command that cuts a moment out of a video."""
 
+import os
+import re
 import shlex
 from pathlib import Path
 
@@ -7,26 +9,52 @@ from ..video.videos import first_frame_time
 from .entries import Entry
 
 _ROUNDED = 0.0005  # seconds by which an entry's times may be off: they are kept in milliseconds
+_EARLY = 20.0  # seconds: in some containers ffmpeg lands up to a keyframe late, and what comes before is lost
+_LONGEST_STEM = 200  # bytes; file systems take names of 255
 
 
 def cut_command(entry: Entry) -> str:
     """The ffmpeg command that cuts the moment of an entry, to the frame, into a file in the working folder.
 
-    It encodes anew: without that a cut begins at the keyframe before.
+    It encodes anew: without that a cut begins at the keyframe before. It is one line, of printable characters only.
 
     Raises:
         VideoError: the video cannot be read any more.
     """
     path = Path(entry.video)
     shift = first_frame_time(path) - _ROUNDED  # ffmpeg counts from the first packet, which may be one of sound
-    start = max(0.0, entry.start + shift)
-    name = f"{path.stem}_{entry.start:.2f}-{entry.end:.2f}.mp4"
-    return shlex.join([
-        *("ffmpeg", "-ss", f"{start:.6f}", "-i", _argument(path), "-t", f"{entry.end + shift - start:.6f}"),
-        *("-c:v", "libx264", "-crf", "18", "-c:a", "aac", _argument(Path(name))),
-    ])  # fmt: skip
+    start, end = max(0.0, entry.start + shift), entry.end + shift
+    seek = max(0.0, start - _EARLY)
+    words = [
+        *("ffmpeg", "-nostdin"),  # else it eats the commands after it when a shell reads them from a pipe
+        *_seconds("-ss", seek),
+        *("-i", _argument(path)),
+        *_seconds("-ss", start - seek),
+        *_seconds("-t", end - start),
+        *("-enc_time_base:v", "1/90000"),  # rounded to a frame rate, as usual, the last frame may drop out
+        *("-c:v", "libx264", "-crf", "18", "-c:a", "aac"),
+        _argument(Path(f"{_stem(path)}_{entry.start:.2f}-{entry.end:.2f}.mp4")),
+    ]
+    return " ".join(map(_quoted, words))
+
+
+def _seconds(option: str, seconds: float) -> tuple[str, ...]:
+    """An option of ffmpeg, left out where it is 0: some files cannot be sought in, not even to their start."""
+    return (option, f"{seconds:.6f}") if seconds else ()
 
 
 def _argument(path: Path) -> str:
     """A path that ffmpeg takes for one: neither an option nor a protocol."""
     return str(path) if path.is_absolute() else f"./{path}"
+
+
+def _stem(path: Path) -> str:
+    return os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it: line breaks, bytes that are no text and what steers a terminal are spelled out."""
+    if word.isprintable():
+        return shlex.quote(word)
+    spelled = re.sub(rb"[^ -&(-\[\]-~]", lambda byte: b"\\x%02x" % byte[0][0], os.fsencode(word))
+    return f"$'{spelled.decode()}'"

@@ -90,7 +90,7 @@ def read_texts(files: Sequence[Path]) -> list[str]:
     Raises:
         UsageError: a file cannot be read, is not UTF-8, or there is no text in any.
     """
-    texts = dict.fromkeys(line.strip() for file in files for line in _read_text(file).splitlines())
+    texts = dict.fromkeys(line.strip() for file in files for line in _read_text(file).split("\n"))
     texts.pop("", None)
     if not texts:
         raise UsageError(f"{', '.join(map(str, files))}: no text found")

@@ -52,6 +52,7 @@ class Index:
         self.folder = folder
         self.about = read_about(folder)
         try:
+            self._state = _state_of(folder)
             self._lines = (folder / ENTRIES).read_bytes()  # first: a run that is under way writes vectors before
             self.vectors = map_vectors(folder / VECTORS)  # [N, D]
         except OSError as error:
@@ -61,6 +62,10 @@ class Index:
         self._starts = named[:, 1]  # where its line begins
         self.is_text = named[:, 2].astype(bool)  # [K]
         self._verify()
+
+    def has_changed(self) -> bool:
+        """Whether a run has added to it, or changed it, since it was read: then rows may be of other vectors."""
+        return _state_of(self.folder) != self._state
 
     def entry(self, row: int) -> Entry:
         """What the vector of a row stands for."""
@@ -191,18 +196,29 @@ def check_index(folder: Path, about: About, dtype: str | None = None, overwrite:
 
     Raises:
         UsageError: it is no index, another model's, or of another dtype.
+        CocaError: it cannot be read.
     """
-    if folder.exists() and not folder.is_dir():
+    with told(folder):
+        if not _is_index(folder) or overwrite:
+            return
+        check_model(folder, read_about(folder), about)
+        if dtype and (folder / VECTORS).exists() and (kept := map_vectors(folder / VECTORS).dtype) != dtype:
+            hint = "name another folder, or --overwrite this one"
+            raise UsageError(f"{folder} holds {kept} vectors, not {dtype}", hint)
+
+
+def _is_index(folder: Path) -> bool:
+    """Whether a folder is an index, damaged or not; else it is new, or empty but for what a killed run left."""
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
-    if not (folder / ABOUT).exists():
-        if folder.exists() and any(not path.name.startswith(".coca-") for path in folder.iterdir()):  # ours
-            raise UsageError(f"{folder} holds something else than an index", "name a new folder with -o")
-        return
-    if overwrite:
-        return
-    check_model(folder, read_about(folder), about)
-    if dtype and (folder / VECTORS).exists() and (kept := map_vectors(folder / VECTORS).dtype) != dtype:
-        raise UsageError(f"{folder} holds {kept} vectors, not {dtype}", "name another folder, or --overwrite this one")
+    about = folder / ABOUT  # other programs have one, too
+    if about.exists() and ((folder / ENTRIES).exists() or b"coca_index" in about.read_bytes()):
+        return True
+    if any(not path.name.startswith(".coca-") for path in folder.iterdir()):
+        raise UsageError(f"{folder} holds something else than an index", "name a new folder with -o")
+    return False
 
 
 def check_model(folder: Path, kept: About, asked: About) -> None:
@@ -258,6 +274,11 @@ def _parser(path: Path) -> Callable[[dict[str, Any]], Entry | Failure]:
         return entry
 
     return parse
+
+
+def _state_of(folder: Path) -> tuple[int, int, int]:
+    status = (folder / ENTRIES).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _named_rows(path: Path, lines: bytes) -> np.ndarray:

@@ -22,11 +22,11 @@ class Outputs:
     stdout: bool
 
 
-def parse_outputs(outputs: Sequence[str], identity: str) -> Outputs:
+def parse_outputs(outputs: Sequence[str], made_with: str) -> Outputs:
     """Tell folders, which are indexes, from files.
 
     Args:
-        identity: Of the model. An index in the cache is of one only.
+        made_with: The model and the like. An index in the cache is of one kind only.
 
     Raises:
         UsageError: nothing is named, two folders are, or a file that cannot be written or of an unknown format.
@@ -40,7 +40,7 @@ def parse_outputs(outputs: Sequence[str], identity: str) -> Outputs:
         raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
     for path in files:
         _check(path)
-    index = folders[0] if folders else _in_cache(files, identity) if files else None
+    index = folders[0] if folders else _in_cache(files, made_with) if files else None
     return Outputs(index, files, STDOUT in outputs)
 
 
@@ -54,13 +54,25 @@ def _check(path: Path) -> None:
         raise UsageError(f"cannot tell the format of {path}", hint)
     if path.suffix.lower() == ".parquet":
         load_pyarrow()
+    if path.suffix.lower() == ".jsonl" and not _holds_vectors(path):
+        raise UsageError(
+            f"{path} holds something else than vectors, and would be overwritten", "give another name to -o"
+        )
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {path}: {folder} is no folder that can be written to")
 
 
-def _in_cache(files: Sequence[Path], identity: str) -> Path:
+def _holds_vectors(path: Path) -> bool:
+    """Whether a file, if it is there and not empty, is one of vectors."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        return b', "vector": [' in file.readline()
+
+
+def _in_cache(files: Sequence[Path], made_with: str) -> Path:
     """An index that a run goes on from which writes files only."""
-    told = "\n".join([identity, *map(os.path.realpath, files)])
+    told = "\n".join([made_with, *map(os.path.realpath, files)])
     digest = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return settings.home() / "journals" / f"{digest}.index"

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..video.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-_WEIGHT = re.compile(r"(.*[^\s^])\^(-?\d+(?:\.\d+)?)", re.DOTALL)  # as Lucene writes it: "a dog^2"
+_WEIGHT = re.compile(r"(.*[^\s^])\^(-?(?:\d+|\d*\.\d+))", re.DOTALL)  # as Lucene writes it: "a dog^2"
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ def parse_line(line: str) -> Query:
     Raises:
         UsageError: a part is empty or no such file.
     """
-    wanted, *unwanted = re.split(r"\s+--not\s+", line.strip())
+    wanted, *unwanted = re.split(r"(?:^|\s+)--not(?:\s+|$)", line.strip())
     return parse_query(re.split(r"\s+\+\s+", wanted), unwanted)

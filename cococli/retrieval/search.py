@@ -52,13 +52,17 @@ class Searcher:
         Raises:
             UsageError: there is nothing of this kind in the index, or usearch is not installed.
         """
-        self.index, self.engine = index, engine
-        kind = kind or ("texts" if index.is_text.all() else "videos")
+        self.index, self.engine, self._asked = index, engine, (kind, approximate, progress)
+        kind = kind or ("texts" if len(index.rows) and index.is_text.all() else "videos")
         rows = index.rows[index.is_text == (kind == "texts")]
         if not len(rows):
             raise UsageError(f"{index.folder} holds no {kind}", "coca embed adds to it")
         self._rows = None if len(rows) == len(index.vectors) else rows
         self._graph = _graph(index, progress) if approximate else None
+
+    def again(self) -> "Searcher":
+        """The same for the index as it is now, which a run has changed."""
+        return Searcher(Index(self.index.folder), self.engine, *self._asked)
 
     def search(
         self, query: Query, count: int = 10, min_score: float | None = None, per_video: int | None = None

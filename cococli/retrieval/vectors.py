@@ -47,6 +47,8 @@ class VectorFile:
         """
         for row, vector in zip(rows, np.asarray(vectors, self.dtype), strict=True):
             _write_at(self._file.fileno(), self._offset + row * self._size, vector.tobytes())
+        if rows and min(rows) < self.count:  # a power cut must not leave the old vector for the new one
+            os.fsync(self._file.fileno())
         if rows and (count := max(rows) + 1) > self.count:
             self.count = count
             self._tell_count()

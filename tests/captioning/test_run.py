@@ -11,6 +11,7 @@ from cococli.captioning.records import Outcome, Record
 from cococli.captioning.run import Plan, open_run, preview
 from cococli.errors import UsageError
 from cococli.journal import Failure
+from cococli.retrieval.index import About, Index
 
 Planned = Callable[..., Plan]
 VECTORS = np.eye(4, dtype=np.float32)
@@ -121,3 +122,95 @@ def test_a_preview_changes_nothing(planned: Planned, tmp_path: Path, home: Path)
 def test_nothing_is_kept_of_what_only_goes_to_stdout(planned: Planned, home: Path) -> None:
     assert work_off(planned("-")) == work_off(planned()) == ["a", "b", "c"]
     assert list(home.iterdir()) == []
+
+
+@pytest.fixture
+def indexed(planned: Planned, tmp_path: Path) -> Planned:
+    """A plan whose embeddings go into an index, too."""
+    about = About("m", "identity")
+    return lambda *outputs, **options: planned(*outputs, index=(tmp_path / "index", about, 4), **options)
+
+
+def in_index(tmp_path: Path) -> list[tuple[str, float, str]]:
+    """Which segments are there, and what is said of them; their vectors are checked."""
+    index = Index(tmp_path / "index")
+    entries = [index.entry(row) for row in index.rows.tolist()]
+    for entry in entries:
+        np.testing.assert_array_equal(index.vectors[entry.row], VECTORS[int(entry.start)])
+    return [(Path(entry.video).stem, entry.start, entry.text) for entry in entries]
+
+
+TWICE = [(name, start, "a cat") for name in "abc" for start in (0.0, 1.0)]
+
+
+def test_embeddings_go_into_the_index_in_the_same_pass(indexed: Planned, tmp_path: Path) -> None:
+    assert work_off(indexed("out.jsonl"), most=2, segments=2) == ["a", "b"]
+    assert in_index(tmp_path) == TWICE[:4]
+    assert work_off(indexed("out.jsonl"), segments=2) == ["c"]
+    assert in_index(tmp_path) == TWICE
+    assert work_off(indexed("out.jsonl")) == []
+
+
+@pytest.mark.parametrize("lost", ["index", "out.jsonl"])
+def test_what_is_missing_in_one_of_the_two_is_made_again_and_doubled_in_none(
+    indexed: Planned, tmp_path: Path, lost: str
+) -> None:
+    work_off(indexed("out.jsonl"), segments=2)
+    kept = (tmp_path / "out.jsonl").read_text()
+    for path in [tmp_path / "out.jsonl"] if lost == "out.jsonl" else list((tmp_path / "index").iterdir()):
+        path.unlink()
+    assert [Path(work.name).stem for work in preview(indexed("out.jsonl")).todo] == ["a", "b", "c"]
+    assert work_off(indexed("out.jsonl"), most=1, segments=2) == ["a"]
+    assert work_off(indexed("out.jsonl"), segments=2) == ["b", "c"]
+    assert in_index(tmp_path) == TWICE
+    assert (tmp_path / "out.jsonl").read_text() == kept
+    assert work_off(indexed("out.jsonl")) == []
+
+
+def test_killed_between_the_index_and_the_journal_a_run_goes_on(indexed: Planned, tmp_path: Path) -> None:
+    with open_run(indexed("out.jsonl")) as run:
+        run.take(run.todo[0], said(run.todo[0].name, 2), VECTORS[:2])
+    (tmp_path / "out.jsonl").write_text("")
+    assert work_off(indexed("out.jsonl"), segments=2) == ["a", "b", "c"]
+    assert in_index(tmp_path) == TWICE
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
+
+
+def test_captions_to_stdout_may_have_an_index_too(indexed: Planned, tmp_path: Path) -> None:
+    assert work_off(indexed("-"), most=2) == ["a", "b"]
+    assert [name for name, _, _ in in_index(tmp_path)] == ["a", "b"]
+    assert work_off(indexed("-")) == ["a", "b", "c"]  # nothing is kept of the captions
+    assert [name for name, _, _ in in_index(tmp_path)] == ["a", "b", "c"]
+
+
+def test_failures_stand_in_the_index_and_are_tried_again_when_wanted(indexed: Planned, tmp_path: Path) -> None:
+    with open_run(indexed("out.jsonl")) as run:
+        run.take(run.todo[0], [Failure(run.todo[0].name, "no video stream")], VECTORS[:0])
+    assert work_off(indexed("out.jsonl")) == ["b", "c"]
+    assert [name for name, _, _ in in_index(tmp_path)] == ["b", "c"]
+    assert work_off(indexed("out.jsonl", retry_failed=True)) == ["a"]
+    assert sorted(name for name, _, _ in in_index(tmp_path)) == ["a", "b", "c"]
+
+
+def test_a_preview_says_what_the_index_lacks_and_changes_nothing(indexed: Planned, planned: Planned) -> None:
+    work_off(planned("out.jsonl"))
+    work_off(indexed("out.jsonl"), most=2)
+    assert [Path(work.name).stem for work in preview(indexed("out.jsonl")).todo] == ["c"]
+    assert [Path(work.name).stem for work in preview(indexed("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
+
+
+def test_overwriting_makes_the_index_anew(indexed: Planned, tmp_path: Path) -> None:
+    work_off(indexed("out.jsonl"), segments=3)
+    assert work_off(indexed("out.jsonl", overwrite=True), segments=2) == ["a", "b", "c"]
+    assert in_index(tmp_path) == TWICE
+
+
+def test_the_index_of_another_model_is_refused_and_the_journal_left_alone(
+    indexed: Planned, planned: Planned, tmp_path: Path
+) -> None:
+    work_off(indexed("out.jsonl"))
+    before = (tmp_path / "out.jsonl").read_bytes()
+    other = planned("out.jsonl", options="another model", index=(tmp_path / "index", About("n", "other"), 4))
+    with pytest.raises(UsageError, match="holds vectors of m, not n"):
+        work_off(other)
+    assert (tmp_path / "out.jsonl").read_bytes() == before

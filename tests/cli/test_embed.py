@@ -1,0 +1,185 @@
+"""`coca embed`, as a user runs it, with the bundled model."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import stored_models
+
+import cococli
+from cococli.retrieval.index import About, Index, open_index
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COMMAND = [sys.executable, "-m", "cococli"]
+
+
+@pytest.fixture(autouse=True)
+def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCA_MODEL", "shapes")
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder of two videos, and a file that is none."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for name in ("moves", "grows"):
+        (folder / f"{name}.mp4").symlink_to(EXAMPLES / f"{name}.mp4")
+    (folder / "broken.mp4").write_bytes(b"this is no video")
+    return folder
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder of 30 clips that are alike."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(30):
+        (folder / f"{i:02}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
+    return folder
+
+
+def content(folder: Path) -> dict[str, list[bytes]]:
+    """The vectors of each video and text, checked as they are read."""
+    index, found = Index(folder), dict[str, list[bytes]]()
+    for entry in map(index.entry, index.rows.tolist()):
+        found.setdefault(entry.name, []).append(index.vectors[entry.row].tobytes())
+    return found
+
+
+def vectors_of(rows: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)
+
+
+def test_videos_and_texts_go_to_an_index_files_and_stdout_in_one_pass(coca, few: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a red circle\n\na blue square\n")
+    index, npz = tmp_path / "index", tmp_path / "out.npz"
+    command = ["embed", few, "--texts", tmp_path / "texts.txt", "--segments", "2", "-o", f"{index}/", "-o", npz]
+    run = coca(*command, "-o", "-")
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [Path(line.get("video", "-")).stem + line.get("text", "") for line in lines] == [
+        *("grows", "grows", "moves", "moves"),
+        *("-a red circle", "-a blue square"),
+    ]
+    vectors = np.array([line["vector"] for line in lines], np.float32)
+    np.testing.assert_array_equal(vectors, Index(index).vectors)
+    np.testing.assert_array_equal(vectors, np.load(npz)["vectors"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert Index(index).about.model == "shapes"
+    assert run.returncode == 1
+    warning, summary, pace, reasons = run.stderr.splitlines()  # and not a word from the libraries
+    assert warning.startswith(f"warning: {few}/broken.mp4: ")
+    assert re.fullmatch(r"embedded 4 of 5, 1 failed, in \S+ \(\S+\)", summary)
+    assert re.fullmatch(r"failed: 1 not a video: .+", reasons)
+    assert re.fullmatch(r"4 clips, \S+ a second; \d+% of the time computing, \d+% waiting for frames", pace)
+
+    again = coca(*command, "-o", "-")
+    assert (again.stdout, again.returncode) == (run.stdout, 1)
+    assert again.stderr.splitlines() == [
+        "5 of 5 were embedded before; --overwrite makes them again",
+        reasons,
+    ]
+
+
+def test_files_alone_go_on_where_they_were_too(coca, tmp_path: Path, home: Path) -> None:
+    texts, output = tmp_path / "texts.txt", tmp_path / "out.jsonl"
+    texts.write_text("a red circle\n")
+    assert coca("embed", "--texts", texts, "-o", output, "--half").returncode == 0
+    texts.write_text("a blue square\na red circle\n")
+    run = coca("embed", "--texts", texts, "-o", output, "--half", "--quiet")
+    assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
+    assert [json.loads(line)["text"] for line in output.open()] == ["a blue square", "a red circle"]
+    (folder,) = (home / "journals").iterdir()
+    index = Index(folder)
+    assert index.vectors.dtype == np.float16
+    assert [index.entry(row).text for row in index.rows.tolist()] == ["a red circle", "a blue square"]
+    again = coca("embed", "--texts", texts, "-o", output)
+    assert again.stderr.startswith("embedded 2 of 2 in ")  # exactly, not from halves
+
+
+def test_killed_a_run_goes_on_where_it_was(coca, many: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    command = ["embed", many, "-o", f"{index}/", "--batch-size", "4", "--segments", "2"]
+    run = subprocess.Popen([*COMMAND, *command], stderr=subprocess.DEVNULL)
+    while not ((index / "entries.jsonl").exists() and (index / "entries.jsonl").stat().st_size):
+        assert run.poll() is None
+        time.sleep(0.001)
+    done = content(index)  # while it is written to
+    run.send_signal(signal.SIGKILL)
+    assert run.wait(60) == -signal.SIGKILL
+    assert 0 < len(done) < 30
+    again = coca(*command)
+    assert re.match(r"\d+ of 30 were embedded before; --overwrite makes them again\n", again.stderr)
+    whole = content(index)
+    assert list(whole) == sorted(map(str, many.iterdir()))
+    assert Index(index).vectors.shape == np.load(index / "vectors.npy").shape == (60, 96)
+    first = vectors_of(whole.pop(str(many / "00.mp4")))
+    for vectors in whole.values():  # of clips that are alike
+        np.testing.assert_allclose(vectors_of(vectors), first, atol=1e-5)
+
+
+def test_captions_and_vectors_come_of_one_pass(coca, tmp_path: Path) -> None:
+    output, index = tmp_path / "out.jsonl", tmp_path / "index"
+    command = ["caption", EXAMPLES, "--search", "greedy", "-o", output, "--embed", index]
+    assert coca(*command).returncode == 0
+    records, kept = [json.loads(line) for line in output.open()], Index(index)
+    assert [(entry.video, entry.start, entry.text) for entry in map(kept.entry, kept.rows.tolist())] == [
+        (record["video"], record["start"], record["caption"]) for record in records
+    ]
+    library = cococli.load("shapes")
+    for name, vectors in content(index).items():
+        np.testing.assert_allclose(vectors_of(vectors), [library.embed(name)], atol=1e-5)
+    again = coca(*command)
+    assert again.stderr.splitlines()[0] == "5 of 5 were captioned before; --overwrite makes them again"
+
+
+def test_a_model_whose_vectors_are_useless_gets_its_warning(coca, few: Path, tmp_path: Path) -> None:
+    stored_models.add("vit-b-32-coco")
+    run = coca("embed", few / "moves.mp4", "-o", f"{tmp_path}/index/", "--model", "vit-b-32-coco")
+    assert run.stderr.splitlines()[0] == (
+        "warning: vit-b-32-coco: its embeddings are useless: take another model for vectors, search and similarity"
+    )
+    assert run.returncode == 0
+
+
+def test_the_index_of_another_model_is_refused_before_a_model_is_loaded(coca, few: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    with open_index(index, About("vit-l-14", "other"), 768, []):
+        pass
+    for command in (["embed", few, "-o", index], ["caption", few, "--embed", index]):
+        run = coca(*command)
+        assert (run.stdout, run.returncode) == ("", 2)
+        assert run.stderr == (
+            f"error: {index} holds vectors of vit-l-14, not shapes\n"
+            "hint: vectors of two models cannot be compared: name another folder\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["-o", "index/"], "nothing is named to embed", "name videos, pictures or folders, or --texts FILE"),
+        (["few"], "where are the vectors to go?", "name a folder for an index, as in -o index/"),
+        (["few", "-o", "one/", "-o", "two/"], "-o names two folders: one and two", "one run fills one index"),
+        (
+            ["few", "-o", "out.csv"],
+            "cannot tell the format of out.csv",
+            "end its name in .npz, .jsonl, .parquet, or in / for an index",
+        ),
+        (["few", "-o", "."], ". holds something else than an index", "name a new folder with -o"),
+        (["--texts", "none.txt", "-o", "index/"], "cannot read none.txt: No such file or directory", ""),
+    ],
+    ids=["nothing", "nowhere", "two folders", "format", "other things", "no texts"],
+)
+def test_what_is_wrong_is_told_at_once(coca, few: Path, arguments: list[str], message: str, hint: str) -> None:
+    before = sorted(few.parent.rglob("*"))
+    run = coca("embed", *arguments, cwd=few.parent)
+    assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
+    assert (run.stdout, run.returncode) == ("", 2)
+    assert sorted(few.parent.rglob("*")) == before

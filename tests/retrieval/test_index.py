@@ -1,0 +1,586 @@
+"""An index grows, survives kills, power cuts and full disks, and says so when it is damaged."""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cococli.errors import CocaError, UsageError
+from cococli.journal import Failure, Work, text_name, text_of
+from cococli.retrieval.entries import Entry
+from cococli.retrieval.index import About, Index, check_index, indexed, open_index
+
+ABOUT = About("shapes", "identity 1")
+OTHER = About("vit-l-14", "identity 2")
+DIMENSION = 64
+HEADER = 128  # bytes of `vectors.npy` before the first row
+MENDS = "coca embed with the same paths mends it; --overwrite makes it anew"
+
+Content = dict[str, list[tuple[float, bytes]]]
+
+
+def works(*names: str, key: str = "k1") -> list[Work]:
+    return [Work(name, key) for name in names]
+
+
+A, B, C = works("a.mp4", "b.mp4", text_name("a dog")), works("d.mp4", "e.mp4"), works("f.mp4", "g.mp4")
+
+
+def vectors_of(work: Work, segments: int, dtype: str = "float32") -> np.ndarray:
+    """Of their own for each name and key."""
+    seed = zlib.crc32(f"{work.name}{work.key}".encode())
+    vectors = np.random.default_rng(seed).normal(size=(segments, DIMENSION)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
+
+
+def entries_of(work: Work, segments: int) -> list[Entry]:
+    text = text_of(work.name)
+    if text is not None:
+        return [Entry(-1, text=text)]
+    return [Entry(-1, work.name, float(i), i + 1.0, (i + 0.5,), segments) for i in range(segments)]
+
+
+def fill(folder: Path, works: Sequence[Work], segments: int = 2, about: About = ABOUT, **options: object) -> list[str]:
+    """Embed what is not there yet; the names of what was made."""
+    made = []
+    with open_index(folder, about, DIMENSION, works, **options) as index:
+        for work in works:
+            if work.name not in index.reused:
+                entries = entries_of(work, segments)
+                index.append(work, entries, vectors_of(work, len(entries)))
+                made.append(work.name)
+    return made
+
+
+def content(folder: Path) -> Content:
+    index, found = Index(folder), Content()
+    for row in index.rows.tolist():
+        entry = index.entry(row)
+        assert entry.row == row
+        found.setdefault(entry.name, []).append((entry.start, index.vectors[row].tobytes()))
+    return {name: sorted(own) for name, own in sorted(found.items())}
+
+
+def plainly(folder: Path) -> Content:
+    """The same, read by what every language has; a last line without an end is none yet."""
+    vectors, found = np.load(folder / "vectors.npy"), Content()
+    for fields in map(json.loads, (folder / "entries.jsonl").read_text().split("\n")[:-1]):
+        name = fields.get("video") or text_name(fields["text"])
+        found.setdefault(name, []).append((fields.get("start", 0.0), vectors[fields["row"]].tobytes()))
+    return {name: sorted(own) for name, own in sorted(found.items())}
+
+
+def expected(works: Iterable[Work], segments: int = 2, dtype: str = "float32") -> Content:
+    told = {work: entries_of(work, segments) for work in works}
+    return {
+        work.name: [
+            (entry.start, vector.tobytes())
+            for entry, vector in zip(entries, vectors_of(work, len(entries), dtype), strict=True)
+        ]
+        for work, entries in sorted(told.items(), key=lambda item: item[0].name)
+    }
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "index"
+
+
+def test_what_is_put_in_comes_out(folder: Path) -> None:
+    assert fill(folder, A) == [work.name for work in A]
+    assert content(folder) == plainly(folder) == expected(A)
+    assert Index(folder).about == ABOUT
+    assert json.loads((folder / "index.json").read_text())["coca_index"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["entries.jsonl", "index.json", "vectors.npy"]
+
+
+def test_what_is_there_is_not_made_again_and_more_is_added(folder: Path) -> None:
+    fill(folder, A)
+    before = snapshot(folder)
+    assert fill(folder, A) == []
+    assert snapshot(folder) == before
+    assert fill(folder, [*A, *B]) == [work.name for work in B]
+    assert fill(folder, C) == [work.name for work in C]
+    assert content(folder) == plainly(folder) == expected([*A, *B, *C])
+
+
+def test_the_entries_of_some_works_come_in_the_order_that_is_asked_for(folder: Path) -> None:
+    fill(folder, [*A, *B], segments=3)
+    entries = Index(folder).entries(["e.mp4", text_name("a dog"), "never.mp4", "a.mp4"])
+    assert [(entry.video, entry.text, entry.start) for entry in entries] == [
+        *(("e.mp4", "", float(i)) for i in range(3)),
+        ("", "a dog", 0.0),
+        *(("a.mp4", "", float(i)) for i in range(3)),
+    ]
+
+
+def test_an_index_of_nothing_is_whole(folder: Path) -> None:
+    fill(folder, [])
+    assert content(folder) == plainly(folder) == {}
+    assert Index(folder).vectors.shape == (0, DIMENSION)
+    assert Index(folder).entries(["a.mp4"]) == []
+
+
+def test_any_reader_loads_it_between_appends(folder: Path) -> None:
+    done = []
+    with open_index(folder, ABOUT, DIMENSION, A) as index:
+        for work in A:
+            entries = entries_of(work, 3)
+            index.append(work, entries, vectors_of(work, len(entries)))
+            done.append(work)
+            assert content(folder) == plainly(folder) == expected(done, 3)
+
+
+def test_a_reader_beside_a_run_sees_vectors_for_all_entries(folder: Path) -> None:
+    many = works(*map(str, range(200)))
+    whole = expected(many)
+    fill(folder, [])
+    run = threading.Thread(target=fill, args=(folder, many))
+    run.start()
+    sizes = []
+    while run.is_alive():
+        seen = content(folder)
+        assert all(own == whole[name][: len(own)] for name, own in seen.items())
+        sizes.append(len(seen))
+    run.join()
+    assert sizes == sorted(sizes)
+    assert content(folder) == whole
+
+
+def test_who_reads_an_index_keeps_it_while_it_is_made_anew(folder: Path) -> None:
+    fill(folder, A)
+    index, before = Index(folder), content(folder)
+    fill(folder, B, overwrite=True)
+    assert [(index.entry(row).start, index.vectors[row].tobytes()) for row in index.rows[:2].tolist()] == before[
+        "a.mp4"
+    ]
+    assert content(folder) == expected(B)
+
+
+# Kills and power cuts
+
+damages = st.sampled_from(["cut", "zero", "none"])
+
+
+def damage(path: Path, how: str, first: int, at: int, length: int) -> None:
+    """Cut a file, or zero some of its sectors, from `first` on."""
+    size = path.stat().st_size
+    if how == "cut":
+        os.truncate(path, first + at % (size - first + 1))
+    elif how == "zero":
+        sectors = 512 * (1 + at % (size // 512 + 1))
+        with path.open("r+b") as file:
+            file.seek(sectors)
+            file.write(bytes(min(512 * length, max(0, size - sectors))))
+
+
+@settings(max_examples=100)
+@given(how=damages, at=st.integers(0, 10**6), length=st.integers(1, 4), entries=st.integers(0, 10**6))
+def test_wherever_a_run_broke_off_the_next_one_completes_the_same_index(
+    tmp_path_factory: pytest.TempPathFactory, how: str, at: int, length: int, entries: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run") / "index"
+    fill(folder, A)
+    fill(folder, B)
+    lines = (folder / "entries.jsonl").read_bytes()
+    damage(folder / "vectors.npy", how, HEADER, at, length)
+    damage(folder / "entries.jsonl", "cut", 0, entries, 0)
+    survivors = [json.loads(line) for line in (folder / "entries.jsonl").read_text().split("\n")[:-1]]
+    fill(folder, [*A, *C])  # others' vectors may be lost, but nobody gets their rows
+    kept = [json.loads(line) for line in (folder / "entries.jsonl").read_text().splitlines()]
+    theirs = {work.name for work in B}
+    assert [line for line in kept if line.get("video") in theirs] == [
+        line for line in survivors if line.get("video") in theirs
+    ]
+    fill(folder, [*B, *A])
+    assert content(folder) == plainly(folder) == expected([*A, *B, *C])
+    assert (folder / "entries.jsonl").read_bytes().count(b"\n") == lines.count(b"\n") + 2 * len(C)
+
+
+def killed(call: int, do: Callable[[], object]) -> bool:
+    """Do something in a process of its own, and kill that at so many calls of C functions; whether it came to it."""
+    child = os.fork()
+    if child == 0:
+        left = call
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal left
+            left -= event in ("c_call", "c_return")
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        do()
+        sys.setprofile(None)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_a_line_that_is_not_written_to_its_end_is_not_read(folder: Path) -> None:
+    fill(folder, A, segments=1)
+    path, rows = folder / "entries.jsonl", Index(folder).rows.tolist()
+    for size in range(path.stat().st_size, 0, -1):
+        os.truncate(path, size)
+        assert Index(folder).rows.tolist() == rows[: path.read_bytes().count(b"\n")]
+
+
+@settings(max_examples=40)
+@given(calls=st.lists(st.integers(1, 1900), min_size=1, max_size=3), overwrite=st.booleans())
+def test_killed_at_any_call_a_run_is_completed_by_the_next(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[int], overwrite: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("run") / "index"
+    for call in calls:
+        killed(call, lambda: fill(folder, A, overwrite=overwrite))
+        if (folder / "vectors.npy").exists() and (folder / "entries.jsonl").exists():
+            seen, whole = content(folder), expected(A)
+            assert seen == plainly(folder)
+            assert all(own == whole[name][: len(own)] for name, own in seen.items())
+    fill(folder, A)
+    assert content(folder) == plainly(folder) == expected(A)
+
+
+def test_a_full_disk_leaves_a_whole_index_and_the_next_run_goes_on(folder: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    row = DIMENSION * 4
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HEADER + 3 * row + row // 2, limits[1]))
+    try:
+        with pytest.raises(CocaError) as caught:
+            fill(folder, A)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.message, caught.value.hint) == (
+        f"cannot write {folder}/vectors.npy: File too large",
+        "what was written so far is kept",
+    )
+    assert content(folder) == plainly(folder) == expected(A[:1])
+    assert fill(folder, A) == [work.name for work in A[1:]]
+    assert content(folder) == plainly(folder) == expected(A)
+
+
+# What is made again
+
+
+def test_a_changed_file_is_embedded_again_in_its_old_rows(folder: Path) -> None:
+    fill(folder, [*A, *B])
+    size, changed = (folder / "vectors.npy").stat().st_size, works("b.mp4", key="changed")
+    assert fill(folder, changed) == ["b.mp4"]
+    assert content(folder) == plainly(folder) == expected([A[0], *changed, A[2], *B])
+    assert (folder / "vectors.npy").stat().st_size == size
+
+
+def test_a_file_with_fewer_segments_than_before_leaves_rows_to_others(folder: Path) -> None:
+    fill(folder, B, segments=3)
+    fill(folder, works("d.mp4", key="shorter"), segments=1)
+    size = (folder / "vectors.npy").stat().st_size
+    fill(folder, works("x.mp4"), segments=2)
+    assert (folder / "vectors.npy").stat().st_size == size
+    wanted = expected(B, 3) | expected(works("d.mp4", key="shorter"), 1) | expected(works("x.mp4"), 2)
+    assert content(folder) == plainly(folder) == wanted
+
+
+def test_failures_are_kept_unless_they_are_to_be_tried_again(folder: Path) -> None:
+    with open_index(folder, ABOUT, DIMENSION, A) as index:
+        index.append(A[0], [Failure("a.mp4", "no video stream")], np.zeros((0, 0), np.float32))
+    assert content(folder) == {}
+    assert indexed(folder, A) == {"a.mp4": [Failure("a.mp4", "no video stream")]}
+    assert indexed(folder, A, retry_failed=True) == {}
+    assert fill(folder, A) == [A[1].name, A[2].name]
+    assert content(folder) == expected(A[1:])
+    assert fill(folder, A, retry_failed=True) == ["a.mp4"]
+    assert content(folder) == plainly(folder) == expected(A)
+
+
+def test_overwriting_drops_everything_whatever_there_was(folder: Path) -> None:
+    fill(folder, A, about=OTHER, dtype="float16")
+    assert fill(folder, B, overwrite=True) == [work.name for work in B]
+    assert content(folder) == plainly(folder) == expected(B)
+    assert Index(folder).about == ABOUT
+
+
+def test_looking_changes_nothing(folder: Path) -> None:
+    assert indexed(folder, A) == {}
+    check_index(folder, ABOUT)
+    assert not folder.exists()
+    fill(folder, A)
+    os.truncate(folder / "vectors.npy", HEADER + 3 * DIMENSION * 4 + 1)
+    before = snapshot(folder)
+    assert list(indexed(folder, A)) == ["a.mp4"]
+    assert snapshot(folder) == before
+
+
+def test_halves_stay_halves(folder: Path) -> None:
+    fill(folder, A, dtype="float16")
+    fill(folder, [*A, *B])
+    fill(folder, C, dtype="float16")
+    assert content(folder) == plainly(folder) == expected([*A, *B, *C], dtype="float16")
+    assert Index(folder).vectors.dtype == np.float16
+    fill(folder, works("a.mp4", key="changed"))
+    assert Index(folder).vectors.dtype == np.float16
+
+
+def test_how_videos_were_sampled_last_is_noted(folder: Path) -> None:
+    fill(folder, A)
+    multi = About(ABOUT.model, ABOUT.identity, "multi", 4, "mean")
+    fill(folder, B, about=multi)
+    assert Index(folder).about == multi
+
+
+# What is refused
+
+
+def refused(do: Callable[..., object], *arguments: object, **options: object) -> tuple[str, str]:
+    with pytest.raises(UsageError) as caught:
+        do(*arguments, **options)
+    return caught.value.message, caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        (OTHER, "vectors of shapes, not vit-l-14"),
+        (About("shapes", "trained anew"), "vectors of another shapes than the one that is here"),
+    ],
+)
+def test_the_index_of_another_model_is_refused_and_kept(folder: Path, asked: About, what: str) -> None:
+    fill(folder, A)
+    before = snapshot(folder)
+    assert refused(fill, folder, B, about=asked) == (
+        f"{folder} holds {what}",
+        "vectors of two models cannot be compared: name another folder",
+    )
+    assert snapshot(folder) == before
+    assert fill(folder, B, about=asked, overwrite=True) == [work.name for work in B]
+    assert content(folder) == expected(B)
+    assert Index(folder).about == asked
+
+
+def test_another_dtype_is_refused(folder: Path) -> None:
+    fill(folder, A)
+    before = snapshot(folder)
+    assert refused(fill, folder, A, dtype="float16") == (
+        f"{folder} holds float32 vectors, not float16",
+        "name another folder, or --overwrite this one",
+    )
+    assert snapshot(folder) == before
+    fill(folder, A, dtype="float16", overwrite=True)
+    assert content(folder) == expected(A, dtype="float16")
+
+
+def test_vectors_of_another_length_are_refused(folder: Path) -> None:
+    fill(folder, A)
+    np.save(folder / "vectors.npy", np.eye(3, dtype=np.float32))
+    assert refused(fill, folder, A) == (
+        f"{folder}/vectors.npy holds vectors of 3 numbers, not {DIMENSION}",
+        "--overwrite makes the index anew",
+    )
+
+
+def test_a_newer_version_is_refused(folder: Path) -> None:
+    fill(folder, A)
+    (folder / "index.json").write_text('{"coca_index": 2, "vectors": "elsewhere"}')
+    told = (f"{folder} was written by a newer coca", "pip install --upgrade cococli")
+    assert refused(Index, folder) == told
+    assert refused(fill, folder, A) == told
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "index.json"])
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        assert refused(fill, tmp_path, A, overwrite=overwrite) == (
+            f"{tmp_path} holds something else than an index",
+            "name a new folder with -o",
+        )
+    assert snapshot(tmp_path) == {name: b"mine"}
+    assert refused(fill, tmp_path / name, A) == (f"{tmp_path}/{name} is not a folder", "")
+
+
+def test_two_runs_on_one_index_refuse_each_other(folder: Path) -> None:
+    with open_index(folder, ABOUT, DIMENSION, A) as index:
+        for overwrite in (False, True):
+            assert refused(fill, folder, A, overwrite=overwrite)[0] == (f"another run writes to {folder}/entries.jsonl")
+        index.append(A[0], entries_of(A[0], 2), vectors_of(A[0], 2))
+    assert fill(folder, A) == [work.name for work in A[1:]]
+
+
+@pytest.mark.usefixtures("as_nobody")
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    for mode in (0o500, 0o000):  # neither to be written to, nor to be looked into
+        tmp_path.chmod(mode)
+        with pytest.raises(CocaError) as caught:
+            fill(tmp_path / "index", A)
+        assert caught.value.message == f"cannot write {tmp_path}/index: Permission denied"
+
+
+# Reading what is damaged: each is told, and the hint mends it
+
+
+def test_where_there_is_no_index_it_is_told(folder: Path, tmp_path: Path) -> None:
+    for place in (folder, tmp_path):
+        assert refused(Index, place) == (f"{place} is no index", "coca embed PATHS -o FOLDER/ makes one")
+
+
+def patched(path: Path, old: bytes, new: bytes) -> None:
+    before = path.read_bytes()
+    assert old in before
+    path.write_bytes(before.replace(old, new, 1))
+
+
+def poked(folder: Path, row: int, value: float) -> None:
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r+")
+    vectors[row, :] = value
+    vectors.flush()
+
+
+MENDABLE = {
+    "vectors cut": (
+        lambda folder: os.truncate(folder / "vectors.npy", HEADER + DIMENSION * 4 * 3 + 17),
+        "is damaged: vectors.npy ends before row 4",
+    ),
+    "vectors gone": (
+        lambda folder: (folder / "vectors.npy").unlink(),
+        "is damaged: {folder}/vectors.npy: No such file or directory",
+    ),
+    "entries gone": (
+        lambda folder: (folder / "entries.jsonl").unlink(),
+        "is damaged: {folder}/entries.jsonl: No such file or directory",
+    ),
+    "a vector zeroed": (
+        lambda folder: poked(folder, 1, 0),
+        "is damaged: 1 of 5 vectors are not of length 1",
+    ),
+    "a vector of NaN": (
+        lambda folder: poked(folder, 0, np.nan),
+        "is damaged: 1 of 5 vectors are not of length 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", MENDABLE)
+def test_damage_is_told_and_the_same_run_mends_it(folder: Path, how: str) -> None:
+    fill(folder, A)
+    do, told = MENDABLE[how]
+    do(folder)
+    assert refused(Index, folder) == (f"{folder} {told.format(folder=folder)}", MENDS)
+    fill(folder, A)
+    assert content(folder) == plainly(folder) == expected(A)
+    do(folder)
+    fill(folder, A, overwrite=True)
+    assert content(folder) == plainly(folder) == expected(A)
+
+
+ANEW = {
+    "no header": (
+        lambda folder: patched(folder / "vectors.npy", b"NUMPY", b"LUMPY"),
+        "{folder}/vectors.npy is damaged: no header",
+    ),
+    "vectors emptied": (
+        lambda folder: os.truncate(folder / "vectors.npy", 0),
+        "{folder}/vectors.npy is damaged: no header",
+    ),
+    "about is junk": (
+        lambda folder: (folder / "index.json").write_bytes(b"\0\0\0"),
+        "{folder}/index.json is damaged",
+    ),
+    "about is a list": (
+        lambda folder: (folder / "index.json").write_text("[1]"),
+        "{folder}/index.json is damaged",
+    ),
+    "about says too little": (
+        lambda folder: (folder / "index.json").write_text('{"coca_index": 1}'),
+        "{folder}/index.json is damaged",
+    ),
+    "about is deep": (
+        lambda folder: (folder / "index.json").write_text("[" * 100_000),
+        "{folder}/index.json is damaged",
+    ),
+    "a line is junk": (
+        lambda folder: patched(folder / "entries.jsonl", b'{"row": 2, "video": ', b"\0" * 20),
+        "line 3 of {folder}/entries.jsonl is no entry of coca",
+    ),
+    "a line is of another program": (
+        lambda folder: patched(folder / "entries.jsonl", b'{"row": 2, "video": ', b'{"id": 1}\n{"row": 2, "video": '),
+        "line 3 of {folder}/entries.jsonl is no entry of coca",
+    ),
+    "a row without an end": (
+        lambda folder: patched(folder / "entries.jsonl", b'"row": 2', b'"row": ' + b"2" * 5000),
+        "line 3 of {folder}/entries.jsonl is no entry of coca",
+    ),
+    "a row named twice": (
+        lambda folder: patched(folder / "entries.jsonl", b'"row": 2', b'"row": 1'),
+        "{folder} is damaged: two entries have one vector",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ANEW)
+def test_what_cannot_be_mended_is_told_and_made_anew(folder: Path, how: str) -> None:
+    fill(folder, A)
+    do, told = ANEW[how]
+    do(folder)
+    message, hint = refused(Index, folder)
+    assert message == told.format(folder=folder)
+    assert hint in ("--overwrite makes the index anew", "--overwrite makes it anew")
+    fill(folder, A, overwrite=True)
+    assert content(folder) == plainly(folder) == expected(A)
+
+
+def test_a_line_damaged_within_is_told_when_it_is_looked_at(folder: Path) -> None:
+    fill(folder, A)
+    patched(folder / "entries.jsonl", b'"start": 1.0', b'"start"\0\0\0\0\0')
+    index = Index(folder)
+    assert refused(index.entry, 1) == (
+        f"{folder} is damaged: the entry of row 1",
+        "--overwrite makes it anew",
+    )
+    fill(folder, A, overwrite=True)
+    assert content(folder) == expected(A)
+
+
+@pytest.mark.filterwarnings("ignore")  # Python's parser warns of a bad escape in what it reads
+@settings(max_examples=100)
+@given(
+    name=st.sampled_from(["index.json", "entries.jsonl", "vectors.npy"]),
+    at=st.integers(0, 10**6),
+    junk=st.binary(min_size=1, max_size=8),
+)
+def test_whatever_is_damaged_nothing_crashes_and_overwriting_mends_it(
+    tmp_path_factory: pytest.TempPathFactory, name: str, at: int, junk: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged") / "index"
+    fill(folder, A, segments=1)
+    path = folder / name
+    at %= min(path.stat().st_size, 2 * HEADER)
+    path.write_bytes(path.read_bytes()[:at] + junk + path.read_bytes()[at + len(junk) :])
+    for do in (content, lambda folder: fill(folder, [*B, *A])):
+        try:
+            do(folder)
+        except UsageError as error:
+            assert error.message.startswith((str(folder), "line ")) and "\n" not in error.message
+            assert error.hint
+    fill(folder, A, overwrite=True)
+    assert content(folder) == plainly(folder) == expected(A)
+
+
+def test_an_open_index_knows_when_a_run_has_changed_it(folder: Path) -> None:
+    fill(folder, works("a", "b"))
+    index = Index(folder)
+    assert not index.has_changed()
+    fill(folder, works("a", "b", "c"))
+    assert index.has_changed()
+    assert not Index(folder).has_changed()
