@@ -12,7 +12,8 @@ from .errors import CocaError, UsageError
 from .settings import debugging
 
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import Progress, TaskID
 
 LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
@@ -24,7 +25,7 @@ class Advance(Protocol):
     def __call__(self, well: bool = True) -> None: ...
 
 
-_bar_on_screen: "Progress | None" = None
+_bar_on_screen: "Progress | Live | None" = None
 _log: TextIO | None = None
 _as_json = False
 _quiet = False
@@ -267,6 +268,98 @@ def _transfer_lines() -> Callable[[str, int, int], None]:
             note(f"{stage}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
 
     return move
+
+
+class Training(Protocol):
+    """What shows how far training is."""
+
+    def move(self, doing: str, done: int, total: int, detail: str) -> None:
+        """Show how far it is, and what it found."""
+
+
+@contextlib.contextmanager
+def training() -> Iterator[Training]:
+    """Show a run that tells something at each step: a bar and a line on a terminal, now and then a line elsewhere."""
+    global _bar_on_screen
+    if not _animated():
+        yield _TrainingLines()
+        return
+    from rich.live import Live
+
+    view = _TrainingView()
+    with Live(
+        get_renderable=view.shown, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as live:
+        _bar_on_screen = live
+        try:
+            yield view
+        finally:
+            _bar_on_screen = None
+
+
+class _TrainingView:
+    """A bar, and below it what the last step found."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[left]} left"),
+            console=_screen(),
+        )
+        # The first step compiles the network; a bar that stands still must say why.
+        self._task = self._progress.add_task("compiling", total=None, rate="", left="-")
+        self._detail = ""
+        self._steps = _Steps()
+
+    def shown(self) -> "Group":
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._progress, Text(self._detail, overflow="ellipsis", no_wrap=True, style="dim"))
+
+    def move(self, doing: str, done: int, total: int, detail: str) -> None:
+        pace = self._steps.pace(doing, done, total)
+        self._detail = printable(detail)
+        self._progress.update(
+            self._task, description=doing, completed=done, total=total, rate=pace.rate, left=pace.left
+        )
+
+
+class _TrainingLines:
+    """The same for who reads lines, or JSON."""
+
+    def __init__(self) -> None:
+        self._steps = _Steps()
+        self._said = time.monotonic()
+
+    def move(self, doing: str, done: int, total: int, detail: str) -> None:
+        pace = self._steps.pace(doing, done, total)
+        if _as_json and not _quiet:
+            _emit({"event": "progress", "stage": doing, "done": done, "total": total, "detail": detail})
+        elif time.monotonic() - self._said >= LINE_EVERY and done < total:
+            self._said = time.monotonic()
+            note(f"{doing} {done} of {total} ({pace.rate}, {pace.left} left) {detail}".rstrip())
+
+
+class _Steps:
+    """The pace of a run that may begin in the middle, and in stages."""
+
+    def __init__(self) -> None:
+        self._doing, self._begun = "", 0
+        self._pace = Pace(0)
+
+    def pace(self, doing: str, done: int, total: int) -> "Pace":
+        if doing != self._doing:
+            self._doing, self._begun = doing, done
+            self._pace = Pace(total - done)
+        self._pace.done = done - self._begun
+        return self._pace
 
 
 class Pace:

@@ -18,7 +18,7 @@ from ..errors import ModelError, UsageError
 from . import architecture, names
 from .plan import Model, Parameter, open_model
 from .source import is_ckpt
-from .store import find_model
+from .store import RUN, find_model
 from .writing import Conversion, Dtype, Progress, Tensor, check_destination, write
 
 CONFIG_NAME = "open_clip_config.json"
@@ -73,7 +73,7 @@ def _find(source: str, config: CocaConfig | None) -> tuple[Path, CocaConfig | No
     path = Path(source)
     if not os.path.isfile(path):  # noqa: PTH113 (a name too long for a path is no file either)
         found = find_model(source)
-        return found.weights, config or found.config, Path(f"{found.name}.safetensors")
+        return found.weights, config or found.config, Path(f"{found.name.removeprefix(RUN)}.safetensors")
     if not is_ckpt(path):
         raise UsageError(f"{path} is not a converted model", "--to open_clip turns back what coca convert has made")
     return path, config, path.with_suffix(".safetensors")

@@ -228,7 +228,7 @@ def _of_dataset(task: _Task, dataset: "Dataset", only: str | None) -> "Report":
     else:
         captions, failed = _caption(task, paths, embed=only is None)
     if failed:
-        console.warning(f"{len(failed)} of {len(paths)} files cannot be read; the rest is measured")
+        _warn_of_unread(failed, len(paths))
         dataset = dataset.without([Path(name) for name in failed])
         if not dataset.examples:
             raise CocaError("no file could be read")
@@ -255,7 +255,7 @@ def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
     paths = [path for files in classes.values() for path in files]
     failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
     if failed:
-        console.warning(f"{len(failed)} of {len(paths)} files cannot be read; the rest is measured")
+        _warn_of_unread(failed, len(paths))
     labelled = [
         (str(path), label) for label, files in enumerate(classes.values()) for path in files if str(path) not in failed
     ]
@@ -267,6 +267,10 @@ def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
         lambda texts: vectors_of(index, [text_name(text) for text in texts]),
         sentences,
     )
+
+
+def _warn_of_unread(failed: set[str], count: int) -> None:
+    console.warning(f"{len(failed)} of {count} files cannot be read, first {min(failed)}; the rest is measured")
 
 
 def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str, str], set[str]]:

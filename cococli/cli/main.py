@@ -18,6 +18,7 @@ from .convert import convert
 from .embed import embed
 from .evaluate import evaluate
 from .fetch import fetch
+from .finetune import finetune
 from .models import app as models
 from .search import search
 
@@ -35,6 +36,7 @@ app.command(no_args_is_help=True)(caption)
 app.command(no_args_is_help=True)(embed)
 app.command(no_args_is_help=True)(search)
 app.command(no_args_is_help=True)(evaluate)
+app.command(no_args_is_help=True)(finetune)
 app.command(no_args_is_help=True)(convert)
 app.add_typer(models, name="models")
 app.command()(config)

@@ -1,7 +1,8 @@
-"""`coca models`: the models in the cache, and those that could be."""
+"""`coca models`: the models in the cache, those of training runs, and those that could be."""
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -39,15 +40,16 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def models(context: typer.Context, as_json: options.Json = False) -> None:
-    """List the models in the cache; check them, remove them, hand them on."""
+    """List the models in the cache and those of training runs; check them, remove them, hand them on."""
     if command := context.invoked_subcommand:
         if as_json:  # is meant for the command
             given = context.default_map or {}
             context.default_map = {**given, command: {**given.get(command, {}), "as_json": True}}
         return
     from ..checkpoints import cache
+    from ..checkpoints.store import runs
 
-    _list(cache.models(), _default(context), as_json)
+    _list([*cache.models(), *runs()], _default(context), as_json)
 
 
 @app.command()
@@ -83,9 +85,7 @@ def available(as_json: options.Json = False) -> None:
 @app.command(no_args_is_help=True)
 def show(context: typer.Context, name: Name, as_json: options.Json = False) -> None:
     """Show all that is known of a model."""
-    from ..checkpoints import cache
-
-    model = cache.find(name)
+    model = _find(name)
     if as_json:
         console.result(json.dumps(_facts(model, _default(context))))
     else:
@@ -99,6 +99,7 @@ def verify(names: Names = [], as_json: options.Json = False, quiet: options.Quie
     from ..checkpoints import cache
 
     console.be_quiet(quiet)
+    _refuse_runs(*names)
     found = [cache.find(name) for name in names or cache.names()]
     with console.transfer() as progress:
         problems = {model.name: cache.verify(model.name, progress) for model in found}
@@ -124,16 +125,18 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Remove models from the cache."""
+    """Remove models from the cache, or training runs with all that they hold."""
     from ..checkpoints import cache
     from ..checkpoints.manifest import humanized
+    from ..checkpoints.store import remove_run
 
-    found = {model.name: model for model in map(cache.find, names)}
+    found = {model.name: model for model in map(_find, names)}
     size = humanized(sum(model.size for model in found.values()))
     if not yes and not _agreed(f"remove {', '.join(found)} ({size})?"):
         console.note("nothing was removed")
         raise typer.Exit(1)
-    _show_removed([cache.remove(name, waiting(name)) for name in found], as_json)
+    removed = [remove_run(name) if _is_run(name) else cache.remove(name, waiting(name)) for name in found]
+    _show_removed(removed, as_json)
 
 
 @app.command()
@@ -146,10 +149,8 @@ def prune(as_json: options.Json = False) -> None:
 
 @app.command()
 def path(name: Name = "", as_json: options.Json = False) -> None:
-    """Print the folder of the cache, or that of a model in it."""
-    from ..checkpoints import cache
-
-    folder = cache.find(name).folder if name else home()
+    """Print the folder of the cache, or that of a model or training run in it."""
+    folder = _find(name).folder if name else home()
     console.result(json.dumps({"path": str(folder)}) if as_json else str(folder))
 
 
@@ -164,6 +165,7 @@ def export(
     from ..checkpoints.bundle import export_model
 
     console.be_quiet(quiet)
+    _refuse_runs(name)
     with console.transfer() as progress:
         export_model(name, file, progress)
     facts = {"name": name, "path": str(file), "size": file.stat().st_size}
@@ -190,6 +192,30 @@ def import_(
     if not added:
         console.note(f"{name} is here already, the same in every byte")
     console.result(json.dumps({"name": name, "added": added}) if as_json else name)
+
+
+def _is_run(name: str) -> bool:
+    from ..checkpoints.store import RUN
+
+    return name.startswith(RUN)
+
+
+def _find(name: str) -> "StoredModel":
+    """A model in the cache, or a training run."""
+    from ..checkpoints import cache
+    from ..checkpoints.store import find_run
+
+    return find_run(name) if _is_run(name) else cache.find(name)
+
+
+def _refuse_runs(*names: str) -> None:
+    """Tell how the model of a run gets a manifest, without which it cannot be checked or handed on."""
+    from ..checkpoints.store import RUN, find_model
+
+    for name in filter(_is_run, names):
+        weights = shlex.quote(str(find_model(name).weights))
+        hint = f"coca fetch {weights} --name {name.removeprefix(RUN)} takes its model there"
+        raise UsageError(f"{name} is a training run, not a model in the cache", hint)
 
 
 def _default(context: typer.Context) -> str:
@@ -236,6 +262,8 @@ def _state(model: "StoredModel", default: str) -> str:
 
 
 def _source(model: "StoredModel") -> str:
+    if _is_run(model.name):
+        return "run"
     return str(model.manifest.source) if model.manifest else "unknown"
 
 

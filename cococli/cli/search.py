@@ -1,8 +1,10 @@
 """`coca search`: moments that match a sentence, a picture or a video; and videos that are in an index twice."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +12,7 @@ import typer
 
 from .. import console
 from ..errors import CocaError, UsageError
-from . import options
+from . import interrupts, options
 from .running import load_engine, warn_of_vectors
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def search(
             "--approximate/--exact",
             show_default=False,
             help="Find most of the best, or surely all. By default exact up to a million vectors. Approximate needs "
-            "usearch: pip install 'cococli[usearch]'.",
+            "the package usearch.",
         ),
     ] = None,
     as_json: options.Json = False,
@@ -88,7 +90,17 @@ def search(
         bool,
         typer.Option("--cut", metavar="", help="Print the ffmpeg commands that cut the moments out, to the frame."),
     ] = False,
-    model: options.Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|PATH",
+            autocompletion=options.complete_model,
+            show_default=False,
+            help="Where the model of the index is, if it is not found by its name.",
+        ),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Find the moments that match a query, in an index that coca embed wrote."""
@@ -210,17 +222,29 @@ def _converse(searcher: "Searcher", limits: dict[str, Any], show: Any) -> None:
 
 def _lines() -> Iterable[str]:
     """Lines from a person, who can edit and recall them, or from a program."""
-    if not sys.stdin.isatty():
-        yield from sys.stdin
-        return
-    import readline  # noqa: F401 (input() uses it)
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr] # file names may be no text
+    is_person = sys.stdin.isatty() and console.stdout_is_terminal()
+    if is_person:
+        import readline  # noqa: F401 (input() uses it)
 
-    console.note("one query a line; Ctrl-D ends")
+        console.note("one query a line; Ctrl-D ends")
     while True:
+        interrupts.catch()  # MindSpore took Ctrl-C over when it computed, and would swallow it
         try:
-            yield input(PROMPT)
-        except EOFError:
+            line = _ask() if is_person else next(sys.stdin)
+        except (EOFError, StopIteration):
             return
+        yield line
+
+
+def _ask() -> str:
+    """A line that is typed. It can be edited only where stdout is the terminal itself, see `guard_streams`."""
+    os.dup2(sys.stdout.fileno(), 1)
+    try:
+        with redirect_stdout(open(1, "w", closefd=False)):
+            return input(PROMPT)
+    finally:
+        os.dup2(2, 1)
 
 
 def _show_duplicates(index: "Index", threshold: float, as_json: bool) -> None:
@@ -245,6 +269,4 @@ def _show_duplicates(index: "Index", threshold: float, as_json: bool) -> None:
             ],
         )
     copies = sum(len(group.members) - 1 for group in groups)
-    console.note(
-        f"{copies} of {len(names)} are copies of another, in {len(groups)} groups" if groups else "no two are the same"
-    )
+    console.note(f"{copies} of {len(names)} are copies of another" if groups else "no two are the same")

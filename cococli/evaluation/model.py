@@ -24,7 +24,8 @@ def measure_captions(dataset: Dataset, captions: Mapping[str, str], metrics: Ite
         UsageError: an example has no caption, or pycocoevalcap is missing.
     """
     references = {example.id: example.captions for example in dataset.examples}
-    predictions = {example.id: captions[str(example.path)] for example in dataset.examples}
+    told = [example for example in dataset.examples if str(example.path) in captions]
+    predictions = {example.id: captions[str(example.path)] for example in told}
     scores = score_captions(predictions, references, metrics)
     return Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references)))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .preprocess import crop, normalise
+from .preprocess import crop, normalise, random_crop
 from .readers import open_reader
 from .reading import Reader, progressed
 from .sampling import Sampling, sample_indices
@@ -30,14 +30,15 @@ class ReadRequest:
 
     sampling: Sampling
     segments: Segments
-    image_size: int  # S, pixels
+    image_size: int | None  # S, pixels; None: frames as they are
+    crop_seed: int | None = None  # decides on a random crop, the same for all frames, in place of the central one
 
 
 def read_clips(path: Path, request: ReadRequest) -> Iterator[tuple[Clip, np.ndarray]]:
     """Read a video, or a picture, in one pass from its first clip to its last.
 
     Yields:
-        A clip, and its frames [F, S, S, 3] uint8, resized and cropped. F is 1 for a still picture.
+        A clip, and its frames [F, S, S, 3] uint8, see `view`. F is 1 for a still picture.
 
     Raises:
         VideoError: why it cannot be read, or not to its end, in a few words, without the path.
@@ -47,7 +48,7 @@ def read_clips(path: Path, request: ReadRequest) -> Iterator[tuple[Clip, np.ndar
     wanted = sample_indices(reader.starts, parts, request.sampling)
     if reader.end == 0:
         wanted = wanted[:, :1]
-    frames = _cropped(reader, wanted, request.image_size)
+    frames = _viewed(reader, wanted, request)
     for start, end in parts:
         times, pixels = zip(*islice(frames, wanted.shape[1]), strict=True)
         yield Clip(path, start, end, times), np.stack(pixels)
@@ -69,9 +70,18 @@ def read_clip(path: Path, sampling: Sampling, image_size: int) -> tuple[Clip, np
     return clip, normalise(pixels)
 
 
-def _cropped(reader: Reader, wanted: np.ndarray, image_size: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Time and pixels [S, S, 3] uint8 of ascending frames; one that is wanted several times is decoded once."""
+def view(frame: np.ndarray, request: ReadRequest) -> np.ndarray:
+    """A frame [H, W, 3] uint8 -> [S, S, 3] uint8, resized and cropped as the request says."""
+    if request.image_size is None:
+        return frame
+    if request.crop_seed is None:
+        return crop(frame, request.image_size)
+    return random_crop(frame, request.image_size, request.crop_seed)
+
+
+def _viewed(reader: Reader, wanted: np.ndarray, request: ReadRequest) -> Iterator[tuple[float, np.ndarray]]:
+    """Time and pixels of ascending frames; one that is wanted several times is decoded once."""
     indices, times_wanted = np.unique(wanted, return_counts=True)
     for frame, count in zip(reader.frames(indices.tolist()), times_wanted, strict=True):
         progressed()
-        yield from repeat((frame.time, crop(frame.pixels, image_size)), count)
+        yield from repeat((frame.time, view(frame.pixels, request)), count)

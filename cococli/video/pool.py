@@ -22,11 +22,14 @@ from .events import ClipRead, Event, VideoFailed, VideoRead
 QUEUED = 4  # clips of one video that wait to be asked for; then its reader waits, too
 FILES = 2000  # that one process reads: what codecs leak goes with it
 
+Job = tuple[Path, ReadRequest]
+
 
 @dataclass(eq=False)
 class _Video:
     place: int
     path: Path
+    request: ReadRequest
     events: "Queue[Event]" = field(default_factory=lambda: Queue(QUEUED))
 
     def told(self) -> Iterator[Event]:
@@ -45,13 +48,19 @@ class _Video:
 def read_videos(
     paths: Iterable[Path], request: ReadRequest, processes: int = 2, timeout: float = 60.0, ahead: int = 18
 ) -> Generator[Event, None, None]:
-    """Read videos and pictures, several at once.
+    """Read videos and pictures, several at once, all in one way. See `read_each`."""
+    return read_each(((path, request) for path in paths), processes, timeout, ahead)
+
+
+def read_each(
+    jobs: Iterable[Job], processes: int = 2, timeout: float = 60.0, ahead: int = 18
+) -> Generator[Event, None, None]:
+    """Read videos and pictures, several at once, each in its own way.
 
     Closing the iterator, or losing it, ends the processes; so does the end of this one, however it ends.
 
     Args:
-        paths: Taken as they are needed, so there may be any number.
-        request: What to make of them.
+        jobs: Paths, and what to make of each. Taken as they are needed, so there may be any number.
         processes: How many read.
         timeout: Seconds after which a video of which nothing more is decoded is given up.
         ahead: Videos that are read before they are asked for, each to its first few clips.
@@ -59,18 +68,18 @@ def read_videos(
     Yields:
         For each video in order: its clips in order, then one VideoRead or VideoFailed.
     """
-    upcoming = enumerate(paths)
+    upcoming = enumerate(jobs)
     window: deque[_Video] = deque()
-    jobs: SimpleQueue[_Video | None] = SimpleQueue()
+    unread: SimpleQueue[_Video | None] = SimpleQueue()
     closed, close = Pipe(duplex=False)  # `closed` turns readable for all threads at once
-    threads = [Thread(target=_serve, args=(jobs, request, timeout, closed), daemon=True) for _ in range(processes)]
+    threads = [Thread(target=_serve, args=(unread, timeout, closed), daemon=True) for _ in range(processes)]
     for thread in threads:
         thread.start()
     try:
         while True:
-            for place, path in islice(upcoming, ahead - len(window)):
-                window.append(_Video(place, path))
-                jobs.put(window[-1])
+            for place, (path, request) in islice(upcoming, ahead - len(window)):
+                window.append(_Video(place, path, request))
+                unread.put(window[-1])
             if not window:
                 return
             yield from window[0].told()
@@ -80,20 +89,20 @@ def read_videos(
         for video in window:
             video.forget()
         for _ in threads:
-            jobs.put(None)
+            unread.put(None)
         for thread in threads:
             thread.join()
         closed.close()
 
 
-def _serve(jobs: "SimpleQueue[_Video | None]", request: ReadRequest, timeout: float, closed: Connection) -> None:
+def _serve(unread: "SimpleQueue[_Video | None]", timeout: float, closed: Connection) -> None:
     """Have a process read one video after another, and replace it when it fails or has read enough."""
     process: _Process | None = None
-    while (video := jobs.get()) and not closed.poll():
+    while (video := unread.get()) and not closed.poll():
         try:
             if process is None or process.has_ended():
                 process = _Process()
-            for event in process.read(video.place, video.path, request, timeout, closed):
+            for event in process.read(video, timeout, closed):
                 video.events.put(event)
             worn = process.videos >= FILES
         except Exception as error:
@@ -125,14 +134,14 @@ class _Process:
             )
         self._receive()  # it is up: to start is no part of reading a video
 
-    def read(self, place: int, path: Path, request: ReadRequest, timeout: float, closed: Connection) -> Iterator[Event]:
+    def read(self, video: _Video, timeout: float, closed: Connection) -> Iterator[Event]:
         """What it tells of a video, up to the end of that, or until nobody listens.
 
         Raises:
             VideoError: it hangs or has crashed.
         """
         self.videos += 1
-        self.socket.send((place, path, request))
+        self.socket.send((video.place, video.path, video.request))
         while closed not in (ready := wait([self.socket, closed], timeout)):
             if not ready:
                 raise VideoError(f"gave up after {timeout:g} s")

@@ -1,5 +1,8 @@
 """From a frame to the pixels that the vision tower was trained on."""
 
+import math
+from random import Random
+
 import numpy as np
 
 # OpenAI's, of CLIP's training images; RGB, for pixels in 0..1.
@@ -7,6 +10,9 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 _LONGEST = 100  # long side over short side. A thinner frame is cut to this first, or resizing it fills the memory
+
+_AREA = (0.9, 1.0)  # of a random crop, as a part of the frame: open_clip's default
+_RATIO = (3 / 4, 4 / 3)  # its width by its height: torchvision's default
 
 
 def crop(frame: np.ndarray, image_size: int) -> np.ndarray:
@@ -27,6 +33,37 @@ def crop(frame: np.ndarray, image_size: int) -> np.ndarray:
     width, height = _resized(frame.shape[1], frame.shape[0], image_size)
     resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
     return _centre(np.asarray(resized), image_size, image_size)
+
+
+def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
+    """open_clip's training transform but for `normalise`: a random box, bicubic to a square.
+
+    Args:
+        frame: [H, W, 3] uint8, RGB, upright.
+        image_size: S, in pixels.
+        seed: Decides on the box: frames of one size and one seed are cropped alike.
+
+    Returns:
+        [S, S, 3] uint8.
+    """
+    from PIL import Image
+
+    top, left, height, width = random_box(frame.shape[0], frame.shape[1], Random(seed))
+    box = Image.fromarray(frame[top : top + height, left : left + width])
+    return np.asarray(box.resize((image_size, image_size), Image.Resampling.BICUBIC))
+
+
+def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a box in a frame, distributed as torchvision's `RandomResizedCrop` draws it."""
+    for _ in range(10):
+        area = height * width * random.uniform(*_AREA)
+        ratio = math.exp(random.uniform(*map(math.log, _RATIO)))
+        down, across = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < down <= height and 0 < across <= width:
+            return int(random.random() * (height - down + 1)), int(random.random() * (width - across + 1)), down, across
+    # No box of a permitted shape has most of so long a frame: the middle, in the shape that is nearest.
+    down, across = min(height, round(width / _RATIO[0])), min(width, round(height * _RATIO[1]))
+    return (height - down) // 2, (width - across) // 2, down, across
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:

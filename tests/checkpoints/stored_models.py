@@ -8,6 +8,7 @@ import numpy as np
 
 from cococli.checkpoints import architecture, cache, ckpt, manifest
 from cococli.checkpoints.manifest import Source
+from cococli.checkpoints.store import run_folder
 
 _CONFIG = Path(__file__).parents[1] / "data" / "goldens" / "tiny" / "config.json"
 CONFIG = architecture.load_config(_CONFIG)
@@ -37,3 +38,15 @@ def add(name: str = "mine", source: Source = HUB, content: bytes | None = None) 
     with cache.adding(name) as folder:
         fill(folder, source, content)
     return cache.find(name).folder
+
+
+def add_run(name: str, *steps: int) -> Path:
+    """Add a training run with models of these steps; its folder."""
+    folder = run_folder(name)
+    folder.mkdir(parents=True)
+    for step in steps:
+        place = folder / "checkpoints" / str(step)
+        place.mkdir(parents=True)
+        (place / "model.ckpt").write_bytes(weights(step))
+        (place / "config.json").write_bytes(_CONFIG.read_bytes())
+    return folder

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints.stored_models import add
+from checkpoints.stored_models import add, add_run
 
 from cococli.cli.completion import SCRIPTS, script
 
@@ -53,6 +53,8 @@ def test_bash_completes_commands_options_choices_and_models(shell_folder: Path) 
     assert bash("caption --num", shell_folder) == ["--num-frames"]
     assert bash("caption --frames ''", shell_folder) == ["middle", "multi"]
     assert bash("caption --model ''", shell_folder) == ["shapes", "mine"]
+    add_run("better", 1)
+    assert bash("caption --model r", shell_folder) == ["run:better"]
     assert "vit-l-14" in bash("convert a.bin --config vit", shell_folder)
 
 

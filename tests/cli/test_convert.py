@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints.stored_models import add_run
 from safetensors.torch import load_file
 
 from cococli.checkpoints.architecture import load_config
@@ -60,6 +61,15 @@ def test_a_model_goes_by_its_name_and_can_be_halved(coca, tmp_path: Path) -> Non
     rounded, numbers = run.stderr.splitlines()
     assert rounded == "weights rounded to half precision: each by at most 0.05 %, or by 3e-8 where that is more"
     assert numbers == "10.9 million parameters, 0.02 GB"
+
+
+@pytest.mark.parametrize("name", ["better", "better@7"])
+def test_the_model_of_a_run_goes_back_to_open_clip(coca, tmp_path: Path, name: str) -> None:
+    add_run("better", 7)
+    run = coca("convert", f"run:{name}", "--to", "open_clip", "--verify", cwd=tmp_path)
+    assert (run.stdout, run.returncode) == (f"{name}.safetensors\n", 0)
+    state = torch.load(TINY / "open_clip_pytorch_model.bin", weights_only=True)
+    assert load_file(tmp_path / f"{name}.safetensors").keys() == state.keys()
 
 
 def test_half_a_ckpt_is_a_ckpt(coca, tiny: Path) -> None:

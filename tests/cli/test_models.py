@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from checkpoints.stored_models import COMMIT, LOCAL, PARAMETERS, add
+from checkpoints.stored_models import COMMIT, LOCAL, PARAMETERS, add, add_run
 
 from cococli.catalog import MODELS
 from cococli.checkpoints import cache
@@ -91,6 +91,44 @@ def test_the_list_shows_what_is_here(coca_here, monkeypatch: pytest.MonkeyPatch)
     assert mine.keys() == other.keys() == LIST_KEYS
     assert (mine["default"], mine["problem"], mine["source"]["file"]) == (True, None, "/data/my model.bin")
     assert (other["default"], other["problem"], other["mend"]) == (False, "config.json is missing", mend)
+
+
+def test_runs_stand_in_the_list(coca_here) -> None:
+    add("mine", LOCAL, b"x")
+    folder = add_run("better", 100)
+    rows = [cells(line) for line in coca_here("models").out.splitlines()]
+    assert rows[2] == ["run:better", "1.5 MB", "run", "never"]
+    mine, better = json.loads(coca_here("models", "--json").out)
+    assert mine.keys() == better.keys() == LIST_KEYS
+    assert (better["name"], better["path"], better["problem"]) == ("run:better", str(folder), None)
+    assert (better["source"], better["files"]) == (None, None)
+
+
+def test_a_run_is_shown_found_and_removed_by_its_name(coca_here) -> None:
+    folder = add_run("better", 100)
+    assert coca_here("models", "path", "run:better").out == f"{folder}\n"
+    rows = {cells(line)[0]: cells(line)[1] for line in coca_here("models", "show", "run:better").out.splitlines()}
+    assert rows == {"name": "run:better", "folder": str(folder), "size": "1.5 MB", "last used": "never"}
+    run = coca_here("models", "rm", "run:better", "--yes")
+    assert (run.out, run.err, run.code) == (f"{folder}\n", "1.5 MB removed\n", 0)
+    assert not folder.exists()
+    run = coca_here("models", "rm", "run:better", "--yes")
+    assert run.err == "error: there is no run 'better'\nhint: coca models shows what is there\n"
+    assert run.code == 3
+
+
+@pytest.mark.parametrize("arguments", [["verify", "run:better"], ["export", "run:better", "better.tar"]])
+def test_the_model_of_a_run_is_taken_into_the_cache_first(coca_here, arguments: list[str]) -> None:
+    folder = add_run("better", 100)
+    run = coca_here("models", *arguments)
+    command = f"coca fetch {folder}/checkpoints/100/model.ckpt --name better"
+    assert run.err.splitlines() == [
+        "error: run:better is a training run, not a model in the cache",
+        f"hint: {command} takes its model there",
+    ]
+    assert (run.out, run.code) == ("", 2)
+    assert coca_here(*command.split()[1:]).code == 0
+    assert coca_here("models", "verify", "better").out == "better: whole\n"
 
 
 def test_the_default_may_come_from_the_config_file(coca_here) -> None:
@@ -241,11 +279,12 @@ def test_a_model_goes_to_another_machine_and_is_whole_there(
 
 def test_names_are_completed(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     (add("mine", content=b"") / "model.ckpt").unlink()  # damaged, and to be removed
+    add_run("better", 1)
     monkeypatch.setenv("_COCA_COMPLETE", "complete_bash")
     for typed in ("show ", "rm "):
         monkeypatch.setenv("COMP_WORDS", f"coca models {typed}")
         monkeypatch.setenv("COMP_CWORD", "3")
-        assert coca().stdout == "mine\n"
+        assert coca().stdout == "mine\nrun:better\n"
 
 
 @pytest.mark.parametrize(

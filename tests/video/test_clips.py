@@ -11,7 +11,7 @@ from video.made import make_video, number_of, numbered
 
 from cococli.errors import VideoError
 from cococli.video.clips import Clip, ReadRequest, read_clip, read_clips
-from cococli.video.preprocess import MEAN, STD
+from cococli.video.preprocess import MEAN, STD, random_crop
 from cococli.video.reading import Frame, report_progress
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
@@ -119,6 +119,25 @@ def test_every_packet_and_frame_is_a_sign_of_life(video: Path):
     next(clips)
     report_progress(lambda: None)
     assert len(signs) >= 50 + 8
+
+
+def test_all_frames_of_a_clip_are_cropped_alike(video: Path):
+    frames = {}
+    for seed in (0, 0, 1):
+        request = ReadRequest(Sampling("multi", 2), Segments("none"), 80, seed)
+        ((_, pixels),) = read_clips(video, request)
+        originals = ReadRequest(Sampling("multi", 2), Segments("none"), None)
+        ((_, whole),) = read_clips(video, originals)
+        np.testing.assert_array_equal(pixels, [random_crop(frame, 80, seed) for frame in whole])
+        frames.setdefault(seed, pixels)
+        np.testing.assert_array_equal(frames[seed], pixels)
+    assert (frames[0] != frames[1]).any()
+
+
+def test_frames_can_be_had_as_they_are(tmp_path: Path):
+    Image.fromarray(numbered(7, 90, 60)).save(tmp_path / "a.png")
+    ((_, pixels),) = read_clips(tmp_path / "a.png", ReadRequest(Sampling(), Segments("none"), None))
+    np.testing.assert_array_equal(pixels, [numbered(7, 90, 60)])
 
 
 def test_a_clip_cannot_be_changed(video: Path):

@@ -18,7 +18,7 @@ from video.made import make_sound, make_video, numbered
 from cococli.video import pool
 from cococli.video.clips import ReadRequest, read_clips
 from cococli.video.events import ClipRead, Event
-from cococli.video.pool import read_videos
+from cococli.video.pool import read_each, read_videos
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
 
@@ -89,6 +89,16 @@ def test_clips_are_those_that_this_process_would_read(long: Path):
     for event, (clip, pixels) in zip(theirs, read_clips(long, PIECES), strict=True):
         assert event.clip == clip
         np.testing.assert_array_equal(event.pixels, pixels)
+
+
+def test_each_may_be_read_in_its_own_way(long: Path):
+    seeds = [None, 1, 2]
+    requests = [ReadRequest(Sampling(), Segments("none"), 40 + place, seed) for place, seed in enumerate(seeds)]
+    events = read_each((long, request) for request in requests)
+    theirs = [event.pixels for event in events if isinstance(event, ClipRead)]
+    for pixels, request in zip(theirs, requests, strict=True):
+        ((_, ours),) = read_clips(long, request)
+        np.testing.assert_array_equal(pixels, ours)
 
 
 def test_no_video_gives_no_event():
@@ -205,7 +215,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from cococli.video.clips import ReadRequest
-from cococli.video.pool import read_videos
+from cococli.video.pool import read_each, read_videos
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
 

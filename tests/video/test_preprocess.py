@@ -1,12 +1,15 @@
 """Pixels equal open_clip's."""
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from cococli.video.preprocess import MEAN, STD, crop, normalise
+from cococli.video.preprocess import MEAN, STD, crop, normalise, random_box, random_crop
 
 # What open_clip's evaluation transform makes of a picture, turned back into grey levels; lossless WebP.
 GOLDENS = Path(__file__).parents[1] / "data" / "video"
@@ -45,3 +48,53 @@ def test_the_crop_keeps_the_middle():
     frame = np.zeros((50, 150, 3), np.uint8)
     frame[:, 50:100] = 255
     assert crop(frame, 50).min() == 255
+
+
+# Random crops
+
+
+@given(height=st.integers(200, 1000), long=st.floats(0.8, 1.25), seed=st.integers(0, 2**32))
+def test_a_random_box_has_most_of_the_frame_and_nearly_its_shape(height: int, long: float, seed: int):
+    width = round(height * long)
+    top, left, down, across = random_box(height, width, Random(seed))
+    assert 0 <= top <= top + down <= height
+    assert 0 <= left <= left + across <= width
+    assert 0.89 < down * across / (height * width) <= 1
+    assert 0.74 < across / down < 1.35
+
+
+def test_boxes_lie_anywhere_that_they_fit():
+    boxes = np.array([random_box(100, 100, Random(seed)) for seed in range(3000)])
+    room = 100 - boxes[:, 2:]
+    assert boxes[:, :2].min() == 0
+    assert (boxes[:, :2] == room).any(axis=0).all()
+    assert abs(boxes[:, :2].mean(axis=0) - room.mean(axis=0) / 2).max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),  # as torchvision's `RandomResizedCrop.get_params` gives them
+    [
+        (100, 20, (36, 0, 27, 20)),
+        (20, 100, (0, 36, 20, 27)),
+        (1, 500, (0, 249, 1, 1)),
+        (500, 1, (249, 0, 1, 1)),
+        (7, 30, (0, 10, 7, 9)),
+        (33, 10, (10, 0, 13, 10)),
+    ],
+)
+def test_of_a_long_frame_the_middle_is_taken(height: int, width: int, box: tuple[int, int, int, int]):
+    assert {random_box(height, width, Random(seed)) for seed in range(20)} == {box}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_crop_is_pils_bicubic_of_its_box(seed: int):
+    frame = golden("in0")
+    top, left, height, width = random_box(*frame.shape[:2], Random(seed))
+    box = Image.fromarray(frame).crop((left, top, left + width, top + height))
+    np.testing.assert_array_equal(random_crop(frame, 224, seed), box.resize((224, 224), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 30_000), (30_000, 1), (7, 900)])
+def test_any_shape_of_frame_can_be_cropped_at_random(shape: tuple[int, int]):
+    frame = np.full((*shape, 3), 128, np.uint8)
+    np.testing.assert_array_equal(random_crop(frame, 64, 0), np.full((64, 64, 3), 128))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from video.made import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim
+from video.made import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim, with_sound
 
 from cococli.errors import VideoError
 from cococli.video.readers import open_reader
-from cococli.video.videos import Video
+from cococli.video.videos import Video, first_frame_time
 
 # Name of the file, how it is made, and whether decord is to read it.
 KINDS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -287,6 +287,22 @@ def test_any_mode_of_picture_becomes_rgb(tmp_path: Path, mode: str):
     (frame,) = open_reader(path).frames([0])
     assert frame.pixels.shape == numbered(5).shape
     assert number_of(frame.pixels) == 5
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264"])
+def test_the_first_frame_comes_when_the_file_begins(tmp_path: Path, name: str):
+    assert first_frame_time(make_video(tmp_path / name, at=None if name == "a.h264" else range(125, 185))) == 0
+
+
+def test_the_first_frame_may_come_after_the_first_sound(tmp_path: Path):
+    silent = make_video(tmp_path / "silent.mp4", at=range(12, 72))
+    assert first_frame_time(with_sound(silent, tmp_path / "a.mp4")) == pytest.approx(12 / 25)
+
+
+def test_a_file_without_a_picture_has_no_first_frame(tmp_path: Path):
+    with pytest.raises(VideoError) as caught:
+        first_frame_time(make_sound(tmp_path / "a.mp4"))
+    assert caught.value.message == "no video stream"
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png"])

@@ -1,0 +1,176 @@
+"""A step of training beside open_clip 3.3.0's, random weights, captions of 20 tokens: see README.md in this folder.
+
+    python benchmarks/finetune.py --oracle-python ORACLE/bin/python [--pairs 5] [--batch 8]
+    python benchmarks/finetune.py --only-ours vit-l-14 --frozen vision --batch 8
+
+A worker is this file too, in a process of its own: a line "step" is answered by {"seconds": ..., "peak_mb": ...}.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from workers import THREADS, peak_mb, without_torchvision_operators
+
+RATE, DECAY, MAX_NORM = 1e-5, 0.2, 1.0
+OPEN_CLIP = {"vit-b-32": "coca_ViT-B-32", "vit-l-14": "coca_ViT-L-14"}
+
+
+def captions(count: int) -> np.ndarray:
+    """[count, 76] int32: 20 tokens and pads."""
+    ids = np.zeros((count, 76), np.int32)
+    ids[:, :20] = np.random.default_rng(0).integers(1, 49000, (count, 20))
+    ids[:, 0], ids[:, 19] = 49406, 49407
+    return ids
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((count, 1, 3, 224, 224), dtype=np.float32)
+
+
+class Ours:
+    def __init__(self, model: str, frozen: str, batch: int) -> None:
+        from cococli import catalog
+        from cococli.checkpoints.architecture import parameters
+        from cococli.training.adamw import AdamWOptions
+        from cococli.training.network import Batch, Objective, encode_images
+        from cococli.training.step import Trainer
+
+        config = catalog.MODELS[model].config
+        assert config
+        weights = {name: random_values(name, shape) for name, shape in parameters(config).items()}
+        self.trainer = Trainer(config, weights, Objective(frozen=frozen), AdamWOptions(decay=DECAY))
+        self.batch = Batch(captions(batch), pictures(batch))
+        if frozen == "vision":  # what it saw is kept
+            images = encode_images(config, self.trainer.tensors, pictures(batch))
+            self.batch = Batch(captions(batch), images=images)
+
+    def step(self) -> None:
+        assert self.trainer.step([self.batch], RATE, MAX_NORM).applied
+
+
+class Oracle:
+    def __init__(self, model: str, frozen: str, batch: int) -> None:
+        import torch
+
+        torch.set_num_threads(THREADS)
+        without_torchvision_operators(torch)
+        import open_clip
+        from open_clip.loss import CoCaLoss
+
+        self.torch = torch
+        self.model = open_clip.create_model(OPEN_CLIP[model]).train()
+        if frozen == "vision":
+            self.model.visual.lock()
+        wanted = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in wanted if parameter.ndim < 2], "weight_decay": 0.0},
+            {"params": [parameter for parameter in wanted if parameter.ndim >= 2], "weight_decay": DECAY},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-6)
+        self.loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
+        self.ids, self.pixels = torch.from_numpy(captions(batch)).long(), torch.from_numpy(pictures(batch)[:, 0])
+
+    def step(self) -> None:
+        found = self.model(self.pixels, self.ids)
+        inputs = ("image_features", "text_features", "logits", "labels", "logit_scale")
+        losses = self.loss(**{name: found[name] for name in inputs}, output_dict=True)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
+        self.optimizer.step()
+
+
+def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name.endswith("gamma"):
+        return np.ones(shape, np.float32)
+    return np.asarray(np.random.default_rng(len(name)).standard_normal(shape, np.float32) * np.float32(0.02))
+
+
+def work(kind: str, model: str, frozen: str, batch: int) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the libraries print must not mix with the answers
+    program = {"ours": Ours, "oracle": Oracle}[kind](model, frozen, batch)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        program.step()
+        print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}), file=answers, flush=True)
+
+
+class Worker:
+    """A program under test, waiting for orders."""
+
+    def __init__(self, python: str, kind: str, model: str, frozen: str, batch: int) -> None:
+        self.process = subprocess.Popen(
+            [python, __file__, "--worker", kind, model, frozen, str(batch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "GLOG_v": "3"},
+        )
+
+    def step(self) -> dict[str, float]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(arguments: argparse.Namespace, model: str, frozen: str) -> None:
+    """Time steps of both in turn; the first of each, where ours compiles, counts apart."""
+    ours = Worker(sys.executable, "ours", model, frozen, arguments.batch)
+    oracle = None if arguments.only_ours else Worker(arguments.oracle_python, "oracle", model, frozen, arguments.batch)
+    first = ours.step()["seconds"]
+    if oracle:
+        oracle.step()
+    mine: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    for _ in range(arguments.pairs):
+        mine.append(ours.step())
+        if oracle:
+            theirs.append(oracle.step())
+    cells = [f"{model}, {frozen} frozen", f"{first:.1f} s", f"{median(mine):.2f} s", f"{mine[-1]['peak_mb']:.0f} MB"]
+    if oracle:
+        ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(mine, theirs, strict=True))
+        cells += [f"{median(theirs):.2f} s", f"{theirs[-1]['peak_mb']:.0f} MB", f"{ratio:.2f}"]
+        oracle.close()
+    ours.close()
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def median(steps: list[dict[str, Any]]) -> float:
+    return statistics.median(step["seconds"] for step in steps)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        kind, model, frozen, batch = sys.argv[2:]
+        work(kind, model, frozen, int(batch))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--oracle-python", help="a Python with open_clip_torch 3.3.0")
+    parser.add_argument("--only-ours", choices=OPEN_CLIP, help="measure this model, and not open_clip")
+    parser.add_argument("--frozen", choices=("none", "vision", "text"), help="only this; default: none, then vision")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=5)
+    arguments = parser.parse_args()
+    print("| model | first step | step | peak | open_clip's step | peak | coca / open_clip |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for frozen in [arguments.frozen] if arguments.frozen else ["none", "vision"]:
+        compare(arguments, arguments.only_ours or "vit-b-32", frozen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""`coca finetune`: train a model on pictures or videos with captions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .. import console
+from ..errors import UsageError
+from . import interrupts, options
+from .completion import complete_architecture
+from .defaults import default_model
+from .running import tell_as_wanted
+
+if TYPE_CHECKING:
+    from ..training.step import Step
+    from ..training.validation import Validation
+
+DATA, TRAINING, RUN = "Data", "Training", "Run"
+
+
+def finetune(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Pictures or videos with captions: COCO's layout, a Karpathy split, or captions.jsonl or .csv.",
+            rich_help_panel=DATA,
+        ),
+    ],
+    karpathy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Karpathy's split of it (dataset_coco.json).",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", show_default=False, help="Where its pictures are, if elsewhere.", rich_help_panel=DATA
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", metavar="", help="Stop where files are missing or broken.", rich_help_panel=DATA)
+    ] = False,
+    frames: options.Frames = "middle",
+    num_frames: options.NumFrames = 8,
+    model: options.Model = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch",
+            metavar="",
+            help="Start from noise, of the architecture --config.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            show_default=False,
+            help="The architecture to train from scratch: a model's name or open_clip's config file.",
+            autocompletion=complete_architecture,
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    epochs: Annotated[
+        float, typer.Option(metavar="N", min=0, help="Times that every caption is seen.", rich_help_panel=TRAINING)
+    ] = 1.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, show_default=False, help="Steps, in place of epochs.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Captions in a batch.", rich_help_panel=TRAINING)
+    ] = 32,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Batches that make one step: as one large batch for captions, in the memory of a small one.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            show_default="1e-05; LoRA 1e-04; from scratch 1e-03",
+            help="The highest learning rate.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            show_default="a tenth of the steps",
+            help="Steps in which the learning rate rises.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    decay: Annotated[
+        float, typer.Option(metavar="X", min=0, help="Weight decay of matrices.", rich_help_panel=TRAINING)
+    ] = 0.1,
+    clip: Annotated[float, typer.Option(metavar="X", min=0, help="Longest gradient.", rich_help_panel=TRAINING)] = 1.0,
+    caption: Annotated[
+        float, typer.Option(metavar="X", min=0, help="Weight of the caption loss.", rich_help_panel=TRAINING)
+    ] = 2.0,
+    contrastive: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="Weight of the contrastive loss; 0 trains captions alone and is quicker.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 1.0,
+    freeze: Annotated[
+        Literal["none", "vision", "text"],
+        typer.Option(
+            help="Leave a tower as it is. What a frozen vision tower sees is computed once and kept on disk.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "none",
+    lora: Annotated[
+        int,
+        typer.Option(
+            metavar="RANK",
+            min=0,
+            help="Train thin matrices beside those of attention, and nothing else; they are folded in.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another order.", rich_help_panel=TRAINING)] = 0,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(help="What to compute in. On CPU fp32 alone.", rich_help_panel=TRAINING),
+    ] = "fp32",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="What to call the run; the model is then run:NAME. By default after the data and the base model.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    hold_out: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Pictures of the val split to look at now and then; 0: none.", rich_help_panel=RUN
+        ),
+    ] = 100,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            show_default="a tenth of the steps",
+            help="Steps between two looks at them.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="End after so many looks without a better score.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    save_every: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Steps between two checkpoints.", rich_help_panel=RUN)
+    ] = 500,
+    keep: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Checkpoints to keep, besides the best.", rich_help_panel=RUN)
+    ] = 2,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", metavar="", help="Write events for TensorBoard, too.", rich_help_panel=RUN),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", metavar="", help="Start a run of this name anew.", rich_help_panel=RUN)
+    ] = False,
+    quiet: options.Quiet = False,
+    as_json: options.JsonProgress = False,
+    log_file: options.LogFile = None,
+) -> None:
+    """Train a model on pictures or videos with captions. Prints the name of the new one.
+
+    A run that was stopped, however that came about, goes on where it was when the same command is given again.
+    """
+    console.be_quiet(quiet)
+    tell_as_wanted(as_json, log_file)
+    _check(model, from_scratch, config, precision, freeze, lora, caption, contrastive)
+    from ..errors import CocaError
+    from ..training.data import Source
+    from ..training.run import Asked, finetune
+    from ..video.sampling import Sampling
+
+    if not from_scratch and not model:
+        model = default_model()
+        console.note(f"training goes on from {model}; --model takes another, --from-scratch none")
+    asked = Asked(
+        source=Source(data, karpathy, images),
+        model=model,
+        config=config,
+        name=name,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        rate=rate,
+        warmup=warmup,
+        decay=decay,
+        clip=clip,
+        caption=caption,
+        contrastive=contrastive,
+        frozen=freeze,
+        lora=lora,
+        sampling=Sampling(frames, num_frames),
+        seed=seed,
+        hold_out=hold_out,
+        validate_every=validate_every,
+        patience=patience,
+        save_every=save_every,
+        keep=keep,
+        strict=strict,
+        overwrite=overwrite,
+        tensorboard=tensorboard,
+    )
+    with (
+        interrupts.patiently(lambda: console.note("saving; Ctrl-C again stops now")) as stopping,
+        console.training() as shown,
+    ):
+        try:
+            run = finetune(asked, _Teller(shown), stopping)
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+                raise
+            hint = "a smaller --batch-size with --accumulate, --freeze vision, --contrastive 0 or --lora 8 take less"
+            raise CocaError("there is not enough memory for this", hint) from None
+    if interrupts.came():
+        raise KeyboardInterrupt
+    console.note(f"coca caption VIDEOS --model run:{run}")
+    console.result(f"run:{run}")
+
+
+def _check(
+    model: str | None,
+    from_scratch: bool,
+    config: str | None,
+    precision: str,
+    freeze: str,
+    lora: int,
+    caption: float,
+    contrastive: float,
+) -> None:
+    """Refuse what does not fit together, before anything is loaded."""
+    if from_scratch and model:
+        raise UsageError("--model and --from-scratch exclude each other")
+    if config and not from_scratch:
+        raise UsageError("--config is for --from-scratch: a model brings its own")
+    if not caption and not contrastive:
+        raise UsageError("with --caption 0 and --contrastive 0 there is nothing to train for")
+    if from_scratch and (freeze != "none" or lora):
+        raise UsageError("from scratch, nothing can be frozen or adapted: noise would stay noise")
+    if precision != "fp32":
+        why = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
+        raise UsageError(f"--precision {precision} needs an Ascend: {why}")
+
+
+class _Teller:
+    """Shows how training goes. Implements `training.run.Teller`."""
+
+    def __init__(self, shown: console.Training) -> None:
+        self._shown = shown
+
+    def note(self, text: str) -> None:
+        console.note(text)
+
+    def warning(self, text: str) -> None:
+        console.warning(text)
+
+    def features(self, done: int, total: int) -> None:
+        self._shown.move("looking", done, total, "")
+
+    def step(self, step: int, steps: int, found: "Step", rate: float) -> None:
+        losses = found.losses
+        told = f"loss {losses.total:.3f} = caption {losses.caption:.3f}, contrastive {losses.contrastive:.3f}"
+        self._shown.move("training", step, steps, f"{told}; rate {rate:.1e}")
+
+    def look(self, step: int, found: "Validation", best: bool) -> None:
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in found.scores.items())
+        console.note(f"step {step}: {scores}{'; the best so far' if best else ''}")
+        for sample in found.samples:
+            console.note(f"  {sample.path.name}: {sample.caption} (people say: {sample.reference})")

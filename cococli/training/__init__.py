@@ -1,0 +1,1 @@
+"""Training: losses, gradients, the optimizer, and the runs made of them."""

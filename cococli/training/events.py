@@ -1,0 +1,74 @@
+"""Events for TensorBoard: what the metrics of a run say."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import time, time_ns
+from typing import Any
+
+from ..errors import UsageError
+from ..journal import told
+
+Log = Callable[[Mapping[str, Any]], None]
+
+
+@contextmanager
+def open_events(folder: Path, after: int = 0) -> Iterator[Log]:
+    """Write events in a folder of their own; TensorBoard forgets what was written there of later steps before.
+
+    Args:
+        folder: Made if need be. Each time that a run goes on it gets another file.
+        after: The step that the run goes on from.
+
+    Yields:
+        A function that takes what `RunFolder.log` takes, and writes it at once.
+
+    Raises:
+        UsageError: tensorboardX is missing.
+        CocaError: the disk is full.
+    """
+    try:
+        from tensorboardX.event_file_writer import EventsWriter  # its SummaryWriter loses the last ones when killed
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.summary import scalar, text
+    except ImportError:
+        raise UsageError("--tensorboard needs tensorboardX", "pip install 'cococli[tensorboard]'") from None
+
+    def log(record: Mapping[str, Any]) -> None:
+        parts = [scalar(name, value) for name, value in _scalars(record)]
+        if "samples" in record:
+            parts.append(text("held-out/captions", _table(record["samples"])))
+        values = [value for part in parts for value in part.value]
+        with told(folder):
+            writer.write_event(Event(step=record["step"], wall_time=time(), summary=Summary(value=values)))
+            writer.flush()
+
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = EventsWriter(str(folder / "events"), f".{time_ns()}")  # its own names are the same within a second
+        writer.write_event(Event(step=after + 1, wall_time=time(), session_log=SessionLog(status=SessionLog.START)))
+    try:
+        yield log
+    finally:
+        writer.close()
+
+
+def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names, by which TensorBoard groups, and numbers."""
+    if "scores" in record:
+        found = {f"held-out/{name.replace(' ', '-').replace('@', '-at-')}": it for name, it in record["scores"].items()}
+    else:
+        found = {f"train/{name}": value for name, value in record.items() if name != "step"}
+    return ((name, value) for name, value in found.items() if isinstance(value, int | float))
+
+
+def _table(samples: list[Mapping[str, str]]) -> str:
+    """Sample captions as Markdown, each in code, which shows it as it is."""
+    rows = [" | ".join(_code(sample[column]) for column in ("path", "caption", "reference")) for sample in samples]
+    return "\n".join(["file | caption | reference", "--- | --- | ---", *rows])
+
+
+def _code(text: str) -> str:
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return "`" + " ".join(plain.split()).replace("`", "'").replace("|", "¦") + "`"

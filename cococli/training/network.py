@@ -1,0 +1,158 @@
+"""CoCa forward and backward: from a batch of pictures or clips and their captions to losses and gradients.
+
+Weights come as a mapping, so what differs from plain training stays outside: LoRA gives `weight + B @ A` in place of
+some weights, trains nothing else, and goes on from their gradients.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from mindspore import Tensor
+
+from ..catalog import CocaConfig
+from ..checkpoints.architecture import parameters
+from ..engines.mindspore import as_tensor
+from ..model import layers, teacher, towers
+from . import losses
+from .tape import Tape
+
+Weights = Mapping[str, Tensor]
+Frozen = Literal["vision", "text", "none"]
+
+LENGTHS = (16, 24, 40)  # that captions are padded to, or else to the whole context: each is compiled
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is trained, and for what."""
+
+    caption: float = 2.0  # weight of the caption loss; 0: no decoder is run, nor trained
+    contrastive: float = 1.0  # of the contrastive loss; 0: no text latents are computed
+    frozen: Frozen = "none"  # vision is the ViT with its pooler, text is the text tower with its embeddings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Captions, and what they tell of: pixels, or what `encode_images` made of them."""
+
+    ids: np.ndarray  # [B, T] int32, zero-padded
+    pixels: np.ndarray | None = None  # [B, F, 3, S, S] float32
+    images: np.ndarray | None = None  # [B, Q, D], where vision is frozen
+
+
+@dataclass(frozen=True)
+class Losses:
+    caption: float  # 0 where it is not computed
+    contrastive: float  # likewise
+    total: float  # weighted
+
+
+def trained(config: CocaConfig, objective: Objective) -> tuple[str, ...]:
+    """Names of the weights that get gradients, in the order of the gradients."""
+    idle: tuple[str, ...] = ()
+    if objective.frozen != "none":
+        idle += ("visual.",) if objective.frozen == "vision" else ("text.",)
+    if not objective.caption:
+        idle += ("text_decoder.",)
+    if not objective.contrastive:
+        idle += ("logit_scale", "visual.proj", "text.cls_emb", *(f"text.{name}" for name in towers.LAST))
+    return tuple(name for name in parameters(config) if not name.startswith(idle))
+
+
+def losses_and_gradients(
+    config: CocaConfig, weights: Weights, names: Sequence[str], batch: Batch, objective: Objective
+) -> tuple[Losses, list[Tensor]]:
+    """The losses of a batch, and the gradients of their weighted sum for the weights called `names`.
+
+    Raises:
+        KeyError: a name is none that the objective trains (see `trained`).
+    """
+    tape = Tape(weights[name] for name in names)
+    images = _images(tape, config, weights, batch)
+    ids = trimmed(batch.ids, config.pad_id)
+    caption = contrastive = 0.0
+    if objective.contrastive:
+        x = _read(tape, config, weights, ids)
+        texts = tape.run(teacher.project_cls, x, *_named(weights, "text", towers.LAST))
+        contrastive = tape.loss(losses.contrastive_loss, objective.contrastive, images, texts, weights["logit_scale"])
+        x = tape.run(teacher.without_last_and_cls, x)
+    else:
+        x = _read_words(tape, config, weights, ids[:, :-1])
+    if objective.caption:
+        x = _decode(tape, config, weights, x, images)
+        projection = weights["text_decoder.text_projection"]
+        caption = tape.loss(losses.caption_loss, objective.caption, x, projection, Tensor(ids[:, 1:]), config.pad_id)
+    gradients = tape.gradients()
+    caption, contrastive = float(caption), float(contrastive)
+    total = objective.caption * caption + objective.contrastive * contrastive
+    return Losses(caption, contrastive, total), gradients
+
+
+def encode_images(config: CocaConfig, weights: Weights, pixels: np.ndarray) -> np.ndarray:
+    """[B, F, 3, S, S] -> [B, Q, D], the latent in row 0, not normalised, then the decoder's tokens."""
+    return _see(Tape(()), config, weights, pixels).asnumpy()
+
+
+def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
+    """[B, T] ids without most of the pads that all captions end in: they change neither losses nor gradients.
+
+    No token sees what comes after it, the loss leaves pads out, and the CLS sees the first pad alone (see
+    `towers.text_mask`), so one pad must stay.
+    """
+    longest = np.flatnonzero((ids != pad_id).any(0))[-1] + 1
+    return ids[:, : next((length for length in LENGTHS if length > longest), ids.shape[1])]
+
+
+def _images(tape: Tape, config: CocaConfig, weights: Weights, batch: Batch) -> Tensor:
+    if batch.images is not None:
+        return as_tensor(batch.images)
+    assert batch.pixels is not None
+    return _see(tape, config, weights, batch.pixels)
+
+
+def _see(tape: Tape, config: CocaConfig, weights: Weights, pixels: np.ndarray) -> Tensor:
+    vision, frames = config.vision, as_tensor(pixels.reshape(-1, *pixels.shape[2:]))
+    x = tape.run(towers.embed_patches, frames, *_named(weights, "visual", towers.PATCHES))
+    for block in _blocks(weights, "visual.transformer.resblocks", vision.layers, layers.BLOCK):
+        x = tape.run(layers.block, x, None, vision.heads, config.quick_gelu, *block)
+    pooler = _named(weights, "visual", towers.POOLER)
+    return tape.run(teacher.pool_clips, x, pixels.shape[1], vision.pooler_heads, *pooler)
+
+
+def _read(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
+    """[B, L] -> [B, L + 1, D], the CLS last."""
+    x = tape.run(teacher.embed_words_and_cls, Tensor(ids), *_named(weights, "text", teacher.WORDS_AND_CLS))
+    return _text_blocks(tape, config, weights, x, towers.text_mask(ids, config.pad_id))
+
+
+def _read_words(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
+    """[B, L] -> [B, L, D], as in `_read` but for the CLS."""
+    x = tape.run(teacher.embed_words, Tensor(ids), *_named(weights, "text", teacher.WORDS))
+    return _text_blocks(tape, config, weights, x, towers.causal_mask(ids.shape[1]))
+
+
+def _text_blocks(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, mask: np.ndarray) -> Tensor:
+    heads, hidden = config.text.heads, Tensor(mask)
+    for block in _blocks(weights, "text.transformer.resblocks", config.text.layers, layers.BLOCK):
+        x = tape.run(layers.block, x, hidden, heads, config.quick_gelu, *block)
+    return x
+
+
+def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images: Tensor) -> Tensor:
+    """[B, L, D] words and [B, Q, D] images -> [B, L, D], normed."""
+    heads, hidden = config.decoder.heads, Tensor(towers.causal_mask(x.shape[1]))
+    own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, layers.BLOCK)
+    cross = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, teacher.LOOKING)
+    for block, looking in zip(own, cross, strict=True):
+        x = tape.run(teacher.decoder_layer, x, images, hidden, heads, config.quick_gelu, *block, *looking)
+    return tape.run(layers.layer_norm, x, *_named(weights, "text_decoder", layers.norm_names("ln_final")))
+
+
+def _named(weights: Weights, prefix: str, names: Sequence[str]) -> list[Tensor]:
+    return [weights[f"{prefix}.{name}"] for name in names]
+
+
+def _blocks(weights: Weights, prefix: str, count: int, names: Sequence[str]) -> Iterator[list[Tensor]]:
+    return (_named(weights, f"{prefix}.{layer}", names) for layer in range(count))

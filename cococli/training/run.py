@@ -1,0 +1,290 @@
+"""A run of training: from what is asked to a model that is better."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..catalog import CocaConfig
+from ..checkpoints import ckpt
+from ..checkpoints.architecture import load_config
+from ..checkpoints.cache import slug
+from ..checkpoints.manifest import humanized
+from ..checkpoints.store import find_model
+from ..errors import UsageError
+from ..video.clips import ReadRequest
+from ..video.flow import Reading
+from ..video.sampling import Sampling
+from ..video.segments import Segments
+from .adamw import AdamWOptions
+from .card import write_card
+from .data import Data, Source, find_data
+from .features import Tower, cached_feed, identity_of, prepare
+from .feeding import Feeding, StepBatch, feed, stop
+from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run
+from .initial import initial
+from .loop import Course, Diverged, Plan, course_of, train
+from .network import Frozen, Objective, encode_images
+from .order import Order
+from .pairs import Pairs, pairs_of
+from .plot import draw
+from .step import Step, Trainer
+from .validation import Validation, validate
+
+WARMUP, LOOKS = 0.1, 10  # a share of the steps; looks at the held-out examples in a run
+SHOWN = 3  # files that a message names
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for. None: what suits the rest."""
+
+    source: Source
+    model: str | None = None  # to start from; None: from scratch
+    config: str | None = None  # the architecture, from scratch
+    name: str | None = None
+    epochs: float = 1.0
+    steps: int | None = None  # in place of epochs
+    batch_size: int = 32
+    accumulate: int = 1
+    rate: float | None = None
+    warmup: int | None = None
+    decay: float = 0.1
+    clip: float = 1.0
+    caption: float = 2.0
+    contrastive: float = 1.0
+    frozen: Frozen = "none"
+    lora: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    hold_out: int = 100
+    validate_every: int | None = None
+    patience: int | None = None
+    save_every: int = 500
+    keep: int = 2
+    strict: bool = False
+    overwrite: bool = False
+    tensorboard: bool = False
+
+
+class Teller(Protocol):
+    """Who shows how a run goes."""
+
+    def note(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def features(self, done: int, total: int) -> None:
+        """What the frozen tower sees is computed, so far."""
+
+    def step(self, step: int, steps: int, found: Step, rate: float) -> None: ...
+
+    def look(self, step: int, found: Validation, best: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a run starts from."""
+
+    name: str  # empty: from scratch
+    identity: str
+    config: CocaConfig
+    weights: Mapping[str, np.ndarray]
+
+
+def finetune(asked: Asked, teller: Teller, stopping: Callable[[], bool] = lambda: False) -> str:
+    """Train, or go on with a run that was stopped; returns its name.
+
+    Raises:
+        UsageError: what is asked for does not fit together, or the data is not there.
+        ModelError: the model to start from is not there.
+        CocaError: the loss is no number any more, or the disk is full; the last checkpoint is kept.
+    """
+    base = open_base(asked)
+    data = find_data(asked.source, asked.hold_out, base.config.context_length, asked.strict, teller.note)
+    pairs = pairs_of(data.train, base.config.context_length)
+    order = Order(asked.seed, len(pairs), asked.batch_size * asked.accumulate)
+    plan = planned(asked, order, data)
+    name = asked.name or slug(f"{asked.source.folder.resolve().name}--{base.name or 'scratch'}")
+    facts = must_stay(asked, base, data, plan)
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_run(name, facts, asked.overwrite))
+        trainer, course = _resumed(folder, asked, base, teller)
+        log_event = _events(folder, course, stack) if asked.tensorboard else lambda record: None
+        batches = _batches(asked, trainer, pairs, order, range(course.step, plan.steps), teller)
+        size = base.config.vision.image_size
+        reading = Reading(ReadRequest(asked.sampling, Segments("none"), size))
+        stack.callback(_describe, folder, base, facts, teller)
+        try:
+            train(
+                trainer,
+                batches,
+                plan,
+                course,
+                _Keeper(folder, trainer, asked.keep, log_event),
+                lambda: _validate(trainer, data, reading, asked),
+                lambda step, found, rate: teller.step(step, plan.steps, found, rate),
+                teller.look,
+                stopping,
+            )
+        except Diverged as error:
+            files = sorted({str(pairs.files[pairs.file[pair]]) for pair in error.pairs})
+            folder.log({"step": error.step, "diverged": files})
+            some = ", ".join(files[:SHOWN])
+            teller.warning(f"step {error.step} was of {some}; {folder.path / METRICS} names all its files")
+            raise
+    return name
+
+
+def open_base(asked: Asked) -> Base:
+    """The weights that a run starts from.
+
+    Raises:
+        UsageError: neither a model nor an architecture is named, or both are.
+        ModelError: there is none of this name.
+    """
+    if asked.model is None:
+        if not asked.config:
+            raise UsageError("--from-scratch needs an architecture", "--config vit-b-32, or open_clip's config file")
+        config = load_config(asked.config)
+        return Base("", f"noise {asked.seed}", config, initial(config, asked.seed))
+    files = find_model(asked.model)
+    return Base(files.name, files.identity, files.config, ckpt.read(files.weights))
+
+
+def planned(asked: Asked, order: Order, data: Data) -> Plan:
+    """The plan of a run, where a user left something open."""
+    steps = asked.steps or max(1, round(asked.epochs * order.steps))
+    rate = asked.rate or (1e-4 if asked.lora else 1e-5 if asked.model else 1e-3)
+    every = asked.validate_every or max(1, -(-steps // LOOKS))
+    return Plan(
+        steps=steps,
+        rate=rate,
+        warmup=round(WARMUP * steps) if asked.warmup is None else min(asked.warmup, steps - 1),
+        accumulate=asked.accumulate,
+        max_norm=asked.clip,
+        validate_every=every if data.held_out else 0,
+        save_every=asked.save_every,
+        patience=asked.patience,
+    )
+
+
+def must_stay(asked: Asked, base: Base, data: Data, plan: Plan) -> dict[str, Any]:
+    """All that decides what each step does: it must be the same when a run goes on."""
+    held_out = data.held_out.examples if data.held_out else ()
+    return {
+        "data": {
+            "source": str(data.train.source),
+            "files": len(data.train.examples),
+            "captions": data.train.captions,
+            "held_out": len(held_out),
+            "digest": hashlib.sha256(repr([data.train.examples, held_out]).encode()).hexdigest()[:16],
+        },
+        "base": {"model": base.name, "identity": base.identity},
+        "steps": plan.steps,
+        "batch_size": asked.batch_size,
+        "accumulate": asked.accumulate,
+        "rate": plan.rate,
+        "warmup": plan.warmup,
+        "decay": asked.decay,
+        "clip": asked.clip,
+        "loss": {"caption": asked.caption, "contrastive": asked.contrastive},
+        "frozen": asked.frozen,
+        "lora": asked.lora,
+        "sampling": asdict(asked.sampling),
+        "seed": asked.seed,
+    }
+
+
+def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller) -> tuple[Trainer, Course]:
+    """The model as the last checkpoint left it, or as it starts."""
+    checkpoint, notes = folder.last()
+    for note in notes:
+        teller.warning(note)
+    folder.rewind(checkpoint.step if checkpoint else -1)
+    objective = Objective(asked.caption, asked.contrastive, asked.frozen)
+    weights = checkpoint.weights if checkpoint else base.weights
+    trainer = Trainer(base.config, weights, objective, AdamWOptions(decay=asked.decay), asked.lora, asked.seed)
+    if not checkpoint:
+        return trainer, Course()
+    trainer.load(checkpoint.state)
+    teller.note(f"run {folder.name} stands at step {checkpoint.step}, and goes on from there")
+    return trainer, replace(course_of(folder.records()), step=checkpoint.step)
+
+
+def _batches(
+    asked: Asked, trainer: Trainer, pairs: Pairs, order: Order, steps: range, teller: Teller
+) -> Iterator[StepBatch]:
+    """What the steps train on: pixels or, where the vision tower is frozen, what it made of them."""
+    config = trainer.config
+
+    def failed(path: Path, why: str) -> None:
+        teller.warning(f"{path}: {why}")
+
+    told = stop if asked.strict else failed
+    if asked.frozen != "vision" or not steps:
+        return feed(pairs, order, steps, Feeding(asked.sampling, config.vision.image_size), told)
+    weights = trainer.weights()
+    vision = config.vision
+    tower = Tower(
+        identity_of(config, weights), asked.sampling, vision.image_size, vision.pooler_queries, config.embed_dim
+    )
+
+    def progress(done: int, total: int) -> None:
+        if total and not done:
+            size = humanized(total * tower.row_bytes)
+            teller.note(f"the frozen vision tower looks at {total} files once, and keeps {size} in {tower.folder}")
+        teller.features(done, total)
+
+    features = prepare(
+        pairs.files,
+        tower,
+        lambda pixels: encode_images(config, trainer.tensors, pixels),
+        progress,
+        told,
+        lambda: teller.note("waiting for another run that looks at files with this tower"),
+    )
+    return cached_feed(pairs, order, steps, features)
+
+
+def _events(folder: RunFolder, course: Course, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
+    from .events import open_events
+
+    return stack.enter_context(open_events(folder.path / EVENTS, course.step))
+
+
+def _describe(folder: RunFolder, base: Base, facts: Mapping[str, Any], teller: Teller) -> None:
+    """Draw and describe a run as it stands, however it ended."""
+    if not folder.records():
+        return
+    if undrawn := draw(folder.records(), folder.path / PLOT, folder.best_step()):
+        teller.note(undrawn)
+    settings = {key: value for key, value in facts.items() if key not in ("data", "base")}
+    write_card(folder, base.name, facts["data"], settings)
+
+
+def _validate(trainer: Trainer, data: Data, reading: Reading, asked: Asked) -> Validation:
+    assert data.held_out
+    return validate(trainer, data.held_out, reading, captions=asked.caption > 0, retrieval=asked.contrastive > 0)
+
+
+class _Keeper:
+    """Keeps a run in its folder. Implements `loop.Recorder`."""
+
+    def __init__(self, folder: RunFolder, trainer: Trainer, keep: int, log_event: Callable[[dict[str, Any]], object]):
+        self._folder, self._trainer, self._keep, self._log_event = folder, trainer, keep, log_event
+
+    def log(self, record: dict[str, Any]) -> None:
+        self._folder.log(record)
+        self._log_event(record)
+
+    def save(self, step: int) -> None:
+        trainer = self._trainer
+        self._folder.save(step, trainer.weights(), trainer.state(), trainer.config, {}, self._keep)
+
+    def keep_best(self, step: int) -> None:
+        self._folder.keep_best(step)

@@ -1,0 +1,131 @@
+"""One step of training: the gradients of one or several batches, clipped, then the optimizer."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from mindspore import Tensor
+
+from ..catalog import CocaConfig
+from ..checkpoints import architecture
+from ..engines.mindspore import as_tensor
+from . import inplace
+from .adamw import AdamW, AdamWOptions
+from .lora import Adapters, adapted
+from .network import Batch, Losses, Objective, losses_and_gradients, trained
+
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step found."""
+
+    losses: Losses  # averaged over its batches
+    norm: float  # of all gradients together, before clipping
+    applied: bool  # False where loss or norm is not a number: then nothing has changed
+
+
+class Trainer:
+    """Weights under training, and their optimizer."""
+
+    def __init__(
+        self,
+        config: CocaConfig,
+        weights: Mapping[str, np.ndarray],
+        objective: Objective,
+        adamw: AdamWOptions,
+        lora: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Copy the weights that the objective trains; the others are used as they are, not even read before.
+
+        Args:
+            lora: Rank of adapters, which are all that learns then; 0: there are none.
+            seed: Of what adapters start from.
+
+        Raises:
+            ModelError: a parameter is missing, unknown, or of another shape.
+        """
+        architecture.check(config, {name: array.shape for name, array in weights.items()})
+        names = adapted(trained(config, objective)) if lora else trained(config, objective)
+        self.config, self.objective = config, objective
+        self.tensors = {name: as_tensor(array) for name, array in weights.items()}
+        self._trained = {name: as_tensor(np.array(weights[name], np.float32)) for name in names}
+        self.tensors |= self._trained
+        self._adapters = Adapters(self._trained, lora, seed) if lora else None
+        self.optimizer = AdamW(self._adapters.tensors if self._adapters else self._trained, adamw)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """All weights as they are now. Not copied: the next step changes them."""
+        return {name: tensor.asnumpy() for name, tensor in self.tensors.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What training needs beside the weights to go on: the optimizer's moments and count. Not copied."""
+        return self.optimizer.state() | (self._adapters.state() if self._adapters else {})
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from the `state` that belongs to the weights."""
+        self.optimizer.load(state)
+        if self._adapters:
+            self._adapters.load(state)
+
+    def step(
+        self,
+        batches: Sequence[Batch],
+        rate: float,
+        max_norm: float = math.inf,
+        reduce: Callable[[list[Tensor]], list[Tensor]] = list,
+    ) -> Step:
+        """Train on batches whose gradients are averaged, unless a loss or gradient is not finite.
+
+        The contrastive loss compares the captions of one batch with each other, never those of two.
+
+        Args:
+            rate: The learning rate.
+            max_norm: Gradients longer than this, all together, are shortened to it.
+            reduce: Averages the gradients over processes.
+        """
+        losses, gradients = self._accumulated(batches)
+        if self._adapters:
+            gradients = self._adapters.gradients(gradients)
+        gradients = reduce(gradients)
+        norm = global_norm(gradients)
+        if not math.isfinite(losses.total + norm):
+            return Step(losses, norm, applied=False)
+        if norm > max_norm:
+            scale(gradients, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+        self.optimizer.update(gradients, rate)
+        if self._adapters:
+            self._adapters.fold()
+        if "logit_scale" in self._trained:
+            inplace.clamp(self._trained["logit_scale"], 0, MAX_LOGIT_SCALE)
+        return Step(losses, norm, applied=True)
+
+    def _accumulated(self, batches: Sequence[Batch]) -> tuple[Losses, list[Tensor]]:
+        """Losses and gradients, averaged over the batches."""
+        losses, gradients = self._backward(batches[0])
+        found = [losses]
+        for batch in batches[1:]:
+            losses, more = self._backward(batch)
+            found.append(losses)
+            for gradient, addend in zip(gradients, more, strict=True):
+                inplace.add(gradient, addend)
+        if len(found) > 1:
+            scale(gradients, 1 / len(found))
+        return Losses(*(float(np.mean(values)) for values in zip(*map(astuple, found), strict=True))), gradients
+
+    def _backward(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
+        return losses_and_gradients(self.config, self.tensors, list(self._trained), batch, self.objective)
+
+
+def global_norm(gradients: Sequence[Tensor]) -> float:
+    """The length of all gradients together, as of one vector."""
+    flat = (gradient.asnumpy().reshape(-1) for gradient in gradients)
+    return math.sqrt(sum(float(np.vdot(values, values)) for values in flat))
+
+
+def scale(gradients: Sequence[Tensor], factor: float) -> None:
+    for gradient in gradients:
+        inplace.scale(gradient, factor)

@@ -1,0 +1,294 @@
+"""Features of a frozen tower are computed once, whatever happens, and fed as pixels are."""
+
+import hashlib
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training.made import pairs, picture, pictures
+
+from cococli.catalog import CocaConfig
+from cococli.errors import CocaError, VideoError
+from cococli.training import features
+from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
+from cococli.training.feeding import stop
+from cococli.training.order import Order
+from cococli.video.clips import read_clip
+from cococli.video.sampling import Sampling
+
+TOWER = Tower("a" * 64, Sampling(), 8, 3, 64)
+
+
+class Encoder:
+    """Three rows of 64 numbers, each the sum of a part of the pixels; counts what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.seen += len(pixels)
+        return pixels.mean(axis=1).reshape(len(pixels), 3, 64)
+
+
+class Killed(BaseException):
+    """Ends a run in the middle."""
+
+
+def expected(files: list[Path]) -> np.ndarray:
+    return np.stack([Encoder()(read_clip(path, Sampling(), 8)[1][None])[0] for path in files])
+
+
+def shown(found: features.Features) -> np.ndarray:
+    return found.images[found.row]
+
+
+def test_features_are_those_of_the_evaluation_crop_exactly(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 5)
+    found = prepare(files, TOWER, Encoder())
+    np.testing.assert_array_equal(shown(found), expected(files), strict=True)
+    assert isinstance(found.images.base, np.memmap)
+
+
+def test_what_is_computed_is_not_computed_again(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 5)
+    encoder = Encoder()
+    prepare(files[:3], TOWER, encoder)
+    progress: list[tuple[int, int]] = []
+    found = prepare(files[::-1], TOWER, encoder, lambda *told: progress.append(told))
+    assert encoder.seen == 5
+    assert progress == [(0, 2), (1, 2), (2, 2)]
+    np.testing.assert_array_equal(shown(found), expected(files)[::-1])
+
+
+def test_files_of_one_content_share_a_row_and_a_changed_file_gets_another(tmp_path: Path) -> None:
+    files = [picture(tmp_path / f"{name}.png", 0) for name in "ab"]
+    encoder = Encoder()
+    assert prepare(files, TOWER, encoder).row.tolist() == [0, 0]
+    picture(files[1], 1)
+    found = prepare(files, TOWER, encoder)
+    assert (found.row.tolist(), encoder.seen) == ([0, 1], 2)
+    np.testing.assert_array_equal(shown(found), expected(files))
+
+
+def test_every_tower_has_a_folder_of_its_own(home: Path) -> None:
+    towers = [
+        TOWER,
+        replace(TOWER, identity="b" * 64),
+        replace(TOWER, sampling=Sampling("multi", 4)),
+        replace(TOWER, sampling=Sampling("multi", 5)),
+        replace(TOWER, image_size=16),
+        replace(TOWER, queries=4),
+        replace(TOWER, dtype="float16"),
+    ]
+    assert len({tower.folder for tower in towers}) == len(towers)
+    assert {tower.folder.parent for tower in towers} == {home / "features"}
+
+
+def test_the_identity_is_that_of_the_vision_tower_alone() -> None:
+    weights = {"visual.a": np.zeros(3, np.float32), "visual.b": np.ones((2, 2), np.float32), "text.a": np.ones(1)}
+    identity = identity_of(CocaConfig(), weights)
+    assert identity_of(CocaConfig(), {**weights, "text.a": np.zeros(1)}) == identity
+    assert identity_of(CocaConfig(), dict(reversed(weights.items()))) == identity
+    changed = [
+        identity_of(CocaConfig(), {**weights, "visual.a": np.array([0, 0, 1], np.float32)}),
+        identity_of(CocaConfig(), {**weights, "visual.a": np.zeros(3, np.float16)}),
+        identity_of(CocaConfig(quick_gelu=True), weights),
+    ]
+    assert len({identity, *changed}) == 4
+
+
+def test_float16_takes_half_the_room(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 3)
+    half = replace(TOWER, dtype="float16")
+    assert TOWER.row_bytes == 2 * half.row_bytes == 3 * 64 * 4
+    found = prepare(files, half, Encoder())
+    np.testing.assert_array_equal(shown(found), expected(files).astype(np.float16), strict=True)
+
+
+# A run that ends in the middle
+
+
+def test_a_run_that_is_interrupted_keeps_what_it_has(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 5)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise Killed
+
+    encoder = Encoder()
+    with pytest.raises(Killed):
+        prepare(files, TOWER, encoder, interrupt, batch_size=1)
+    found = prepare(files, TOWER, encoder, batch_size=1)
+    assert encoder.seen == 5
+    np.testing.assert_array_equal(shown(found), expected(files))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
+    """Four pictures, and a copy of the folder that their features are in."""
+    folder = tmp_path_factory.mktemp("whole")
+    files = pictures(folder, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COCA_HOME", str(folder))
+        prepare(files, TOWER, Encoder())
+        return files, TOWER.folder
+
+
+@pytest.mark.parametrize(
+    ("rows", "contents"),
+    [(0, None), (100, 65), (128, None), (128 + 2 * TOWER.row_bytes + 5, None), (None, 0), (None, 2 * 65 + 7)],
+)
+def test_cut_anywhere_it_goes_on(whole: tuple[list[Path], Path], rows: int | None, contents: int | None) -> None:
+    files, folder = whole
+    shutil.copytree(folder, TOWER.folder)
+    for name, length in ((ROWS, rows), (CONTENTS, contents)):
+        path = TOWER.folder / name
+        path.write_bytes(path.read_bytes()[:length])
+    np.testing.assert_array_equal(shown(prepare(files, TOWER, Encoder())), expected(files))
+    again = Encoder()
+    np.testing.assert_array_equal(shown(prepare(files, TOWER, again)), expected(files))
+    assert again.seen == 0
+
+
+@pytest.mark.parametrize("name", [ROWS, CONTENTS])
+def test_what_is_lost_is_made_anew(tmp_path: Path, name: str) -> None:
+    files = pictures(tmp_path, 3)
+    prepare(files, TOWER, Encoder())
+    (TOWER.folder / name).unlink()
+    np.testing.assert_array_equal(shown(prepare(files[::-1], TOWER, Encoder())), expected(files[::-1]))
+
+
+def test_rows_are_safe_before_their_lines_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "AT_ONCE", 2)
+    files = pictures(tmp_path, 5)
+
+    def look(done: int, total: int) -> None:
+        lines = (TOWER.folder / CONTENTS).read_text().splitlines()
+        assert lines == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files[: done // 2 * 2]]
+        np.testing.assert_array_equal(np.load(TOWER.folder / ROWS).reshape(-1, 3, 64), expected(files)[: done // 2 * 2])
+
+    prepare(files, TOWER, Encoder(), look)
+
+
+RUN = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from training.test_features import TOWER, Encoder
+from cococli.training import features
+features.AT_ONCE = 1
+def die(done, total):
+    if done == 2:
+        os.kill(os.getpid(), 9)
+features.prepare([Path(path) for path in sys.argv[2:]], TOWER, Encoder(), die, batch_size=1)
+"""
+
+
+def test_a_run_that_is_killed_is_gone_on_with(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 4)
+    command = [sys.executable, "-c", RUN, str(Path(__file__).parents[1]), *map(str, files)]
+    assert subprocess.run(command).returncode == -9
+    encoder = Encoder()
+    np.testing.assert_array_equal(shown(prepare(files, TOWER, encoder)), expected(files))
+    assert encoder.seen == 2
+
+
+def test_a_run_waits_for_another_one_and_uses_what_that_has_made(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    files = pictures(tmp_path, 2)
+    prepare(files, TOWER, Encoder())
+    lock = FileLock(TOWER.folder / "lock")
+    lock.acquire()
+    waited: list[None] = []
+
+    def release() -> None:
+        waited.append(None)
+        lock.release()
+
+    encoder = Encoder()
+    prepare(files, TOWER, encoder, waiting=release)
+    assert (len(waited), encoder.seen) == (1, 0)
+
+
+# A disk that is full
+
+
+def test_a_disk_with_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 2)
+    huge = replace(TOWER, queries=10**9, width=10**6)
+    encoder = Encoder()
+    with pytest.raises(CocaError) as caught:
+        prepare(files, huge, encoder)
+    told = f"what the frozen vision tower makes of 2 files takes 8000000.00 GB, but {huge.folder} has room for "
+    assert caught.value.message.startswith(told)
+    assert caught.value.hint == "set COCA_HOME to a folder on another disk, or do not freeze the vision tower"
+    assert encoder.seen == 0
+
+
+def test_a_disk_that_fills_is_one_line_and_keeps_what_is_there(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128 + 5 * TOWER.row_bytes // 2, limits[1]))
+    try:
+        with pytest.raises(CocaError) as caught:
+            prepare(files, TOWER, Encoder())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.message == f"cannot write {TOWER.folder / ROWS}: File too large"
+    np.testing.assert_array_equal(shown(prepare(files, TOWER, Encoder())), expected(files))
+
+
+# Files that cannot be read
+
+
+def test_files_that_cannot_be_read_have_no_row_and_the_next_one_is_fed(tmp_path: Path) -> None:
+    files = pictures(tmp_path, 4)
+    files[1].write_bytes(b"no picture")
+    files[3].unlink()
+    told: dict[Path, str] = {}
+    found = prepare(files, TOWER, Encoder(), failed=told.__setitem__)
+    assert found.row.tolist() == [0, -1, 1, -1]
+    assert told.keys() == {files[1], files[3]}
+    assert told[files[3]] == "no such file"
+    made = pairs(files)
+    order = Order(1, len(made), 4)
+    for batch in cached_feed(made, order, range(4), found):
+        assert batch.pairs.tolist() == [made.readable(pair, {1, 3}) for pair in order.batch(batch.step)]
+
+
+def test_one_broken_file_stops_a_strict_run(tmp_path: Path) -> None:
+    with pytest.raises(VideoError) as caught:
+        prepare([tmp_path / "a.png"], TOWER, Encoder(), failed=stop)
+    assert caught.value.message == f"{tmp_path / 'a.png'}: no such file"
+
+
+def test_nothing_to_read_is_told(tmp_path: Path) -> None:
+    made = pairs([tmp_path / "a.png"])
+    found = prepare(made.files, TOWER, Encoder())
+    with pytest.raises(VideoError) as caught:
+        next(cached_feed(made, Order(1, 2, 2), range(1), found))
+    assert caught.value.message == "none of 1 files can be read"
+
+
+# Feeding
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_batch_holds_the_features_of_its_pairs(tmp_path: Path, dtype: str) -> None:
+    made = pairs(pictures(tmp_path, 5))
+    order = Order(1, len(made), 4)
+    found = prepare(made.files, replace(TOWER, dtype=dtype), Encoder())
+    wanted = expected(list(made.files)).astype(dtype).astype(np.float32)
+    batches = list(cached_feed(made, order, range(2, 5), found, slice(1, None, 2)))
+    assert [batch.step for batch in batches] == [2, 3, 4]
+    for batch in batches:
+        np.testing.assert_array_equal(batch.pairs, order.batch(batch.step)[1::2])
+        np.testing.assert_array_equal(batch.ids, made.ids[batch.pairs], strict=True)
+        np.testing.assert_array_equal(batch.images, wanted[made.file[batch.pairs]], strict=True)
+        assert batch.pixels is None

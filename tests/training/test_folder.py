@@ -1,0 +1,344 @@
+"""The folder of a run: whole checkpoints whatever ends the process, and a curve that goes on exactly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints.stored_models import CONFIG
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cococli import __version__
+from cococli.checkpoints import architecture
+from cococli.errors import CocaError, ModelError, UsageError
+from cococli.training.folder import RunFolder, open_run
+
+TESTS = Path(__file__).parents[1]
+ASKED = {"model": "shapes", "rate": 1e-5, "data": {"pictures": 80}}
+SHAPES = architecture.parameters(CONFIG)
+
+
+def arrays(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {name: random.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
+
+
+def state(steps: int) -> dict[str, np.ndarray]:
+    return {"steps": np.array(steps), "logit_scale.m": np.float32(0.5).reshape(()), "bias.v": np.arange(3.0)}
+
+
+def save(run: RunFolder, step: int, keep: int = 2) -> None:
+    run.save(step, arrays(step), state(step), CONFIG, {"epoch": 1, "order": [3, 1]}, keep)
+
+
+@pytest.fixture
+def run() -> Iterator[RunFolder]:
+    with open_run("mine", ASKED) as run:
+        yield run
+
+
+def inside(path: Path) -> list[str]:
+    return sorted(child.name for child in path.iterdir())
+
+
+def assert_same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype, name
+        np.testing.assert_array_equal(array, other[name])
+
+
+def test_a_run_says_what_was_asked(home: Path) -> None:
+    with open_run("mine", ASKED) as run:
+        assert (run.name, run.path) == ("mine", home / "runs" / "mine")
+    told = json.loads((run.path / "run.json").read_text())
+    assert told["asked"] == ASKED
+    assert told["program"] == __version__
+    with open_run("mine", ASKED):
+        assert json.loads((run.path / "run.json").read_text()) == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({**ASKED, "rate": 1e-4}, "rate was 1e-05, is 0.0001"),
+        ({**ASKED, "data": {"pictures": 79}, "seed": 1}, "data.pictures was 80, is 79; seed was not set, is 1"),
+        ({"rate": 1e-5}, 'model was "shapes", is not set; data.pictures was 80, is not set'),
+        ({"a": 1, "b": 2}, 'model was "shapes", is not set; rate was 1e-05, is not set; '
+                           "data.pictures was 80, is not set, and 2 more"),
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_by_their_first_differences(asked: dict, told: str) -> None:
+    with open_run("mine", ASKED):
+        pass
+    with pytest.raises(UsageError) as caught, open_run("mine", asked):
+        pass
+    assert caught.value.message == f"the run mine has other settings: {told}"
+    assert caught.value.hint == (
+        "the same settings go on, another --name starts another run, --overwrite starts this one anew"
+    )
+
+
+def test_a_run_starts_anew_when_that_is_asked(run: RunFolder) -> None:
+    with open_run("other", ASKED) as other:
+        save(other, 1)
+        other.log({"step": 1})
+    with open_run("other", {"rate": 1}, overwrite=True) as other:
+        assert inside(other.path) == ["run.json"]
+    assert inside(other.path.parent) == ["mine", "other"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".x", "a b", "a@5", "a/b", "run:a", "x" * 151])
+def test_names_that_no_run_can_have(name: str, home: Path) -> None:
+    with pytest.raises(UsageError) as caught, open_run(name, ASKED):
+        pass
+    assert caught.value.message == f"{name!r} cannot be the name of a run"
+    assert inside(home) == []
+
+
+def test_a_run_may_be_called_as_a_known_model() -> None:
+    with open_run("shapes", ASKED) as run:
+        assert run.name == "shapes"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"asked": 1}'])
+def test_a_run_that_does_not_say_what_was_asked_is_not_touched(home: Path, content: str) -> None:
+    path = home / "runs" / "mine" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught, open_run("mine", ASKED):
+        pass
+    assert caught.value.message == f"{path} is missing or damaged"
+    assert path.read_text() == content
+
+
+def test_a_checkpoint_is_read_as_it_was_written(run: RunFolder) -> None:
+    save(run, 10)
+    checkpoint, notes = run.last()
+    assert checkpoint and notes == []
+    assert (checkpoint.step, checkpoint.config, checkpoint.facts) == (10, CONFIG, {"epoch": 1, "order": [3, 1]})
+    assert_same(checkpoint.weights, arrays(10))
+    assert_same(checkpoint.state, state(10))
+    assert inside(run.path / "checkpoints" / "10") == ["config.json", "model.ckpt", "optimizer.ckpt", "progress.json"]
+    assert inside(run.path) == ["checkpoints", "run.json"]
+
+
+def test_a_new_run_has_no_checkpoint(run: RunFolder) -> None:
+    assert run.last() == (None, [])
+    assert run.best_step() is None
+    assert run.records() == []
+
+
+def test_the_newest_checkpoints_stay_in_the_order_of_their_steps(run: RunFolder) -> None:
+    for step in (8, 9, 10, 100):
+        save(run, step, keep=3)
+    assert inside(run.path / "checkpoints") == ["10", "100", "9"]
+    assert run.last()[0].step == 100
+
+
+def test_a_checkpoint_takes_the_place_of_another_of_its_step(run: RunFolder) -> None:
+    save(run, 10)
+    run.save(10, arrays(3), state(3), CONFIG, {})
+    assert_same(run.last()[0].weights, arrays(3))
+
+
+def test_damaged_checkpoints_are_passed_over_with_a_note(run: RunFolder) -> None:
+    for step in range(1, 6):
+        save(run, step, keep=9)
+    places = {step: run.path / "checkpoints" / str(step) for step in range(1, 6)}
+    (places[5] / "progress.json").unlink()
+    (places[4] / "model.ckpt").unlink()
+    os.truncate(places[3] / "optimizer.ckpt", 100)
+    size = (places[1] / "optimizer.ckpt").stat().st_size
+    (places[2] / "progress.json").write_text("{")
+    checkpoint, notes = run.last()
+    assert checkpoint.step == 1
+    assert notes == [
+        "the checkpoint of step 5 is damaged and passed over: progress.json is missing",
+        "the checkpoint of step 4 is damaged and passed over: model.ckpt is missing",
+        f"the checkpoint of step 3 is damaged and passed over: optimizer.ckpt has 100 bytes, not {size}",
+        "the checkpoint of step 2 is damaged and passed over: progress.json is damaged",
+    ]
+
+
+def test_the_best_model_outlives_its_checkpoint_and_takes_no_room_before(run: RunFolder) -> None:
+    save(run, 1)
+    run.keep_best(1)
+    best = run.path / "best"
+    assert inside(best) == ["config.json", "model.ckpt", "progress.json"]
+    assert (best / "model.ckpt").samefile(run.path / "checkpoints" / "1" / "model.ckpt")
+    before = (best / "model.ckpt").read_bytes()
+    save(run, 2)
+    save(run, 3)
+    assert (run.best_step(), (best / "model.ckpt").read_bytes()) == (1, before)
+    for _ in range(2):  # the same again is no harm
+        run.keep_best(3)
+        assert run.best_step() == 3
+        assert (best / "model.ckpt").read_bytes() == (run.path / "checkpoints" / "3" / "model.ckpt").read_bytes()
+    assert inside(run.path) == ["best", "checkpoints", "run.json"]
+
+
+def test_the_best_model_is_copied_where_there_are_no_links(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(destination: Path, source: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    save(run, 1)
+    run.keep_best(1)
+    best, source = run.path / "best" / "model.ckpt", run.path / "checkpoints" / "1" / "model.ckpt"
+    assert not best.samefile(source)
+    assert best.read_bytes() == source.read_bytes()
+
+
+def test_metrics_are_lines_of_json_without_nan(run: RunFolder) -> None:
+    run.log({"step": 1, "loss": float("nan"), "rate": 0.1})
+    run.log({"step": 1, "scores": {"CIDEr": float("inf")}, "samples": ["ein Würfel", "\udcff"]})
+    first, second = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert first == '{"step": 1, "loss": null, "rate": 0.1}'
+    assert second == '{"step": 1, "scores": {"CIDEr": null}, "samples": ["ein Würfel", "\\udcff"]}'
+    assert run.records() == [json.loads(first), json.loads(second)]
+
+
+@given(
+    steps=st.lists(st.integers(0, 20)),
+    losses=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1),
+    step=st.integers(-1, 21),
+    torn=st.binary(max_size=20),
+)
+def test_rewinding_leaves_what_an_uninterrupted_run_had(
+    steps: list[int], losses: list[float], step: int, torn: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = RunFolder("mine", tmp_path_factory.mktemp("run"))
+    for number, at in enumerate(sorted(steps)):
+        run.log({"step": at, "loss": losses[number % len(losses)]})
+    path = run.path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    with path.open("ab") as file:
+        file.write(torn.replace(b"\n", b""))
+    run.rewind(step)
+    kept = sum(at <= step for at in steps)
+    assert path.read_bytes() == b"".join(lines[:kept])
+    run.rewind(step)
+    assert len(run.records()) == kept
+
+
+def test_rewinding_drops_later_checkpoints(run: RunFolder) -> None:
+    for step in (1, 2, 3):
+        save(run, step, keep=9)
+    run.rewind(2)
+    assert inside(run.path / "checkpoints") == ["1", "2"]
+    run.rewind(-1)
+    assert run.last() == (None, [])
+
+
+# Holds the run, saves step 1, and stops in the middle of step 2.
+SAVING = """
+import sys
+from checkpoints.stored_models import CONFIG
+from cococli.training.folder import open_run
+from training.test_folder import ASKED, arrays, save, state
+
+class Endless(dict):
+    def items(self):
+        yield from super().items()
+        print("saving", flush=True)
+        sys.stdin.readline()
+
+with open_run("mine", ASKED) as run:
+    save(run, 1)
+    print("saved", flush=True)
+    run.save(2, Endless(arrays(2)), state(2), CONFIG, {})
+"""
+
+
+@pytest.fixture
+def saving(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[str]"]:
+    """A process in the middle of writing its second checkpoint."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-c", SAVING], stdin=pipe, stdout=pipe, stderr=nothing, text=True)
+    assert process.stdout
+    assert [process.stdout.readline() for _ in range(2)] == ["saved\n", "saving\n"]
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_run_is_held_against_other_processes(saving: "subprocess.Popen[str]") -> None:
+    with pytest.raises(UsageError) as caught, open_run("mine", ASKED):
+        pass
+    assert caught.value.message == "another process works on the run mine"
+    assert caught.value.hint == "wait for it, or take another --name"
+    with open_run("other", ASKED):
+        pass
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_while_it_saves_a_run_has_its_last_whole_checkpoint(
+    saving: "subprocess.Popen[str]", home: Path, end: signal.Signals
+) -> None:
+    path = home / "runs" / "mine"
+    saving.send_signal(end)
+    saving.wait()
+    assert inside(path / "checkpoints") == ["1"]
+    with open_run("mine", ASKED) as run:
+        assert inside(path) == ["checkpoints", "run.json"]
+        checkpoint, notes = run.last()
+        assert (checkpoint.step, notes) == (1, [])
+        assert_same(checkpoint.weights, arrays(1))
+        save(run, 2)
+        assert run.last()[0].step == 2
+
+
+# Files may be as large as the model, but the optimizer is larger.
+FULL = """
+import resource
+import numpy as np
+from checkpoints.stored_models import CONFIG
+from cococli.errors import CocaError
+from cococli.training.folder import open_run
+from training.test_folder import ASKED, arrays, save
+
+with open_run("mine", ASKED) as run:
+    save(run, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+    try:
+        run.save(2, arrays(2), {"m": np.zeros(2_000_000, np.float32)}, CONFIG, {})
+    except CocaError as error:
+        print(error.message, error.hint, sep="\\n")
+"""
+
+
+def test_a_full_disk_keeps_the_last_whole_checkpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    process = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True)
+    assert process.stdout.splitlines() == [
+        "cannot write the checkpoint of step 2: File too large",
+        "that of step 1 is kept; make room, then the same command goes on",
+    ]
+    assert inside(home / "runs" / "mine") == ["checkpoints", "run.json"]
+    with open_run("mine", ASKED) as run:
+        assert_same(run.last()[0].weights, arrays(1))
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_begun(run: RunFolder) -> None:
+    huge = np.broadcast_to(np.float32(0), (1 << 50,))  # 4 PB, of 4 bytes
+    with pytest.raises(CocaError) as caught:
+        run.save(1, {"huge": huge}, state(1), CONFIG, {})
+    assert caught.value.message.startswith("cannot write the checkpoint of step 1: it takes 4503599.63 GB, but ")
+    assert caught.value.hint == "make room, then the same command goes on"
+    assert inside(run.path) == ["run.json"]
+
+
+def test_a_home_that_cannot_be_written_to_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
+    with pytest.raises(ModelError) as caught, open_run("mine", ASKED):
+        pass
+    assert caught.value.message == f"cannot write to {home}/file: Not a directory"

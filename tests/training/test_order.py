@@ -1,0 +1,50 @@
+"""The order of pairs: shuffled, stateless, and the same everywhere."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cococli.errors import UsageError
+from cococli.training.order import Order
+
+
+@given(seed=st.integers(0, 2**32), pairs=st.integers(1, 50), data=st.data())
+def test_an_epoch_holds_no_pair_twice_and_lacks_less_than_a_batch(seed: int, pairs: int, data: st.DataObject) -> None:
+    order = Order(seed, pairs, data.draw(st.integers(1, pairs)))
+    first = data.draw(st.integers(0, 3)) * order.steps
+    epoch = np.concatenate([order.batch(step) for step in range(first, first + order.steps)])
+    assert len(set(epoch.tolist()) & set(range(pairs))) == len(epoch) > pairs - order.batch_size
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+    epochs = {tuple(Order(seed, 20, 20).batch(step).tolist()) for seed in range(5) for step in range(5)}
+    assert len(epochs) == 25
+
+
+def test_a_batch_depends_on_nothing_that_was_asked_before() -> None:
+    order = Order(3, 100, 8)
+    forward = [order.batch(step).tolist() for step in range(40)]
+    assert [order.batch(step).tolist() for step in reversed(range(40))] == forward[::-1]
+
+
+def test_the_order_is_the_same_in_every_process_and_version() -> None:
+    wanted = [5, 6, 9, 3, 2, 1, 0, 8, 4, 7]
+    assert Order(1, 10, 10).batch(2).tolist() == wanted
+    code = "from cococli.training.order import Order; print(Order(1, 10, 10).batch(2).tolist())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == str(wanted)
+
+
+def test_all_places_are_as_likely() -> None:
+    counts = np.bincount([Order(seed, 4, 1).batch(0)[0] for seed in range(4000)], minlength=4)
+    assert abs(counts - 1000).max() < 120  # four standard deviations
+
+
+def test_fewer_pairs_than_a_batch_are_told() -> None:
+    with pytest.raises(UsageError) as caught:
+        Order(0, 7, 8)
+    assert caught.value.message == "7 pairs of a file and a caption make no batch of 8"
+    assert caught.value.hint == "--batch-size 7 or less"

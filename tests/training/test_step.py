@@ -1,0 +1,120 @@
+"""Steps of training: averages, clipping, bounds, and what must not happen."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cococli.errors import ModelError
+from cococli.training.adamw import AdamWOptions
+from cococli.training.network import Batch, Objective, losses_and_gradients, trained
+from cococli.training.step import Trainer
+
+RATE = 1e-3
+BOTH = Objective()
+
+
+def trainer(golden, objective=BOTH, **changed):
+    return Trainer(golden.config, {**golden.arrays, **changed}, objective, AdamWOptions())
+
+
+def batch(golden, *rows):
+    """Three of the six pictures, with all three captions."""
+    return Batch(golden.oracle["text_ids"], golden.oracle["pixels"][list(rows or (0, 1, 2))][:, None])
+
+
+class Gradients(list):
+    """Keeps what a step would send to other processes."""
+
+    def __call__(self, gradients):
+        self.extend(gradient.asnumpy().copy() for gradient in gradients)
+        return gradients
+
+
+def copied(weights):
+    return {name: array.copy() for name, array in weights.items()}
+
+
+def test_training_on_one_batch_learns_it(tiny):
+    pupil = trainer(tiny)
+    losses = [pupil.step([batch(tiny)], RATE).losses for _ in range(12)]
+    assert losses[-1].caption < 0.6 * losses[0].caption
+    assert losses[-1].total < losses[0].total
+
+
+def test_weights_that_were_given_stay_as_they_are(tiny):
+    before = copied(tiny.arrays)
+    pupil = trainer(tiny, Objective(frozen="vision"))
+    pupil.step([batch(tiny)], RATE)
+    for name, array in pupil.weights().items():
+        np.testing.assert_array_equal(tiny.arrays[name], before[name])
+        assert np.array_equal(array, before[name]) == name.startswith("visual."), name
+        assert np.shares_memory(array, tiny.arrays[name]) == name.startswith("visual."), name
+
+
+def test_gradients_of_several_batches_are_averaged(tiny):
+    names, seen = trained(tiny.config, BOTH), Gradients()
+    batches = [batch(tiny, 0, 1, 2), batch(tiny, 2, 3, 0), batch(tiny, 5, 4, 3)]
+    alone = [losses_and_gradients(tiny.config, tiny.weights(), names, each, BOTH) for each in batches]
+    step = trainer(tiny).step(batches, RATE, reduce=seen)
+    assert step.losses.caption == pytest.approx(np.mean([losses.caption for losses, _ in alone]), rel=1e-6)
+    assert step.losses.total == pytest.approx(np.mean([losses.total for losses, _ in alone]), rel=1e-6)
+    for array, *parts in zip(seen, *(gradients for _, gradients in alone), strict=True):
+        np.testing.assert_allclose(array, np.mean([part.asnumpy() for part in parts], axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_long_gradients_are_shortened_all_together(tiny):
+    seen = Gradients()
+    clipped = trainer(tiny)
+    step = clipped.step([batch(tiny)], RATE, max_norm=0.5, reduce=seen)
+    assert step.norm == pytest.approx(math.sqrt(sum(np.sum(array.astype(np.float64) ** 2) for array in seen)), rel=1e-5)
+    moments = clipped.state()
+    for name, array in zip(trained(tiny.config, BOTH), seen, strict=True):
+        np.testing.assert_allclose(moments[f"{name}.m"], 0.1 * array * 0.5 / step.norm, rtol=1e-4, atol=1e-8)
+
+
+def test_short_gradients_are_left_alone(tiny):
+    free, bound = trainer(tiny), trainer(tiny)
+    free.step([batch(tiny)], RATE)
+    bound.step([batch(tiny)], RATE, max_norm=1e6)
+    for name, array in free.weights().items():
+        np.testing.assert_array_equal(bound.weights()[name], array)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_changes_nothing(tiny, value):
+    pupil, bad = trainer(tiny), batch(tiny)
+    pupil.step([batch(tiny)], RATE)
+    weights, moments = copied(pupil.weights()), copied(pupil.state())
+    bad.pixels[1] = value
+    step = pupil.step([bad], RATE)
+    assert not step.applied
+    assert not math.isfinite(step.losses.total + step.norm)
+    for name, array in pupil.weights().items():
+        np.testing.assert_array_equal(array, weights[name])
+    for name, array in pupil.state().items():
+        np.testing.assert_array_equal(array, moments[name])
+
+
+@pytest.mark.parametrize(("start", "end"), [(9.0, math.log(100)), (-3.0, 0.0), (2.0, 2.0)])
+def test_the_logit_scale_stays_within_bounds(tiny, start, end):
+    pupil = trainer(tiny, logit_scale=np.array(start, np.float32))
+    pupil.step([batch(tiny)], 1e-9)
+    assert pupil.weights()["logit_scale"] == pytest.approx(end, abs=1e-6)
+
+
+def test_a_trainer_goes_on_from_weights_and_moments_to_the_same_bits(tiny):
+    whole = trainer(tiny)
+    for _ in range(2):
+        whole.step([batch(tiny)], RATE)
+    state = copied(whole.state())
+    again = trainer(tiny, **copied(whole.weights()))
+    again.load(state)
+    assert whole.step([batch(tiny)], RATE) == again.step([batch(tiny)], RATE)
+    for name, array in whole.weights().items():
+        np.testing.assert_array_equal(again.weights()[name], array)
+
+
+def test_weights_of_another_network_are_refused(tiny):
+    with pytest.raises(ModelError, match="logit_scale has the shape"):
+        trainer(tiny, logit_scale=np.zeros(1, np.float32))
