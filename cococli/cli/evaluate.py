@@ -153,12 +153,13 @@ def evaluate(
         method=search, beams=beams, min_length=min_length, max_length=max_length, length_penalty=length_penalty
     )
     sampling = Sampling(frames, num_frames)
-    dataset = _dataset(data, split, karpathy, images, limit) if data else None
+    lost: set[str] = set()
+    dataset = _dataset(data, split, karpathy, images, limit, lost) if data else None
     files = find_model(model or default_model())
     check_request(files.config, choice, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
     reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
-    task = _Task(files, choice, about, reading, output or _in_cache(files.identity, asdict(choice), about, data))
+    task = _Task(files, choice, about, reading, output or _in_cache(files.identity, asdict(choice), about, data), lost)
     if only != "captions":
         warn_of_vectors(files.name)
     reports = []
@@ -167,6 +168,8 @@ def evaluate(
     if classes:
         reports.append(_of_classes(task, classes, templates))
     _show(joined(*reports), worst, task.folder, as_json)
+    if lost:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
@@ -178,14 +181,17 @@ class _Task:
     about: "About"
     reading: "Reading"
     folder: Path
+    lost: set[str]  # paths of files that are missing or cannot be read; grows
 
     @property
     def index(self) -> Path:
         return self.folder / "index"
 
 
-def _dataset(data: Path, split: str, karpathy: Path | None, images: Path | None, limit: int | None) -> "Dataset":
-    """The examples, without those that cannot be there."""
+def _dataset(
+    data: Path, split: str, karpathy: Path | None, images: Path | None, limit: int | None, lost: set[str]
+) -> "Dataset":
+    """The examples whose files are there; the others are lost."""
     from ..datasets.find import find_dataset
 
     dataset = find_dataset(data, split, karpathy, images)  # type: ignore[arg-type] # typer checks it
@@ -195,6 +201,7 @@ def _dataset(data: Path, split: str, karpathy: Path | None, images: Path | None,
     if missing := {example.path for example in dataset.examples if not example.path.is_file()}:
         console.warning(f"{len(missing)} of {len(dataset.examples)} files are missing, first {min(missing)}")
         dataset = dataset.without(missing)
+        lost |= set(map(str, missing))
     if not dataset.examples:
         raise UsageError(f"{dataset.source} has no example whose file is there", "--images names their folder")
     return dataset
@@ -228,7 +235,7 @@ def _of_dataset(task: _Task, dataset: "Dataset", only: str | None) -> "Report":
     else:
         captions, failed = _caption(task, paths, embed=only is None)
     if failed:
-        _warn_of_unread(failed, len(paths))
+        _note_lost(task, failed, len(paths))
         dataset = dataset.without([Path(name) for name in failed])
         if not dataset.examples:
             raise CocaError("no file could be read")
@@ -255,7 +262,7 @@ def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
     paths = [path for files in classes.values() for path in files]
     failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
     if failed:
-        _warn_of_unread(failed, len(paths))
+        _note_lost(task, failed, len(paths))
     labelled = [
         (str(path), label) for label, files in enumerate(classes.values()) for path in files if str(path) not in failed
     ]
@@ -269,7 +276,8 @@ def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
     )
 
 
-def _warn_of_unread(failed: set[str], count: int) -> None:
+def _note_lost(task: _Task, failed: set[str], count: int) -> None:
+    task.lost.update(failed)
     console.warning(f"{len(failed)} of {count} files cannot be read, first {min(failed)}; the rest is measured")
 
 

@@ -193,12 +193,13 @@ def _clock(seconds: float) -> str:
 def _show_cuts(found: "Sequence[Found]") -> None:
     from ..retrieval.cutting import cut_command
 
+    taken: set[str] = set()
     for one in found:
         if not one.entry.end:
             console.note(f"{one.entry.video or one.entry.text}: nothing to cut")
             continue
         try:
-            console.result(cut_command(one.entry))
+            console.result(cut_command(one.entry, taken))
         except CocaError as error:
             console.warning(f"{one.entry.video}: {error.message}")
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from itertools import chain, count
 from pathlib import Path
 
 from ..video.videos import first_frame_time
@@ -13,10 +14,13 @@ _EARLY = 20.0  # seconds: in some containers ffmpeg lands up to a keyframe late,
 _LONGEST_STEM = 200  # bytes; file systems take names of 255
 
 
-def cut_command(entry: Entry) -> str:
+def cut_command(entry: Entry, taken: set[str] | None = None) -> str:
     """The ffmpeg command that cuts the moment of an entry, to the frame, into a file in the working folder.
 
     It encodes anew: without that a cut begins at the keyframe before. It is one line, of printable characters only.
+
+    Args:
+        taken: Names of files that other commands write; this one's is added.
 
     Raises:
         VideoError: the video cannot be read any more.
@@ -33,7 +37,7 @@ def cut_command(entry: Entry) -> str:
         *_seconds("-t", end - start),
         *("-enc_time_base:v", "1/90000"),  # rounded to a frame rate, as usual, the last frame may drop out
         *("-c:v", "libx264", "-crf", "18", "-c:a", "aac"),
-        _argument(Path(f"{_stem(path)}_{entry.start:.2f}-{entry.end:.2f}.mp4")),
+        _argument(Path(_name(path, entry, set() if taken is None else taken))),
     ]
     return " ".join(map(_quoted, words))
 
@@ -48,8 +52,13 @@ def _argument(path: Path) -> str:
     return str(path) if path.is_absolute() else f"./{path}"
 
 
-def _stem(path: Path) -> str:
-    return os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
+def _name(path: Path, entry: Entry, taken: set[str]) -> str:
+    """A name that is not taken: videos in two folders may be called the same."""
+    stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM]) + f"_{entry.start:.2f}-{entry.end:.2f}"
+    names = chain([f"{stem}.mp4"], (f"{stem}_{number}.mp4" for number in count(2)))
+    name = next(name for name in names if name not in taken)
+    taken.add(name)
+    return name
 
 
 def _quoted(word: str) -> str:

@@ -21,7 +21,7 @@ from .tape import Tape
 Weights = Mapping[str, Tensor]
 Frozen = Literal["vision", "text", "none"]
 
-LENGTHS = (16, 24, 40)  # that captions are padded to, or else to the whole context: each is compiled
+LENGTHS = (12, 16, 24, 40)  # that captions are padded to, or else to the whole context: each is compiled
 
 
 @dataclass(frozen=True)

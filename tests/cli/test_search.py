@@ -1,0 +1,206 @@
+"""`coca search`, as a user runs it, with the bundled model."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import pytest
+
+from cococli.retrieval.index import About, open_index
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+COMMAND = [sys.executable, "-m", "cococli"]
+YELLOW = "a large yellow circle on a black background"
+
+
+@pytest.fixture(autouse=True)
+def another(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search takes the model of the index, whatever else is chosen."""
+    monkeypatch.setenv("COCA_MODEL", "vit-l-14")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the example clips with a caption, cut in two each, and of two texts. It is never written to."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "texts.txt").write_text(f"{YELLOW}\na small red triangle on a pink background\n")
+    command = [*COMMAND, "embed", EXAMPLES, "--texts", "texts.txt", "--segments", "2", "-m", "shapes", "-o", "index/"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COCA_HOME": str(folder / "home")}
+    subprocess.run([*command, "-q"], cwd=folder, env=environment, check=True)
+    entries = folder / "index" / "entries.jsonl"
+    entries.write_text(entries.read_text().replace('"frames"', '"caption": "what was said", "frames"'))
+    return folder / "index"
+
+
+def test_a_table_json_paths_and_cuts_tell_the_same(coca, made: Path, tmp_path: Path) -> None:
+    query = [YELLOW, EXAMPLES / "moves.mp4^0.5", "--not", "a triangle", made, "-k", "2"]
+    moments = json.loads(coca("search", *query, "--json").stdout)
+    assert [(Path(found["video"]).name, found["start"], found["end"]) for found in moments] in (
+        [("moves.mp4", 0.0, 2.0), ("moves.mp4", 2.0, 4.0)],
+        [("moves.mp4", 2.0, 4.0), ("moves.mp4", 0.0, 2.0)],
+    )
+    assert list(moments[0]) == ["score", "video", "start", "end", "segments", "caption", "frames"]
+
+    table = coca("search", *query)
+    assert (table.stderr, table.returncode) == ("", 0)
+    head, *rows = table.stdout.splitlines()
+    assert head.split() == ["score", "file", "time", "caption"]
+    for row, found in zip(rows, moments, strict=True):
+        time = {0.0: "0:00.0-0:02.0", 2.0: "0:02.0-0:04.0"}[found["start"]]
+        assert row == f"{found['score']:.3f}  {found['video']}  {time}  {found['caption']}"
+
+    cuts = coca("search", *query, "--cut").stdout.splitlines()
+    assert [cut.split()[-1] for cut in cuts] == [
+        f"./moves_{found['start']:.2f}-{found['end']:.2f}.mp4" for found in moments
+    ]
+    (tmp_path / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash"], input="\n".join(cuts).encode(), cwd=tmp_path, env=environment, capture_output=True)
+    assert {path.name for path in tmp_path.glob("*.mp4")} == {"moves_0.00-2.00.mp4", "moves_2.00-4.00.mp4"}
+
+
+def test_paths_go_to_other_programs_byte_for_byte(coca, tmp_path: Path) -> None:
+    name = "two\nlines \udcff.mp4"
+    (tmp_path / name).symlink_to(EXAMPLES / "moves.mp4")
+    assert coca("embed", tmp_path / name, "--segments", "2", "-m", "shapes", "-o", tmp_path / "index").returncode == 0
+    search = f"{sys.executable} -m cococli search {tmp_path / name!s} {tmp_path}/index".replace(name, "*.mp4")
+    run = subprocess.run(
+        ["bash", "-c", f"{search} --paths0 | xargs -0 basename -a -z"], capture_output=True, check=True
+    )
+    assert run.stdout == os.fsencode(name) + b"\0"  # once, for two moments
+    assert run.stderr == b""
+
+
+def test_texts_are_found_on_request_and_what_is_weak_is_not(coca, made: Path) -> None:
+    (text, _) = json.loads(coca("search", EXAMPLES / "moves.mp4", made, "--among", "texts", "--json").stdout)
+    assert (text["text"], list(text)) == (YELLOW, ["score", "text"])
+    none = coca("search", YELLOW, made, "--min-score", "1.1")
+    assert (none.stdout, none.stderr, none.returncode) == ("", "nothing matches\n", 0)
+
+
+def test_a_program_converses_a_line_a_query_until_ctrl_c(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    command = [*COMMAND, "search", "--interactive", made, "--json", "-k", "1", "--approximate"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as run:
+        assert run.stdin and run.stdout and run.stderr
+
+        def ask(line: bytes) -> list[dict]:
+            run.stdin.write(line + b"\n")
+            run.stdin.flush()
+            return json.loads(run.stdout.readline())
+
+        assert Path(ask(YELLOW.encode())[0]["video"]).stem == "moves"
+        assert Path(ask(f"{EXAMPLES}/grows.mp4 + {YELLOW}^0.1".encode())[0]["video"]).stem == "grows"
+        assert ask(b"gone.mp4") == []  # an answer to every query
+        assert ask(b"\xff --not " + YELLOW.encode())[0]["score"] < 1
+        assert ask(b"\n\n" + YELLOW.encode())  # and none to an empty line
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+        assert (run.stdout.read(), run.stderr.readline()) == (b"", b"warning: there is no file gone.mp4\n")
+        assert run.stderr.readline() == b"error: interrupted\n"
+
+
+def test_a_person_converses_on_80_columns(made: Path) -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"COLUMNS": "80", "TERM": "xterm"}
+        os.execv(COMMAND[0], [*COMMAND, "search", "-i", str(made), "-k", "2"])
+    shown = b""
+
+    def read_to(prompt: bytes) -> None:
+        nonlocal shown
+        while not shown.endswith(prompt):
+            shown += os.read(terminal, 65536)
+
+    read_to(b"search> ")
+    for line in (YELLOW.encode(), b"\x1b[A^2"):  # the second is the first, recalled with the arrow key and edited
+        os.write(terminal, line + b"\n")
+        shown += os.read(terminal, 1)
+        read_to(b"search> ")
+    os.write(terminal, b"\4")
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    assert f"search> {YELLOW}^2" in lines
+    assert "one query a line; Ctrl-D ends" in lines
+    assert len([line for line in lines if re.fullmatch("score +file +time +caption", line)]) == 2
+    assert len([line for line in lines if re.match(r"0\.\d{3}  \S", line)]) == 4
+    assert max(map(len, lines)) <= 80
+
+
+def test_copies_are_grouped_whatever_they_are_encoded_with(coca, tmp_path: Path) -> None:
+    encode(EXAMPLES / "moves.mp4", tmp_path / "small.mkv", "mpeg4", 96)
+    encode(EXAMPLES / "moves.mp4", tmp_path / "again.webm", "libvpx", 160)
+    index = tmp_path / "index"
+    copies = [tmp_path / "small.mkv", tmp_path / "again.webm"]
+    assert coca("embed", EXAMPLES, *copies, "-m", "shapes", "-o", index).returncode == 0
+    run = coca("search", "--duplicates", index)
+    assert (run.stderr, run.returncode) == ("2 of 7 are copies of another\n", 0)
+    head, *rows = map(str.split, run.stdout.splitlines())
+    assert head == ["group", "score", "file"]
+    assert {Path(row[2]).name for row in rows} == {"moves.mp4", "small.mkv", "again.webm"}
+    assert {row[0] for row in rows} == {"1"}
+    (group,) = json.loads(coca("search", "--duplicates", index, "--json").stdout)
+    assert {f"{group['score']:.3f}"} == {row[1] for row in rows}
+    assert group["videos"] == [row[2] for row in rows]
+    alone = coca("search", "--duplicates", index, "--threshold", "1")
+    assert (alone.stdout, alone.stderr) == ("", "no two are the same\n")
+
+
+def encode(source: Path, target: Path, codec: str, size: int) -> None:
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream(codec, rate=12)
+        stream.width = stream.height = size
+        for number, frame in enumerate(old.decode(video=0)):
+            picture = frame.reformat(size, size, "yuv420p")
+            picture.pts, picture.time_base = number, Fraction(1, 12)
+            new.mux(stream.encode(picture))
+        new.mux(stream.encode(None))
+
+
+def test_nobody_reads_on(coca, made: Path) -> None:
+    search = f"{sys.executable} -m cococli search 'a dog' {made} -k 100"
+    run = subprocess.run(["bash", "-c", f"{search} | head -1; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert [line.split()[0] for line in run.stdout.splitlines()] in (["score", "0"], ["score", "1"])
+    assert run.stderr == ""
+
+
+def test_the_index_of_other_weights_is_refused(coca, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    with open_index(index, About("shapes", "other"), 64, []):
+        pass
+    run = coca("search", "a dog", index)
+    assert (run.stdout, run.returncode) == ("", 2)
+    assert run.stderr == (
+        f"error: {index} holds vectors of another shapes than the one that is here\n"
+        "hint: vectors of two models cannot be compared: name another folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["index/"], "it takes a query and an index", "coca search 'a dog jumps' index/"),
+        (["a dog", "index/"], "index is no index", "coca embed PATHS -o FOLDER/ makes one"),
+        (["dog.jpg", "index/"], "there is no file dog.jpg", ""),
+        (["a dog", "--json", "--cut", "index/"], "--json, --paths0 and --cut are three ways to print: take one", ""),
+        (["a dog", "--duplicates", "index/"], "--duplicates takes an index and no query", ""),
+        (["--not", "a dog", "-i", "index/"], "--interactive takes an index and no query", ""),
+        (["", "index/"], "the query is empty", "say what to look for, as in: coca search 'a dog jumps' index/"),
+    ],
+    ids=["no query", "no index", "no file", "two ways", "duplicates", "interactive", "empty"],
+)
+def test_what_is_wrong_is_told_at_once(coca, tmp_path: Path, arguments: list[str], message: str, hint: str) -> None:
+    run = coca("search", *arguments, cwd=tmp_path)
+    assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
+    assert (run.stdout, run.returncode) == ("", 2)

@@ -1,0 +1,105 @@
+"""A model's captions and vectors held against those of people; the numbers are worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation.made import PREDICTIONS, REFERENCES, needs_java
+
+from cococli.datasets.dataset import Dataset, Example
+from cococli.errors import UsageError
+from cococli.evaluation.captions import score_captions
+from cococli.evaluation.model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
+from cococli.evaluation.report import Report
+from cococli.journal import Work, text_name
+from cococli.retrieval.entries import Entry
+from cococli.retrieval.index import About, Index, open_index
+
+NAMED = {f"{name}.jpg": captions for name, captions in REFERENCES.items()}
+DATA = Dataset(
+    Path("captions.json"),
+    "val",
+    tuple(Example(Path(path), tuple(captions), f"id of {path}") for path, captions in NAMED.items()),
+    {},
+)
+
+
+def some(*examples: tuple[str, tuple[str, ...]]) -> Dataset:
+    return Dataset(Path(), None, tuple(Example(Path(path), texts, path) for path, texts in examples), {})
+
+
+@needs_java
+def test_captions_are_scored_as_if_they_came_from_files() -> None:
+    captions = {f"{name}.jpg": caption for name, caption in PREDICTIONS.items()} | {"other.jpg": "of another split"}
+    found = measure_captions(DATA, captions, ["CIDEr", "BLEU-4"]).captions
+    scores = score_captions(PREDICTIONS, REFERENCES, ["CIDEr", "BLEU-4"])
+    assert found is not None
+    assert found.corpus == scores.corpus
+    assert found.each == {f"id of {name}.jpg": own for name, own in scores.each.items()}
+
+
+def test_the_worst_caption_comes_first_with_what_was_wanted() -> None:
+    data = some(("a.jpg", ("a red dog", "the red dog")), ("b.jpg", ("a green bus",)), ("c.jpg", ("a blue cat",)))
+    said = {"a.jpg": "a red dog", "b.jpg": "no idea at all", "c.jpg": "a blue bus"}
+    report = measure_captions(data, said, ["ROUGE-L"])
+    assert [(bad.what, bad.got, bad.wanted) for bad in report.worst] == [
+        ("b.jpg", "no idea at all", "a green bus"),
+        ("c.jpg", "a blue bus", "a blue cat"),
+        ("a.jpg", "a red dog", "a red dog | the red dog"),
+    ]
+
+
+def test_every_example_needs_a_caption() -> None:
+    data = some(("a.jpg", ("one",)), ("b.jpg", ("two",)))
+    with pytest.raises(UsageError) as caught:
+        measure_captions(data, {"a.jpg": "one"}, ["ROUGE-L"])
+    assert caught.value.message == "1 of 2 pictures have no prediction: b.jpg"
+
+
+def test_pictures_may_have_different_numbers_of_captions() -> None:
+    data = some(("a.jpg", ("one", "two", "three")), ("b.jpg", ("four",)))
+    images = np.eye(2, dtype=np.float32)
+    texts = np.array([[1, 0], [0.6, 0.8], [0, 1], [0, 1]], np.float32)  # "two" and "three" are nearer to b.jpg
+    report = measure_retrieval(data, images, texts)
+    assert report.retrieval is not None
+    assert dict(report.rows())["text to image recall@1"] == "50.0"
+    assert dict(report.rows())["image to text recall@1"] == "50.0"  # of b.jpg "three" is as near as "four"
+    assert [(bad.what, bad.wanted) for bad in report.worst[:2]] == [("two", "a.jpg"), ("three", "a.jpg")]
+
+
+def test_classes_are_told_apart_by_their_names_in_sentences() -> None:
+    asked: list[str] = []
+
+    def embed(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return np.array([[1, 0] if "cat" in text else [0, 1] for text in texts], np.float32)
+
+    images = np.array([[1, 0], [0.8, 0.6], [0.8, 0.6], [0, 1]], np.float32)
+    report = measure_classes(images, [0, 0, 1, 1], ["cat", "dog"], embed, ["a {}", "the {}"])
+    assert asked == ["a cat", "the cat", "a dog", "the dog"]
+    assert report.rows()[0] == ("accuracy@1", "75.0")
+    assert report.to_dict()["per_class"] == {"cat": 1.0, "dog": 0.5}
+    assert report.to_dict()["confusions"] == [{"class": "dog", "taken_for": "cat", "count": 1}]
+
+
+def test_reports_are_joined_part_by_part() -> None:
+    data = some(("a.jpg", ("one",)), ("b.jpg", ("two",)))
+    told = measure_captions(data, {"a.jpg": "one", "b.jpg": "one"}, ["ROUGE-L"])
+    found = measure_retrieval(data, np.eye(2), np.eye(2))
+    both = joined(told, found)
+    assert both.rows() == told.rows() + found.rows()
+    assert both.worst == told.worst + found.worst
+    assert both.zeroshot is None
+    assert joined() == Report()
+
+
+def test_vectors_are_those_of_the_works_in_the_order_asked_for(tmp_path: Path) -> None:
+    works = [Work("b.jpg", ""), Work(text_name("a"), ""), Work("a.jpg", "")]
+    entries = [Entry(-1, "b.jpg"), Entry(-1, text="a"), Entry(-1, "a.jpg")]
+    with open_index(tmp_path / "index", About("shapes", ""), 3, works, "float16") as writer:
+        for i, (work, entry) in enumerate(zip(works, entries, strict=True)):
+            writer.append(work, [entry], np.eye(3, dtype=np.float32)[i : i + 1])
+    names = ["a.jpg", text_name("a"), "a.jpg", "b.jpg"]
+    vectors = vectors_of(Index(tmp_path / "index"), names)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.eye(3)[[2, 1, 2, 0]])

@@ -1,0 +1,173 @@
+"""What the printed command cuts is what was found, frame by frame, by a real ffmpeg and a real shell."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from video.made import CLOSED, OPEN, RATE, make_video, number_of, trim, with_sound
+
+from cococli.errors import VideoError
+from cococli.retrieval.cutting import cut_command
+from cococli.retrieval.entries import Entry
+from cococli.video.videos import open_video
+
+X264 = {"options": {"x264-params": CLOSED}}
+UNEVEN = list(accumulate([1, 3, 1, 1, 7] * 12))
+LONG = 650  # frames: more than ffmpeg is made to decode before a moment
+
+KINDS: dict[str, dict[str, Any]] = {
+    "bidirectional.mp4": X264,
+    "open groups.mkv": {"options": {"x264-params": OPEN}},
+    "h265.mp4": {"codec": "libx265", "options": {"x265-params": CLOSED + ":log-level=none"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}},
+    "starts late.mp4": {"at": range(125, 185)},
+    "starts late.ts": {"at": range(125, 185)},
+    "uneven.mp4": {"at": UNEVEN},
+    "uneven.mkv": {"at": UNEVEN},
+    "mpeg2.ts": {"codec": "mpeg2video", "b_frames": 2},
+    "mpeg2.mpg": {"codec": "mpeg2video", "b_frames": 2},
+    "not to be sought.flv": {},
+    "nor this.h264": {"kind": "h264"},
+    "colours.gif": {"codec": "gif", "pixel_format": "rgb8"},
+    "long.mp4": {**X264, "frames": LONG},
+    "long.mkv": {**X264, "frames": LONG},
+    "long.ts": {**X264, "frames": LONG},
+}
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Run a command in an empty folder; the file that it makes there."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+
+    def run(command: str) -> Path:
+        folder = tmp_path / "cuts" / str(len(list(tmp_path.glob("cuts/*"))))
+        folder.mkdir(parents=True)
+        subprocess.run(["bash"], input=os.fsencode(command), cwd=folder, capture_output=True, check=True, timeout=60)
+        (file,) = folder.iterdir()
+        return file
+
+    return run
+
+
+def content(path: Path) -> tuple[list[int], np.ndarray]:
+    """The numbers of its frames, and when each is shown, in seconds since the first."""
+    video = open_video(path)
+    return [number_of(frame.pixels) for frame in video.frames(range(len(video.starts)))], video.starts
+
+
+def check(path: Path, shell: Callable[[str], Path]) -> None:
+    """Cut at frames, between frames, and single frames."""
+    numbers, starts = content(path)
+    ends = np.append(starts, open_video(path).end)
+    third, last, between = len(starts) // 3, len(starts), (ends[:-1] + ends[1:]) / 2
+    for start, end in [
+        (0.0, ends[third]),
+        (ends[third], ends[2 * third]),
+        (ends[2 * third], ends[last]),
+        (between[5], between[20]),
+        (ends[-3], ends[-2]),
+    ]:
+        inside = (starts >= start) & (starts < end)
+        cut, times = content(shell(cut_command(Entry(0, str(path), round(start, 3), round(end, 3)))))
+        assert cut == [number for number, wanted in zip(numbers, inside, strict=True) if wanted]
+        np.testing.assert_allclose(times, starts[inside] - starts[inside][0], atol=0.0011)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_cut_holds_exactly_the_frames_of_its_moment(tmp_path: Path, shell, name: str) -> None:
+    check(make_video(tmp_path / name, **KINDS[name]), shell)
+
+
+@pytest.mark.parametrize("name", ["sound.mp4", "sound.mkv", "sound.ts"])
+def test_sound_may_begin_before_the_picture(tmp_path: Path, shell, name: str) -> None:
+    silent = make_video(tmp_path / "silent.mp4", at=range(12, 72), **X264)
+    check(with_sound(silent, tmp_path / name), shell)
+
+
+def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path: Path, shell) -> None:
+    check(trim(make_video(tmp_path / "whole.mp4", **X264), tmp_path / "trimmed.mp4", 5), shell)
+
+
+def test_times_rounded_to_milliseconds_mean_the_frames_that_they_were(tmp_path: Path, shell) -> None:
+    ticks = [3 * number for number in range(60)]
+    path = tmp_path / "thirds.mp4"
+    with av.open(str(make_video(tmp_path / "even.mp4", at=ticks, **X264))) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        stream.time_base = old.streams.video[0].time_base / 9  # a frame lasts 1/75 s
+        for packet in old.demux(old.streams.video[0]):
+            if packet.size:
+                packet.time_base = packet.time_base / 9
+                packet.stream = stream
+                new.mux(packet)
+    assert np.diff(open_video(path).starts) == pytest.approx(3 / RATE / 9)
+    check(path, shell)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'it\'s "two"  words.mp4',
+        "-i.mp4",
+        "12:30 $HOME `x` \\n *.mp4",
+        "100%03d.mp4",
+        "two\nlines\r.mp4",
+        "stray \udcff byte's \x1b[2J \\ and ü.mp4",
+        "käfer 🐞.mp4",
+        "long" * 60 + ".mp4",
+    ],
+)
+def test_any_name_survives_the_shell(tmp_path: Path, shell, name: str) -> None:
+    make_video(tmp_path / "plain.mp4").rename(tmp_path / name)
+    command = cut_command(Entry(0, f"{tmp_path}/{name}", 0.4, 0.8))
+    assert command.isprintable()
+    file = shell(command)
+    assert file.name == f"{os.fsdecode(os.fsencode(name)[:-4][:200])}_0.40-0.80.mp4"
+    assert content(file)[0] == list(range(10, 20))
+
+
+@pytest.mark.parametrize("name", ["-i.mp4", "12:30.mp4"])
+def test_a_name_without_a_folder_is_neither_an_option_nor_a_protocol(
+    tmp_path: Path, shell, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_video(tmp_path / "plain.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    command = cut_command(Entry(0, name, 0.4, 0.8))
+    assert content(shell(f"cp {tmp_path}/*.mp4 . && {command} && rm ./{name}"))[0] == list(range(10, 20))
+
+
+def test_commands_that_a_shell_reads_from_a_pipe_do_not_eat_each_other(tmp_path: Path, shell) -> None:
+    path = make_video(tmp_path / "v.mp4")
+    first, second = (cut_command(Entry(0, str(path), start, start + 0.4)) for start in (0.0, 0.4))
+    assert content(shell(f"{first}\n{second} && rm v_0.00-0.40.mp4\n"))[0] == list(range(10, 20))
+
+
+def test_the_command_is_short_enough_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "a dog.mp4", frames=LONG)
+    monkeypatch.chdir(tmp_path)
+    assert cut_command(Entry(0, "a dog.mp4", 24.0, 25.5)) == (
+        "ffmpeg -nostdin -ss 3.999500 -i './a dog.mp4' -ss 20.000000 -t 1.500000 -enc_time_base:v 1/90000 "
+        "-c:v libx264 -crf 18 -c:a aac './a dog_24.00-25.50.mp4'"
+    )
+
+
+def test_a_video_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(VideoError) as caught:
+        cut_command(Entry(0, str(tmp_path / "gone.mp4"), 0.0, 1.0))
+    assert caught.value.message == "no such file"
+
+
+def test_moments_of_videos_with_one_name_are_cut_into_two_files(tmp_path: Path) -> None:
+    videos = [make_video(tmp_path / folder / "a.mp4") for folder in ("one", "two") if not (tmp_path / folder).mkdir()]
+    taken: set[str] = set()
+    commands = [cut_command(Entry(0, str(video), 0.0, 1.0), taken) for video in videos]
+    assert [command.split()[-1] for command in commands] == ["./a_0.00-1.00.mp4", "./a_0.00-1.00_2.mp4"]
