@@ -85,6 +85,7 @@ def test_what_is_missing_or_broken_is_left_out(coca, data: Path, tmp_path: Path,
     missing.unlink()
     broken.write_bytes(b"no picture")
     run = coca("evaluate", "--data", data, "--only", "retrieval", "-o", tmp_path / "report", "--json")
+    assert run.returncode == 1
     assert [line for line in run.stderr.splitlines() if line.startswith("warning: ")] == [
         f"warning: 1 of 10 files are missing, first {missing}",
         f"warning: {broken}: no frame can be decoded",

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from golden_shapes import golden_shapes
 from numpy_engine import NumpyEngine, from_open_clip
 
 from cococli.catalog import CocaConfig
@@ -14,12 +15,9 @@ GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 
 @cache
 def golden_engine(name: str) -> NumpyEngine:
-    """A golden's weights: `tiny` and `flat` as open_clip saved them, `shapes` as this package ships it."""
+    """A golden's weights, `tiny` and `flat` as open_clip saved them."""
     if name == "shapes":
-        from cococli.checkpoints import ckpt, store
-
-        files = store.find_model("shapes")
-        return NumpyEngine(files.config, ckpt.read(files.weights))
+        return NumpyEngine(*golden_shapes())
     import torch
 
     state = torch.load(GOLDENS / name / "open_clip_pytorch_model.bin", weights_only=True)
