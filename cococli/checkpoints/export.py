@@ -17,8 +17,9 @@ from ..catalog import CocaConfig
 from ..errors import ModelError, UsageError
 from . import architecture, names
 from .plan import Model, Parameter, open_model
+from .runs import RUN
 from .source import is_ckpt
-from .store import RUN, find_model
+from .store import find_model
 from .writing import Conversion, Dtype, Progress, Tensor, check_destination, write
 
 CONFIG_NAME = "open_clip_config.json"

@@ -29,7 +29,7 @@ def complete_fetchable(incomplete: str) -> Iterator[str]:
 def complete_stored(incomplete: str) -> Iterator[str]:
     """Names of the models in the cache, damaged ones included, and of training runs."""
     from ..checkpoints.cache import names
-    from ..checkpoints.store import runs
+    from ..checkpoints.runs import runs
 
     return (name for name in (*names(), *(run.name for run in runs())) if name.startswith(incomplete))
 

@@ -47,7 +47,7 @@ def models(context: typer.Context, as_json: options.Json = False) -> None:
             context.default_map = {**given, command: {**given.get(command, {}), "as_json": True}}
         return
     from ..checkpoints import cache
-    from ..checkpoints.store import runs
+    from ..checkpoints.runs import runs
 
     _list([*cache.models(), *runs()], _default(context), as_json)
 
@@ -128,7 +128,7 @@ def rm(
     """Remove models from the cache, or training runs with all that they hold."""
     from ..checkpoints import cache
     from ..checkpoints.manifest import humanized
-    from ..checkpoints.store import remove_run
+    from ..checkpoints.runs import remove_run
 
     found = {model.name: model for model in map(_find, names)}
     size = humanized(sum(model.size for model in found.values()))
@@ -195,7 +195,7 @@ def import_(
 
 
 def _is_run(name: str) -> bool:
-    from ..checkpoints.store import RUN
+    from ..checkpoints.runs import RUN
 
     return name.startswith(RUN)
 
@@ -203,14 +203,15 @@ def _is_run(name: str) -> bool:
 def _find(name: str) -> "StoredModel":
     """A model in the cache, or a training run."""
     from ..checkpoints import cache
-    from ..checkpoints.store import find_run
+    from ..checkpoints.runs import find_run
 
     return find_run(name) if _is_run(name) else cache.find(name)
 
 
 def _refuse_runs(*names: str) -> None:
     """Tell how the model of a run gets a manifest, without which it cannot be checked or handed on."""
-    from ..checkpoints.store import RUN, find_model
+    from ..checkpoints.runs import RUN
+    from ..checkpoints.store import find_model
 
     for name in filter(_is_run, names):
         weights = shlex.quote(str(find_model(name).weights))

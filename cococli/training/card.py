@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..catalog import MODELS
-from ..checkpoints.store import RUN
+from ..checkpoints.runs import RUN
 from ..checkpoints.whole import written_whole
 from ..journal import told
 from .folder import CARD, PLOT, RunFolder

@@ -30,7 +30,7 @@ from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.locks import free, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS, humanized
-from ..checkpoints.store import RUN, run_folder, run_steps
+from ..checkpoints.runs import RUN, run_folder, run_steps
 from ..checkpoints.whole import undisturbed, unwinding_on_sigterm, written_whole
 from ..errors import CocaError, ModelError, UsageError
 from ..journal import dump, told, write_all

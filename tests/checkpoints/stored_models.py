@@ -8,7 +8,7 @@ import numpy as np
 
 from cococli.checkpoints import architecture, cache, ckpt, manifest
 from cococli.checkpoints.manifest import Source
-from cococli.checkpoints.store import run_folder
+from cococli.checkpoints.runs import run_folder
 
 _CONFIG = Path(__file__).parents[1] / "data" / "goldens" / "tiny" / "config.json"
 CONFIG = architecture.load_config(_CONFIG)
