@@ -128,7 +128,7 @@ Template = Annotated[
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", metavar="", help="Make all captions again, in place of those there.", rich_help_panel=OUTPUT
+        "--overwrite", metavar="", help="Make all anew, in place of what is there.", rich_help_panel=OUTPUT
     ),
 ]
 RetryFailed = Annotated[
