@@ -342,7 +342,7 @@ class _TrainingLines:
         pace = self._steps.pace(doing, done, total)
         if _as_json and not _quiet:
             _emit({"event": "progress", "stage": doing, "done": done, "total": total, "detail": detail})
-        elif time.monotonic() - self._said >= LINE_EVERY and done < total:
+        elif pace.done and time.monotonic() - self._said >= LINE_EVERY and done < total:
             self._said = time.monotonic()
             note(f"{doing} {done} of {total} ({pace.rate}, {pace.left} left) {detail}".rstrip())
 
@@ -383,7 +383,9 @@ class Pace:
 
     @property
     def rate(self) -> str:
-        """Steps per second, or per minute where that reads better."""
+        """Steps per second, or per minute where that reads better; a dash before the first step."""
+        if not self.done:
+            return "-"
         per_second = self.done / max(self.elapsed, 1e-6)
         return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
 

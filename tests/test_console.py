@@ -51,7 +51,7 @@ def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_slow_rate_is_told_by_the_minute(clock) -> None:
     pace = console.Pace(2)
     clock[0] += 30
-    assert pace.left == "-"
+    assert (pace.rate, pace.left) == ("-", "-")
     pace.advance()
     assert (pace.rate, pace.left) == ("2.0/min", "30s")
 
@@ -132,6 +132,57 @@ def test_a_program_is_told_in_lines_of_json(clock, capsys: pytest.CaptureFixture
         {"event": "progress", "done": 2, "failed": 1, "total": 2, "seconds": 1.5},
         {"event": "note", "text": "captioned 1 of 2, 1 failed, in 1.5s (1.3/s)"},
     ]
+
+
+def test_training_tells_its_pace_in_a_line_now_and_then_from_where_it_goes_on(
+    clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.training() as shown:
+        for stage, steps, total in (("looking", range(1, 3), 3), ("training", range(41, 61), 60)):
+            for done in steps:
+                clock[0] += 12 if done in (2, 41) else 1  # the first step compiles
+                shown.move(stage, done, total, "loss 2.000" if stage == "training" else "")
+    assert capsys.readouterr().err.splitlines() == [
+        "looking 2 of 3 (5.0/min, 12s left)",
+        "training 42 of 60 (1.0/s, 18s left) loss 2.000",
+        "training 52 of 60 (1.0/s, 8.0s left) loss 2.000",
+    ]
+
+
+@pytest.mark.usefixtures("told_a_program")
+def test_a_program_is_told_of_every_step_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.training() as shown:
+        shown.move("training", 1, 2, "loss 2.000")
+        console.note("step 1: CIDEr 0.1")
+    assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
+        {"event": "progress", "stage": "training", "done": 1, "total": 2, "detail": "loss 2.000"},
+        {"event": "note", "text": "step 1: CIDEr 0.1"},
+    ]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_quiet_training_says_nothing(clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with console.training() as shown:
+        for done in (1, 2, 3):
+            clock[0] += 60
+            shown.move("training", done, 9, "loss 2.000")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_training_is_a_bar_with_what_the_last_step_found_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    with console.training() as shown:
+        shown.move("training", 3, 10, "loss 2.000 = [b]caption\x1b[31m 1.000")
+        console.note("step 3: CIDEr 0.100")
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", screen.getvalue()).splitlines()]
+    assert "step 3: CIDEr 0.100" in lines
+    (bar,) = {line for line in lines if "3/10" in line and "training" in line and "- left" in line}
+    assert len(bar) <= 70
+    assert lines[lines.index(bar) + 1] == r"loss 2.000 = [b]caption\x1b[31m 1.000"
 
 
 @pytest.mark.usefixtures("quiet")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..retrieval.index import About, Index
     from ..video.flow import Reading
 
-DATA = "Data"
 WORST_COLUMN = 14  # cells of a terminal beside the worst examples
 
 
@@ -36,31 +35,18 @@ def evaluate(
             metavar="FOLDER",
             show_default=False,
             help="Pictures or videos with captions: COCO's layout, a Karpathy split, or captions.jsonl or .csv.",
-            rich_help_panel=DATA,
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "val", "test"], typer.Option(help="Which part of the data.", rich_help_panel=DATA)
+        Literal["train", "val", "test"], typer.Option(help="Which part of the data.", rich_help_panel=options.DATA)
     ] = "val",
-    karpathy: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Karpathy's split of it (dataset_coco.json), which papers use.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", show_default=False, help="Where its pictures are, if elsewhere.", rich_help_panel=DATA
-        ),
-    ] = None,
+    karpathy: options.Karpathy = None,
+    images: options.Images = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, show_default=False, help="Take only the first N pictures.", rich_help_panel=DATA
+            metavar="N", min=1, show_default=False, help="Take only the first N pictures.", rich_help_panel=options.DATA
         ),
     ] = None,
     classes: Annotated[
@@ -69,7 +55,7 @@ def evaluate(
             metavar="FOLDER",
             show_default=False,
             help="Classify the pictures of a folder of class folders, by the classes' names.",
-            rich_help_panel=DATA,
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     templates: Annotated[
@@ -77,7 +63,7 @@ def evaluate(
         typer.Option(
             metavar="openai|simple|FILE",
             help="Sentences that a class's name is put into: CLIP's 80, its best 7, or the lines of a file.",
-            rich_help_panel=DATA,
+            rich_help_panel=options.DATA,
         ),
     ] = "openai",
     predictions: Annotated[
@@ -86,7 +72,7 @@ def evaluate(
             metavar="FILE",
             show_default=False,
             help="Score these captions, no model needed: coca's .jsonl, COCO results, or an object of captions.",
-            rich_help_panel=DATA,
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     references: Annotated[
@@ -95,7 +81,7 @@ def evaluate(
             metavar="FILE",
             show_default=False,
             help="Against these: COCO annotations, a Karpathy split, or an object of lists of captions.",
-            rich_help_panel=DATA,
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     only: Annotated[

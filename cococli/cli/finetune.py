@@ -16,36 +16,28 @@ if TYPE_CHECKING:
     from ..training.step import Step
     from ..training.validation import Validation
 
-DATA, TRAINING, RUN = "Data", "Training", "Run"
+TRAINING, RUN = "Training", "Run"
+SHOWN = ("CIDEr", "BLEU-4", "recall@1")  # scores; all are in the run's metrics.jsonl
 
 
 def finetune(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Option(
             metavar="FOLDER",
             show_default=False,
             help="Pictures or videos with captions: COCO's layout, a Karpathy split, or captions.jsonl or .csv.",
-            rich_help_panel=DATA,
+            rich_help_panel=options.DATA,
         ),
     ],
-    karpathy: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Karpathy's split of it (dataset_coco.json).",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", show_default=False, help="Where its pictures are, if elsewhere.", rich_help_panel=DATA
-        ),
-    ] = None,
+    karpathy: options.Karpathy = None,
+    images: options.Images = None,
     strict: Annotated[
-        bool, typer.Option("--strict", metavar="", help="Stop where files are missing or broken.", rich_help_panel=DATA)
+        bool,
+        typer.Option(
+            "--strict", metavar="", help="Stop where files are missing or broken.", rich_help_panel=options.DATA
+        ),
     ] = False,
     frames: options.Frames = "middle",
     num_frames: options.NumFrames = 8,
@@ -113,7 +105,10 @@ def finetune(
     decay: Annotated[
         float, typer.Option(metavar="X", min=0, help="Weight decay of matrices.", rich_help_panel=TRAINING)
     ] = 0.1,
-    clip: Annotated[float, typer.Option(metavar="X", min=0, help="Longest gradient.", rich_help_panel=TRAINING)] = 1.0,
+    clip: Annotated[
+        float,
+        typer.Option(metavar="X", min=0, help="Shorten longer gradients to it; 0: none.", rich_help_panel=TRAINING),
+    ] = 1.0,
     caption: Annotated[
         float, typer.Option(metavar="X", min=0, help="Weight of the caption loss.", rich_help_panel=TRAINING)
     ] = 2.0,
@@ -203,9 +198,19 @@ def finetune(
 
     A run that was stopped, however that came about, goes on where it was when the same command is given again.
     """
-    console.be_quiet(quiet)
-    tell_as_wanted(as_json, log_file)
+    from ..training.parallel import join
+
+    workers = join()
+    console.be_quiet(quiet or workers.rank > 0)
+    tell_as_wanted(as_json, None if workers.rank else log_file)
+    source = context.get_parameter_source("model")
+    if from_scratch and source and source.name != "COMMANDLINE":
+        model = None  # what the environment or config.toml says of models is not meant
     _check(model, from_scratch, config, precision, freeze, lora, caption, contrastive)
+    if rate == 0:
+        raise UsageError("--rate 0 trains nothing")
+    if not hold_out and (patience or validate_every):
+        raise UsageError("--patience and --validate-every need held-out pictures, but --hold-out is 0")
     from ..errors import CocaError
     from ..training.data import Source
     from ..training.run import Asked, finetune
@@ -238,6 +243,7 @@ def finetune(
         patience=patience,
         save_every=save_every,
         keep=keep,
+        precision=precision,
         strict=strict,
         overwrite=overwrite,
         tensorboard=tensorboard,
@@ -247,14 +253,16 @@ def finetune(
         console.training() as shown,
     ):
         try:
-            run = finetune(asked, _Teller(shown), stopping)
+            run = finetune(asked, _Teller(shown), stopping, workers)
         except (MemoryError, RuntimeError) as error:
             if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
                 raise
             hint = "a smaller --batch-size with --accumulate, --freeze vision, --contrastive 0 or --lora 8 take less"
             raise CocaError("there is not enough memory for this", hint) from None
-    if interrupts.came():
+    if workers.stop(interrupts.came()):
         raise KeyboardInterrupt
+    if workers.rank:
+        return
     console.note(f"coca caption VIDEOS --model run:{run}")
     console.result(f"run:{run}")
 
@@ -278,7 +286,16 @@ def _check(
         raise UsageError("with --caption 0 and --contrastive 0 there is nothing to train for")
     if from_scratch and (freeze != "none" or lora):
         raise UsageError("from scratch, nothing can be frozen or adapted: noise would stay noise")
+    if from_scratch and not config:
+        raise UsageError("--from-scratch needs an architecture", "--config vit-b-32, or open_clip's config file")
     if precision != "fp32":
+        _check_precision(precision)
+
+
+def _check_precision(precision: str) -> None:
+    import mindspore
+
+    if mindspore.get_context("device_target") == "CPU":
         why = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
         raise UsageError(f"--precision {precision} needs an Ascend: {why}")
 
@@ -304,7 +321,7 @@ class _Teller:
         self._shown.move("training", step, steps, f"{told}; rate {rate:.1e}")
 
     def look(self, step: int, found: "Validation", best: bool) -> None:
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in found.scores.items())
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in found.scores.items() if name.endswith(SHOWN))
         console.note(f"step {step}: {scores}{'; the best so far' if best else ''}")
         for sample in found.samples:
             console.note(f"  {sample.path.name}: {sample.caption} (people say: {sample.reference})")

@@ -12,6 +12,7 @@ INPUT = "Input"
 MODEL = "Model"
 FRAMES = "Frames"
 SEARCH = "Search"
+DATA = "Data"
 
 
 _PATHS = typer.Argument(
@@ -22,6 +23,21 @@ _PATHS = typer.Argument(
 )
 Paths = Annotated[list[str], _PATHS]
 PathsOrNone = Annotated[list[str] | None, _PATHS]
+Karpathy = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        help="Karpathy's split of it (dataset_coco.json), which papers use.",
+        rich_help_panel=DATA,
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", show_default=False, help="Where its pictures are, if elsewhere.", rich_help_panel=DATA
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -127,9 +143,7 @@ Template = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option(
-        "--overwrite", metavar="", help="Make all anew, in place of what is there.", rich_help_panel=OUTPUT
-    ),
+    typer.Option("--overwrite", metavar="", help="Make all anew, in place of what is there.", rich_help_panel=OUTPUT),
 ]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", metavar="", help="Try again what failed before.", rich_help_panel=OUTPUT)

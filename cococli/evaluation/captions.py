@@ -24,7 +24,10 @@ class CaptionScores:
 
 
 def score_captions(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], metrics: Iterable[str] = METRICS
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    metrics: Iterable[str] = METRICS,
+    java_tokens: bool = True,
 ) -> CaptionScores:
     """Score a caption per picture against several by people, as COCO's own evaluation does.
 
@@ -35,6 +38,7 @@ def score_captions(
         predictions: Picture -> caption.
         references: Picture -> captions; those pictures are scored.
         metrics: Of `METRICS`.
+        java_tokens: Whether to tokenize by Java, where it is there, as papers do. Starting it takes a second.
 
     Raises:
         UsageError: a metric is unknown, a picture has no prediction or no references, or pycocoevalcap is missing.
@@ -42,7 +46,7 @@ def score_captions(
     wanted = list(metrics)
     _check(predictions, references, wanted)
     notes = list(_notes(predictions, references, wanted))
-    truths, guesses = _tokenized(predictions, references, notes)
+    truths, guesses = _tokenized(predictions, references, notes, java_tokens)
     found: dict[str, Column] = {}
     for names, score in _SCORERS.items():
         if set(names) & set(wanted):
@@ -93,7 +97,7 @@ def _some(pictures: Sequence[str]) -> str:
 
 
 def _tokenized(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], notes: list[str]
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], notes: list[str], java_tokens: bool
 ) -> tuple[Tokenized, Tokenized]:
     """Tokens of the references and of the predictions, without punctuation."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
@@ -102,7 +106,7 @@ def _tokenized(
     captions += [predictions[picture] for picture in references]
     lines = [" ".join(caption.split()) for caption in captions]  # a line break of any kind would shift those below
     try:
-        tokens = iter(java.tokenize(lines))
+        tokens = iter(java.tokenize(lines) if java_tokens else map(ptb.tokenize, lines))
     except java.JavaError as error:
         notes.append(f"captions are tokenized by coca, not by Java as in papers: {error}")
         tokens = map(ptb.tokenize, lines)

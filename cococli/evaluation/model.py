@@ -14,11 +14,14 @@ from .zeroshot import accuracy, classifier
 EmbedTexts = Callable[[list[str]], np.ndarray]
 
 
-def measure_captions(dataset: Dataset, captions: Mapping[str, str], metrics: Iterable[str] = METRICS) -> Report:
+def measure_captions(
+    dataset: Dataset, captions: Mapping[str, str], metrics: Iterable[str] = METRICS, java_tokens: bool = True
+) -> Report:
     """Score a caption of every example.
 
     Args:
         captions: Path -> caption.
+        java_tokens: See `captions.score_captions`.
 
     Raises:
         UsageError: an example has no caption, or pycocoevalcap is missing.
@@ -26,7 +29,7 @@ def measure_captions(dataset: Dataset, captions: Mapping[str, str], metrics: Ite
     references = {example.id: example.captions for example in dataset.examples}
     told = [example for example in dataset.examples if str(example.path) in captions]
     predictions = {example.id: captions[str(example.path)] for example in told}
-    scores = score_captions(predictions, references, metrics)
+    scores = score_captions(predictions, references, metrics, java_tokens)
     return Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references)))
 
 

@@ -9,7 +9,7 @@ from ..catalog import MODELS
 from ..checkpoints.runs import RUN
 from ..checkpoints.whole import written_whole
 from ..journal import told
-from .folder import CARD, PLOT, RunFolder
+from .folder import CARD, PLOT, RunFolder, flattened
 
 METRICS = ("CIDEr", "BLEU", "METEOR", "ROUGE", "SPICE", "recall", "accuracy")  # to be found in the names of scores
 
@@ -107,7 +107,7 @@ On another machine, `--model best/` names the folder beside this file."""
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    lines = [f"| {_plain(name)} | {_plain(value)} |" for name, value in rows.items()]
+    lines = [f"| {_plain(name)} | {_plain(value)} |" for name, value in flattened(rows).items()]
     return "\n".join(["| | |", "| --- | --- |", *lines])
 
 

@@ -42,25 +42,27 @@ def find_data(source: Source, hold_out: int, context_length: int, strict: bool, 
     train = _checked(_find(source, "train"), context_length, strict, told)
     if not hold_out:
         return Data(train, None)
-    val = _val(source) if train.split else None
+    val, why = _val(source) if train.split else (None, f"{train.source} knows no splits")
     if val:
         val = _checked(val, context_length, strict, told)
-    else:
-        train, val = split_off(train)
-        told(f"there is no val split: {len(val.examples)} of the examples are held out")
-    return Data(train, replace(val, examples=spread(val.examples, hold_out)))
+        return Data(train, replace(val, examples=spread(val.examples, hold_out)))
+    train, val = split_off(train, hold_out)
+    if not train.examples:
+        raise UsageError("there is one file with captions, and none to hold out", "--hold-out 0 trains on it alone")
+    told(f"{why}: {len(val.examples)} of {len(train.examples) + len(val.examples)} files are held out")
+    return Data(train, val)
 
 
 def _find(source: Source, split: Split) -> Dataset:
     return find_dataset(source.folder, split, source.karpathy, source.images)
 
 
-def _val(source: Source) -> Dataset | None:
+def _val(source: Source) -> tuple[Dataset | None, str]:
+    """The val split, or why there is none."""
     try:
-        found = _find(source, "val")
-    except UsageError:
-        return None
-    return found if found.split else None
+        return _find(source, "val"), ""
+    except UsageError as error:
+        return None, error.message
 
 
 def _checked(dataset: Dataset, context_length: int, strict: bool, told: Callable[[str], object]) -> Dataset:

@@ -241,10 +241,10 @@ def _start(path: Path, asked: Mapping[str, Any]) -> None:
 
 def _check_asked(path: Path, asked: Mapping[str, Any]) -> None:
     try:
-        before = _flat(json.loads((path / ASKED).read_bytes())["asked"])
+        before = flattened(json.loads((path / ASKED).read_bytes())["asked"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path / ASKED} is missing or damaged", "--overwrite starts the run anew") from None
-    now = _flat(json.loads(json.dumps(dict(asked))))
+    now = flattened(json.loads(json.dumps(dict(asked))))
     changed = [
         f"{key} was {_value(before, key)}, is {_value(now, key)}"
         for key in {**before, **now}
@@ -256,11 +256,11 @@ def _check_asked(path: Path, asked: Mapping[str, Any]) -> None:
         raise UsageError(f"the run {path.name} has other settings: {'; '.join(changed[:_NAMED])}{more}", hint)
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their path, as `data.pictures`."""
     flat: dict[str, Any] = {}
     for key, value in fields.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

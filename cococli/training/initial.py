@@ -26,7 +26,7 @@ def _initial(name: str, shape: Shape, config: CocaConfig, draw: np.random.Genera
     if (deviation := _deviation(name, shape, config)) is not None:
         return draw.normal(0, deviation, shape)
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else _fan_in_of_bias(name, config)
-    bound = _xavier(shape) if _is_projection_of_attention(name) else fan_in**-0.5  # torch's own defaults
+    bound = _xavier(name, shape, config) if _is_projection_of_attention(name) else fan_in**-0.5  # torch's own defaults
     return draw.uniform(-bound, bound, shape)
 
 
@@ -35,7 +35,7 @@ def _deviation(name: str, shape: Shape, config: CocaConfig) -> float | None:
     if name == "visual.attn_pool.query":
         return 1.0
     if name in ("visual.class_embedding", "visual.positional_embedding", "visual.proj"):
-        return shape[-1] ** -0.5
+        return config.vision.width**-0.5
     if name == "text.token_embedding":
         return 0.02
     if name in ("text.positional_embedding", "text.cls_emb"):
@@ -44,6 +44,8 @@ def _deviation(name: str, shape: Shape, config: CocaConfig) -> float | None:
         return shape[0] ** -0.5
     if name.startswith("visual.") or name.endswith("bias"):
         return None
+    # open_clip has this for its decoder, too, but never calls it: there the decoder has torch's defaults, and its
+    # projection to words whatever stood in the memory.
     tower = config.text if name.startswith("text.") else config.decoder
     if name.endswith("c_fc.weight"):
         return (2 * tower.width) ** -0.5
@@ -56,10 +58,11 @@ def _is_projection_of_attention(name: str) -> bool:
     return name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
 
 
-def _xavier(shape: Shape) -> float:
-    """Bound of the three matrices of one attention, which torch draws as one of thrice the height where they fit."""
+def _xavier(name: str, shape: Shape, config: CocaConfig) -> float:
+    """Bound of each of the three matrices of an attention, which torch draws as one where all widths are equal."""
     outputs, inputs = shape
-    return math.sqrt(6 / (inputs + (3 * outputs if outputs == inputs else outputs)))
+    fused = not name.startswith("visual.attn_pool.") or config.vision.width == config.embed_dim
+    return math.sqrt(6 / (inputs + (3 * outputs if fused else outputs)))
 
 
 def _fan_in_of_bias(name: str, config: CocaConfig) -> int:

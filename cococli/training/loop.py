@@ -76,6 +76,10 @@ class Course:
         self.looks_since += 1
         return False
 
+    def over(self, plan: Plan) -> bool:
+        """Whether all steps are done, or enough looks found nothing better."""
+        return self.step >= plan.steps or (plan.patience is not None and self.looks_since >= plan.patience)
+
 
 def course_of(records: Iterable[dict[str, Any]]) -> Course:
     """How a run went, by the records that were kept of it."""
@@ -113,34 +117,33 @@ def train(
     """
     saved = course.step
 
-    def look() -> bool:
-        """Look at the held-out examples; tells whether the run ends early."""
+    def look() -> None:
         found = validate()
         best = course.look(course.step, found.score)
-        recorder.log(_told(course.step, found))
         if best:
             recorder.keep_best(course.step)
+        recorder.log(_told(course.step, found))  # last: killed before it, the look is taken again
         told_validation(course.step, found, best)
-        return plan.patience is not None and course.looks_since >= plan.patience
 
-    if plan.looks_after(course.step) and course.looked < course.step and look():  # it was killed before
-        return
-    while course.step < plan.steps and not stopping():
+    if plan.looks_after(course.step) and course.looked < course.step:  # it was stopped before
+        look()
+    while not course.over(plan) and not stopping():
         batch, started = next(batches), time.perf_counter()
         rate = warmup_cosine(course.step, plan.steps, plan.warmup, plan.rate)
         step = trainer.step(_parts(batch, plan.accumulate), rate, plan.max_norm)
-        if not step.applied:
+        if not (step.applied or step.skipped):
             if saved < course.step:
                 recorder.save(course.step)
             raise Diverged(course.step + 1, batch.pairs, step)
         course.step += 1
         recorder.log(_record(course.step, step, rate, time.perf_counter() - started))
         told(course.step, step, rate)
-        if plan.looks_after(course.step) or course.step % plan.save_every == 0:
+        looking = plan.looks_after(course.step)
+        if looking or course.step % plan.save_every == 0:
             recorder.save(course.step)
             saved = course.step
-        if plan.looks_after(course.step) and look():
-            return
+        if looking and not stopping():
+            look()
     if saved < course.step:
         recorder.save(course.step)
 

@@ -61,6 +61,26 @@ def contrastive_loss(
     return loss, weight * images_gradient, weight * texts_gradient, weight * scale_gradient
 
 
+def part_of_contrastive_loss(
+    weight: Tensor, images: Tensor, texts: Tensor, logit_scale: Tensor, other_images: Tensor, other_texts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One worker's part of the contrastive loss of a batch that several hold, and of its gradients.
+
+    All parts make the loss and the gradients of the whole.
+
+    Args:
+        weight: As in `contrastive_loss`, and so what follows.
+        other_images: [N - B, 1, D], the latents of all other workers.
+        other_texts: [N - B, D]
+    """
+    own, rest = texts.shape[0], images[:, 1:]
+    all_images, all_texts = ops.concat((images[:, :1], other_images)), ops.concat((texts, other_texts))
+    loss, images_gradient, texts_gradient, scale_gradient = contrastive_loss(weight, all_images, all_texts, logit_scale)
+    images_gradient = ops.concat((images_gradient[:own], ops.zeros_like(rest)), 1)
+    part = own / all_texts.shape[0]
+    return part * loss, images_gradient, texts_gradient[:own], part * scale_gradient
+
+
 def _info_nce(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
     logits = ops.exp(logit_scale) * _times_transposed(_normalised(images[:, 0]), _normalised(texts))  # [B, B]
     return (_own_among(logits) + _own_among(logits.T)) / 2

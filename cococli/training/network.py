@@ -16,6 +16,8 @@ from ..checkpoints.architecture import parameters
 from ..engines.mindspore import as_tensor
 from ..model import layers, teacher, towers
 from . import losses
+from .parallel import ALONE, Workers
+from .precision import Precision
 from .tape import Tape
 
 Weights = Mapping[str, Tensor]
@@ -62,30 +64,53 @@ def trained(config: CocaConfig, objective: Objective) -> tuple[str, ...]:
 
 
 def losses_and_gradients(
-    config: CocaConfig, weights: Weights, names: Sequence[str], batch: Batch, objective: Objective
+    config: CocaConfig,
+    weights: Weights,
+    names: Sequence[str],
+    batch: Batch,
+    objective: Objective,
+    workers: Workers = ALONE,
+    precision: Precision = "fp32",
+    scale: float = 1.0,
 ) -> tuple[Losses, list[Tensor]]:
     """The losses of a batch, and the gradients of their weighted sum for the weights called `names`.
+
+    Where several workers have a part of the batch each, the losses are those of the whole, and the gradients of all
+    workers are to be summed.
+
+    Args:
+        precision: What layers compute in; losses are computed in float32.
+        scale: The gradients are multiplied by it.
 
     Raises:
         KeyError: a name is none that the objective trains (see `trained`).
     """
-    tape = Tape(weights[name] for name in names)
+    tape = Tape((weights[name] for name in names), precision)
     images = _images(tape, config, weights, batch)
     ids = trimmed(batch.ids, config.pad_id)
     caption = contrastive = 0.0
     if objective.contrastive:
         x = _read(tape, config, weights, ids)
         texts = tape.run(teacher.project_cls, x, *_named(weights, "text", towers.LAST))
-        contrastive = tape.loss(losses.contrastive_loss, objective.contrastive, images, texts, weights["logit_scale"])
+        latents = images, texts, weights["logit_scale"]
+        if workers.count == 1:
+            contrastive = tape.loss(losses.contrastive_loss, scale * objective.contrastive, *latents)
+        else:
+            others = workers.others(images[:, :1]), workers.others(texts)
+            contrastive = tape.loss(losses.part_of_contrastive_loss, scale * objective.contrastive, *latents, *others)
         x = tape.run(teacher.without_last_and_cls, x)
     else:
         x = _read_words(tape, config, weights, ids[:, :-1])
     if objective.caption:
         x = _decode(tape, config, weights, x, images)
         projection = weights["text_decoder.text_projection"]
-        caption = tape.loss(losses.caption_loss, objective.caption, x, projection, Tensor(ids[:, 1:]), config.pad_id)
+        labels = ids[:, 1:]
+        tokens = float(np.count_nonzero(labels != config.pad_id))
+        share = tokens / workers.total(tokens)
+        words = x, projection, Tensor(labels), config.pad_id
+        caption = share * tape.loss(losses.caption_loss, scale * objective.caption * share, *words)
     gradients = tape.gradients()
-    caption, contrastive = float(caption), float(contrastive)
+    caption, contrastive = workers.total(float(caption)), workers.total(float(contrastive))
     total = objective.caption * caption + objective.contrastive * contrastive
     return Losses(caption, contrastive, total), gradients
 

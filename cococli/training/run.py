@@ -14,6 +14,7 @@ from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.cache import slug
 from ..checkpoints.manifest import humanized
+from ..checkpoints.runs import run_folder
 from ..checkpoints.store import find_model
 from ..errors import UsageError
 from ..video.clips import ReadRequest
@@ -27,15 +28,18 @@ from .features import Tower, cached_feed, identity_of, prepare
 from .feeding import Feeding, StepBatch, feed, stop
 from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run
 from .initial import initial
-from .loop import Course, Diverged, Plan, course_of, train
+from .loop import Course, Diverged, Plan, Recorder, course_of, train
 from .network import Frozen, Objective, encode_images
 from .order import Order
 from .pairs import Pairs, pairs_of
+from .parallel import ALONE, Workers
 from .plot import draw
+from .precision import Precision
 from .step import Step, Trainer
 from .validation import Validation, validate
 
-WARMUP, LOOKS = 0.1, 10  # a share of the steps; looks at the held-out examples in a run
+WARMUP = 0.1  # a share of the steps
+LOOKS, OFTEN = 10, 50  # looks at the held-out examples in a run, and steps between two of them at least
 SHOWN = 3  # files that a message names
 
 
@@ -66,6 +70,7 @@ class Asked:
     patience: int | None = None
     save_every: int = 500
     keep: int = 2
+    precision: Precision = "fp32"
     strict: bool = False
     overwrite: bool = False
     tensorboard: bool = False
@@ -93,11 +98,16 @@ class Base:
     name: str  # empty: from scratch
     identity: str
     config: CocaConfig
-    weights: Mapping[str, np.ndarray]
+    weights: Callable[[], Mapping[str, np.ndarray]]  # read, or drawn, when they are needed
 
 
-def finetune(asked: Asked, teller: Teller, stopping: Callable[[], bool] = lambda: False) -> str:
+def finetune(
+    asked: Asked, teller: Teller, stopping: Callable[[], bool] = lambda: False, workers: Workers = ALONE
+) -> str:
     """Train, or go on with a run that was stopped; returns its name.
+
+    Args:
+        workers: Who train it together, and all call this. The batches are shared out among them.
 
     Raises:
         UsageError: what is asked for does not fit together, or the data is not there.
@@ -108,65 +118,76 @@ def finetune(asked: Asked, teller: Teller, stopping: Callable[[], bool] = lambda
     data = find_data(asked.source, asked.hold_out, base.config.context_length, asked.strict, teller.note)
     pairs = pairs_of(data.train, base.config.context_length)
     order = Order(asked.seed, len(pairs), asked.batch_size * asked.accumulate)
+    if asked.batch_size % workers.count:
+        raise UsageError(f"a batch of {asked.batch_size} cannot be shared out among {workers.count} workers evenly")
     plan = planned(asked, order, data)
     name = asked.name or slug(f"{asked.source.folder.resolve().name}--{base.name or 'scratch'}")
     facts = must_stay(asked, base, data, plan)
-    with ExitStack() as stack:
-        folder = stack.enter_context(open_run(name, facts, asked.overwrite))
-        trainer, course = _resumed(folder, asked, base, teller)
-        log_event = _events(folder, course, stack) if asked.tensorboard else lambda record: None
-        batches = _batches(asked, trainer, pairs, order, range(course.step, plan.steps), teller)
+    with workers.ending_together(Diverged), ExitStack() as stack:
+        with workers.first_alone():
+            folder = RunFolder(name, run_folder(name))
+            if not workers.rank:
+                stack.enter_context(open_run(name, facts, asked.overwrite))
+            trainer, course = _resumed(folder, asked, base, teller, workers)
+        recorder: Recorder = _Onlooker()
+        if not workers.rank:
+            log_event = _events(folder, course, stack) if asked.tensorboard else lambda record: None
+            recorder = _Keeper(folder, trainer, asked.keep, log_event)
+        batches = _batches(asked, trainer, pairs, order, range(course.step, plan.steps), teller, workers)
         size = base.config.vision.image_size
         reading = Reading(ReadRequest(asked.sampling, Segments("none"), size))
-        stack.callback(_describe, folder, base, facts, teller)
+        if not workers.rank:
+            stack.callback(_describe, folder, base, facts, teller)
         try:
             train(
                 trainer,
                 batches,
                 plan,
                 course,
-                _Keeper(folder, trainer, asked.keep, log_event),
-                lambda: _validate(trainer, data, reading, asked),
+                recorder,
+                lambda: _validate(trainer, data, reading, asked, workers),
                 lambda step, found, rate: teller.step(step, plan.steps, found, rate),
                 teller.look,
-                stopping,
+                lambda: workers.stop(stopping()),
             )
         except Diverged as error:
-            files = sorted({str(pairs.files[pairs.file[pair]]) for pair in error.pairs})
-            folder.log({"step": error.step, "diverged": files})
+            bad = np.concatenate(workers.exchange(error.pairs))
+            files = sorted({str(pairs.files[pairs.file[pair]]) for pair in bad})
+            recorder.log({"step": error.step, "diverged": files})
             some = ", ".join(files[:SHOWN])
             teller.warning(f"step {error.step} was of {some}; {folder.path / METRICS} names all its files")
             raise
+        if course.step < plan.steps and course.over(plan):
+            teller.note(f"no better score in {plan.patience} looks: it ends after step {course.step}")
+        if course.best_step and course.over(plan):
+            teller.note(f"the best model is that of step {course.best_step}: {course.best_score:.3f}")
     return name
 
 
 def open_base(asked: Asked) -> Base:
-    """The weights that a run starts from.
+    """The model that a run starts from, or the noise.
 
     Raises:
-        UsageError: neither a model nor an architecture is named, or both are.
         ModelError: there is none of this name.
     """
     if asked.model is None:
-        if not asked.config:
-            raise UsageError("--from-scratch needs an architecture", "--config vit-b-32, or open_clip's config file")
-        config = load_config(asked.config)
-        return Base("", f"noise {asked.seed}", config, initial(config, asked.seed))
+        config = load_config(asked.config or "")
+        return Base("", f"noise {asked.seed}", config, lambda: initial(config, asked.seed))
     files = find_model(asked.model)
-    return Base(files.name, files.identity, files.config, ckpt.read(files.weights))
+    return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights))
 
 
 def planned(asked: Asked, order: Order, data: Data) -> Plan:
     """The plan of a run, where a user left something open."""
     steps = asked.steps or max(1, round(asked.epochs * order.steps))
-    rate = asked.rate or (1e-4 if asked.lora else 1e-5 if asked.model else 1e-3)
-    every = asked.validate_every or max(1, -(-steps // LOOKS))
+    usual = 1e-4 if asked.lora else 1e-5 if asked.model else 1e-3
+    every = asked.validate_every or max(OFTEN, -(-steps // LOOKS))
     return Plan(
         steps=steps,
-        rate=rate,
+        rate=usual if asked.rate is None else asked.rate,
         warmup=round(WARMUP * steps) if asked.warmup is None else min(asked.warmup, steps - 1),
         accumulate=asked.accumulate,
-        max_norm=asked.clip,
+        max_norm=asked.clip or np.inf,
         validate_every=every if data.held_out else 0,
         save_every=asked.save_every,
         patience=asked.patience,
@@ -184,7 +205,7 @@ def must_stay(asked: Asked, base: Base, data: Data, plan: Plan) -> dict[str, Any
             "held_out": len(held_out),
             "digest": hashlib.sha256(repr([data.train.examples, held_out]).encode()).hexdigest()[:16],
         },
-        "base": {"model": base.name, "identity": base.identity},
+        "base": {"model": base.name, "identity": base.identity, "config": base.config.to_open_clip()},
         "steps": plan.steps,
         "batch_size": asked.batch_size,
         "accumulate": asked.accumulate,
@@ -194,21 +215,24 @@ def must_stay(asked: Asked, base: Base, data: Data, plan: Plan) -> dict[str, Any
         "clip": asked.clip,
         "loss": {"caption": asked.caption, "contrastive": asked.contrastive},
         "frozen": asked.frozen,
+        "precision": asked.precision,
         "lora": asked.lora,
         "sampling": asdict(asked.sampling),
         "seed": asked.seed,
     }
 
 
-def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller) -> tuple[Trainer, Course]:
+def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller, workers: Workers) -> tuple[Trainer, Course]:
     """The model as the last checkpoint left it, or as it starts."""
     checkpoint, notes = folder.last()
     for note in notes:
         teller.warning(note)
-    folder.rewind(checkpoint.step if checkpoint else -1)
+    if not workers.rank:
+        folder.rewind(checkpoint.step if checkpoint else -1)
     objective = Objective(asked.caption, asked.contrastive, asked.frozen)
-    weights = checkpoint.weights if checkpoint else base.weights
-    trainer = Trainer(base.config, weights, objective, AdamWOptions(decay=asked.decay), asked.lora, asked.seed)
+    weights = checkpoint.weights if checkpoint else base.weights()
+    adamw = AdamWOptions(decay=asked.decay)
+    trainer = Trainer(base.config, weights, objective, adamw, asked.lora, asked.seed, workers, asked.precision)
     if not checkpoint:
         return trainer, Course()
     trainer.load(checkpoint.state)
@@ -217,7 +241,7 @@ def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller) -> tup
 
 
 def _batches(
-    asked: Asked, trainer: Trainer, pairs: Pairs, order: Order, steps: range, teller: Teller
+    asked: Asked, trainer: Trainer, pairs: Pairs, order: Order, steps: range, teller: Teller, workers: Workers
 ) -> Iterator[StepBatch]:
     """What the steps train on: pixels or, where the vision tower is frozen, what it made of them."""
     config = trainer.config
@@ -227,7 +251,7 @@ def _batches(
 
     told = stop if asked.strict else failed
     if asked.frozen != "vision" or not steps:
-        return feed(pairs, order, steps, Feeding(asked.sampling, config.vision.image_size), told)
+        return feed(pairs, order, steps, Feeding(asked.sampling, config.vision.image_size), told, workers.part)
     weights = trainer.weights()
     vision = config.vision
     tower = Tower(
@@ -240,15 +264,16 @@ def _batches(
             teller.note(f"the frozen vision tower looks at {total} files once, and keeps {size} in {tower.folder}")
         teller.features(done, total)
 
-    features = prepare(
-        pairs.files,
-        tower,
-        lambda pixels: encode_images(config, trainer.tensors, pixels),
-        progress,
-        told,
-        lambda: teller.note("waiting for another run that looks at files with this tower"),
-    )
-    return cached_feed(pairs, order, steps, features)
+    with workers.first_alone():
+        features = prepare(
+            pairs.files,
+            tower,
+            lambda pixels: encode_images(config, trainer.tensors, pixels),
+            progress,
+            told,
+            lambda: teller.note("waiting for another run that looks at files with this tower"),
+        )
+    return cached_feed(pairs, order, steps, features, workers.part)
 
 
 def _events(folder: RunFolder, course: Course, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
@@ -264,12 +289,18 @@ def _describe(folder: RunFolder, base: Base, facts: Mapping[str, Any], teller: T
     if undrawn := draw(folder.records(), folder.path / PLOT, folder.best_step()):
         teller.note(undrawn)
     settings = {key: value for key, value in facts.items() if key not in ("data", "base")}
-    write_card(folder, base.name, facts["data"], settings)
+    data = facts["data"] | {"source": Path(facts["data"]["source"]).name}  # its folder is nobody else's business
+    write_card(folder, base.name, data, settings)
 
 
-def _validate(trainer: Trainer, data: Data, reading: Reading, asked: Asked) -> Validation:
+def _validate(trainer: Trainer, data: Data, reading: Reading, asked: Asked, workers: Workers) -> Validation:
+    """The first worker looks at the held-out examples, and tells the others."""
     assert data.held_out
-    return validate(trainer, data.held_out, reading, captions=asked.caption > 0, retrieval=asked.contrastive > 0)
+    found = None
+    if not workers.rank:
+        found = validate(trainer, data.held_out, reading, captions=asked.caption > 0, retrieval=asked.contrastive > 0)
+    told: Validation = workers.exchange(found)[0]
+    return told
 
 
 class _Keeper:
@@ -288,3 +319,13 @@ class _Keeper:
 
     def keep_best(self, step: int) -> None:
         self._folder.keep_best(step)
+
+
+class _Onlooker:
+    """Keeps nothing, as another worker does. Implements `loop.Recorder`."""
+
+    def log(self, record: dict[str, Any]) -> None: ...
+
+    def save(self, step: int) -> None: ...
+
+    def keep_best(self, step: int) -> None: ...

@@ -1,7 +1,7 @@
 """One step of training: the gradients of one or several batches, clipped, then the optimizer."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from . import inplace
 from .adamw import AdamW, AdamWOptions
 from .lora import Adapters, adapted
 from .network import Batch, Losses, Objective, losses_and_gradients, trained
+from .parallel import ALONE, Workers
+from .precision import LossScale, Precision
 
 MAX_LOGIT_SCALE = math.log(100)
 
@@ -25,6 +27,7 @@ class Step:
     losses: Losses  # averaged over its batches
     norm: float  # of all gradients together, before clipping
     applied: bool  # False where loss or norm is not a number: then nothing has changed
+    skipped: bool = False  # float16 overflowed: the next steps compute with a smaller loss scale
 
 
 class Trainer:
@@ -38,23 +41,29 @@ class Trainer:
         adamw: AdamWOptions,
         lora: int = 0,
         seed: int = 0,
+        workers: Workers = ALONE,
+        precision: Precision = "fp32",
     ) -> None:
         """Copy the weights that the objective trains; the others are used as they are, not even read before.
 
         Args:
             lora: Rank of adapters, which are all that learns then; 0: there are none.
             seed: Of what adapters start from.
+            workers: Whose steps this trainer takes part in.
+            precision: What layers compute in.
 
         Raises:
             ModelError: a parameter is missing, unknown, or of another shape.
         """
         architecture.check(config, {name: array.shape for name, array in weights.items()})
         names = adapted(trained(config, objective)) if lora else trained(config, objective)
-        self.config, self.objective = config, objective
+        self.config, self.objective, self._workers = config, objective, workers
         self.tensors = {name: as_tensor(array) for name, array in weights.items()}
         self._trained = {name: as_tensor(np.array(weights[name], np.float32)) for name in names}
         self.tensors |= self._trained
         self._adapters = Adapters(self._trained, lora, seed) if lora else None
+        self._precision: Precision = precision
+        self._loss_scale = LossScale(precision)
         self.optimizer = AdamW(self._adapters.tensors if self._adapters else self._trained, adamw)
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -63,37 +72,36 @@ class Trainer:
 
     def state(self) -> dict[str, np.ndarray]:
         """What training needs beside the weights to go on: the optimizer's moments and count. Not copied."""
-        return self.optimizer.state() | (self._adapters.state() if self._adapters else {})
+        adapters = self._adapters.state() if self._adapters else {}
+        return self.optimizer.state() | self._loss_scale.state() | adapters
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from the `state` that belongs to the weights."""
         self.optimizer.load(state)
+        self._loss_scale.load(state)
         if self._adapters:
             self._adapters.load(state)
 
-    def step(
-        self,
-        batches: Sequence[Batch],
-        rate: float,
-        max_norm: float = math.inf,
-        reduce: Callable[[list[Tensor]], list[Tensor]] = list,
-    ) -> Step:
+    def step(self, batches: Sequence[Batch], rate: float, max_norm: float = math.inf) -> Step:
         """Train on batches whose gradients are averaged, unless a loss or gradient is not finite.
 
-        The contrastive loss compares the captions of one batch with each other, never those of two.
+        The contrastive loss compares the captions of one batch with each other, never those of two. Several workers
+        each give their parts of the same batches.
 
         Args:
             rate: The learning rate.
             max_norm: Gradients longer than this, all together, are shortened to it.
-            reduce: Averages the gradients over processes.
         """
         losses, gradients = self._accumulated(batches)
         if self._adapters:
             gradients = self._adapters.gradients(gradients)
-        gradients = reduce(gradients)
-        norm = global_norm(gradients)
+        gradients = self._workers.sum(gradients)
+        norm = global_norm(gradients) / self._loss_scale.value
         if not math.isfinite(losses.total + norm):
-            return Step(losses, norm, applied=False)
+            return Step(losses, norm, applied=False, skipped=self._loss_scale.overflowed())
+        if self._loss_scale.value != 1:
+            scale(gradients, 1 / self._loss_scale.value)
+        self._loss_scale.held()
         if norm > max_norm:
             scale(gradients, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
         self.optimizer.update(gradients, rate)
@@ -117,7 +125,9 @@ class Trainer:
         return Losses(*(float(np.mean(values)) for values in zip(*map(astuple, found), strict=True))), gradients
 
     def _backward(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
-        return losses_and_gradients(self.config, self.tensors, list(self._trained), batch, self.objective)
+        names = list(self._trained)
+        how = self._workers, self._precision, self._loss_scale.value
+        return losses_and_gradients(self.config, self.tensors, names, batch, self.objective, *how)
 
 
 def global_norm(gradients: Sequence[Tensor]) -> float:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import mindspore as ms
 from mindspore import Tensor
 
+from .precision import Precision, lowered
+
 Function = Callable[..., Tensor]  # of tensors and constants, to one tensor
 Loss = Callable[..., tuple[Tensor, ...]]  # of a weight and inputs, to its value and the weighted gradients of the first
 
@@ -28,7 +30,8 @@ class Note(NamedTuple):
 class Tape:
     """Computes with some tensors and knows the gradients of losses for them. Tensors are told apart by identity."""
 
-    def __init__(self, wanted: Iterable[Tensor]) -> None:
+    def __init__(self, wanted: Iterable[Tensor], precision: Precision = "fp32") -> None:
+        self._precision: Precision = precision
         self._leaves = list(wanted)
         self._wanted = {id(tensor) for tensor in self._leaves}
         self._notes: list[Note] = []
@@ -36,6 +39,7 @@ class Tape:
 
     def run(self, function: Function, *inputs: Any) -> Tensor:
         """The function's output; noted when it depends on a wanted tensor."""
+        function = lowered(function, self._precision)
         output = compiled(function)(*inputs)
         if wanted := tuple(at for at, value in enumerate(inputs) if id(value) in self._wanted):
             self._notes.append(Note(function, inputs, wanted, output))

@@ -56,7 +56,8 @@ def validate(
         CocaError: no file can be read.
         UsageError: pycocoevalcap is missing.
     """
-    captioner = Captioner(MindSporeEngine(trainer.config, trainer.weights()), "", GREEDY)
+    search = replace(GREEDY, max_length=min(GREEDY.max_length, trainer.config.context_length))
+    captioner = Captioner(MindSporeEngine(trainer.config, trainer.weights()), "", search)
     found: dict[str, tuple[str, np.ndarray]] = {}
     for result in caption_videos([example.path for example in dataset.examples], captioner, Settings(reading)):
         record = result.outcomes[0]
@@ -69,7 +70,7 @@ def validate(
     said = {path: caption for path, (caption, _) in found.items()}
     reports = []
     if captions:
-        reports.append(measure_captions(dataset, said, METRICS))
+        reports.append(measure_captions(dataset, said, METRICS, java_tokens=False))  # the same on every machine
     if retrieval:
         images = np.stack([found[str(example.path)][1] for example in examples])
         texts = captioner.embed_texts([caption for example in examples for caption in example.captions])
@@ -80,10 +81,10 @@ def validate(
     return Validation(scores, scores["CIDEr"] if captions else float(np.mean(recalls)), samples)
 
 
-def split_off(dataset: Dataset, share: float = HELD_OUT, most: int = 1000) -> tuple[Dataset, Dataset]:
-    """Examples to train on, and some to hold out: the same whatever else is in the data set, told by their names."""
+def split_off(dataset: Dataset, most: int) -> tuple[Dataset, Dataset]:
+    """Examples to train on, and a share to hold out: the same in every run, whatever their order."""
     by_chance = sorted(dataset.examples, key=lambda example: hashlib.sha256(example.id.encode()).digest())
-    count = min(max(1, round(share * len(by_chance))), most)
+    count = min(max(1, round(HELD_OUT * len(by_chance))), most)
     out = {example.id for example in by_chance[:count]}
 
     def those(held_out: bool) -> Dataset:

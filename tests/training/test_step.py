@@ -1,6 +1,7 @@
 """Steps of training: averages, clipping, bounds, and what must not happen."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,14 +9,15 @@ import pytest
 from cococli.errors import ModelError
 from cococli.training.adamw import AdamWOptions
 from cococli.training.network import Batch, Objective, losses_and_gradients, trained
+from cococli.training.parallel import ALONE, Workers
 from cococli.training.step import Trainer
 
 RATE = 1e-3
 BOTH = Objective()
 
 
-def trainer(golden, objective=BOTH, **changed):
-    return Trainer(golden.config, {**golden.arrays, **changed}, objective, AdamWOptions())
+def trainer(golden, objective=BOTH, workers=ALONE, **changed):
+    return Trainer(golden.config, {**golden.arrays, **changed}, objective, AdamWOptions(), workers=workers)
 
 
 def batch(golden, *rows):
@@ -23,12 +25,14 @@ def batch(golden, *rows):
     return Batch(golden.oracle["text_ids"], golden.oracle["pixels"][list(rows or (0, 1, 2))][:, None])
 
 
-class Gradients(list):
-    """Keeps what a step would send to other processes."""
+class Watched(Workers):
+    """Alone, keeps copies of what a step sums over workers."""
 
-    def __call__(self, gradients):
-        self.extend(gradient.asnumpy().copy() for gradient in gradients)
-        return gradients
+    seen: ClassVar[list[np.ndarray]]
+
+    def sum(self, tensors):
+        type(self).seen = [tensor.asnumpy().copy() for tensor in tensors]
+        return list(tensors)
 
 
 def copied(weights):
@@ -53,23 +57,24 @@ def test_weights_that_were_given_stay_as_they_are(tiny):
 
 
 def test_gradients_of_several_batches_are_averaged(tiny):
-    names, seen = trained(tiny.config, BOTH), Gradients()
+    names = trained(tiny.config, BOTH)
     batches = [batch(tiny, 0, 1, 2), batch(tiny, 2, 3, 0), batch(tiny, 5, 4, 3)]
     alone = [losses_and_gradients(tiny.config, tiny.weights(), names, each, BOTH) for each in batches]
-    step = trainer(tiny).step(batches, RATE, reduce=seen)
+    step = trainer(tiny, workers=Watched()).step(batches, RATE)
     assert step.losses.caption == pytest.approx(np.mean([losses.caption for losses, _ in alone]), rel=1e-6)
     assert step.losses.total == pytest.approx(np.mean([losses.total for losses, _ in alone]), rel=1e-6)
-    for array, *parts in zip(seen, *(gradients for _, gradients in alone), strict=True):
+    for array, *parts in zip(Watched.seen, *(gradients for _, gradients in alone), strict=True):
         np.testing.assert_allclose(array, np.mean([part.asnumpy() for part in parts], axis=0), rtol=1e-4, atol=1e-6)
 
 
 def test_long_gradients_are_shortened_all_together(tiny):
-    seen = Gradients()
-    clipped = trainer(tiny)
-    step = clipped.step([batch(tiny)], RATE, max_norm=0.5, reduce=seen)
-    assert step.norm == pytest.approx(math.sqrt(sum(np.sum(array.astype(np.float64) ** 2) for array in seen)), rel=1e-5)
+    clipped = trainer(tiny, workers=Watched())
+    step = clipped.step([batch(tiny)], RATE, max_norm=0.5)
+    assert step.norm == pytest.approx(
+        math.sqrt(sum(np.sum(array.astype(np.float64) ** 2) for array in Watched.seen)), rel=1e-5
+    )
     moments = clipped.state()
-    for name, array in zip(trained(tiny.config, BOTH), seen, strict=True):
+    for name, array in zip(trained(tiny.config, BOTH), Watched.seen, strict=True):
         np.testing.assert_allclose(moments[f"{name}.m"], 0.1 * array * 0.5 / step.norm, rtol=1e-4, atol=1e-8)
 
 

@@ -1,0 +1,148 @@
+"""`coca finetune`, as a user runs it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training.thin import captioned, config_file, write_list
+
+COMMAND = [sys.executable, "-m", "cococli", "finetune"]
+ASCEND = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return captioned(tmp_path / "data")
+
+
+def records(home: Path, name: str) -> list[dict[str, Any]]:
+    """What a run measured, but for the time that it took; of a last line that is not whole yet, nothing."""
+    path = home / "runs" / name / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in whole]
+
+
+def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "subprocess.Popen[str]":
+    """A run called `mine`, returned when this step is done."""
+    run = subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, **streams)
+    while not any(record["step"] >= after for record in records(home, "mine")):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.002)
+    return run
+
+
+def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Path, tmp_path: Path, home: Path) -> None:
+    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 16, "--batch-size", 4]
+    often = ["--save-every", 3, "--validate-every", 8, "--rate", 0.01]
+    mine = [*usual, *often, "--name", "mine"]
+
+    killed = start(mine, home, after=4, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    done = len(records(home, "mine"))
+    assert done < 17
+
+    stopped = start([*mine, "--json"], home, after=9, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stopped.send_signal(signal.SIGINT)
+    results, notes = stopped.communicate(timeout=100)
+    events = [json.loads(line) for line in notes.splitlines()]
+    assert (results, stopped.returncode) == ("", 130)
+    said = [event["text"] for event in events if event["event"] != "progress"]
+    assert [text for text in said if "stands at step" in text]
+    assert said[-3:] == ["saving; Ctrl-C again stops now", "interrupted", "what was done before is kept"]
+    moves = [event for event in events if event["event"] == "progress"]
+    last = records(home, "mine")[-1]["step"]
+    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 16,
+                         "detail": moves[-1]["detail"]}  # fmt: skip
+    assert last < 16
+
+    finished = coca("finetune", *mine)
+    assert f"run mine stands at step {last}, and goes on from there" in finished.stderr.splitlines()
+    assert (finished.stdout, finished.returncode) == ("run:mine\n", 0)
+    whole = coca("finetune", *usual, *often, "--name", "whole", "--quiet")
+    assert (whole.stdout, whole.stderr, whole.returncode) == ("run:whole\n", "", 0)
+    assert records(home, "mine") == records(home, "whole")
+
+    again = coca("finetune", *mine, "--batch-size", 2)
+    assert (again.stdout, again.returncode) == ("", 2)
+    assert "error: the run mine has other settings: batch_size was 4, is 2" in again.stderr.splitlines()
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import mindspore
+from cococli.cli.main import run
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (2 << 30),) * 2)  # threads take some, too
+run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path, tmp_path: Path) -> None:
+    write_list(data, [{"path": f"{place}.png", "captions": ["a thing"] * 400} for place in range(4)])
+    command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", "1000"]
+    run = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *command], capture_output=True, text=True, timeout=200)
+    assert run.stderr.splitlines()[-2:] == [
+        "error: there is not enough memory for this",
+        "hint: a smaller --batch-size with --accumulate, --freeze vision, --contrastive 0 or --lora 8 take less",
+    ]
+    assert (run.stdout, run.returncode) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--from-scratch"], "--from-scratch needs an architecture", "--config vit-b-32, or open_clip's config file"),
+        (["--from-scratch", "--model", "shapes"], "--model and --from-scratch exclude each other", ""),
+        (["--config", "shapes"], "--config is for --from-scratch: a model brings its own", ""),
+        (["--caption", "0", "--contrastive", "0"], "with --caption 0 and --contrastive 0 there is nothing to train for",
+         ""),
+        (["--from-scratch", "--freeze", "vision"], "from scratch, nothing can be frozen or adapted: noise would stay "
+         "noise", ""),
+        (["--from-scratch", "--lora", "4"], "from scratch, nothing can be frozen or adapted: noise would stay noise",
+         ""),
+        (["--model", "shapes", "--rate", "0"], "--rate 0 trains nothing", ""),
+        (["--model", "shapes", "--hold-out", "0", "--patience", "2"],
+         "--patience and --validate-every need held-out pictures, but --hold-out is 0", ""),
+        (["--precision", "bf16"], f"--precision bf16 needs an Ascend: {ASCEND}", ""),
+        (["--precision", "fp16"], f"--precision fp16 needs an Ascend: {ASCEND}", ""),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_told_at_once(coca, arguments: list[str], message: str, hint: str) -> None:
+    run = coca("finetune", "--data", "none", *arguments)
+    assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
+    assert (run.stdout, run.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--steps", "0"], ["--freeze", "all"], ["--epochs", "-1"], ["--precision", "fp8"], ["--keep", "0"]]
+)
+def test_a_number_that_cannot_be_is_a_wrong_usage(coca, arguments: list[str]) -> None:
+    run = coca("finetune", "--data", "none", *arguments)
+    first, second = run.stderr.splitlines()
+    assert first.startswith(f"error: Invalid value for '{arguments[0]}'")
+    assert second == "hint: coca finetune --help"
+    assert (run.stdout, run.returncode) == ("", 2)
+
+
+def test_a_folder_that_is_not_there_is_told(coca, tmp_path: Path) -> None:
+    run = coca("finetune", "--data", "none", "--from-scratch", "--config", config_file(tmp_path))
+    assert run.stderr.splitlines()[0] == "error: none is no folder"
+    assert (run.stdout, run.returncode) == ("", 2)
+
+
+def test_the_help_fits_80_columns_and_has_its_options_in_groups(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = coca("finetune", "--help").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭─")]
+    assert titles == ["Options", "Data", "Frames", "Model", "Training", "Run"]
+    assert "goes on where it was when the same command is given again" in " ".join(shown.split())

@@ -1,0 +1,152 @@
+"""What a run trains on and holds out, and what it says of data that is not whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training.made import pictures
+from training.thin import captioned, write_list
+
+from cococli.errors import UsageError
+from cococli.training.data import Data, Source, find_data
+
+CONTEXT = 12
+
+
+def find(source: Path | Source, hold_out: int = 100, strict: bool = False) -> tuple[Data, list[str]]:
+    told: list[str] = []
+    source = source if isinstance(source, Source) else Source(source)
+    return find_data(source, hold_out, CONTEXT, strict, told.append), told
+
+
+def names(dataset: Any) -> list[str]:
+    return [example.path.name for example in dataset.examples]
+
+
+def unsplit(folder: Path, count: int, caption: str = "a thing") -> Path:
+    folder.mkdir()
+    write_list(folder, [{"path": path.name, "caption": caption} for path in pictures(folder, count)])
+    return folder
+
+
+def coco(folder: Path, split: str, count: int, first: int = 0) -> None:
+    """A split in COCO's layout."""
+    place, notes = folder / f"{split}2017", folder / "annotations"
+    place.mkdir(parents=True)
+    notes.mkdir(exist_ok=True)
+    images = [
+        {"id": first + number, "file_name": path.name}
+        for number, path in enumerate(pictures(place, count))
+    ]  # fmt: skip
+    captions = [{"image_id": image["id"], "caption": f"thing {image['id']}"} for image in images]
+    (notes / f"captions_{split}2017.json").write_text(json.dumps({"images": images, "annotations": captions}))
+
+
+def test_the_val_split_is_held_out(tmp_path: Path) -> None:
+    data, told = find(captioned(tmp_path / "data", train=3, val=2))
+    assert names(data.train) == ["0.png", "1.png", "2.png"]
+    assert data.held_out and names(data.held_out) == ["3.png", "4.png"]
+    assert told == ["train: 3 files, 6 captions", "val: 2 files, 4 captions"]
+
+
+def test_of_many_so_many_are_held_out_as_are_wanted_far_apart(tmp_path: Path) -> None:
+    data, _ = find(captioned(tmp_path / "data", train=2, val=6), hold_out=3)
+    assert data.held_out and names(data.held_out) == ["2.png", "4.png", "6.png"]
+    assert names(data.train) == ["0.png", "1.png"]
+
+
+def test_nothing_is_held_out_where_nothing_is_wanted(tmp_path: Path) -> None:
+    data, told = find(unsplit(tmp_path / "data", 3), hold_out=0)
+    assert (len(data.train.examples), data.held_out) == (3, None)
+    assert told == ["all: 3 files, 3 captions"]
+
+
+def test_of_a_list_without_splits_some_are_held_out_and_never_trained_on(tmp_path: Path) -> None:
+    folder = unsplit(tmp_path / "data", 40)
+    data, told = find(folder)
+    assert data.held_out
+    assert {*names(data.train)}.isdisjoint(names(data.held_out))
+    assert (len(data.train.examples), len(data.held_out.examples)) == (38, 2)
+    assert told[1:] == [f"{folder / 'captions.jsonl'} knows no splits: 2 of 40 files are held out"]
+    assert find(folder)[0] == data
+
+
+def test_no_more_is_kept_from_training_than_is_looked_at(tmp_path: Path) -> None:
+    data, _ = find(unsplit(tmp_path / "data", 60), hold_out=1)
+    assert data.held_out
+    assert (len(data.train.examples), len(data.held_out.examples)) == (59, 1)
+
+
+def test_annotations_of_train_alone_are_split(tmp_path: Path) -> None:
+    coco(tmp_path / "coco", "train", 20)
+    data, told = find(tmp_path / "coco")
+    assert (len(data.train.examples), len(data.held_out.examples if data.held_out else ())) == (19, 1)
+    assert told[1:] == [f"{tmp_path / 'coco'} has no val split, only train: 1 of 20 files are held out"]
+
+
+def test_a_damaged_val_split_is_told_of(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        coco(tmp_path / "coco", split, 2)
+    damaged = tmp_path / "coco" / "annotations" / "captions_val2017.json"
+    damaged.write_text("{")
+    _, told = find(tmp_path / "coco")
+    assert told[1].startswith(f"{damaged} ")
+    assert told[1].endswith(": 1 of 2 files are held out")
+
+
+def test_one_example_alone_is_not_held_out(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        find(unsplit(tmp_path / "data", 1))
+    assert caught.value.message == "there is one file with captions, and none to hold out"
+    assert caught.value.hint == "--hold-out 0 trains on it alone"
+
+
+def test_what_is_missing_empty_or_too_long_is_told_and_the_rest_is_trained_on(tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "data", train=4, val=1)
+    (folder / "0.png").unlink()
+    (folder / "1.png").write_bytes(b"")
+    with (folder / "captions.jsonl").open("a") as file:
+        file.write(json.dumps({"path": "2.png", "captions": ["word " * 20, " "], "split": "train"}) + "\n")
+    data, told = find(folder)
+    assert names(data.train) == ["2.png", "3.png"]
+    assert told[0] == (
+        f"train: 4 files, 9 captions; 1 empty captions; 2 missing or empty files, as {folder / '0.png'}; "
+        "1 captions longer than 12 tokens, which are cut"
+    )
+
+
+def test_strictly_that_ends_it(tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "data", train=2, val=2)
+    find(folder, strict=True)
+    (folder / "3.png").unlink()
+    with pytest.raises(UsageError) as caught:
+        find(folder, strict=True)
+    assert caught.value.message == f"val: 2 files, 4 captions; 1 missing or empty files, as {folder / '3.png'}"
+    assert caught.value.hint == "without --strict the rest is trained on"
+
+
+def test_annotations_without_pictures_name_the_flag_that_helps(tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "data", train=2, val=0)
+    for path in folder.glob("*.png"):
+        path.rename(tmp_path / path.name)
+    with pytest.raises(UsageError) as caught:
+        find(folder)
+    assert caught.value.message == f"{folder / 'captions.jsonl'} has no example whose file is there"
+    assert caught.value.hint == "--images names their folder"
+    data, _ = find(Source(folder, images=tmp_path))
+    assert len(data.train.examples) + len(data.held_out.examples if data.held_out else ()) == 2
+
+
+def test_a_karpathy_split_may_be_elsewhere(tmp_path: Path) -> None:
+    place = tmp_path / "data" / "val2014"
+    place.mkdir(parents=True)
+    split = {"images": [
+        {"filename": path.name, "filepath": "val2014", "split": part, "cocoid": number,
+         "sentences": [{"raw": f"thing {number}"}]}
+        for number, (path, part) in enumerate(zip(pictures(place, 3), ("restval", "train", "val"), strict=True))
+    ]}  # fmt: skip
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    data, _ = find(Source(tmp_path / "data", karpathy=tmp_path / "split.json"))
+    assert names(data.train) == ["0.png", "1.png"]
+    assert data.held_out and names(data.held_out) == ["2.png"]

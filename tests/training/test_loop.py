@@ -1,0 +1,163 @@
+"""The loop: what it trains on, when it looks and saves, and that a stop anywhere changes nothing."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cococli.training.adamw import AdamWOptions
+from cococli.training.feeding import StepBatch
+from cococli.training.loop import Course, Diverged, Plan, course_of, train
+from cococli.training.network import Batch, Objective
+from cococli.training.schedule import warmup_cosine
+from cococli.training.step import Trainer
+from cococli.training.validation import Sample, Validation
+
+PLAN = Plan(steps=6, rate=1e-3, warmup=2, accumulate=2, save_every=100)
+
+
+@dataclass
+class Kept:
+    """A run in memory. Implements `loop.Recorder`."""
+
+    trainer: Trainer
+    records: list[dict[str, Any]] = field(default_factory=list)
+    saved: dict[int, tuple[dict[str, np.ndarray], ...]] = field(default_factory=dict)
+    best: int | None = None
+    did: list[str] = field(default_factory=list)
+
+    def log(self, record: dict[str, Any]) -> None:
+        self.records.append({key: value for key, value in record.items() if key != "seconds"})
+        self.did.append(f"{'look' if 'score' in record else 'step'} {record['step']}")
+
+    def save(self, step: int) -> None:
+        self.saved[step] = copy.deepcopy((self.trainer.weights(), self.trainer.state()))
+        self.did.append(f"save {step}")
+
+    def keep_best(self, step: int) -> None:
+        assert step in self.saved
+        self.best = step
+        self.did.append(f"best {step}")
+
+
+def trainer(golden, weights=None) -> Trainer:
+    return Trainer(golden.config, weights or golden.arrays, Objective(), AdamWOptions())
+
+
+def batches(golden, steps: range, bad: int | None = None) -> Iterator[StepBatch]:
+    """Two batches of two of the six pictures for every step, in turn; the pixels of one step may be no numbers."""
+    for step in steps:
+        rows = (np.arange(4) + step) % 6
+        pixels = golden.oracle["pixels"][rows][:, None]
+        ids = golden.oracle["text_ids"][rows % 3]
+        yield StepBatch(step, rows, ids, pixels * np.nan if step == bad else pixels)
+
+
+def run(golden, kept: Kept, plan: Plan = PLAN, scores: Sequence[float] = (), stop_after: int = -1, bad=None) -> Course:
+    """Go on with a run from where its records say it stands; the held-out examples find these scores."""
+    course = course_of(kept.records)
+    found = iter(scores)
+    train(
+        kept.trainer,
+        batches(golden, range(course.step, plan.steps), bad),
+        plan,
+        course,
+        kept,
+        lambda: Validation({"CIDEr": 0.0}, next(found), [Sample(Path("a.jpg"), "a dog", "a cat")]),
+        lambda step, found, rate: None,
+        lambda step, found, best: None,
+        lambda: course.step == stop_after,
+    )
+    return course
+
+
+def test_the_rate_rises_and_falls_and_each_step_is_kept(tiny) -> None:
+    kept = Kept(trainer(tiny))
+    run(tiny, kept)
+    assert [record["step"] for record in kept.records] == [1, 2, 3, 4, 5, 6]
+    assert [record["rate"] for record in kept.records] == [warmup_cosine(step, 6, 2, 1e-3) for step in range(6)]
+    assert {*kept.records[0]} == {"step", "loss", "caption", "contrastive", "rate", "norm"}
+    assert [*kept.saved] == [6]
+
+
+def test_a_step_takes_its_batches_apart(tiny) -> None:
+    whole, halves = Kept(trainer(tiny)), trainer(tiny)
+    run(tiny, whole, Plan(1, 1e-3, 0, accumulate=2, max_norm=9.0))
+    (batch,) = batches(tiny, range(1))
+    parts = [Batch(batch.ids[half], batch.pixels[half]) for half in (slice(2), slice(2, 4))]
+    found = halves.step(parts, 1e-3, 9.0)
+    assert whole.records[0]["loss"] == found.losses.total
+    for name, array in halves.weights().items():
+        np.testing.assert_array_equal(whole.trainer.weights()[name], array)
+
+
+def test_a_look_comes_after_a_save_and_the_best_is_safe_before_the_look_is_told(tiny) -> None:
+    kept = Kept(trainer(tiny))
+    run(tiny, kept, Plan(5, 1e-3, 0, validate_every=2, save_every=3), scores=[0.5, 0.7, 0.6])
+    assert kept.did == [
+        "step 1", "step 2", "save 2", "best 2", "look 2",
+        "step 3", "save 3",
+        "step 4", "save 4", "best 4", "look 4",
+        "step 5", "save 5", "look 5",
+    ]  # fmt: skip
+    assert kept.records[2] == {
+        "step": 2,
+        "score": 0.5,
+        "scores": {"CIDEr": 0.0},
+        "samples": [{"path": "a.jpg", "caption": "a dog", "reference": "a cat"}],
+    }
+
+
+def test_of_equal_scores_the_first_is_the_best(tiny) -> None:
+    kept = Kept(trainer(tiny))
+    run(tiny, kept, Plan(4, 1e-3, 0, validate_every=1), scores=[0.1, 0.4, 0.4, 0.3])
+    assert kept.best == 2
+
+
+def test_a_run_ends_early_after_looks_without_a_better_score_and_stays_ended(tiny) -> None:
+    kept, plan = Kept(trainer(tiny)), Plan(9, 1e-3, 0, validate_every=1, patience=2)
+    course = run(tiny, kept, plan, scores=[0.4, 0.3, 0.5, 0.5, 0.1, 0.9])
+    assert (course.step, course.best_step, kept.best) == (5, 3, 3)
+    assert 5 in kept.saved
+    before = list(kept.did)
+    run(tiny, kept, plan, scores=[0.9])
+    assert kept.did == before
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+def test_stopped_and_resumed_it_does_what_an_undisturbed_run_does(tiny, stop_after: int) -> None:
+    plan, scores = Plan(4, 1e-3, 1, accumulate=2, validate_every=2), [0.5, 0.4]
+    whole = Kept(trainer(tiny))
+    run(tiny, whole, plan, scores)
+    kept = Kept(trainer(tiny))
+    run(tiny, kept, plan, scores, stop_after)
+    assert kept.did[-1] == f"save {stop_after}"  # without a look, which may take minutes
+    weights, state = kept.saved[stop_after]
+    kept.trainer = trainer(tiny, weights)
+    kept.trainer.load(state)
+    run(tiny, kept, plan, scores[stop_after > 2 :])
+    assert kept.records == whole.records
+    assert kept.best == whole.best == 2
+    for name, array in whole.saved[4][0].items():
+        np.testing.assert_array_equal(kept.saved[4][0][name], array)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(tiny) -> None:
+    kept = Kept(trainer(tiny))
+    with pytest.raises(Diverged) as caught:
+        run(tiny, kept, bad=3)
+    assert caught.value.message == "step 4: the loss is nan, its gradient nan; the model before it is kept"
+    assert caught.value.hint == "a lower --rate, a longer --warmup or a smaller --clip may help"
+    assert (caught.value.step, caught.value.pairs.tolist()) == (4, [3, 4, 5, 0])
+    assert kept.did == ["step 1", "step 2", "step 3", "save 3"]
+    assert all(np.isfinite(array).all() for array in kept.saved[3][0].values())
+
+
+def test_how_a_run_went_is_told_by_its_records() -> None:
+    looks = [{"step": step, "score": score} for step, score in ((2, 0.1), (4, 0.3), (6, 0.3), (8, 0.2))]
+    course = course_of([{"step": 1, "loss": 2.0}, *looks, {"step": 9, "loss": 1.0}])
+    assert course == Course(step=9, best_score=0.3, best_step=4, looks_since=2, looked=8)

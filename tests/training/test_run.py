@@ -1,0 +1,262 @@
+"""Whole runs: stopped anywhere they go on to the same bits, and what they come to is kept and of use."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy_engine import from_open_clip
+from safetensors.numpy import load_file
+from training.made import pictures
+from training.thin import CONFIG, Told, asked, captioned, config_file, write_list
+from video.made import make_video
+
+from cococli.captioning.captioner import load_captioner
+from cococli.checkpoints import ckpt
+from cococli.checkpoints.export import export
+from cococli.checkpoints.store import find_model
+from cococli.decoding.options import SearchOptions
+from cococli.errors import ModelError, UsageError, VideoError
+from cococli.training.data import Source, find_data
+from cococli.training.folder import open_run
+from cococli.training.loop import Diverged
+from cococli.training.order import Order
+from cococli.training.run import Asked, finetune, open_base, planned
+from cococli.video.clips import read_clip
+from cococli.video.sampling import Sampling
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return captioned(tmp_path_factory.mktemp("pictures") / "data")
+
+
+def records(home: Path, name: str = "mine") -> list[dict[str, Any]]:
+    """What a run measured, but for the time that it took."""
+    lines = (home / "runs" / name / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def train(asked: Asked, stop_after: int | None = None) -> Told:
+    told = Told(stop_after)
+    finetune(asked, told, told.stopping)
+    return told
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"hold_out": 2, "validate_every": 2},
+    "accumulate": {"accumulate": 2},
+    "lora": {"model": "run:base", "lora": 2},
+    "vision frozen": {"model": "run:base", "frozen": "vision"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_and_resumed_a_run_measures_what_an_undisturbed_one_does(data: Path, home: Path, kind: str) -> None:
+    if "model" in KINDS[kind]:
+        train(asked(data, name="base", steps=1))
+    train(asked(data, name="whole", steps=4, **KINDS[kind]))
+    train(asked(data, steps=4, **KINDS[kind]), stop_after=3)
+    told = train(asked(data, steps=4, **KINDS[kind]))
+    assert [note for note in told.notes if "stands" in note] == ["run mine stands at step 3, and goes on from there"]
+    assert told.steps == [4]
+    assert records(home) == records(home, "whole")
+    mine, whole = (ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt") for name in ("mine", "whole"))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(mine[name], array)
+
+
+def test_what_a_run_comes_to_is_a_model_with_a_card_and_a_plot(data: Path, home: Path) -> None:
+    told = train(asked(data, hold_out=2, validate_every=6, tensorboard=True))
+    folder = home / "runs" / "mine"
+    assert [*map(str, sorted(child.name for child in folder.iterdir()))] == [
+        "README.md", "best", "checkpoints", "events", "metrics.jsonl", "plot.png", "run.json"
+    ]  # fmt: skip
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["4", "6"]
+    best = max(told.looks, key=lambda look: look[1].score)
+    model = find_model("run:mine")
+    assert model.config == CONFIG
+    clip = read_clip(data / "0.png", Sampling(), 16)[1]
+    (caption,) = load_captioner(model, SearchOptions(max_length=12), "joint").caption_batch(clip[None], [0])
+    assert caption.text and np.isfinite(caption.embedding).all()
+    assert json.loads((folder / "best" / "progress.json").read_text())["step"] == best[0]
+    card = (folder / "README.md").read_text()
+    assert f"| {best[1].scores['ROUGE-L'] * 100:.1f} |" in card
+    assert "| files | 8 |" in card and "| rate | 0.01 |" in card
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.suffix for path in (folder / "events").iterdir()]
+    assert told.notes[:2] == ["train: 8 files, 16 captions", "val: 2 files, 4 captions"]
+
+
+def test_a_handful_of_pictures_is_learned_by_heart(data: Path, home: Path) -> None:
+    train(asked(data, steps=40, save_every=40, contrastive=0.0))
+    losses = [record["caption"] for record in records(home)]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+
+
+def test_a_lora_run_comes_to_plain_weights_that_open_clip_can_have(data: Path, home: Path, tmp_path: Path) -> None:
+    train(asked(data, name="base", steps=1))
+    train(asked(data, model="run:base", lora=2))
+    base, merged = (ckpt.read(find_model(f"run:{name}").weights) for name in ("base", "mine"))
+    changed = {name for name, array in merged.items() if not np.array_equal(array, base[name])}
+    assert merged.keys() == base.keys()
+    assert changed and all(".attn." in name and name.endswith("_proj.weight") for name in changed)
+    export("run:mine", tmp_path / "mine.safetensors")
+    exported = from_open_clip(load_file(tmp_path / "mine.safetensors"))
+    for name, array in merged.items():
+        np.testing.assert_array_equal(exported[name], array)
+
+
+def test_a_rate_that_is_far_too_high_is_told_with_the_files_of_the_batch(data: Path, home: Path) -> None:
+    told = Told()
+    with pytest.raises(Diverged) as caught:
+        finetune(asked(data, rate=1e9, warmup=0, hold_out=2, validate_every=100), told)
+    *steps, last = records(home)
+    assert caught.value.message.startswith(f"step {last['step']}: the loss is ")
+    assert caught.value.message.endswith("; the model before it is kept")
+    files = last["diverged"]
+    assert 2 <= len(files) <= 4 and {*files} <= {str(data / f"{number}.png") for number in range(8)}
+    assert told.warnings == [
+        f"step {last['step']} was of {', '.join(files[:3])}; {home / 'runs/mine/metrics.jsonl'} names all its files"
+    ]
+    weights = ckpt.read(find_model("run:mine").weights)
+    assert all(np.isfinite(array).all() for array in weights.values())
+    assert [record["step"] for record in steps] == [*range(1, last["step"])]
+    assert (home / "runs" / "mine" / "plot.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_size": 2}, "batch_size was 4, is 2"),
+        ({"frozen": "text", "seed": 5, "decay": 0.5}, 'base.identity was "noise 0", is "noise 5"; decay was 0.1, '
+                                                      'is 0.5; frozen was "none", is "text", and 1 more'),
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_by_name(data: Path, home: Path, changed: dict[str, Any], message: str) -> None:
+    train(asked(data, warmup=1, steps=1))
+    with pytest.raises(UsageError) as caught:
+        train(asked(data, warmup=1, steps=1, **changed))
+    assert caught.value.message == f"the run mine has other settings: {message}"
+
+
+def test_another_architecture_is_another_run(data: Path, tmp_path: Path) -> None:
+    train(asked(data, steps=1))
+    other = replace(CONFIG, vision=replace(CONFIG.vision, head_width=16))  # of the same shapes
+    with pytest.raises(UsageError) as caught:
+        train(asked(data, steps=1, config=config_file(tmp_path, other)))
+    assert caught.value.message == ("the run mine has other settings: base.config.vision_cfg.head_width was 8, is 16")
+
+
+def test_other_captions_are_other_data(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    train(asked(folder, steps=1))
+    text = (folder / "captions.jsonl").read_text()
+    (folder / "captions.jsonl").write_text(text.replace("red", "crimson"))
+    with pytest.raises(UsageError) as caught:
+        train(asked(folder, steps=1))
+    assert caught.value.message.startswith("the run mine has other settings: data.digest was ")
+
+
+def test_a_run_starts_anew_when_that_is_asked(data: Path, home: Path) -> None:
+    train(asked(data, steps=2))
+    train(asked(data, steps=1, overwrite=True))
+    assert [record["step"] for record in records(home)] == [1]
+
+
+def test_two_processes_do_not_work_on_one_run(data: Path) -> None:
+    with open_run("mine", {}), pytest.raises(UsageError) as caught:
+        train(asked(data))
+    assert caught.value.message == "another process works on the run mine"
+    assert caught.value.hint == "wait for it, or take another --name"
+
+
+def test_tensorboard_is_asked_for_before_anything_is_trained(
+    data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
+    told = Told()
+    with pytest.raises(UsageError) as caught:
+        finetune(asked(data, tensorboard=True), told)
+    assert caught.value.message == "--tensorboard needs tensorboardX"
+    assert told.steps == []
+
+
+def test_a_run_without_a_better_score_ends_early_and_stays_ended(data: Path, home: Path) -> None:
+    stuck = asked(data, steps=9, rate=1e-9, hold_out=2, validate_every=1, patience=2)
+    told = train(stuck)
+    assert told.steps == [1, 2, 3]
+    assert [best for _, _, best in told.looks] == [True, False, False]
+    assert train(stuck).steps == []
+
+
+def test_broken_files_are_told_once_and_the_others_take_their_place(data: Path, home: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    (folder / "3.png").write_bytes(b"no picture")
+    told = train(asked(folder, steps=8))
+    assert told.warnings == [f"{folder / '3.png'}: no frame can be decoded"]
+    assert [record["step"] for record in records(home)] == [*range(1, 9)]
+    with pytest.raises(VideoError) as caught:
+        train(asked(folder, name="strict", steps=8, strict=True))
+    assert caught.value.message == f"{folder / '3.png'}: no frame can be decoded"
+
+
+def test_videos_and_pictures_train_together(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pictures(folder, 3)
+    for name in ("a", "b"):
+        make_video(folder / f"{name}.mp4", frames=12)
+    names = ("0.png", "a.mp4", "1.png", "b.mp4", "2.png")
+    write_list(folder, [{"path": name, "caption": f"this is {name}"} for name in names])
+    train(asked(folder, sampling=Sampling("multi", 3), hold_out=1, validate_every=6))
+    losses = [record["loss"] for record in records(home) if "loss" in record]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+
+
+def test_the_frozen_tower_looks_once_for_all_runs(data: Path, home: Path) -> None:
+    train(asked(data, name="base", steps=1))
+    frozen = asked(data, model="run:base", frozen="vision")
+    first, second = train(frozen), train(replace(frozen, name="second"))
+    assert first.looked[0] == (0, 8) and first.looked[-1] == (8, 8)
+    assert second.looked == [(0, 0)]
+    assert records(home) == records(home, "second")
+
+
+@pytest.mark.parametrize(
+    ("changed", "steps", "rate", "warmup", "every"),
+    [
+        ({}, 6, 1e-3, 1, 50),
+        ({"steps": None, "epochs": 2.0}, 8, 1e-3, 1, 50),
+        ({"steps": None, "epochs": 0.1}, 1, 1e-3, 0, 50),
+        ({"steps": 950, "model": "mine"}, 950, 1e-5, 95, 95),
+        ({"steps": 950, "model": "mine", "lora": 4}, 950, 1e-4, 95, 95),
+        ({"rate": 0.5, "warmup": 100, "validate_every": 4}, 6, 0.5, 5, 4),
+    ],
+)
+def test_what_is_left_open_suits_the_rest(
+    data: Path, changed: dict[str, Any], steps: int, rate: float, warmup: int, every: int
+) -> None:
+    wanted = asked(data, **{"rate": None, **changed})
+    plan = planned(wanted, Order(0, 16, 4), find_data(Source(data), 2, 12, False, str))
+    assert (plan.steps, plan.rate, plan.warmup, plan.validate_every) == (steps, rate, warmup, every)
+
+
+def test_gradients_may_be_as_long_as_they_are(data: Path) -> None:
+    alone = find_data(Source(data), 0, 12, False, str)
+    assert planned(asked(data, clip=0.0), Order(0, 16, 4), alone).max_norm == np.inf
+
+
+def test_the_model_to_start_from_must_be_there(data: Path) -> None:
+    with pytest.raises(ModelError):
+        open_base(asked(data, model="run:none"))
+
+
+def test_a_batch_needs_as_many_captions(data: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(asked(data, batch_size=8, accumulate=3))
+    assert caught.value.message == "16 pairs of a file and a caption make no batch of 24"

@@ -1,0 +1,103 @@
+"""How good a model is while it trains, measured as `coca evaluate` does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training.made import pictures
+from training.thin import CONFIG
+
+from cococli.captioning.captioner import Captioner
+from cococli.datasets.dataset import Dataset, Example
+from cococli.engines.mindspore import MindSporeEngine
+from cococli.errors import CocaError
+from cococli.evaluation.model import joined, measure_captions, measure_retrieval
+from cococli.training.adamw import AdamWOptions
+from cococli.training.initial import initial
+from cococli.training.network import Objective
+from cococli.training.step import Trainer
+from cococli.training.validation import GREEDY, METRICS, split_off, spread, validate
+from cococli.video.clips import ReadRequest, read_clip
+from cococli.video.flow import Reading
+from cococli.video.sampling import Sampling
+from cococli.video.segments import Segments
+
+REQUEST = ReadRequest(Sampling(), Segments("none"), CONFIG.vision.image_size)
+READING = Reading(REQUEST)
+RECALLS = [f"{way} recall@{k}" for way in ("text to image", "image to text") for k in (1, 5, 10)]
+
+
+@pytest.fixture(scope="module")
+def pupil() -> Trainer:
+    return Trainer(CONFIG, initial(CONFIG), Objective(), AdamWOptions())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    files = pictures(tmp_path_factory.mktemp("pictures"), 4)
+    return Dataset(Path("x.json"), "val", tuple(Example(path, ("a dog", path.stem), path.name) for path in files), {})
+
+
+def examples(count: int) -> tuple[Example, ...]:
+    return tuple(Example(Path(f"{number}.png"), ("a",), str(number)) for number in range(count))
+
+
+def test_scores_are_those_of_its_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> None:
+    found = validate(pupil, data, READING)
+    captioner = Captioner(MindSporeEngine(CONFIG, pupil.weights()), "", replace(GREEDY, max_length=12))
+    pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
+    captions = captioner.caption_batch(pixels, range(4))
+    said = {str(example.path): caption.text for example, caption in zip(data.examples, captions, strict=True)}
+    texts = captioner.embed_texts([caption for example in data.examples for caption in example.captions])
+    images = np.stack([caption.embedding for caption in captions])
+    expected = joined(measure_captions(data, said, METRICS), measure_retrieval(data, images, texts)).scores
+    assert found.scores == pytest.approx(expected, abs=1e-6)
+    assert [*found.scores] == [*METRICS, *RECALLS]
+    assert found.score == found.scores["CIDEr"]
+    assert [(sample.path, sample.caption, sample.reference) for sample in found.samples] == [
+        (example.path, said[str(example.path)], "a dog") for example in data.examples[:3]
+    ]
+
+
+def test_a_model_that_trains_no_captions_is_chosen_by_its_recall(pupil: Trainer, data: Dataset) -> None:
+    found = validate(pupil, data, READING, captions=False)
+    assert [*found.scores] == RECALLS
+    assert found.score == (found.scores[RECALLS[0]] + found.scores[RECALLS[3]]) / 2
+
+
+def test_a_model_that_trains_captions_alone_is_not_asked_for_vectors(pupil: Trainer, data: Dataset) -> None:
+    assert [*validate(pupil, data, READING, retrieval=False).scores] == [*METRICS]
+
+
+def test_a_broken_file_is_left_out(pupil: Trainer, data: Dataset, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    more = replace(data, examples=(Example(broken, ("a cat",), "broken"), *data.examples))
+    assert validate(pupil, more, READING) == validate(pupil, data, READING)
+
+
+def test_where_no_file_can_be_read_there_is_nothing_to_look_at(pupil: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(CocaError) as caught:
+        validate(pupil, Dataset(Path("x.json"), "val", (Example(tmp_path / "0.png", ("a",), "0"),), {}), READING)
+    assert caught.value.message == "none of the held-out files can be read"
+
+
+def test_the_same_share_is_split_off_whatever_the_order(data: Dataset) -> None:
+    many = replace(data, examples=examples(100))
+    train, held_out = split_off(many, 1000)
+    assert (len(train.examples), len(held_out.examples)) == (95, 5)
+    assert {*train.examples} | {*held_out.examples} == {*many.examples}
+    _, again = split_off(replace(many, examples=many.examples[::-1]), 1000)
+    assert {*again.examples} == {*held_out.examples}
+    assert [int(one.id) for one in held_out.examples] != [*range(5)]
+
+
+@pytest.mark.parametrize(("count", "most", "out"), [(3, 10, 1), (100, 2, 2), (41, 10, 2)])
+def test_at_least_one_is_split_off_and_not_too_many(data: Dataset, count: int, most: int, out: int) -> None:
+    assert len(split_off(replace(data, examples=examples(count)), most)[1].examples) == out
+
+
+@pytest.mark.parametrize(("count", "ids"), [(1, "0"), (3, "0 2 4"), (7, "0 1 2 3 4 5 6"), (9, "0 1 2 3 4 5 6")])
+def test_examples_are_taken_at_equal_distances(count: int, ids: str) -> None:
+    assert " ".join(example.id for example in spread(examples(7), count)) == ids
