@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full lint completions examples clean
+.PHONY: demo test test-full lint completions bundled examples clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@echo '$$ coca caption examples/'
@@ -24,6 +24,12 @@ lint: $(VENV)/installed ## style and types
 
 completions: $(VENV)/installed ## write completions/ anew
 	$(VENV)/bin/python -m cococli.cli.completion
+
+bundled: $(VENV)/installed ## train the bundled model anew: about 40 minutes on two cores
+	$(VENV)/bin/python examples/shapes.py build/shapes --train 20000 --val 200 --clips 200
+	COCA_HOME=build/home $(COCA) finetune --data build/shapes --from-scratch --config cococli/assets/models/shapes/shapes.json \
+		--name shapes --steps 3000 --batch-size 64 --rate 5e-4 --warmup 100 --validate-every 500 --seed 0
+	COCA_HOME=build/home $(VENV)/bin/python tests/checkpoints/pack_shapes.py run:shapes cococli/assets/models/shapes
 
 examples: $(VENV)/installed ## draw the example clips anew
 	$(VENV)/bin/python examples/draw.py

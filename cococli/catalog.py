@@ -223,7 +223,7 @@ MODELS = {
         repository="",
         summary="bundled demo: drawn circles, squares and triangles; needs no download",
         captions="of drawn shapes",
-        sha256={"shapes.ckpt": "a478fb60a68a549393b9ef1420aa2a0ce16d4db0a7646bfb8d27382b5156bf03"},
+        sha256={"shapes.ckpt": "e1980f1fd218a5c678c24d4249329484ad68f2f424bc059b0bb2dfe85f2f41c1"},
     ),
     "vit-l-14": KnownModel(
         config=VIT_L_14,

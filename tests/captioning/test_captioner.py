@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_shapes import golden_shapes
 from numpy_engine import NumpyEngine
 
 from cococli.captioning.captioner import Captioner, check_request, distinct
 from cococli.catalog import VIT_B_32, CocaConfig, TextConfig
-from cococli.checkpoints import ckpt, store
 from cococli.decoding.options import SearchOptions
 from cococli.decoding.rows import Hypothesis
 from cococli.errors import ModelError, UsageError
@@ -23,8 +23,7 @@ GREEDY = SearchOptions("greedy", max_length=12)
 
 @cache
 def engine() -> NumpyEngine:
-    files = store.find_model("shapes")
-    return NumpyEngine(files.config, ckpt.read(files.weights))
+    return NumpyEngine(*golden_shapes())
 
 
 @cache
