@@ -93,8 +93,7 @@ def search(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
-            "-m",
+            "--index-model",  # not --model: what config.toml says of that is not meant
             metavar="NAME|PATH",
             autocompletion=options.complete_model,
             show_default=False,

@@ -244,10 +244,13 @@ def test_config_shows_places_environment_and_what_is_set(coca, home: Path, monke
         "HF_ENDPOINT  https://...@mirror.example",
         "HF_TOKEN     set",
         "",
-        "command  flag    value   from",
-        'caption  model   "tiny"  COCA_MODEL',
-        "caption  beams   3       config.toml",
-        "convert  verify  true    config.toml",
+        "command   flag    value   from",
+        'caption   model   "tiny"  COCA_MODEL',
+        "caption   beams   3       config.toml",
+        'embed     model   "tiny"  COCA_MODEL',
+        'evaluate  model   "tiny"  COCA_MODEL',
+        'finetune  model   "tiny"  COCA_MODEL',
+        "convert   verify  true    config.toml",
     ]
     assert run.stderr == "all other flags have their built-in default: coca config --all\n"
     assert "secret" not in coca("config", "--json").stdout
