@@ -15,7 +15,7 @@ test: $(VENV)/installed ## install everything and run the tests
 	$(VENV)/bin/python -m pytest
 
 test-full: $(VENV)/installed ## checks at full model size with random weights: minutes and gigabytes
-	$(VENV)/bin/python -m pytest -m full_size
+	$(VENV)/bin/python -m pytest -m "full_size or slow"
 
 lint: $(VENV)/installed ## style and types
 	$(VENV)/bin/ruff check .

@@ -37,6 +37,7 @@ def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "s
     return run
 
 
+@pytest.mark.slow
 def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Path, tmp_path: Path, home: Path) -> None:
     usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 16, "--batch-size", 4]
     often = ["--save-every", 3, "--validate-every", 8, "--rate", 0.01]
@@ -85,6 +86,7 @@ run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path, tmp_path: Path) -> None:
     write_list(data, [{"path": f"{place}.png", "captions": ["a thing"] * 400} for place in range(4)])

@@ -89,6 +89,7 @@ def weights(home: Path, name: str) -> dict[str, np.ndarray]:
     return dict(ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt"))
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_process_does_and_go_on_where_it_stopped(home: Path, tmp_path: Path) -> None:
     data = uneven(tmp_path / "data")
     changed = {"steps": 4, "accumulate": 2, "hold_out": 2, "validate_every": 2}
