@@ -87,6 +87,11 @@ class Index:
             videos[entry.row] = numbers.setdefault(entry.name, len(numbers))
         return videos
 
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each work by its name, the last one where it has several."""
+        return {entry.name: entry.row for entry in map(self.entry, self.rows.tolist())}
+
     def entries(self, names: Iterable[str]) -> list[Entry]:
         """The entries of these works, in this order, those of a video in the order of time."""
         found: dict[str, list[Entry]] = {name: [] for name in names}
