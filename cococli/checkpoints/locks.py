@@ -42,20 +42,25 @@ def locked(name: str, waiting: Callable[[], object] = lambda: None) -> Iterator[
         UsageError: no model can be called so.
         ModelError: the cache cannot be written to.
     """
-    from filelock import Timeout
-
     check_name(name)
     with writing():
         lock = _lock(name)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            waiting()
-            lock.acquire()
+        acquire(lock, waiting)
     try:
         yield
     finally:
         lock.release()
+
+
+def acquire(lock: "BaseFileLock", waiting: Callable[[], object]) -> None:
+    """Take a lock; `waiting` is called once if another process holds it."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import settings
 from ..catalog import CocaConfig
+from ..checkpoints.locks import acquire
 from ..checkpoints.manifest import humanized
 from ..errors import CocaError, UsageError, VideoError
 from ..journal import told
@@ -228,15 +229,11 @@ def _content(path: Path, failed: Failed) -> str:
 @contextmanager
 def _locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
     """Hold a folder against other runs, which wait."""
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     lock = FileLock(path)
     with told(path):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            waiting()
-            lock.acquire()
+        acquire(lock, waiting)
     try:
         yield
     finally:
