@@ -14,7 +14,7 @@ from .settings import debugging
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
     from rich.console import Console, Group
     from rich.live import Live
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
@@ -297,21 +297,27 @@ def training() -> Iterator[Training]:
             _bar_on_screen = None
 
 
+def _step_columns() -> "tuple[ProgressColumn, ...]":
+    """What a bar of steps shows."""
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+
+    return (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[left]} left"),
+    )
+
+
 class _TrainingView:
     """A bar, and below it what the last step found."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+        from rich.progress import Progress
 
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[left]} left"),
-            console=_screen(),
-        )
+        self._progress = Progress(*_step_columns(), console=_screen())
         # The first step compiles the network; a bar that stands still must say why.
         self._task = self._progress.add_task("compiling", total=None, rate="", left="-")
         self._detail = ""
@@ -419,18 +425,10 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _bar(pace: Pace, doing: str) -> Iterator[Advance]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+    from rich.progress import Progress
 
     global _bar_on_screen
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[left]} left"),
-    )
-    bar = Progress(*columns, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False)
+    bar = Progress(*_step_columns(), console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False)
     # The first step compiles the network; a bar that stands still must say why.
     task = bar.add_task("compiling", total=pace.total, rate="", left="-")
 
