@@ -60,18 +60,31 @@ def attend(
     return linear(mixed.reshape(mixed.shape[0], mixed.shape[1], -1), out_weight, out_bias)
 
 
+def attention_inputs(x: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, L, D] -> queries, keys and values, [B, H, L, D/H] each. Weights: `BLOCK`'s up to the values'."""
+    gamma, beta, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias = weights
+    normed = layer_norm(x, gamma, beta)
+    keys, values = split(linear(normed, k_weight, k_bias), heads), split(linear(normed, v_weight, v_bias), heads)
+    return queries(normed, heads, q_weight, q_bias), keys, values
+
+
+def widen(x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The first half of an MLP: a norm and a matrix."""
+    return linear(layer_norm(x, gamma, beta), weight, bias)
+
+
+def narrow(hidden: Tensor, quick_gelu: bool, weight: Tensor, bias: Tensor) -> Tensor:
+    """The second half of an MLP: a GELU, the exact one or OpenAI's quick one, and a matrix."""
+    hidden = hidden * ops.sigmoid(1.702 * hidden) if quick_gelu else ops.gelu(hidden, approximate="none")
+    return linear(hidden, weight, bias)
+
+
 def mlp(x: Tensor, quick_gelu: bool, *weights: Tensor) -> Tensor:
-    """A norm, then two matrices with a GELU between, the exact one or OpenAI's quick one. Weights: `MLP`."""
-    gamma, beta, fc_weight, fc_bias, proj_weight, proj_bias = weights
-    x = linear(layer_norm(x, gamma, beta), fc_weight, fc_bias)
-    x = x * ops.sigmoid(1.702 * x) if quick_gelu else ops.gelu(x, approximate="none")
-    return linear(x, proj_weight, proj_bias)
+    """A norm, then two matrices with a GELU between. Weights: `MLP`."""
+    return narrow(widen(x, *weights[:4]), quick_gelu, *weights[4:])
 
 
 def block(x: Tensor, mask: Tensor | None, heads: int, quick_gelu: bool, *weights: Tensor) -> Tensor:
     """A pre-norm transformer block with self-attention, [B, L, D] -> [B, L, D]. Weights: `BLOCK`."""
-    gamma, beta, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, out_weight, out_bias = weights[:10]
-    normed = layer_norm(x, gamma, beta)
-    keys, values = split(linear(normed, k_weight, k_bias), heads), split(linear(normed, v_weight, v_bias), heads)
-    x = x + attend(queries(normed, heads, q_weight, q_bias), keys, values, mask, out_weight, out_bias)
+    x = x + attend(*attention_inputs(x, heads, *weights[:8]), mask, *weights[8:10])
     return x + mlp(x, quick_gelu, *weights[10:])

@@ -14,8 +14,9 @@ from mindspore import Tensor
 from ..catalog import CocaConfig
 from ..checkpoints.architecture import parameters
 from ..engines.mindspore import as_tensor
-from ..model import layers, teacher, towers
+from ..model import decode, layers, teacher, towers
 from . import losses
+from .blocks import CROSS, CROSS_STILL, SELF
 from .parallel import ALONE, Workers
 from .precision import Precision
 from .tape import Tape
@@ -102,7 +103,7 @@ def losses_and_gradients(
     else:
         x = _read_words(tape, config, weights, ids[:, :-1])
     if objective.caption:
-        x = _decode(tape, config, weights, x, images)
+        x = _decode(tape, config, weights, x, images, still=batch.images is not None)
         projection = weights["text_decoder.text_projection"]
         labels = ids[:, 1:]
         tokens = float(np.count_nonzero(labels != config.pad_id))
@@ -161,17 +162,26 @@ def _read_words(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarra
 def _text_blocks(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, mask: np.ndarray) -> Tensor:
     heads, hidden = config.text.heads, Tensor(mask)
     for block in _blocks(weights, "text.transformer.resblocks", config.text.layers, layers.BLOCK):
-        x = tape.run(layers.block, x, hidden, heads, config.quick_gelu, *block)
+        x = tape.through(SELF, hidden, heads, config.quick_gelu, x, *block)
     return x
 
 
-def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images: Tensor) -> Tensor:
-    """[B, L, D] words and [B, Q, D] images -> [B, L, D], normed."""
-    heads, hidden = config.decoder.heads, Tensor(towers.causal_mask(x.shape[1]))
+def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images: Tensor, still: bool) -> Tensor:
+    """[B, L, D] words and [B, Q, D] images -> [B, L, D], normed.
+
+    Args:
+        still: No gradient of the images is wanted.
+    """
+    heads, mask = config.decoder.heads, Tensor(towers.causal_mask(x.shape[1]))
     own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, layers.BLOCK)
-    cross = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, teacher.LOOKING)
-    for block, looking in zip(own, cross, strict=True):
-        x = tape.run(teacher.decoder_layer, x, images, hidden, heads, config.quick_gelu, *block, *looking)
+    looking = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, (*decode.LOOK, *decode.CROSS))
+    tokens = tape.run(teacher.normalised, images) if still else None
+    for block, cross in zip(own, looking, strict=True):
+        x = tape.through(SELF, mask, heads, config.quick_gelu, x, *block)
+        if tokens is not None:
+            x = tape.through(CROSS_STILL, tokens, heads, config.quick_gelu, x, *cross)
+        else:
+            x = tape.through(CROSS, heads, config.quick_gelu, x, images, *cross)
     return tape.run(layers.layer_norm, x, *_named(weights, "text_decoder", layers.norm_names("ln_final")))
 
 

@@ -15,20 +15,23 @@ PATIENCE = 2000  # steps without an overflow after which the scale is doubled
 
 
 @functools.cache
-def lowered(function: Callable[..., Tensor], precision: Precision) -> Callable[..., Tensor]:
+def lowered(function: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
     """The function, computed in this precision; what goes in and comes out is float32."""
     if precision == "fp32":
         return function
     dtype = ms.bfloat16 if precision == "bf16" else ms.float16
 
-    def low(*inputs: Any) -> Tensor:
+    def low(*inputs: Any) -> Any:
         lower = []
         for value in inputs:
             if isinstance(value, Tensor) and value.dtype == ms.float32:
                 lower.append(value.astype(dtype))
             else:
                 lower.append(value)
-        return function(*lower).astype(ms.float32)
+        given = function(*lower)
+        if isinstance(given, tuple):
+            return tuple([part.astype(ms.float32) for part in given])
+        return given.astype(ms.float32)
 
     return low
 

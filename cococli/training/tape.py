@@ -1,8 +1,7 @@
 """Backpropagation layer by layer: what runs forward is noted, and each layer's own gradient runs on the way back.
 
-All layers of a tower share one graph forward and one backward, each compiled in half a second. What a layer computed
-inside is not kept but computed again (gradient checkpointing, arXiv 1604.06174): a third more arithmetic, for the
-memory of one layer in place of all.
+All layers of a tower share one graph forward and one backward, each compiled in half a second. A block keeps what its
+gradients need; what a plain function computed inside is computed again.
 """
 
 import functools
@@ -12,19 +11,21 @@ from typing import Any, NamedTuple
 import mindspore as ms
 from mindspore import Tensor
 
+from .blocks import Block, pullback
 from .precision import Precision, lowered
 
 Function = Callable[..., Tensor]  # of tensors and constants, to one tensor
 Loss = Callable[..., tuple[Tensor, ...]]  # of a weight and inputs, to its value and the weighted gradients of the first
+Backward = Callable[..., tuple[Tensor, ...]]  # of an output's gradient and inputs, to gradients of inputs
 
 
 class Note(NamedTuple):
     """A layer that was run."""
 
-    function: Function
-    inputs: tuple[Any, ...]
-    wanted: tuple[int, ...]  # places of the inputs that need a gradient
     output: Tensor
+    wanted: list[Tensor]  # what it was made of that needs a gradient
+    backward: Backward
+    inputs: tuple[Any, ...]  # of backward, behind the output's gradient
 
 
 class Tape:
@@ -39,11 +40,18 @@ class Tape:
 
     def run(self, function: Function, *inputs: Any) -> Tensor:
         """The function's output; noted when it depends on a wanted tensor."""
-        function = lowered(function, self._precision)
-        output = compiled(function)(*inputs)
-        if wanted := tuple(at for at, value in enumerate(inputs) if id(value) in self._wanted):
-            self._notes.append(Note(function, inputs, wanted, output))
-            self._wanted.add(id(output))
+        output = compiled(lowered(function, self._precision))(*inputs)
+        if places := self._places(inputs):
+            backward = _backward_of_function(function, places, self._precision)
+            self._note(Note(output, [inputs[at] for at in places], backward, inputs))
+        return output
+
+    def through(self, block: Block, *inputs: Any) -> Tensor:
+        """The block's output; noted likewise."""
+        output, *kept = compiled(lowered(block.forward, self._precision))(*inputs)
+        if places := self._places(inputs):
+            backward = _backward_of_block(block, places, len(kept), self._precision)
+            self._note(Note(output, [inputs[at] for at in places], backward, (*kept, *inputs)))
         return output
 
     def loss(self, function: Loss, weight: float, *inputs: Any) -> Tensor:
@@ -58,10 +66,17 @@ class Tape:
         while self._notes:
             note = self._notes.pop()
             if (gradient := self._gradients.pop(id(note.output), None)) is not None:
-                found = pullback(note.function, note.wanted)(gradient, *note.inputs)
-                for at, gradient in zip(note.wanted, found, strict=True):
-                    self._add(note.inputs[at], gradient)
+                for tensor, found in zip(note.wanted, note.backward(gradient, *note.inputs), strict=True):
+                    self._add(tensor, found)
         return [self._gradients.pop(id(tensor)) for tensor in self._leaves]
+
+    def _places(self, inputs: tuple[Any, ...]) -> tuple[int, ...]:
+        """Of the inputs that need a gradient."""
+        return tuple(at for at, value in enumerate(inputs) if id(value) in self._wanted)
+
+    def _note(self, note: Note) -> None:
+        self._notes.append(note)
+        self._wanted.add(id(note.output))
 
     def _add(self, tensor: Tensor, gradient: Tensor) -> None:
         if id(tensor) in self._wanted:
@@ -76,16 +91,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
-def pullback(function: Function, wanted: tuple[int, ...]) -> Callable[..., tuple[Tensor, ...]]:
-    """Of the gradient of the function's output and its inputs, to gradients of the inputs at the places `wanted`."""
+def _backward_of_function(function: Function, places: tuple[int, ...], precision: Precision) -> Backward:
+    return ms.jit(lowered(pullback(function, places), precision))
 
-    def paired(gradient: Tensor, *inputs: Any) -> Tensor:
-        return (function(*inputs) * gradient).sum()
 
-    gradients = ms.grad(paired, grad_position=tuple(1 + at for at in wanted))
+@functools.cache
+def _backward_of_block(block: Block, places: tuple[int, ...], kept: int, precision: Precision) -> Backward:
+    """The compiled backward of a block, of which the gradients of the inputs at `places` are wanted."""
+    whole, chosen = block.backward, tuple(at - block.constants for at in places)
 
-    def pull(gradient: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        found = gradients(gradient, *inputs)
-        return found if len(wanted) > 1 else (found,)  # MindSpore gives a single one bare
+    def backward(gradient: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        found = whole(gradient, given[:kept], *given[kept:])
+        return tuple([found[at] for at in chosen])
 
-    return ms.jit(pull)
+    return ms.jit(lowered(backward, precision))
