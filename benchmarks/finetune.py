@@ -1,7 +1,9 @@
-"""A step of training beside open_clip 3.3.0's, random weights, captions of 20 tokens: see README.md in this folder.
+"""A step of training beside open_clip 3.3.0's, random weights: see README.md in this folder.
 
-    python benchmarks/finetune.py --oracle-python ORACLE/bin/python [--pairs 5] [--batch 8]
+    python benchmarks/finetune.py --oracle-python ORACLE/bin/python [--data coco/] [--pairs 5] [--batch 8]
     python benchmarks/finetune.py --only-ours vit-l-14 --frozen vision --batch 8
+
+Without --data captions are 20 random tokens long, and pictures are noise.
 
 A worker is this file too, in a process of its own: a line "step" is answered by {"seconds": ..., "peak_mb": ...}.
 """
@@ -12,30 +14,44 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from workers import THREADS, peak_mb, without_torchvision_operators
 
 RATE, DECAY, MAX_NORM = 1e-5, 0.2, 1.0
+BATCHES = 4  # of real data, in turn
 OPEN_CLIP = {"vit-b-32": "coca_ViT-B-32", "vit-l-14": "coca_ViT-L-14"}
 
 
-def captions(count: int) -> np.ndarray:
-    """[count, 76] int32: 20 tokens and pads."""
+Batch = tuple[np.ndarray, np.ndarray]  # [B, 76] int32 captions, [B, 1, 3, 224, 224] float32 pictures
+
+
+def random_batch(count: int) -> Batch:
     ids = np.zeros((count, 76), np.int32)
     ids[:, :20] = np.random.default_rng(0).integers(1, 49000, (count, 20))
     ids[:, 0], ids[:, 19] = 49406, 49407
-    return ids
+    return ids, np.random.default_rng(1).standard_normal((count, 1, 3, 224, 224), dtype=np.float32)
 
 
-def pictures(count: int) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((count, 1, 3, 224, 224), dtype=np.float32)
+def real_batches(folder: Path, count: int) -> list[Batch]:
+    """The first batches that a run on this data would train on."""
+    from cococli.training.data import Source, find_data
+    from cococli.training.feeding import Feeding, feed
+    from cococli.training.order import Order
+    from cococli.training.pairs import pairs_of
+    from cococli.video.sampling import Sampling
+
+    pairs = pairs_of(find_data(Source(folder), 0, 76, False, print).train, 76)
+    steps = feed(pairs, Order(0, len(pairs), count), range(BATCHES), Feeding(Sampling("middle"), 224))
+    return [(step.ids, step.pixels) for step in steps if step.pixels is not None]
 
 
 class Ours:
-    def __init__(self, model: str, frozen: str, batch: int) -> None:
+    def __init__(self, model: str, frozen: str, batches: list[Batch]) -> None:
         from cococli import catalog
         from cococli.checkpoints.architecture import parameters
         from cococli.training.adamw import AdamWOptions
@@ -46,17 +62,17 @@ class Ours:
         assert config
         weights = {name: random_values(name, shape) for name, shape in parameters(config).items()}
         self.trainer = Trainer(config, weights, Objective(frozen=frozen), AdamWOptions(decay=DECAY))
-        self.batch = Batch(captions(batch), pictures(batch))
+        self.batches = [Batch(ids, pixels) for ids, pixels in batches]
         if frozen == "vision":  # what it saw is kept
-            images = encode_images(config, self.trainer.tensors, pictures(batch))
-            self.batch = Batch(captions(batch), images=images)
+            seen = [encode_images(config, self.trainer.tensors, pixels) for _, pixels in batches]
+            self.batches = [Batch(ids, images=images) for (ids, _), images in zip(batches, seen, strict=True)]
 
-    def step(self) -> None:
-        assert self.trainer.step([self.batch], RATE, MAX_NORM).applied
+    def step(self, at: int) -> None:
+        assert self.trainer.step([self.batches[at]], RATE, MAX_NORM).applied
 
 
 class Oracle:
-    def __init__(self, model: str, frozen: str, batch: int) -> None:
+    def __init__(self, model: str, frozen: str, batches: list[Batch]) -> None:
         import torch
 
         torch.set_num_threads(THREADS)
@@ -75,10 +91,11 @@ class Oracle:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-6)
         self.loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
-        self.ids, self.pixels = torch.from_numpy(captions(batch)).long(), torch.from_numpy(pictures(batch)[:, 0])
+        self.batches = [(torch.from_numpy(ids).long(), torch.from_numpy(pixels[:, 0])) for ids, pixels in batches]
 
-    def step(self) -> None:
-        found = self.model(self.pixels, self.ids)
+    def step(self, at: int) -> None:
+        ids, pixels = self.batches[at]
+        found = self.model(pixels, ids)
         inputs = ("image_features", "text_features", "logits", "labels", "logit_scale")
         losses = self.loss(**{name: found[name] for name in inputs}, output_dict=True)
         self.optimizer.zero_grad()
@@ -93,22 +110,24 @@ def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.random.default_rng(len(name)).standard_normal(shape, np.float32) * np.float32(0.02))
 
 
-def work(kind: str, model: str, frozen: str, batch: int) -> None:
+def work(kind: str, model: str, frozen: str, data: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print must not mix with the answers
-    program = {"ours": Ours, "oracle": Oracle}[kind](model, frozen, batch)
-    for _ in sys.stdin:
+    arrays = np.load(data)
+    batches = list(zip(arrays["ids"], arrays["pixels"], strict=True))
+    program = {"ours": Ours, "oracle": Oracle}[kind](model, frozen, batches)
+    for line in sys.stdin:
         start = time.perf_counter()
-        program.step()
+        program.step(int(line) % len(batches))
         print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}), file=answers, flush=True)
 
 
 class Worker:
     """A program under test, waiting for orders."""
 
-    def __init__(self, python: str, kind: str, model: str, frozen: str, batch: int) -> None:
+    def __init__(self, python: str, *order: str) -> None:
         self.process = subprocess.Popen(
-            [python, __file__, "--worker", kind, model, frozen, str(batch)],
+            [python, __file__, "--worker", *order],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -116,9 +135,9 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "GLOG_v": "3"},
         )
 
-    def step(self) -> dict[str, float]:
+    def step(self, at: int) -> dict[str, float]:
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write("step\n")
+        self.process.stdin.write(f"{at}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
@@ -128,19 +147,19 @@ class Worker:
         self.process.wait()
 
 
-def compare(arguments: argparse.Namespace, model: str, frozen: str) -> None:
-    """Time steps of both in turn; the first of each, where ours compiles, counts apart."""
-    ours = Worker(sys.executable, "ours", model, frozen, arguments.batch)
-    oracle = None if arguments.only_ours else Worker(arguments.oracle_python, "oracle", model, frozen, arguments.batch)
-    first = ours.step()["seconds"]
+def compare(arguments: argparse.Namespace, model: str, frozen: str, data: str, batches: int) -> None:
+    """Time steps of both in turn; the first ones, where ours compiles for the lengths of captions, count apart."""
+    ours = Worker(sys.executable, "ours", model, frozen, data)
+    oracle = None if arguments.only_ours else Worker(arguments.oracle_python, "oracle", model, frozen, data)
+    first = sum(ours.step(at)["seconds"] for at in range(batches))
     if oracle:
-        oracle.step()
+        oracle.step(0)
     mine: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
-    for _ in range(arguments.pairs):
-        mine.append(ours.step())
+    for at in range(arguments.pairs):
+        mine.append(ours.step(at))
         if oracle:
-            theirs.append(oracle.step())
+            theirs.append(oracle.step(at))
     cells = [f"{model}, {frozen} frozen", f"{first:.1f} s", f"{median(mine):.2f} s", f"{mine[-1]['peak_mb']:.0f} MB"]
     if oracle:
         ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(mine, theirs, strict=True))
@@ -156,20 +175,25 @@ def median(steps: list[dict[str, Any]]) -> float:
 
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
-        kind, model, frozen, batch = sys.argv[2:]
-        work(kind, model, frozen, int(batch))
+        work(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--oracle-python", help="a Python with open_clip_torch 3.3.0")
+    parser.add_argument("--data", type=Path, help="pictures with captions, such as COCO")
     parser.add_argument("--only-ours", choices=OPEN_CLIP, help="measure this model, and not open_clip")
     parser.add_argument("--frozen", choices=("none", "vision", "text"), help="only this; default: none, then vision")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=5)
     arguments = parser.parse_args()
-    print("| model | first step | step | peak | open_clip's step | peak | coca / open_clip |")
+    batches = real_batches(arguments.data, arguments.batch) if arguments.data else [random_batch(arguments.batch)]
+    ids, pixels = zip(*batches, strict=True)
+    print("| model | first steps | step | peak | open_clip's step | peak | coca / open_clip |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for frozen in [arguments.frozen] if arguments.frozen else ["none", "vision"]:
-        compare(arguments, arguments.only_ours or "vit-b-32", frozen)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/data.npz", ids=ids, pixels=pixels)
+        for frozen in [arguments.frozen] if arguments.frozen else ["none", "vision"]:
+            model = arguments.only_ours or "vit-b-32"
+            compare(arguments, model, frozen, f"{folder}/data.npz", len(batches))
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ MODELS = {
         repository="",
         summary="bundled demo: drawn circles, squares and triangles; needs no download",
         captions="of drawn shapes",
-        sha256={"shapes.ckpt": "e1980f1fd218a5c678c24d4249329484ad68f2f424bc059b0bb2dfe85f2f41c1"},
+        sha256={"shapes.ckpt": "fbe2d2d7692ecac33a968490e5788b10cb9162b47aeed06991c08f5fb459444e"},
     ),
     "vit-l-14": KnownModel(
         config=VIT_L_14,
