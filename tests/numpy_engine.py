@@ -10,13 +10,14 @@ the unimodal text encoder (not of the decoder), and a cached engine has to hide 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.special import erf, softmax
 
 from cococli.catalog import CocaConfig
 from cococli.engines.base import ClipFeatures
+from cococli.engines.scores import Scores, few_best
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -43,19 +44,13 @@ def from_open_clip(state: Parameters) -> dict[str, np.ndarray]:
 
 @dataclass
 class PrefixState:
-    """Everything a caption needs when nothing is cached: the clips' tokens and the ids so far."""
+    """Everything a caption needs when nothing is cached: each lane's clip and the ids so far."""
 
-    tokens: np.ndarray  # [B, N, D]
+    lanes: int
     beams: int
-    ids: np.ndarray  # [R, position] int32
-
-    @property
-    def clips(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def position(self) -> int:
-        return self.ids.shape[1]
+    few: int
+    tokens: dict[int, np.ndarray] = field(default_factory=dict)  # [N, D]
+    ids: dict[int, np.ndarray] = field(default_factory=dict)  # [beams, position] int32
 
 
 class NumpyEngine:
@@ -79,16 +74,22 @@ class NumpyEngine:
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         return self.text(ids)[0]
 
-    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> PrefixState:
-        return PrefixState(tokens, beams, np.zeros((len(tokens) * beams, 0), np.int32))
+    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> PrefixState:
+        return PrefixState(lanes, beams, few)
 
-    def step(self, state: PrefixState, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        state.ids = np.column_stack([state.ids[parents], ids]).astype(np.int32)
-        return self.logits(np.repeat(state.tokens, state.beams, axis=0), state.ids)[:, -1]
+    def admit(self, state: PrefixState, lane: int, tokens: np.ndarray) -> None:
+        state.tokens[lane], state.ids[lane] = tokens, np.zeros((state.beams, 0), np.int32)
 
-    def keep(self, state: PrefixState, clips: np.ndarray) -> PrefixState:
-        rows = state.ids.reshape(state.clips, state.beams, -1)[clips]
-        return PrefixState(state.tokens[clips], state.beams, rows.reshape(-1, state.position))
+    def step(self, state: PrefixState, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+        logits = []
+        for lane, new, continued in zip(lanes.tolist(), ids, parents, strict=True):
+            state.ids[lane] = np.column_stack([state.ids[lane][continued], new]).astype(np.int32)
+            logits.append(self.logits(np.repeat(state.tokens[lane][None], state.beams, axis=0), state.ids[lane])[:, -1])
+        return few_best(np.concatenate(logits), state.few)
+
+    def resize(self, state: PrefixState, kept: np.ndarray, lanes: int) -> PrefixState:
+        tokens, ids = ({at: part[lane] for at, lane in enumerate(kept.tolist())} for part in (state.tokens, state.ids))
+        return PrefixState(lanes, state.beams, state.few, tokens, ids)
 
     # The network. R rows, T text tokens, N image tokens, D = embed_dim, W = vision width.
 

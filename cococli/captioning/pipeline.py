@@ -47,7 +47,8 @@ def caption_videos(
     spent: Spent | None = None,
 ) -> Iterator[Result]:
     """Caption every video, in the order given. See `video.flow.compute_videos`."""
-    with closing(compute_videos(paths, captioner.caption_batch, settings.reading, stopping, spent)) as videos:
+    stream = captioner.stream(settings.reading.batch_size)
+    with closing(compute_videos(paths, stream, settings.reading, stopping, spent)) as videos:
         for video in videos:
             yield _result(video, str(paths[video.place]), captioner.model, settings)
 

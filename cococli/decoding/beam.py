@@ -5,34 +5,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..engines.base import Engine
-from . import filters
+from ..catalog import CocaConfig
+from ..engines.scores import Scores, best
 from .options import SearchOptions
-from .rows import Candidate, Hypothesis, Rows
-from .scores import best, log_softmax
+from .rows import Candidate, Choices, Hypothesis, Rows, Search
 
 
-def beam_search(
-    engine: Engine, tokens: np.ndarray, options: SearchOptions, prompt: Sequence[int] = ()
-) -> list[list[Hypothesis]]:
-    """The best captions of each clip of `tokens` [B, N, D], best first, token for token as the sources find them.
+def beam_search(config: CocaConfig, options: SearchOptions, prompt: Sequence[int] = ()) -> Search:
+    """The best captions of a clip, best first, token for token as the sources find them.
 
     Sources: for `beam`, transformers 4.57.1 `generate` with early_stopping=False; for `legacy`, open_clip 3.3.0
     `generate` with transformers 4.50.3. They differ in four things: legacy sums raw logits, not log-probabilities;
     it counts SOT in a caption's length; it stops by the best candidate even where that one just ended; and captions
     that never ended are compared only when there is no room left.
     """
-    rows = Rows(engine, tokens, options.rows, options.max_length, prompt)
-    pools = [Pool(rows.beams) for _ in range(len(tokens))]
-    logits: np.ndarray | None = rows.read_start()
-    while logits is not None:
-        found = _candidates(rows, logits, options)
-        choices = [
-            _grow(rows, place, found[place], pools[clip], options) if rows.open[place] else []
-            for place, clip in enumerate(rows.clips)
-        ]
-        logits = rows.advance(choices)
-    return [pool.captions for pool in pools]
+    rows, pool = Rows(config, options, prompt), Pool(options.rows)
+    scores = yield from rows.read_start()
+    while chosen := _grow(rows, _candidates(rows, scores), pool):
+        scores = yield rows.advance(chosen)
+    return pool.captions
 
 
 class Pool:
@@ -57,38 +48,37 @@ class Pool:
             del self._losses[self.size :], self.captions[self.size :]
 
 
-def _candidates(rows: Rows, logits: np.ndarray, options: SearchOptions) -> list[list[Candidate]]:
-    """The 2 * beams best continuations of each clip: enough to go on if every beam's best is EOT."""
-    vocabulary = logits.shape[1]
-    logprobs = log_softmax(logits)
-    scores = logits if options.method == "legacy" else logprobs
-    scores = filters.obey(rows.flat_ids, scores, options, rows.engine.config.eot_id)
-    scores = (scores + rows.scores.reshape(-1, 1)).reshape(len(rows.clips), -1)  # [B, beams * V]
-    places = best(scores, 2 * rows.beams)
-    found_scores = np.take_along_axis(scores, places, axis=1)
-    found_logprobs = np.take_along_axis(logprobs.reshape(scores.shape), places, axis=1)
-    beams, tokens = np.divmod(places, vocabulary)
-    columns = (found_scores, beams, tokens, found_logprobs)
-    return [
-        [Candidate(*values) for values in zip(*row, strict=True)]
-        for row in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+def _candidates(rows: Rows, scores: Scores) -> list[Candidate]:
+    """The 2 * beams best continuations: enough to go on if every beam's best is EOT."""
+    if rows.options.few:
+        choices = rows.likeliest(scores)
+        found = _best(rows, choices)
+        if (rows.scores + choices.unseen < found[-1].score).all():
+            return found
+    return _best(rows, rows.all(scores))
 
 
-def _grow(rows: Rows, place: int, found: list[Candidate], pool: Pool, options: SearchOptions) -> list[Candidate]:
-    """Put captions that end here into the pool; return the beams that go on, none when the clip's search is over."""
-    legacy = options.method == "legacy"
-    eot_id = rows.engine.config.eot_id
+def _best(rows: Rows, choices: Choices) -> list[Candidate]:
+    totals = choices.scores + rows.scores[:, None]
+    places = best(totals.reshape(1, -1), 2 * rows.beams)[0]
+    columns = (part.reshape(-1)[places].tolist() for part in (totals, choices.tokens, choices.logprobs))
+    beams = (places // totals.shape[1]).tolist()
+    return [Candidate(score, beam, *token) for beam, score, *token in zip(beams, *columns, strict=True)]
+
+
+def _grow(rows: Rows, found: list[Candidate], pool: Pool) -> list[Candidate]:
+    """Put captions that end here into the pool; return the beams that go on, none when the search is over."""
+    legacy = rows.options.method == "legacy"
     length = rows.next_length if legacy else rows.next_length - len(rows.start)
-    norm = length**options.length_penalty
-    going = [c for c in found if c.token != eot_id][: rows.beams]
+    norm = length**rows.options.length_penalty
+    going = [c for c in found if c.token != rows.eot_id][: rows.beams]
     for c in found[: rows.beams]:
-        if c.token == eot_id or (rows.full and not legacy):
-            pool.add(c.score / norm, rows.finish(place, c))
+        if c.token == rows.eot_id or (rows.full and not legacy):
+            pool.add(c.score / norm, rows.finish(c))
     hope = found[0] if legacy else going[0]
     if hope.score / norm <= pool.worst:
         return []
     if rows.full and legacy:
         for c in going:
-            pool.add(c.score / norm, rows.finish(place, c))
+            pool.add(c.score / norm, rows.finish(c))
     return [] if rows.full else going

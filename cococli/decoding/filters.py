@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from ..engines.scores import best
 from . import bans
 from .options import SearchOptions
-from .scores import best
 
 
 def obey(ids: np.ndarray, scores: np.ndarray, options: SearchOptions, eot_id: int) -> np.ndarray:

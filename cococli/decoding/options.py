@@ -60,6 +60,23 @@ class SearchOptions:
             return self.beams // self.beam_groups
         return self.beams if self.method == "beam" else self.candidates
 
+    @property
+    def ranks_by_logits(self) -> bool:
+        """Whether tokens are ranked by logits, not by log-probabilities."""
+        return self.method != "beam"
+
+    @property
+    def few(self) -> int:
+        """How many of the likeliest tokens decide what comes next; 0: it takes the whole vocabulary.
+
+        EOT may be forbidden among them, and a last one tells that no other is as likely.
+        """
+        if self.repetition_penalty != 1 or self.no_repeat_ngram or self.ban or self.method == "top-p":
+            return 0
+        if self.method in ("beam", "legacy"):
+            return 2 * self.rows + 2
+        return 3 if self.method == "greedy" else self.top_k + 2
+
     def check(self, config: CocaConfig, prompt_tokens: int = 0) -> None:
         """Compare with a model, before it is loaded.
 

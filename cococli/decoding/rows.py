@@ -1,11 +1,15 @@
-"""Captions under way in an engine: the rows of a batch, and what stands in them."""
+"""Captions of one clip under way: its rows, and what stands in them."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..engines.base import Engine
+from ..catalog import CocaConfig
+from ..engines.scores import Scores
+from . import filters
+from .options import SearchOptions
+from .scores import log_softmax
 
 
 class Hypothesis(NamedTuple):
@@ -25,96 +29,94 @@ class Candidate(NamedTuple):
     logprob: float  # of the token alone, before any filter
 
 
+class Feed(NamedTuple):
+    """What the engine is to read next."""
+
+    ids: np.ndarray  # [beams] int32
+    parents: np.ndarray  # [beams] int32
+
+
+class Choices(NamedTuple):
+    """Tokens that may come next, [beams, K] each, in the order of their ids."""
+
+    tokens: np.ndarray
+    scores: np.ndarray  # filtered: -inf where a token is forbidden
+    logprobs: np.ndarray  # before any filter
+    unseen: np.ndarray  # [beams]: no token that is not among them has a higher score
+
+
+Search = Generator[Feed, Scores, list[Hypothesis]]
+"""The search of one clip: yields what is to be read, is sent the scores of what comes next, returns its captions."""
+
+
 class Rows:
-    """Captions of the clips that are still searched, `beams` rows for each.
+    """Captions of a clip.
 
     Attributes:
-        clips: [B] which of the caller's clips still have rows.
-        open: [B] bool, False where a clip's search is over but its rows are still there.
-        ids: [B, beams, T] int32, what stands in the rows: SOT, the prompt, and what was chosen.
-        scores: [B, beams] float32, scores of the chosen candidates.
-        logprobs: [B, beams] sums of the log-probabilities of the chosen tokens.
+        ids: [beams, T] int32, what stands in the rows: SOT, the prompt, and what was chosen.
+        scores: [beams] float32, scores of the chosen candidates.
+        logprobs: [beams] sums of the log-probabilities of the chosen tokens.
     """
 
-    def __init__(self, engine: Engine, tokens: np.ndarray, beams: int, max_length: int, prompt: Sequence[int]) -> None:
-        self.engine = engine
-        self.state = engine.begin(tokens, beams, max_length)
-        self.beams = beams
-        self.max_length = max_length
-        self.start = np.array([engine.config.sot_id, *prompt], np.int32)
-        self.clips = np.arange(len(tokens))
-        self.open = np.ones(len(tokens), bool)
-        self.ids = np.tile(self.start, (len(tokens), beams, 1))
-        self.scores = np.full((len(tokens), beams), -np.inf, np.float32)
-        self.scores[:, 0] = 0  # all beams are equal as yet: only the first may be continued
-        self.logprobs = np.zeros((len(tokens), beams))
-
-    @property
-    def flat_ids(self) -> np.ndarray:
-        """[R, T]: row by row, as the engine has them."""
-        return self.ids.reshape(len(self.clips) * self.beams, -1)
+    def __init__(self, config: CocaConfig, options: SearchOptions, prompt: Sequence[int]) -> None:
+        self.options, self.eot_id, self.beams = options, config.eot_id, options.rows
+        self.start = np.array([config.sot_id, *prompt], np.int32)
+        self.ids = np.tile(self.start, (self.beams, 1))
+        self.scores = np.full(self.beams, -np.inf, np.float32)
+        self.scores[0] = 0  # all beams are equal as yet: only the first may be continued
+        self.logprobs = np.zeros(self.beams)
 
     @property
     def next_length(self) -> int:
         """Tokens of a caption after the next one is chosen."""
-        return self.ids.shape[2] + 1
+        return self.ids.shape[1] + 1
 
     @property
     def full(self) -> bool:
         """Whether the next token is the last that fits."""
-        return self.next_length >= self.max_length
+        return self.next_length >= self.options.max_length
 
-    def read_start(self) -> np.ndarray:
-        """Feed SOT and the prompt. Returns [R, V] logits of the first token after them."""
-        rows = np.arange(len(self.clips) * self.beams, dtype=np.int32)
-        for token in self.start:
-            logits = self.engine.step(self.state, np.full(len(rows), token, np.int32), rows)
-        return logits
+    def read_start(self) -> Generator[Feed, Scores, Scores]:
+        """Feed SOT and the prompt; returns the scores of what comes after them."""
+        same = np.arange(self.beams, dtype=np.int32)
+        for token in self.start[:-1]:
+            yield Feed(np.full(self.beams, token, np.int32), same)
+        return (yield Feed(np.full(self.beams, self.start[-1], np.int32), same))
 
-    def advance(self, choices: list[list[Candidate]]) -> np.ndarray | None:
-        """Write the next token of every row and feed it.
+    def likeliest(self, scores: Scores) -> Choices:
+        """The few likeliest tokens, where the only filter is the shortest length."""
+        order = np.argsort(scores.ids, axis=1)
+        raw = scores.logits if self.options.ranks_by_logits else scores.logprobs
+        tokens, values = (np.take_along_axis(part, order, axis=1) for part in (scores.ids, raw))
+        if self.ids.shape[1] < self.options.min_length:
+            values = np.where(tokens == self.eot_id, -np.inf, values)
+        return Choices(tokens, values, np.take_along_axis(scores.logprobs, order, axis=1), raw[:, -1])
 
-        Args:
-            choices: For each of `clips`, `beams` candidates, or none: that clip's search is over.
+    def all(self, scores: Scores) -> Choices:
+        """The whole vocabulary."""
+        logits = scores.every()
+        logprobs = log_softmax(logits)
+        filtered = filters.obey(
+            self.ids, logits if self.options.ranks_by_logits else logprobs, self.options, self.eot_id
+        )
+        tokens = np.broadcast_to(np.arange(logits.shape[1], dtype=np.int32), logits.shape)
+        return Choices(tokens, filtered, logprobs, np.full(self.beams, -np.inf, np.float32))
 
-        Returns:
-            [R, V] logits of the token after, for the clips that are left; None when no clip is.
-        """
-        self.open = np.array([bool(chosen) for chosen in choices])
-        if not self.open.any():
-            return None
-        if _pays_to_drop(int(self.open.sum()), len(self.open)):
-            choices = [chosen for chosen in choices if chosen]
-            self._drop_closed()
-        idle = [self.idle(beam) for beam in range(self.beams)]
-        choices = [chosen or idle for chosen in choices]
-        parents = np.array([[c.beam for c in chosen] for chosen in choices])
-        tokens = np.array([[c.token for c in chosen] for chosen in choices], np.int32)
-        gains = np.array([[c.logprob for c in chosen] for chosen in choices])
-        self.scores = np.array([[c.score for c in chosen] for chosen in choices], np.float32)
-        self.logprobs = np.take_along_axis(self.logprobs, parents, axis=1) + gains
-        history = np.take_along_axis(self.ids, parents[..., None], axis=1)
-        self.ids = np.concatenate([history, tokens[..., None]], axis=2)
-        first_rows = self.beams * np.arange(len(choices))[:, None]
-        return self.engine.step(self.state, tokens.reshape(-1), (first_rows + parents).astype(np.int32).reshape(-1))
+    def advance(self, chosen: Sequence[Candidate]) -> Feed:
+        """Write the next token of every row."""
+        parents = np.array([candidate.beam for candidate in chosen], np.int32)
+        tokens = np.array([candidate.token for candidate in chosen], np.int32)
+        self.scores = np.array([candidate.score for candidate in chosen], np.float32)
+        self.logprobs = self.logprobs[parents] + [candidate.logprob for candidate in chosen]
+        self.ids = np.column_stack([self.ids[parents], tokens])
+        return Feed(tokens, parents)
 
     def idle(self, beam: int) -> Candidate:
-        """What a row is fed when its caption is over but others of its clip, or its batch, are not."""
-        return Candidate(0.0, beam, self.engine.config.eot_id, 0.0)
+        """What a row is fed when its caption is over but others of its clip are not."""
+        return Candidate(0.0, beam, self.eot_id, 0.0)
 
-    def finish(self, place: int, last: Candidate) -> Hypothesis:
-        """The caption of the clip at this place of the batch that ends with this candidate."""
-        ids = (*self.ids[place, last.beam].tolist(), last.token)
-        logprob = float(self.logprobs[place, last.beam]) + last.logprob
-        return Hypothesis(ids, logprob / (len(ids) - len(self.start)), last.token == self.engine.config.eot_id)
-
-    def _drop_closed(self) -> None:
-        kept = np.flatnonzero(self.open)
-        self.state = self.engine.keep(self.state, kept)
-        self.clips, self.open = self.clips[kept], self.open[kept]
-        self.ids, self.logprobs = self.ids[kept], self.logprobs[kept]
-
-
-def _pays_to_drop(still_open: int, clips: int) -> bool:
-    """Copying the caches of the open clips once costs less than computing for closed ones, if those are many."""
-    return still_open < clips and 2 * still_open <= clips
+    def finish(self, last: Candidate) -> Hypothesis:
+        """The caption that ends with this candidate."""
+        ids = (*self.ids[last.beam].tolist(), last.token)
+        logprob = float(self.logprobs[last.beam]) + last.logprob
+        return Hypothesis(ids, logprob / (len(ids) - len(self.start)), last.token == self.eot_id)

@@ -1,18 +1,13 @@
-"""Captions from the decoder: one entry for every method."""
+"""Captions of some clips at once: one entry for every method."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..catalog import CocaConfig
 from ..engines.base import Engine
-from ..errors import UsageError
-from . import bans
-from .beam import beam_search
+from .decoder import Decoder
 from .options import SearchOptions
 from .rows import Hypothesis
-from .sample import sample
 
 
 def search(
@@ -50,25 +45,10 @@ def search_all(
         UsageError: options or prompt do not fit the model or each other.
         ModelError: the model's scores are not numbers.
     """
-    options.check(engine.config, len(prompt))
-    check_prompt(engine.config, prompt, options.ban)
-    if not len(tokens):
-        return []
-    if options.method == "beam" and options.beams == 1:
-        # As `generate` does. They differ in what repetition is penalised: here logits, in a beam log-probabilities.
-        options = dataclasses.replace(options, method="greedy")
-    if options.method in ("beam", "legacy"):
-        return beam_search(engine, tokens, options, prompt)
-    return sample(engine, tokens, options, prompt, range(len(tokens)) if seeds is None else seeds)
-
-
-def check_prompt(config: CocaConfig, prompt: Sequence[int], ban: Sequence[str] = ()) -> None:
-    """Refuse a prompt that no caption can start with.
-
-    Raises:
-        UsageError: a mark that starts or ends a text is inside, an id that the model does not have, or a banned word.
-    """
-    if any(not 0 <= token < config.sot_id for token in prompt):
-        raise UsageError("--prompt holds a mark that starts or ends a text, or a token that this model does not have")
-    if ban and (word := bans.first_said(prompt, ban)):
-        raise UsageError(f"--prompt says {word!r}, which --ban forbids")
+    decoder: Decoder[int] = Decoder(engine, options, prompt, max(1, len(tokens)))
+    for place, clip in enumerate(tokens):
+        decoder.add(place, clip, place if seeds is None else seeds[place])
+    found: dict[int, list[Hypothesis]] = {}
+    while decoder.busy:
+        found |= decoder.step()
+    return [found[place] for place in range(len(tokens))]

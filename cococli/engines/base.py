@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ..catalog import CocaConfig
+from .scores import Scores
 
 
 class ClipFeatures(NamedTuple):
@@ -15,11 +16,10 @@ class ClipFeatures(NamedTuple):
 
 
 class DecodeState(Protocol):
-    """Key/value caches of a batch of captions under way. Owned by the engine that made it."""
+    """Captions under way, a clip in each lane. Owned by the engine that made it."""
 
-    clips: int  # B
-    beams: int  # rows of one clip; row r belongs to clip r // beams
-    position: int  # tokens fed so far
+    lanes: int  # clips that there is room for
+    beams: int  # rows of one clip
 
 
 State = TypeVar("State", bound=DecodeState)
@@ -42,24 +42,29 @@ class Engine(Protocol[State]):
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         """[B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalised."""
 
-    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> State:
-        """Start captions of at most `max_length` tokens, `beams` rows for each clip of `tokens` [B, N, D].
-
-        Captions begun before and still under way may end by it: finish or drop them first.
-        """
-
-    def step(self, state: State, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        """Feed one token to every row and score the next one.
+    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> State:
+        """Make room for captions of at most `max_length` tokens: idle lanes of `beams` rows each.
 
         Args:
-            state: Advanced in place by one position.
-            ids: [R] int32, the token of each of the R = B * beams rows.
-            parents: [R] int32, the row of the previous step whose history each row continues,
-                always a row of the same clip. Ignored at the first position.
-
-        Returns:
-            [R, V] float32 logits of the next token. Belongs to the caller.
+            few: How many of the likeliest tokens a step hands over at once.
         """
 
-    def keep(self, state: State, clips: np.ndarray) -> State:
-        """The state of only these clips ([K] indices, ascending). The old state must not be used again."""
+    def admit(self, state: State, lane: int, tokens: np.ndarray) -> None:
+        """Start captions of a clip [N, D] in a lane, whatever went on there before."""
+
+    def step(self, state: State, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+        """Feed one token to every row of some lanes and score the next one.
+
+        Args:
+            state: Advanced in place by one position in these lanes, which need not be at the same one.
+            lanes: [K] ascending.
+            ids: [K, beams] int32, the token of each row.
+            parents: [K, beams] int32, the row of its lane whose history each row continues. Ignored at the first
+                position.
+
+        Returns:
+            Scores of K * beams rows, lane by lane.
+        """
+
+    def resize(self, state: State, kept: np.ndarray, lanes: int) -> State:
+        """Carry lanes `kept` [K] to the first K of so many lanes, the others idle. The old state is of no use then."""

@@ -1,93 +1,66 @@
-"""Captions under way in the MindSpore engine: their caches, and which row sees what."""
+"""Captions under way: which slot of a cache holds what, and which row sees it. The same for every engine.
+
+Clips stand in lanes. Each row writes its key and value of every token into a slot of its own, and knows the slots of
+its history, which is all that changes when beams swap parents: no cache is ever moved.
+"""
 
 import numpy as np
-from mindspore import Tensor
 
-from ..catalog import CocaConfig, TextConfig
-from ..model.towers import HIDDEN
-
-Cache = tuple[Tensor, Tensor]  # keys and values of one attention
+from ..model.masks import HIDDEN
 
 
-class Captions:
-    """Implements `engines.base.DecodeState`.
+class History:
+    """Who wrote what in C lanes of B rows, S = max_length * B slots each."""
 
-    Clips stand in lanes; lanes beyond them idle. Each row knows the slot of every token of its history, which is all
-    that changes when beams swap parents.
-    """
+    def __init__(self, lanes: int, beams: int, max_length: int, pad_id: int) -> None:
+        self.lanes, self.beams, self.slots, self._pad_id = lanes, beams, max_length * beams, pad_id
+        self.position = np.zeros(lanes, np.int64)  # tokens read so far
+        self._seen = np.zeros((lanes, beams, max_length), np.int64)  # slot of each token so far
+        self._ids = np.full((lanes, beams, max_length), -1, np.int32)
 
-    def __init__(self, config: CocaConfig, image: list[Cache], clips: int, beams: int, max_length: int) -> None:
-        """Start captions of `clips` clips.
+    def clear(self, lane: int) -> None:
+        """Let a lane begin anew."""
+        self.position[lane] = 0
 
-        Args:
-            image: Keys and values [C, H, N, E] of each cross-attention, C at least `clips`.
+    def feed(self, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
+        """Give each row of lanes [K] its parent's history and one more token: ids and parents [K, B].
+
+        Returns:
+            [C, B] ids, 0 in idle lanes.
         """
-        self.config, self.beams, self.position = config, beams, 0
-        self.image = image
-        self.lanes = np.arange(clips)
-        self.width = len(image[0][0])  # C
-        self.slots = max_length * beams  # S
-        self.text = [self._empty_cache(config.text) for _ in range(config.text.layers)]
-        self.decoder = [self._empty_cache(config.decoder) for _ in range(config.decoder.layers)]
-        self.history = np.zeros((self.rows, max_length), np.int64)  # slot of each token so far
-        self.ids = np.full((self.rows, max_length), -1, np.int32)
-        self.idle_seconds = 0.0  # spent on idle lanes
-
-    def _empty_cache(self, tower: TextConfig) -> Cache:
-        shape = (self.width * tower.heads * self.slots, tower.width // tower.heads)
-        return Tensor(np.zeros(shape, np.float32)), Tensor(np.zeros(shape, np.float32))
-
-    @property
-    def clips(self) -> int:
-        return len(self.lanes)
-
-    @property
-    def rows(self) -> int:
-        return self.clips * self.beams
-
-    def feed(self, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        """Give each row its parent's history and one more token; returns [C, B] ids, 0 in idle lanes."""
-        if self.position:
-            self.history, self.ids = self.history[parents], self.ids[parents]
-        self.history[:, self.position] = self.position * self.beams + np.arange(self.rows) % self.beams
-        self.ids[:, self.position] = ids
-        in_lanes = np.zeros((self.width, self.beams), np.int64)
-        in_lanes[self.lanes] = ids.reshape(self.clips, self.beams)
+        self._seen[lanes] = np.take_along_axis(self._seen[lanes], parents[..., None], axis=1)
+        self._ids[lanes] = np.take_along_axis(self._ids[lanes], parents[..., None], axis=1)
+        own = self.position[lanes, None] * self.beams + np.arange(self.beams)
+        self._seen[lanes, :, self.position[lanes]] = own
+        self._ids[lanes, :, self.position[lanes]] = ids
+        in_lanes = np.zeros((self.lanes, self.beams), np.int64)
+        in_lanes[lanes] = ids
         return in_lanes
 
-    def new_slots(self, tower: TextConfig) -> Tensor:
-        """[C * H * B] int32: where this step's keys and values go."""
-        base = np.arange(self.width * tower.heads)[:, None] * self.slots + self.position * self.beams
-        return Tensor((base + np.arange(self.beams)).astype(np.int32).reshape(-1))
+    def new_slots(self) -> np.ndarray:
+        """[C, B] where each row's newest token goes. Idle lanes write where nobody looks yet."""
+        return np.minimum(self.position[:, None] * self.beams, self.slots - self.beams) + np.arange(self.beams)
 
-    def masks(self) -> tuple[Tensor, Tensor]:
-        """[C, 1, B, S] float32 for the text tower and for the decoder: each row sees its own history."""
-        seen = self.history[:, : self.position + 1]
-        after_pad = np.pad(self.ids[:, : self.position] == self.config.pad_id, ((0, 0), (1, 0)))
-        text = self._mask(seen, np.where(after_pad, np.float32(HIDDEN), np.float32(0)))
-        return text, self._mask(seen, np.zeros(seen.shape, np.float32))
+    def masks(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[C, 1, B, S] float32 for the text tower and for the decoder: each row sees its own history and newest token.
 
-    def _mask(self, seen: np.ndarray, scores: np.ndarray) -> Tensor:
-        rows = np.full((self.rows, self.slots), HIDDEN, np.float32)
-        np.put_along_axis(rows, seen, scores, axis=1)
-        mask = np.full((self.width, 1, self.beams, self.slots), HIDDEN, np.float32)
-        mask[self.lanes, 0] = rows.reshape(self.clips, self.beams, self.slots)
-        return Tensor(mask)
+        The text tower hides what comes after a pad, see `masks.text_mask`.
+        """
+        text = np.full((self.lanes, 1, self.beams, self.slots), HIDDEN, np.float32)
+        decoder = text.copy()
+        for lane in lanes:
+            seen = self._seen[lane, :, : self.position[lane] + 1]
+            after_pad = np.pad(self._ids[lane, :, : self.position[lane]] == self._pad_id, ((0, 0), (1, 0)))
+            np.put_along_axis(text[lane, 0], seen, np.where(after_pad, np.float32(HIDDEN), np.float32(0)), axis=1)
+            np.put_along_axis(decoder[lane, 0], seen, np.float32(0), axis=1)
+        return text, decoder
 
-    def select(self, clips: np.ndarray) -> None:
-        """Drop all but these clips; their lanes idle."""
-        rows = (np.asarray(clips)[:, None] * self.beams + np.arange(self.beams)).reshape(-1)
-        self.lanes, self.history, self.ids = self.lanes[clips], self.history[rows], self.ids[rows]
+    def advance(self, lanes: np.ndarray) -> None:
+        self.position[lanes] += 1
 
-    def narrow(self, width: int) -> None:
-        """Carry the caches of the live lanes to fewer lanes."""
-        for caches in (self.image, self.text, self.decoder):
-            caches[:] = [(self._carried(keys, width), self._carried(values, width)) for keys, values in caches]
-        self.lanes, self.width = np.arange(self.clips), width
-
-    def _carried(self, cache: Tensor, width: int) -> Tensor:
-        """The live lanes of a cache, laid out lane by lane, and zeros up to `width` lanes."""
-        by_lane = cache.asnumpy().reshape(self.width, -1)
-        carried = np.zeros((width, by_lane.shape[1]), np.float32)
-        carried[: self.clips] = by_lane[self.lanes]
-        return Tensor(carried.reshape(-1, *cache.shape[1:]))
+    def resized(self, kept: np.ndarray, lanes: int) -> "History":
+        """Lanes `kept` as the first of so many."""
+        other = History(lanes, self.beams, self.slots // self.beams, self._pad_id)
+        for mine, theirs in ((self.position, other.position), (self._seen, other._seen), (self._ids, other._ids)):
+            theirs[: len(kept)] = mine[kept]
+        return other

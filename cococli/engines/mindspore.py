@@ -1,6 +1,5 @@
 """The first engine: CoCa on MindSpore, in graph mode."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -8,16 +7,16 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from ..catalog import CocaConfig
+from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
-from ..model import decode, layers, towers
+from ..model import decode, layers, masks, towers
 from .base import ClipFeatures
-from .captions import Captions
+from .captions import History
+from .scores import Scores, few_best
+from .texts import by_length
 
 ROWS_AT_ONCE = 512  # tokens in one matrix product of the ViT; more gain nothing on CPU
-TEXT_LENGTHS = (16, 32)  # tokens that texts are cut to, if they are shorter, or else to the whole context
 LAYERS_AT_ONCE = 4  # of a decoding step in one graph: more are hardly faster, and take longer to compile
-COMPILE_SECONDS = 1.0  # about what decoding in a batch of a new size costs; see `keep`
 
 # Compiled anew for each shape of their inputs, in some tenths of a second; weights are inputs like any other.
 _embed_patches = ms.jit(towers.embed_patches)
@@ -27,13 +26,14 @@ _project = ms.jit(towers.project)
 _look = ms.jit(decode.look)
 _cached_blocks = ms.jit(decode.cached_blocks)
 _decoder_blocks = ms.jit(decode.decoder_blocks)
+_write = ms.jit(decode.write_lanes)
 
 
 class MindSporeEngine:
     """CoCa on MindSpore. Implements `engines.base.Engine`.
 
     Work is cut to few shapes, as every new one is compiled: frames go through the ViT in chunks of one fixed size or
-    singly, clips through the pooler singly, and captions are decoded in batches of a power of two.
+    singly, clips through the pooler singly, and captions are decoded in all lanes, idle ones too.
     """
 
     def __init__(self, config: CocaConfig, weights: Mapping[str, np.ndarray]) -> None:
@@ -96,21 +96,11 @@ class MindSporeEngine:
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         latents = np.empty((len(ids), self.config.embed_dim), np.float32)
-        for length, texts in self._by_length(ids):
-            some = np.pad(ids[texts], ((0, 0), (0, max(0, length - ids.shape[1]))))[:, :length]
-            parts = chunks(some, max(1, ROWS_AT_ONCE // (length + 1)))
+        for texts, some in by_length(ids, self.config):
+            parts = chunks(some, max(1, ROWS_AT_ONCE // (some.shape[1] + 1)))
             cls = np.concatenate([self.text_rows(part)[:count, -1] for part, count in parts])
             latents[texts] = _project(Tensor(cls), *self._named("text", towers.LAST)).asnumpy()
         return normalised(latents)
-
-    def _by_length(self, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Texts that fit into so many tokens with one pad, which the CLS sees; it sees nothing of what comes after."""
-        context = self.config.context_length
-        ends = (ids != self.config.pad_id) * np.arange(1, ids.shape[1] + 1)
-        lengths = np.array([*(length for length in TEXT_LENGTHS if length < context), context])
-        of_text = lengths[np.searchsorted(lengths, np.minimum(ends.max(axis=1) + 1, context))]
-        for length in np.unique(of_text):
-            yield int(length), np.flatnonzero(of_text == length)
 
     def text_rows(self, ids: np.ndarray) -> np.ndarray:
         """[B, T] ids -> [B, T + 1, D] what leaves the text tower, the CLS last, whatever T is.
@@ -119,29 +109,42 @@ class MindSporeEngine:
         """
         words = np.concatenate([self._token_embedding[ids], np.tile(self._cls, (len(ids), 1, 1))], 1)
         positions = np.concatenate([self._positions[: ids.shape[1]], self._positions[-1:]])
-        x, mask = Tensor(words + positions), Tensor(towers.text_mask(ids, self.config.pad_id))
+        x, mask = Tensor(words + positions), Tensor(masks.text_mask(ids, self.config.pad_id))
         for weights in self._text_blocks:
             x = _block(x, mask, self.config.text.heads, self.config.quick_gelu, *weights)
         return x.asnumpy()
 
-    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> Captions:
-        lanes = power_of_two(len(tokens))
-        image = Tensor(np.pad(tokens, ((0, lanes - len(tokens)), (0, 0), (0, 0))))
-        keys_and_values = [_look(image, self.config.decoder.heads, *weights) for weights in self._lookers]
-        return Captions(self.config, keys_and_values, len(tokens), beams, max_length)
+    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> "Captions":
+        vision, decoder = self.config.vision, self.config.decoder
+        shape = (lanes, decoder.heads, vision.pooler_queries - 1, decoder.width // decoder.heads)
+        image = [(_zeros(shape), _zeros(shape)) for _ in range(decoder.layers)]
+        return Captions(self.config, History(lanes, beams, max_length, self.config.pad_id), image, few)
 
-    def step(self, state: Captions, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        start = time.perf_counter()
-        logits = self._logits(state, state.feed(ids, parents))
-        state.idle_seconds += (time.perf_counter() - start) * (1 - state.clips / state.width)
-        state.position += 1
-        return logits.reshape(state.width, state.beams, -1)[state.lanes].reshape(state.rows, -1)
+    def admit(self, state: "Captions", lane: int, tokens: np.ndarray) -> None:
+        state.history.clear(lane)
+        image, at = Tensor(tokens[None]), Tensor([lane], ms.int32)
+        for weights, caches in zip(self._lookers, state.image, strict=True):
+            for cache, new in zip(caches, _look(image, self.config.decoder.heads, *weights), strict=True):
+                _write(cache, at, new)
 
-    def _logits(self, state: Captions, ids: np.ndarray) -> np.ndarray:
+    def step(self, state: "Captions", lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+        logits = self._logits(state, lanes, state.history.feed(lanes, ids, parents))
+        state.history.advance(lanes)
+        logits = logits.reshape(state.lanes, state.beams, -1)
+        if len(lanes) < state.lanes:
+            logits = logits[lanes]
+        return few_best(logits.reshape(len(lanes) * state.beams, -1), state.few)
+
+    def _logits(self, state: "Captions", lanes: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """[C, B] ids -> [C * B, V] logits of the next token."""
-        text, decoder, quick_gelu = self.config.text, self.config.decoder, self.config.quick_gelu
-        x = Tensor(self._token_embedding[ids] + self._positions[state.position])
-        text_mask, mask = state.masks()
+        text, decoder, quick_gelu, history = (
+            self.config.text,
+            self.config.decoder,
+            self.config.quick_gelu,
+            state.history,
+        )
+        x = Tensor(self._token_embedding[ids] + self._positions[history.position][:, None])
+        text_mask, mask = map(Tensor, history.masks(lanes))
         slots = state.new_slots(text)
         for tensors in grouped(state.text, self._text_blocks):
             x = _cached_blocks(x, slots, text_mask, text.heads, quick_gelu, *tensors)
@@ -150,12 +153,64 @@ class MindSporeEngine:
             x = _decoder_blocks(x, slots, mask, decoder.heads, quick_gelu, *tensors)
         return _project(x, *self._named("text_decoder", towers.LAST)).asnumpy()
 
-    def keep(self, state: Captions, clips: np.ndarray) -> Captions:
-        state.select(clips)
-        width = power_of_two(state.clips)
-        if width < state.width and state.idle_seconds > COMPILE_SECONDS:
-            state.narrow(width)
-        return state
+    def resize(self, state: "Captions", kept: np.ndarray, lanes: int) -> "Captions":
+        return state.resized(kept, lanes)
+
+
+Cache = tuple[Tensor, Tensor]  # keys and values of one attention
+
+
+class Captions:
+    """Captions under way and their caches. Implements `engines.base.DecodeState`."""
+
+    def __init__(self, config: CocaConfig, history: History, image: list[Cache], few: int) -> None:
+        """Args:
+        image: Keys and values [C, H, N, E] of each cross-attention.
+        """
+        self.config, self.history, self.image, self.few = config, history, image, few
+        self.text = [self._empty_cache(config.text) for _ in range(config.text.layers)]
+        self.decoder = [self._empty_cache(config.decoder) for _ in range(config.decoder.layers)]
+
+    def _empty_cache(self, tower: TextConfig) -> Cache:
+        shape = (self.lanes * tower.heads * self.history.slots, tower.width // tower.heads)
+        return _zeros(shape), _zeros(shape)
+
+    @property
+    def lanes(self) -> int:
+        return self.history.lanes
+
+    @property
+    def beams(self) -> int:
+        return self.history.beams
+
+    def new_slots(self, tower: TextConfig) -> Tensor:
+        """[C * H * B] int32: where this step's keys and values go."""
+        base = np.arange(self.lanes * tower.heads).reshape(self.lanes, tower.heads, 1) * self.history.slots
+        return Tensor((base + self.history.new_slots()[:, None]).astype(np.int32).reshape(-1))
+
+    def resized(self, kept: np.ndarray, lanes: int) -> "Captions":
+        image = [tuple(self._carried(part, kept, lanes) for part in pair) for pair in self.image]
+        other = Captions(self.config, self.history.resized(kept, lanes), image, self.few)
+        for mine, theirs in ((self.text, other.text), (self.decoder, other.decoder)):
+            theirs[:] = [tuple(self._carried(part, kept, lanes) for part in pair) for pair in mine]
+        return other
+
+    def _carried(self, cache: Tensor, kept: np.ndarray, lanes: int) -> Tensor:
+        """The kept lanes of a cache, laid out lane by lane, and zeros up to so many lanes."""
+        by_lane = cache.asnumpy().reshape(self.lanes, -1)
+        carried = np.zeros((lanes, by_lane.shape[1]), np.float32)
+        carried[: len(kept)] = by_lane[kept]
+        return Tensor(carried.reshape(-1, *cache.shape[1:]))
+
+
+def start_threads() -> None:
+    """Compute something small: MindSpore starts its threads with that, as many as it finds cores then."""
+    one = _zeros((1, 1))
+    _project(one, one[0], one[0], one)
+
+
+def _zeros(shape: tuple[int, ...]) -> Tensor:
+    return Tensor(np.zeros(shape, np.float32))
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -180,11 +235,6 @@ def chunks(frames: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
         count = len(wanted)
         yield np.pad(wanted, ((0, part - count), *((0, 0),) * (frames.ndim - 1))), count
         start += count
-
-
-def power_of_two(number: int) -> int:
-    """The smallest power of two that is not below `number`."""
-    return 1 << (number - 1).bit_length()
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

@@ -33,6 +33,11 @@ def look(
     return split(linear(context, k_weight, k_bias), heads), split(linear(context, v_weight, v_bias), heads)
 
 
+def write_lanes(cache: Tensor, lanes: Tensor, new: Tensor) -> Tensor:
+    """Write [K, ...] into lanes [K] of a cache [C, ...], in place."""
+    return _write(cache, lanes, new)
+
+
 def cached_blocks(x: Tensor, slots: Tensor, mask: Tensor, heads: int, quick_gelu: bool, *tensors: Tensor) -> Tensor:
     """Blocks of the text tower, one after the other, for one new token per row.
 

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..journal import Failure
 from ..tokenizer import tokenize
 from ..video.clips import read_clip
-from ..video.flow import Computed, Reading, Spent, compute_videos
+from ..video.flow import AtOnce, Computed, Reading, Spent, compute_videos
 from ..video.sampling import Sampling
 from .entries import Entry
 
@@ -46,7 +46,7 @@ def embed_videos(
     def compute(pixels: np.ndarray, _: list[int]) -> Sequence[np.ndarray]:
         return list(engine.encode_clips(pixels, pool).embedding)
 
-    with closing(compute_videos(paths, compute, reading, stopping, spent)) as videos:
+    with closing(compute_videos(paths, AtOnce(compute), reading, stopping, spent)) as videos:
         for video in videos:
             yield _embedded(video, str(paths[video.place]))
 

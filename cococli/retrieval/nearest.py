@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..decoding.scores import best
+from ..engines.scores import best
 from ..errors import UsageError
 
 _BLOCK = 1024  # rows of float16 that are made float32 at a time; fewer do not keep two cores busy

@@ -24,7 +24,7 @@ from ..errors import CocaError, UsageError, VideoError
 from ..journal import told
 from ..retrieval.vectors import VectorFile, create, map_vectors
 from ..video.clips import ReadRequest
-from ..video.flow import Reading, compute_videos
+from ..video.flow import AtOnce, Reading, compute_videos
 from ..video.reading import open_file, reason
 from ..video.sampling import Sampling
 from ..video.segments import Segments
@@ -85,6 +85,7 @@ def prepare(
     failed: Failed = lambda path, why: None,
     waiting: Callable[[], object] = lambda: None,
     batch_size: int = 8,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Features:
     """The features of files; what is not on disk is computed. It may be killed, and goes on from there.
 
@@ -93,6 +94,7 @@ def prepare(
         progress: Called with how many files are computed and are to be, first with 0; each takes `tower.row_bytes`.
         failed: Told of each file that cannot be read. It may raise, as `feeding.stop` does.
         waiting: Called once if another run computes features of this tower.
+        stopping: Asked after each batch: whether to end early, with the features of what was computed by then.
 
     Raises:
         CocaError: the disk has too little room, or cannot be written to.
@@ -104,7 +106,8 @@ def prepare(
         found = dict(zip(contents, files, strict=True))
         lacking = {content: path for content, path in found.items() if content and content not in store.rows}
         _check_room(tower, len(lacking))
-        _compute(lacking, tower, encode, store, progress, failed, batch_size)
+        reading = Reading(ReadRequest(tower.sampling, Segments("none"), tower.image_size), batch_size)
+        _compute(lacking, reading, encode, store, progress, failed, stopping)
     images = map_vectors(tower.folder / ROWS).reshape(-1, tower.queries, tower.width)
     return Features(images, np.array([store.rows.get(content, -1) for content in contents], np.int64))
 
@@ -188,18 +191,18 @@ def _open_rows(tower: Tower) -> VectorFile:
 
 def _compute(
     files: Mapping[str, Path],
-    tower: Tower,
+    reading: Reading,
     encode: Encode,
     store: _Store,
     progress: Callable[[int, int], object],
     failed: Failed,
-    batch_size: int,
+    stopping: Callable[[], bool],
 ) -> None:
     """Add the features of files, by their contents, to a store."""
     contents, paths = list(files), list(files.values())
-    reading = Reading(ReadRequest(tower.sampling, Segments("none"), tower.image_size), batch_size)
     progress(0, len(paths))
-    with closing(compute_videos(paths, lambda pixels, _: list(encode(pixels)), reading)) as videos:
+    computer = AtOnce(lambda pixels, _: list(encode(pixels)))
+    with closing(compute_videos(paths, computer, reading, stopping)) as videos:
         for done, video in enumerate(videos, start=1):
             if video.failure:
                 failed(paths[video.place], video.failure)

@@ -33,7 +33,7 @@ def load(files: Iterable[Path], processes: int, timeout: float) -> Kept:
     """Every picture, [1, H, W, 3] uint8, or why it cannot be read."""
     paths = tuple(files)
     events = read_videos(paths, ReadRequest(Sampling(), Segments("none"), None), processes, timeout, ahead=100)
-    return {paths[event.place]: event for event in events if not isinstance(event, VideoRead)}
+    return {paths[event.place]: event for event in events if isinstance(event, ClipRead | VideoFailed)}
 
 
 def replay(kept: Kept, jobs: Iterable[Job]) -> Generator[Event, None, None]:

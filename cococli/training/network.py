@@ -14,7 +14,7 @@ from mindspore import Tensor
 from ..catalog import CocaConfig
 from ..checkpoints.architecture import parameters
 from ..engines.mindspore import as_tensor
-from ..model import decode, layers, teacher, towers
+from ..model import decode, layers, masks, teacher, towers
 from . import losses
 from .blocks import CROSS, CROSS_STILL, SELF
 from .parallel import ALONE, Workers
@@ -125,7 +125,7 @@ def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
     """[B, T] ids without most of the pads that all captions end in: they change neither losses nor gradients.
 
     No token sees what comes after it, the loss leaves pads out, and the CLS sees the first pad alone (see
-    `towers.text_mask`), so one pad must stay.
+    `masks.text_mask`), so one pad must stay.
     """
     longest = np.flatnonzero((ids != pad_id).any(0))[-1] + 1
     return ids[:, : next((length for length in LENGTHS if length > longest), ids.shape[1])]
@@ -150,13 +150,13 @@ def _see(tape: Tape, config: CocaConfig, weights: Weights, pixels: np.ndarray) -
 def _read(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
     """[B, L] -> [B, L + 1, D], the CLS last."""
     x = tape.run(teacher.embed_words_and_cls, Tensor(ids), *_named(weights, "text", teacher.WORDS_AND_CLS))
-    return _text_blocks(tape, config, weights, x, towers.text_mask(ids, config.pad_id))
+    return _text_blocks(tape, config, weights, x, masks.text_mask(ids, config.pad_id))
 
 
 def _read_words(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
     """[B, L] -> [B, L, D], as in `_read` but for the CLS."""
     x = tape.run(teacher.embed_words, Tensor(ids), *_named(weights, "text", teacher.WORDS))
-    return _text_blocks(tape, config, weights, x, towers.causal_mask(ids.shape[1]))
+    return _text_blocks(tape, config, weights, x, masks.causal_mask(ids.shape[1]))
 
 
 def _text_blocks(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, mask: np.ndarray) -> Tensor:
@@ -172,7 +172,7 @@ def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images:
     Args:
         still: No gradient of the images is wanted.
     """
-    heads, mask = config.decoder.heads, Tensor(towers.causal_mask(x.shape[1]))
+    heads, mask = config.decoder.heads, Tensor(masks.causal_mask(x.shape[1]))
     own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, layers.BLOCK)
     looking = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, (*decode.LOOK, *decode.CROSS))
     tokens = tape.run(teacher.normalised, images) if still else None

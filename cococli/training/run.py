@@ -133,7 +133,7 @@ def finetune(
         if not workers.rank:
             log_event = _events(folder, course, stack) if asked.tensorboard else lambda record: None
             recorder = _Keeper(folder, trainer, asked.keep, log_event)
-        batches = _batches(asked, trainer, pairs, order, range(course.step, plan.steps), teller, workers)
+        batches = _batches(asked, trainer, pairs, order, range(course.step, plan.steps), teller, workers, stopping)
         size = base.config.vision.image_size
         reading = Reading(ReadRequest(asked.sampling, Segments("none"), size))
         if not workers.rank:
@@ -241,7 +241,14 @@ def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller, worker
 
 
 def _batches(
-    asked: Asked, trainer: Trainer, pairs: Pairs, order: Order, steps: range, teller: Teller, workers: Workers
+    asked: Asked,
+    trainer: Trainer,
+    pairs: Pairs,
+    order: Order,
+    steps: range,
+    teller: Teller,
+    workers: Workers,
+    stopping: Callable[[], bool],
 ) -> Iterator[StepBatch]:
     """What the steps train on: pixels or, where the vision tower is frozen, what it made of them."""
     config = trainer.config
@@ -272,6 +279,7 @@ def _batches(
             progress,
             told,
             lambda: teller.note("waiting for another run that looks at files with this tower"),
+            stopping=stopping,
         )
     return cached_feed(pairs, order, steps, features, workers.part)
 

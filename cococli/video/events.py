@@ -29,4 +29,10 @@ class VideoFailed(NamedTuple):
     error: str  # in a few words, without the path
 
 
-Event = ClipRead | VideoRead | VideoFailed
+class NotYet(NamedTuple):
+    """Nothing more of the video is read yet. Only told to who has other things to do."""
+
+    place: int
+
+
+Event = ClipRead | VideoRead | VideoFailed | NotYet

@@ -3,15 +3,15 @@
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from .clips import Clip, ReadRequest
-from .events import ClipRead, Event, VideoFailed
+from .events import ClipRead, Event, NotYet, VideoFailed
 from .pool import read_videos
 from .preprocess import normalise
 
@@ -20,6 +20,45 @@ T = TypeVar("T")
 Compute = Callable[[np.ndarray, list[int]], Sequence[T]]
 """[B, F, 3, S, S] float32, normalised frames, and a number of each clip that stays the same whatever the batches are
 -> B values."""
+
+
+class Computer(Protocol[T]):
+    """Computes values of clips, which may come one by one and not in the order of the clips."""
+
+    @property
+    def waiting(self) -> int:
+        """Clips that were taken, but nothing is done with as yet."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether values are still to come."""
+
+    def take(self, keys: Sequence[Any], pixels: np.ndarray, numbers: list[int]) -> None:
+        """Take clips, as `Compute` does, each with a key to know its value by."""
+
+    def work(self) -> dict[Any, T]:
+        """Do some of what is to be done; gives what values are ready."""
+
+
+class AtOnce(Generic[T]):
+    """A function as a `Computer`."""
+
+    waiting = 0
+
+    def __init__(self, compute: Compute[T]) -> None:
+        self._compute = compute
+        self._ready: dict[Any, T] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._ready)
+
+    def take(self, keys: Sequence[Any], pixels: np.ndarray, numbers: list[int]) -> None:
+        self._ready |= zip(keys, self._compute(pixels, numbers), strict=True)
+
+    def work(self) -> dict[Any, T]:
+        ready, self._ready = self._ready, {}
+        return ready
 
 
 @dataclass(frozen=True)
@@ -63,8 +102,9 @@ class _Item(Generic[T]):
     place: int
     index: int  # among the clips of its video
     clip: Clip
-    pixels: np.ndarray | None  # [F, S, S, 3] uint8; None: computed
+    pixels: np.ndarray | None  # [F, S, S, 3] uint8; None: being computed
     value: T | None = None
+    computed: bool = False
 
 
 @dataclass(eq=False)
@@ -77,57 +117,63 @@ class _Video(Generic[T]):
 
     @property
     def finished(self) -> bool:
-        return bool(self.failure) or (self.read and all(item.pixels is None for item in self.items))
+        return bool(self.failure) or (self.read and all(item.computed for item in self.items))
 
 
 def compute_videos(
     paths: Sequence[Path],
-    compute: Compute[T],
+    computer: Computer[T],
     reading: Reading,
     stopping: Callable[[], bool] = lambda: False,
     spent: Spent | None = None,
 ) -> Generator[Computed[T], None, None]:
     """Compute something of every clip of every video, in the order given.
 
-    Videos are read ahead by processes of their own while a batch of clips is computed, which may be of several
-    videos. Closing the iterator, or an exception, stops them.
+    Videos are read ahead by processes of their own while clips are computed, which may be of several videos. Closing
+    the iterator, or an exception, stops them.
 
     Args:
         paths: Videos and pictures.
-        stopping: Asked after each batch: whether to end the run early. Videos that are finished by then still come.
+        stopping: Asked after each batch: whether to end the run early. Videos that are finished by then still come,
+            and so do those whose last clips were being computed.
         spent: Told where the time goes.
 
     Yields:
         What became of each video. One that cannot be read fails alone; the others go on.
     """
     spent = spent or Spent()
-    ahead = 2 * reading.batch_size + 2
-    events = read_videos(paths, reading.request, timeout=reading.timeout, ahead=ahead)
+    ahead = 2 * reading.batch_size + 2  # at least one batch more than is computed
+    events = read_videos(paths, reading.request, timeout=reading.timeout, ahead=ahead, busy=lambda: computer.busy)
     videos: dict[int, _Video[T]] = {}
     waiting: list[_Item[T]] = []
     with closing(events):
         for event in _timed(events, spent):
-            _take(event, videos, waiting)
+            if isinstance(event, NotYet):
+                _work(computer, spent)
+            else:
+                _take(event, videos, waiting)
             while not stopping() and (batch := _next_batch(waiting, reading.batch_size)):
-                _compute(batch, paths, compute, spent)
+                _begin(batch, paths, computer, spent)
             yield from _finished(videos)
             if stopping():
+                while computer.busy:
+                    _work(computer, spent)
                 if last := next(events, None):  # may say that the video just computed has no more clips
                     _take(last, videos, waiting)
                 break
     while not stopping() and waiting:
-        _compute(_next_batch(waiting, 1, reading.batch_size), paths, compute, spent)
+        _begin(_next_batch(waiting, 1, reading.batch_size), paths, computer, spent)
+    while computer.busy:
+        _work(computer, spent)
     yield from _finished(videos, in_order=False)
 
 
 def _timed(events: Iterator[Event], spent: Spent) -> Iterator[Event]:
-    while True:
-        start = time.perf_counter()
-        event = next(events, None)
+    start = time.perf_counter()
+    for event in events:
         spent.waiting += time.perf_counter() - start
-        if event is None:
-            return
         yield event
+        start = time.perf_counter()
 
 
 def _take(event: Event, videos: dict[int, _Video[T]], waiting: list[_Item[T]]) -> None:
@@ -159,14 +205,31 @@ def _frames(item: _Item[T]) -> int:
     return 0 if item.pixels is None else len(item.pixels)
 
 
-def _compute(batch: list[_Item[T]], paths: Sequence[Path], compute: Compute[T], spent: Spent) -> None:
+def _begin(batch: list[_Item[T]], paths: Sequence[Path], computer: Computer[T], spent: Spent) -> None:
+    """Hand over a batch, and work until nothing of it waits."""
+    with _computing(spent):
+        pixels = normalise(np.stack([item.pixels for item in batch if item.pixels is not None]))
+        computer.take(batch, pixels, [_number(paths[item.place], item.index) for item in batch])
+        for item in batch:
+            item.pixels = None
+    _work(computer, spent)
+    while computer.waiting:
+        _work(computer, spent)
+
+
+def _work(computer: Computer[T], spent: Spent) -> None:
+    with _computing(spent):
+        ready = computer.work()
+    for item, value in ready.items():
+        item.value, item.computed = value, True
+    spent.clips += len(ready)
+
+
+@contextmanager
+def _computing(spent: Spent) -> Iterator[None]:
     start = time.perf_counter()
-    pixels = normalise(np.stack([item.pixels for item in batch if item.pixels is not None]))
-    values = compute(pixels, [_number(paths[item.place], item.index) for item in batch])
-    for item, value in zip(batch, values, strict=True):
-        item.value, item.pixels = value, None
+    yield
     spent.computing += time.perf_counter() - start
-    spent.clips += len(batch)
 
 
 def _number(path: Path, index: int) -> int:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from threading import Thread
 from ..errors import VideoError
 from ..settings import debugging
 from .clips import ReadRequest
-from .events import ClipRead, Event, VideoFailed, VideoRead
+from .events import ClipRead, Event, NotYet, VideoFailed, VideoRead
 
 QUEUED = 4  # clips of one video that wait to be asked for; then its reader waits, too
 FILES = 2000  # that one process reads: what codecs leak goes with it
@@ -32,11 +32,17 @@ class _Video:
     request: ReadRequest
     events: "Queue[Event]" = field(default_factory=lambda: Queue(QUEUED))
 
-    def told(self) -> Iterator[Event]:
+    def told(self, busy: Callable[[], bool]) -> Iterator[Event]:
         """What happens to the video, to its end."""
-        while isinstance(event := self.events.get(), ClipRead):
+        while isinstance(event := self._next(busy), ClipRead | NotYet):
             yield event
         yield event
+
+    def _next(self, busy: Callable[[], bool]) -> Event:
+        try:
+            return self.events.get(block=not busy())
+        except Empty:
+            return NotYet(self.place)
 
     def forget(self) -> None:
         """Make room, so that nobody waits to tell more."""
@@ -46,14 +52,23 @@ class _Video:
 
 
 def read_videos(
-    paths: Iterable[Path], request: ReadRequest, processes: int = 2, timeout: float = 60.0, ahead: int = 18
+    paths: Iterable[Path],
+    request: ReadRequest,
+    processes: int = 2,
+    timeout: float = 60.0,
+    ahead: int = 18,
+    busy: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
     """Read videos and pictures, several at once, all in one way. See `read_each`."""
-    return read_each(((path, request) for path in paths), processes, timeout, ahead)
+    return read_each(((path, request) for path in paths), processes, timeout, ahead, busy)
 
 
 def read_each(
-    jobs: Iterable[Job], processes: int = 2, timeout: float = 60.0, ahead: int = 18
+    jobs: Iterable[Job],
+    processes: int = 2,
+    timeout: float = 60.0,
+    ahead: int = 18,
+    busy: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
     """Read videos and pictures, several at once, each in its own way.
 
@@ -64,9 +79,11 @@ def read_each(
         processes: How many read.
         timeout: Seconds after which a video of which nothing more is decoded is given up.
         ahead: Videos that are read before they are asked for, each to its first few clips.
+        busy: Whether the caller has other things to do rather than to wait.
 
     Yields:
-        For each video in order: its clips in order, then one VideoRead or VideoFailed.
+        For each video in order: its clips in order, then one VideoRead or VideoFailed. In between NotYet, where the
+        next one is not there and the caller is busy.
     """
     upcoming = enumerate(jobs)
     window: deque[_Video] = deque()
@@ -82,7 +99,7 @@ def read_each(
                 unread.put(window[-1])
             if not window:
                 return
-            yield from window[0].told()
+            yield from window[0].told(busy)
             window.popleft()
     finally:
         close.close()

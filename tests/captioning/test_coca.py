@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def coca():
-    return cococli.load("shapes", frames="multi", num_frames=4, method="greedy")
+    return cococli.load("shapes", frames="multi", num_frames=4, engine="mindspore", method="greedy")
 
 
 def test_three_lines_caption_a_video(coca) -> None:
@@ -47,10 +47,17 @@ clip = Path({str(ROOT / "examples/grows.mp4")!r})
 read_clip(clip, Sampling(), 64)
 import sys
 assert "decord" in sys.modules and "mindspore" not in sys.modules
-print(cococli.load("shapes").caption(clip).text)
+print(cococli.load("shapes", engine="mindspore").caption(clip).text)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "circle" in done.stdout, done.stderr[-500:]
+
+
+def test_another_engine_says_the_same(coca) -> None:
+    clip = ROOT / "examples/grows.mp4"
+    other = cococli.load("shapes", frames="multi", num_frames=4, engine="torch", precision="fp32", method="greedy")
+    assert other.caption(clip).text == coca.caption(clip).text
+    np.testing.assert_allclose(other.embed(clip), coca.embed(clip), atol=1e-5)
 
 
 def test_a_file_that_cannot_be_read_raises(coca, tmp_path: Path) -> None:
@@ -63,6 +70,8 @@ def test_wrong_options_and_unknown_models_raise_before_anything_is_loaded() -> N
         cococli.load("shapes", beams=0)
     with pytest.raises(UsageError):
         cococli.load("shapes", frames="all")
+    with pytest.raises(UsageError):
+        cococli.load("shapes", engine="mindspore", precision="bf16")
     with pytest.raises(ModelError):
         cococli.load("no-such-model")
 

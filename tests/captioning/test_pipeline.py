@@ -11,7 +11,7 @@ from cococli.captioning.pipeline import Result, Settings, caption_videos
 from cococli.captioning.records import Outcome, Record
 from cococli.journal import Failure
 from cococli.video.clips import ReadRequest
-from cococli.video.flow import Reading, Spent
+from cococli.video.flow import Reading, Spent, compute_videos
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
 
@@ -138,3 +138,37 @@ def test_the_readers_stop_when_the_engine_fails(picture, captioner, monkeypatch,
 
 def test_no_videos_are_no_records(captioner) -> None:
     assert list(caption_videos([], captioner, settings())) == []
+
+
+class Slow:
+    """Computes a clip in three goes."""
+
+    def __init__(self, captioner) -> None:
+        self.captioner = captioner
+        self.left: dict = {}
+
+    waiting = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.left)
+
+    def take(self, keys, pixels, numbers) -> None:
+        values = self.captioner.caption_batch(pixels, numbers)
+        self.left |= {key: (3, value) for key, value in zip(keys, values, strict=True)}
+
+    def work(self) -> dict:
+        self.left = {key: (left - 1, value) for key, (left, value) in self.left.items()}
+        done = {key: value for key, (left, value) in self.left.items() if not left}
+        self.left = {key: item for key, item in self.left.items() if key not in done}
+        return done
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_what_takes_several_goes_is_finished(picture, captioner, stops: bool) -> None:
+    paths = [picture(f"{i}.png", i) for i in range(11)]
+    slow = Slow(captioner)
+    found = compute_videos(paths, slow, settings(batch_size=2).reading, lambda: stops and len(captioner.batches) == 2)
+    assert [video.values[0].text for video in found] == [f"{i} percent" for i in range(4 if stops else 11)]
+    assert not slow.left
+    assert readers() == 0

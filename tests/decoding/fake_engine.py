@@ -1,11 +1,12 @@
 """An engine with no network: logits come from a function of the clip and the ids so far."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cococli.catalog import CocaConfig, TextConfig
+from cococli.engines.scores import Scores, few_best
 
 Logits = Callable[[int, tuple[int, ...]], np.ndarray]  # clip's number, ids from SOT on -> [V]
 
@@ -41,17 +42,11 @@ def script(vocabulary: int, *probabilities: dict[int, float]) -> Logits:
 
 @dataclass
 class FakeState:
-    numbers: np.ndarray  # [B]
+    lanes: int
     beams: int
-    ids: np.ndarray  # [R, position]
-
-    @property
-    def clips(self) -> int:
-        return len(self.numbers)
-
-    @property
-    def position(self) -> int:
-        return self.ids.shape[1]
+    few: int
+    numbers: dict[int, int] = field(default_factory=dict)  # of the clip in each lane
+    ids: dict[int, np.ndarray] = field(default_factory=dict)  # [beams, position]
 
 
 class FakeEngine:
@@ -62,19 +57,30 @@ class FakeEngine:
         self.config = CocaConfig(text=text, decoder=text)
         self.logits = logits
         self.rows_fed: list[int] = []
+        self.lanes_made: list[int] = []
 
-    def begin(self, tokens: np.ndarray, beams: int, max_length: int) -> FakeState:
-        return FakeState(tokens[:, 0, 0].astype(int), beams, np.zeros((len(tokens) * beams, 0), int))
+    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> FakeState:
+        self.lanes_made.append(lanes)
+        return FakeState(lanes, beams, few)
 
-    def step(self, state: FakeState, ids: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        clip_of_row = np.arange(len(ids)) // state.beams
+    def admit(self, state: FakeState, lane: int, tokens: np.ndarray) -> None:
+        assert 0 <= lane < state.lanes
+        state.numbers[lane], state.ids[lane] = int(tokens[0, 0]), np.zeros((state.beams, 0), int)
+
+    def step(self, state: FakeState, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         assert ids.dtype == parents.dtype == np.int32
-        assert state.position == 0 or (parents // state.beams == clip_of_row).all()
-        state.ids = np.column_stack([state.ids[parents], ids])
-        self.rows_fed.append(len(ids))
-        rows = zip(state.numbers[clip_of_row].tolist(), state.ids.tolist(), strict=True)
-        return np.array([self.logits(clip, tuple(row)) for clip, row in rows], np.float32)
+        assert ids.shape == parents.shape == (len(lanes), state.beams)
+        assert (np.diff(lanes) > 0).all()
+        self.rows_fed.append(ids.size)
+        rows = []
+        for lane, new, continued in zip(lanes.tolist(), ids, parents, strict=True):
+            state.ids[lane] = np.column_stack([state.ids[lane][continued], new])
+            rows += [self.logits(state.numbers[lane], tuple(row)) for row in state.ids[lane].tolist()]
+        return few_best(np.array(rows, np.float32), state.few)
 
-    def keep(self, state: FakeState, clips: np.ndarray) -> FakeState:
-        rows = state.ids.reshape(state.clips, state.beams, -1)[clips]
-        return FakeState(state.numbers[clips], state.beams, rows.reshape(-1, state.position))
+    def resize(self, state: FakeState, kept: np.ndarray, lanes: int) -> FakeState:
+        self.lanes_made.append(lanes)
+        numbers, ids = (
+            {at: part[lane] for at, lane in enumerate(kept.tolist())} for part in (state.numbers, state.ids)
+        )
+        return FakeState(lanes, state.beams, state.few, numbers, ids)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax as scipy_log_softmax
 
-from cococli.decoding.scores import best, log_softmax
+from cococli.decoding.scores import log_softmax
+from cococli.engines.scores import best, few_best
 from cococli.errors import ModelError
 
 
@@ -30,8 +31,17 @@ def test_a_forbidden_token_has_no_probability() -> None:
     np.testing.assert_allclose(ours, [[np.log(0.5), -np.inf, np.log(0.5)]], atol=1e-6)
 
 
+@given(st.integers(1, 900), st.integers(1, 14), st.integers(0, 2**32))
+def test_the_few_best_are_those_of_the_whole_vocabulary(size: int, few: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=(3, size)).astype(np.float32) * 5
+    scores = few_best(logits, few)
+    np.testing.assert_array_equal(scores.ids, np.argsort(-logits, axis=1, kind="stable")[:, :few])
+    np.testing.assert_array_equal(scores.logprobs, np.take_along_axis(log_softmax(logits), scores.ids, axis=1))
+    np.testing.assert_array_equal(scores.of(slice(1, 3)).every(), logits[1:])
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
 def test_scores_that_are_not_numbers_are_the_models_fault(damage: float) -> None:
     with pytest.raises(ModelError, match="weights are damaged"):
-        log_softmax(np.array([[0, 1], [damage, 1]], np.float32))
+        few_best(np.array([[0, 1], [damage, 1]], np.float32), 1)

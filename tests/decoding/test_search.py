@@ -8,7 +8,6 @@ from decoding.fake_engine import FakeEngine, chance, clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cococli.decoding import rows
 from cococli.decoding.options import METHODS, SearchOptions
 from cococli.decoding.search import search, search_all
 from cococli.errors import ModelError, UsageError
@@ -44,18 +43,6 @@ def test_clips_searched_together_find_what_each_finds_alone(
 
 
 @settings(max_examples=60, deadline=None)
-@given(REQUESTS, NUMBERS)
-def test_dropping_finished_clips_changes_no_caption(options: SearchOptions, numbers: list[int]) -> None:
-    engine = FakeEngine(chance(V, end=1), V)
-    found = []
-    for pays in (lambda still_open, clips: False, lambda still_open, clips: still_open < clips):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rows, "_pays_to_drop", pays)
-            found.append(search_all(engine, clips(*numbers), options))
-    assert found[0] == found[1]
-
-
-@settings(max_examples=60, deadline=None)
 @given(REQUESTS, NUMBERS, PROMPTS)
 def test_captions_keep_the_rules_they_were_asked_to_keep(
     options: SearchOptions, numbers: list[int], prompt: list[int]
@@ -78,7 +65,7 @@ def test_the_best_caption_is_the_first_of_all(options: SearchOptions, numbers: l
     assert all(len(found) <= options.rows for found in everything)
 
 
-def test_finished_clips_leave_the_batch() -> None:
+def test_finished_clips_are_not_fed() -> None:
     def logits(clip: int, ids: tuple[int, ...]) -> np.ndarray:
         row = np.zeros(V)
         row[11 if clip < 3 and len(ids) > 1 else 1] = 20  # clips 0 to 2 end at once, clip 3 never

@@ -32,7 +32,7 @@ def engine() -> MindSporeEngine:
 
 @pytest.fixture(scope="module")
 def coca() -> "cococli.Coca":
-    return cococli.load("shapes", frames="multi", num_frames=3)
+    return cococli.load("shapes", frames="multi", num_frames=3, engine="mindspore")
 
 
 def reading(segments: str = "none", sampling: Sampling = MULTI, batch_size: int = 2) -> Reading:

@@ -113,6 +113,14 @@ def test_float16_takes_half_the_room(tmp_path: Path) -> None:
 # A run that ends in the middle
 
 
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_run_that_is_asked_to_stop_gives_what_it_has(tmp_path: Path, batches: int) -> None:
+    files, encoder = pictures(tmp_path, 5), Encoder()
+    found = prepare(files, TOWER, encoder, batch_size=2, stopping=lambda: encoder.seen >= 2 * batches)
+    assert encoder.seen == 2 * batches
+    assert (found.row >= 0).sum() == 2 * batches
+
+
 def test_a_run_that_is_interrupted_keeps_what_it_has(tmp_path: Path) -> None:
     files = pictures(tmp_path, 5)
 
