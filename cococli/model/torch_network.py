@@ -1,0 +1,221 @@
+"""The same network in PyTorch, run as it is or compiled by OpenVINO: maths only.
+
+Every class is a function of tensors over weights that are shared, named as in `checkpoints.architecture.parameters`.
+Shapes: C clips, B beams, H heads, S slots of a cache, N image tokens, D width, E = D / H.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..catalog import CocaConfig
+
+EPSILON = 1e-5  # of every LayerNorm
+ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+PROJECTIONS = ("visual.proj", "text.text_projection", "text_decoder.text_projection")
+ROWS_OF_PACKED = 64  # that weights are packed for; others are only a little slower
+
+Weights = Mapping[str, Tensor]
+
+
+class Vision(nn.Module):
+    """[N, 3, S, S] frames -> [N, T, W] ViT tokens, which no norm has passed."""
+
+    def __init__(self, config: CocaConfig, weights: Weights) -> None:
+        super().__init__()
+        self.weights, self.config = weights, config
+
+    def forward(self, frames: Tensor) -> Tensor:
+        w, vision = self.weights, self.config.vision
+        patches = (
+            functional.conv2d(frames, w["visual.conv1.weight"], stride=vision.patch_size).flatten(2).transpose(1, 2)
+        )
+        cls = w["visual.class_embedding"].expand(frames.shape[0], 1, -1)
+        x = norm(torch.cat((cls, patches), 1) + w["visual.positional_embedding"], w, "visual.ln_pre")
+        for layer in range(vision.layers):
+            x = block(x, w, f"visual.transformer.resblocks.{layer}", vision.heads, self.config.quick_gelu)
+        return x
+
+
+class Pooler(nn.Module):
+    """[C, K, W] ViT tokens of clips -> [C, D] latents, not normalised, and [C, N, D] tokens."""
+
+    def __init__(self, config: CocaConfig, weights: Weights) -> None:
+        super().__init__()
+        self.weights, self.heads = weights, config.vision.pooler_heads
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        w, pool = self.weights, "visual.attn_pool"
+        query = norm(w[f"{pool}.query"], w, f"{pool}.ln_q").expand(tokens.shape[0], -1, -1)
+        context = norm(tokens, w, f"{pool}.ln_k")
+        x = attention(query, context, w, f"{pool}.attn", self.heads)
+        x = norm(x, w, "visual.ln_post")
+        return project(x[:, 0], w["visual.proj"]), x[:, 1:]
+
+
+class Texts(nn.Module):
+    """[C, T] int ids and the mask of `masks.text_mask` -> [C, D] latents, not normalised."""
+
+    def __init__(self, config: CocaConfig, weights: Weights) -> None:
+        super().__init__()
+        self.weights, self.config = weights, config
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        w, text = self.weights, self.config.text
+        positions = w["text.positional_embedding"]
+        words = functional.embedding(ids, w["text.token_embedding"]) + positions[: ids.shape[1]]
+        x = torch.cat((words, (w["text.cls_emb"] + positions[-1]).expand(ids.shape[0], 1, -1)), 1)
+        for layer in range(text.layers):
+            x = block(x, w, f"text.transformer.resblocks.{layer}", text.heads, self.config.quick_gelu, mask)
+        return project(norm(x[:, -1], w, "text.ln_final"), w["text.text_projection"])
+
+
+class Looks(nn.Module):
+    """[C, N, D] image tokens -> keys, then values, of each cross-attention, [C, H, N, E] each."""
+
+    def __init__(self, config: CocaConfig, weights: Weights) -> None:
+        super().__init__()
+        self.weights, self.decoder = weights, config.decoder
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        w, found = self.weights, []
+        for layer in range(self.decoder.layers):
+            name = f"text_decoder.cross_attn.{layer}"
+            context = norm(image, w, f"{name}.ln_1_kv")
+            found += [split(linear(context, w, f"{name}.attn.{part}_proj"), self.decoder.heads) for part in "kv"]
+        return tuple(found)
+
+
+class Step(nn.Module):
+    """One token of every row, by cached keys and values.
+
+    Inputs: ids [C, B] int, positions [C] int, masks [C, 1, B, S + 1] of the text tower and of the decoder, added to
+    the scores of what is cached and of the row's own token; then for each layer of the text tower keys and values
+    [C, H, S, E], likewise for each of the decoder, and for each cross-attention what `Looks` gives.
+
+    Outputs: logits [C, B, V]; then the new keys and values [C, H, B, E] of each layer of the tower and the decoder, in
+    the same order, for the caller to write into a free slot.
+    """
+
+    def __init__(self, config: CocaConfig, weights: Weights) -> None:
+        super().__init__()
+        self.weights, self.config = weights, config
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, text_mask: Tensor, mask: Tensor, *caches: Tensor
+    ) -> tuple[Tensor, ...]:
+        w, config = self.weights, self.config
+        pairs = list(zip(caches[::2], caches[1::2], strict=True))
+        text, decoder = pairs[: config.text.layers], pairs[config.text.layers :]
+        x = functional.embedding(ids, w["text.token_embedding"])
+        x = x + functional.embedding(positions, w["text.positional_embedding"])[:, None]
+        new: list[Tensor] = []
+        for layer, cache in enumerate(text):
+            name = f"text.transformer.resblocks.{layer}"
+            x = cached_block(x, cache, text_mask, new, w, name, config.text.heads, config.quick_gelu)
+        own, looks = decoder[: config.decoder.layers], decoder[config.decoder.layers :]
+        for layer, (cache, look) in enumerate(zip(own, looks, strict=True)):
+            name = f"text_decoder.resblocks.{layer}"
+            x = cached_block(x, cache, mask, new, w, name, config.decoder.heads, config.quick_gelu)
+            x = cross_block(x, look, w, f"text_decoder.cross_attn.{layer}", config.decoder.heads, config.quick_gelu)
+        logits = project(norm(x, w, "text_decoder.ln_final"), w["text_decoder.text_projection"])
+        return logits, *new
+
+
+def cached_block(
+    x: Tensor,
+    cache: Sequence[Tensor],
+    mask: Tensor,
+    new: list[Tensor],
+    w: Weights,
+    name: str,
+    heads: int,
+    quick_gelu: bool,
+) -> Tensor:
+    """A block for one new token per row, [C, B, D] -> [C, B, D]; adds its key and value to `new`."""
+    normed = norm(x, w, f"{name}.ln_1")
+    query, key, value = (split(linear(normed, w, f"{name}.attn.{part}_proj"), heads) for part in "qkv")
+    query = query * query.shape[-1] ** -0.5
+    scores = torch.cat((query @ cache[0].transpose(-1, -2), (query * key).sum(-1, keepdim=True)), -1)
+    share = (scores + mask).softmax(-1)  # [C, H, B, S + 1]
+    mixed = share[..., :-1] @ cache[1] + share[..., -1:] * value
+    new += [key, value]
+    x = x + linear(joined(mixed), w, f"{name}.attn.out_proj")
+    return x + mlp(x, w, name, quick_gelu)
+
+
+def cross_block(x: Tensor, look: Sequence[Tensor], w: Weights, name: str, heads: int, quick_gelu: bool) -> Tensor:
+    query = split(linear(norm(x, w, f"{name}.ln_1"), w, f"{name}.attn.q_proj"), heads)
+    x = x + linear(joined(attend(query, *look)), w, f"{name}.attn.out_proj")
+    return x + mlp(x, w, name, quick_gelu)
+
+
+def block(x: Tensor, w: Weights, name: str, heads: int, quick_gelu: bool, mask: Tensor | None = None) -> Tensor:
+    """A pre-norm transformer block, [C, L, D] -> [C, L, D]; `mask` is added to the scores."""
+    normed = norm(x, w, f"{name}.ln_1")
+    x = x + attention(normed, normed, w, f"{name}.attn", heads, mask)
+    return x + mlp(x, w, name, quick_gelu)
+
+
+def attention(x: Tensor, context: Tensor, w: Weights, name: str, heads: int, mask: Tensor | None = None) -> Tensor:
+    """[C, L, D] over [C, K, D'] -> [C, L, D]"""
+    query = split(linear(x, w, f"{name}.q_proj"), heads)
+    key, value = (split(linear(context, w, f"{name}.{part}_proj"), heads) for part in "kv")
+    return linear(joined(attend(query, key, value, mask)), w, f"{name}.out_proj")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[C, H, L, E] over [C, H, K, E] -> [C, H, L, E]"""
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)  # twice as fast as torch's fused one
+    return (scores if mask is None else scores + mask).softmax(-1) @ value
+
+
+def mlp(x: Tensor, w: Weights, name: str, quick_gelu: bool) -> Tensor:
+    hidden = linear(norm(x, w, f"{name}.ln_2"), w, f"{name}.mlp.c_fc")
+    hidden = hidden * torch.sigmoid(1.702 * hidden) if quick_gelu else functional.gelu(hidden)
+    return linear(hidden, w, f"{name}.mlp.c_proj")
+
+
+def linear(x: Tensor, w: Weights, name: str) -> Tensor:
+    weight, bias = w[f"{name}.weight"], w[f"{name}.bias"]
+    return by_onednn(x, weight, bias) if fits_onednn(x) else functional.linear(x, weight, bias)
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """[..., D] by [D, D'] -> [..., D']"""
+    return by_onednn(x, weight if weight.is_mkldnn else weight.T, None) if fits_onednn(x) else x @ weight
+
+
+def fits_onednn(x: Tensor) -> bool:
+    return x.device.type == "cpu" and ONEDNN and not torch.jit.is_tracing()
+
+
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`functional.linear` by oneDNN. torch takes MKL in float32, which leaves AVX-512 alone on AMD: half as fast."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def packed(name: str, weight: Tensor) -> Tensor:
+    """A copy of the weight of `linear` or `project` in the order in which oneDNN reads it; others as they are."""
+    if not ONEDNN or weight.ndim != 2 or not name.endswith((".weight", *PROJECTIONS)):
+        return weight
+    return torch.ops.mkldnn._reorder_linear_weight(weight.T if name in PROJECTIONS else weight, ROWS_OF_PACKED)
+
+
+def norm(x: Tensor, w: Weights, name: str) -> Tensor:
+    gamma = w[f"{name}.gamma"]
+    return functional.layer_norm(x, gamma.shape, gamma, w[f"{name}.beta"], EPSILON)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[C, L, D] -> [C, H, L, E]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    """[C, H, L, E] -> [C, L, D]"""
+    return x.transpose(1, 2).flatten(2)
