@@ -20,6 +20,10 @@ def load(
     num_frames: int = 8,
     pool: Literal["joint", "mean"] = "joint",
     prompt: str = "",
+    engine: Literal["auto", "mindspore", "torch", "openvino"] = "auto",
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    threads: int = 0,
     **search: Any,
 ) -> "Coca":
     """Load a model that captions and embeds videos and pictures.
@@ -30,6 +34,10 @@ def load(
         num_frames: How many frames `multi` looks at.
         pool: `joint` lets the model look at all frames at once, `mean` averages what it sees in each.
         prompt: Words that every caption begins with.
+        engine: What computes. `auto` takes the best that this machine has.
+        device: Where torch computes: `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: What it computes in. `auto` takes 16 bits where the machine is quick at them.
+        threads: How many compute; 0: one a core.
         **search: The fields of `cococli.decoding.options.SearchOptions`, as in `method="top-p", seed=1`.
 
     Raises:
@@ -38,4 +46,15 @@ def load(
     """
     from .captioning.coca import Coca
 
-    return Coca.load(model, frames=frames, num_frames=num_frames, pool=pool, prompt=prompt, **search)
+    return Coca.load(
+        model,
+        frames=frames,
+        num_frames=num_frames,
+        pool=pool,
+        prompt=prompt,
+        engine=engine,
+        device=device,
+        precision=precision,
+        threads=threads,
+        **search,
+    )

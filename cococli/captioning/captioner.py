@@ -2,18 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ..catalog import CocaConfig
 from ..checkpoints.store import ModelFiles
+from ..decoding.decoder import Decoder, check_prompt
 from ..decoding.options import SearchOptions
 from ..decoding.rows import Hypothesis
-from ..decoding.search import check_prompt, search_all
 from ..engines.base import Engine
+from ..engines.choice import Choice, open_engine, resolve
 from ..errors import ModelError, UsageError
 from ..tokenizer import EOT_ID, decode, encode, tokenize
 from .records import Candidate
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,18 @@ class Captioner:
         Returns:
             B captions. Similarities cost one pass of the text tower for all candidates of the batch.
         """
-        clips = self.engine.encode_clips(pixels, self.pool)
-        found = search_all(self.engine, clips.tokens, self.search, self.prompt, places)
-        told = [distinct(hypotheses, self.search.candidates) for hypotheses in found]
-        texts = self.embed_texts([text for by_text in told for text in by_text])
-        ends = np.cumsum([len(by_text) for by_text in told])
-        return [self._caption(*clip) for clip in zip(told, np.split(texts, ends[:-1]), clips.embedding, strict=True)]
+        stream: Stream[int] = self.stream(len(pixels))
+        stream.take(range(len(pixels)), pixels, places)
+        found: dict[int, Caption] = {}
+        while stream.busy:
+            found |= stream.work()
+        return [found[place] for place in range(len(pixels))]
 
-    def _caption(self, told: dict[str, Hypothesis], texts: np.ndarray, embedding: np.ndarray) -> Caption:
+    def stream(self, lanes: int) -> "Stream[Any]":
+        """Caption clips as they come, so many at once."""
+        return Stream(self, lanes)
+
+    def caption_of(self, told: dict[str, Hypothesis], texts: np.ndarray, embedding: np.ndarray) -> Caption:
         """The caption of a clip of which these texts, embedded as [K, D], are told, best first."""
         candidates = [
             Candidate(text, float(hypothesis.logprob), float(similarity))
@@ -102,6 +110,42 @@ class Captioner:
         return self.engine.encode_texts(tokenize(texts, self.engine.config.context_length))
 
 
+class Stream(Generic[Key]):
+    """Clips on their way to captions. Implements `video.flow.Computer`."""
+
+    def __init__(self, captioner: Captioner, lanes: int) -> None:
+        self._captioner = captioner
+        self._decoder: Decoder[Key] = Decoder(captioner.engine, captioner.search, captioner.prompt, lanes)
+        self._embeddings: dict[Key, np.ndarray] = {}
+
+    @property
+    def waiting(self) -> int:
+        return self._decoder.waiting
+
+    @property
+    def busy(self) -> bool:
+        return self._decoder.busy
+
+    def take(self, keys: Sequence[Key], pixels: np.ndarray, numbers: Sequence[int]) -> None:
+        """One pass of the vision tower gives what words are made of, and the embeddings."""
+        clips = self._captioner.engine.encode_clips(pixels, self._captioner.pool)
+        for key, tokens, number in zip(keys, clips.tokens, numbers, strict=True):
+            self._decoder.add(key, tokens, number)
+        self._embeddings |= zip(keys, clips.embedding, strict=True)
+
+    def work(self) -> dict[Key, Caption]:
+        """One step; the captions of the clips whose search it ended, with one pass of the text tower for all."""
+        told = {key: distinct(found, self._captioner.search.candidates) for key, found in self._decoder.step().items()}
+        if not told:
+            return {}
+        texts = self._captioner.embed_texts([text for by_text in told.values() for text in by_text])
+        ends = np.cumsum([len(by_text) for by_text in told.values()])
+        return {
+            key: self._captioner.caption_of(by_text, vectors, self._embeddings.pop(key))
+            for (key, by_text), vectors in zip(told.items(), np.split(texts, ends[:-1]), strict=True)
+        }
+
+
 def distinct(found: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
     """The first `count` captions that read differently, by what they read: tokens may spell one text in many ways."""
     by_text: dict[str, Hypothesis] = {}
@@ -113,18 +157,25 @@ def distinct(found: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
 
 
 def load_captioner(
-    model: ModelFiles, search: SearchOptions, pool: str = "joint", prompt: str = "", rerank: bool = False
+    model: ModelFiles,
+    search: SearchOptions,
+    pool: str = "joint",
+    prompt: str = "",
+    rerank: bool = False,
+    choice: Choice | None = None,
 ) -> Captioner:
     """Load a model's weights, once it is sure that the rest can be right.
+
+    Args:
+        choice: What computes; by default the best that this machine has.
 
     Raises:
         UsageError: the options do not fit each other or the model.
         ModelError: the weights are damaged, or of a vocabulary that is not CLIP's.
     """
     check_request(model.config, search, pool, prompt, rerank)
-    from ..engines.mindspore import MindSporeEngine
-
-    return Captioner(MindSporeEngine.open(model.weights, model.config), model.name, search, pool, prompt, rerank)
+    engine = open_engine(model, choice or resolve())
+    return Captioner(engine, model.name, search, pool, prompt, rerank)
 
 
 def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: str, rerank: bool = False) -> list[int]:

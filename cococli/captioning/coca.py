@@ -8,6 +8,7 @@ import numpy as np
 
 from ..checkpoints.store import find_model
 from ..decoding.options import SearchOptions
+from ..engines.choice import resolve
 from ..video.clips import read_clip
 from ..video.sampling import Frames, Sampling
 from .captioner import Caption, Captioner, load_captioner
@@ -21,10 +22,24 @@ class Coca:
         self._sampling = sampling
 
     @classmethod
-    def load(cls, model: str, *, frames: Frames, num_frames: int, pool: str, prompt: str, **search: Any) -> "Coca":
+    def load(
+        cls,
+        model: str,
+        *,
+        frames: Frames,
+        num_frames: int,
+        pool: str,
+        prompt: str,
+        engine: str,
+        device: str,
+        precision: str,
+        threads: int,
+        **search: Any,
+    ) -> "Coca":
         """See `cococli.load`."""
-        sampling = Sampling(frames, num_frames)
-        return cls(load_captioner(find_model(model), SearchOptions(**search), pool, prompt), sampling)
+        sampling, options = Sampling(frames, num_frames), SearchOptions(**search)
+        choice = resolve(engine, device, precision, threads)
+        return cls(load_captioner(find_model(model), options, pool, prompt, choice=choice), sampling)
 
     def caption(self, video: str | PathLike[str]) -> Caption:
         """Say what a video or picture shows.

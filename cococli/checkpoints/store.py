@@ -3,6 +3,7 @@
 import atexit
 import difflib
 import functools
+import hashlib
 import lzma
 import math
 import shlex
@@ -72,6 +73,19 @@ def find_model(name_or_path: str) -> ModelFiles:
         return _at_path(name_or_path)
     except (OSError, RuntimeError) as error:  # too long a name, a closed folder, no such ~user
         raise ModelError(f"cannot open {name_or_path!r}: {error}") from None
+
+
+def compiled_folder(model: ModelFiles) -> Path:
+    """A folder for what is compiled of a model: beside it in the cache, to go with it; else for this process only."""
+    home = settings.home()
+    inside = home in model.weights.parents
+    digest = hashlib.sha256(f"{'' if inside else model.weights.absolute()} {model.identity}".encode()).hexdigest()
+    folder = (model.weights.parent if inside else home) / "compiled" / digest[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # the cache is read-only or full
+        return _temporary_folder() / "compiled"
+    return folder
 
 
 def _cached(name: str) -> ModelFiles:

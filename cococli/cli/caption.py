@@ -13,7 +13,15 @@ from ..captioning.records import Record
 from ..journal import Failure
 from . import interrupts, options
 from .defaults import default_model
-from .running import caption_works, load_captioner, tell_as_wanted, tell_failures, tell_pace, warn_of_vectors
+from .running import (
+    as_asked,
+    caption_works,
+    load_captioner,
+    tell_as_wanted,
+    tell_failures,
+    tell_pace,
+    warn_of_vectors,
+)
 
 if TYPE_CHECKING:
     from ..captioning.captioner import Captioner
@@ -50,6 +58,10 @@ def caption(
     num_frames: options.NumFrames = 8,
     pool: options.Pool = "joint",
     model: options.Model = None,
+    engine: options.Engine = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    threads: options.Threads = 0,
     batch_size: options.BatchSize = 8,
     search: options.Search = "beam",
     beams: options.Beams = 6,
@@ -80,6 +92,7 @@ def caption(
     from ..captioning.subtitles import CueStyle
     from ..checkpoints.store import find_model
     from ..decoding.options import SearchOptions
+    from ..engines.choice import resolve
     from ..retrieval.index import About, check_index
     from ..video.clips import ReadRequest
     from ..video.discover import discover
@@ -90,7 +103,7 @@ def caption(
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, log_file)
-    choice = SearchOptions(
+    asked = SearchOptions(
         method=search,
         beams=beams,
         min_length=min_length,
@@ -105,6 +118,7 @@ def caption(
         seed=seed,
         candidates=candidates,
     )
+    choice = resolve(engine, device, precision, threads)
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     style = CueStyle(max_seconds=max_cue)
     check_template(template)
@@ -112,15 +126,15 @@ def caption(
     videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest)
     check_outputs(output or (), videos)
     files = find_model(model or default_model())
-    check_request(files.config, choice, pool, prompt, rerank)
+    check_request(files.config, asked, pool, prompt, rerank)
     if rerank or embed or min_score is not None:
         warn_of_vectors(files.name)
     request = ReadRequest(sampling, spans, files.config.vision.image_size)
     settings = Settings(Reading(request, batch_size, timeout), merge, min_score)
-    said = (files.name, files.identity, pool, prompt, rerank, merge, min_score)
+    said = (files.name, files.identity, pool, prompt, rerank, merge, min_score, *as_asked(precision))
     plan = Plan(
         videos,
-        options=repr((said, asdict(choice), sampling, spans)),
+        options=repr((said, asdict(asked), sampling, spans)),
         outputs=tuple(output or ()),
         beside=beside,
         subtitles=f".{subtitles}",
@@ -136,11 +150,15 @@ def caption(
     if plan.index:
         check_index(*plan.index[:2], None, overwrite)
     show = _shower(videos, plan.outputs, beside, verbose)
+
+    def load() -> "Captioner":
+        return load_captioner(files, choice, asked, pool, prompt, rerank)
+
     if dry_run:
-        _preview(plan, settings, lambda: load_captioner(files, choice, pool, prompt, rerank))
+        _preview(plan, settings, load)
         return
     with open_run(plan) as run:
-        failed = _run(run, settings, lambda: load_captioner(files, choice, pool, prompt, rerank), show)
+        failed = _run(run, settings, load, show)
     if interrupts.came():
         raise KeyboardInterrupt
     if failed:

@@ -11,7 +11,7 @@ from .. import console
 from ..journal import Failure, Work
 from . import interrupts, options
 from .defaults import default_model
-from .running import embed_works, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
+from .running import as_asked, embed_works, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -63,6 +63,10 @@ def embed(
     num_frames: options.NumFrames = 8,
     pool: options.Pool = "joint",
     model: options.Model = None,
+    engine: options.Engine = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    threads: options.Threads = 0,
     batch_size: options.BatchSize = 8,
 ) -> None:
     """Turn videos, pictures and texts into vectors of CoCa's joint space.
@@ -71,6 +75,7 @@ def embed(
     is new or changed is added.
     """
     from ..checkpoints.store import find_model
+    from ..engines.choice import resolve
     from ..errors import UsageError
     from ..journal import key_of, text_name
     from ..retrieval.embedding import read_texts
@@ -85,6 +90,7 @@ def embed(
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, log_file)
+    choice = resolve(engine, device, precision, threads)
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     earliest = parse_since(since) if since else None
     if not paths and not texts:
@@ -98,8 +104,9 @@ def embed(
     if outputs.index:
         check_index(outputs.index, about, dtype, overwrite)
     warn_of_vectors(files.name)
-    said = repr((files.identity, pool, sampling, spans))
-    works = [Work(str(path), key_of(path, said)) for path in videos] + [Work(text_name(text), "text") for text in lines]
+    said = repr((files.identity, pool, sampling, spans, *as_asked(precision)))
+    works = [Work(str(path), key_of(path, said)) for path in videos]
+    works += [Work(text_name(text), " ".join(("text", *as_asked(precision)))) for text in lines]
     reading = Reading(ReadRequest(sampling, spans, files.config.vision.image_size), batch_size, timeout)
 
     with (
@@ -114,7 +121,7 @@ def embed(
         failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
         try:
             if todo:
-                failed += embed_works(index, todo, load_engine(files), pool, reading)
+                failed += embed_works(index, todo, load_engine(files, choice), pool, reading)
         finally:
             _write(outputs, index.folder, works)
     if interrupts.came():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..checkpoints.store import ModelFiles
     from ..datasets.dataset import Dataset
     from ..decoding.options import SearchOptions
+    from ..engines.choice import Choice
     from ..evaluation.report import Report
     from ..retrieval.index import About, Index
     from ..video.flow import Reading
@@ -102,6 +103,10 @@ def evaluate(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     model: options.Model = None,
+    engine: options.Engine = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    threads: options.Threads = 0,
     batch_size: options.BatchSize = 8,
     timeout: options.Timeout = 60.0,
     frames: options.Frames = "middle",
@@ -120,6 +125,7 @@ def evaluate(
     from ..captioning.captioner import check_request
     from ..checkpoints.store import find_model
     from ..decoding.options import SearchOptions
+    from ..engines.choice import resolve
     from ..evaluation.model import joined
     from ..retrieval.index import About
     from ..video.clips import ReadRequest
@@ -135,17 +141,20 @@ def evaluate(
         return
     if not (data or classes):
         raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
-    choice = SearchOptions(
+    choice = resolve(engine, device, precision, threads)
+    asked = SearchOptions(
         method=search, beams=beams, min_length=min_length, max_length=max_length, length_penalty=length_penalty
     )
     sampling = Sampling(frames, num_frames)
     lost: set[str] = set()
     dataset = _dataset(data, split, karpathy, images, limit, lost) if data else None
     files = find_model(model or default_model())
-    check_request(files.config, choice, pool, "")
+    check_request(files.config, asked, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
     reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
-    task = _Task(files, choice, about, reading, output or _in_cache(files.identity, asdict(choice), about, data), lost)
+    bits = () if choice.precision == "fp32" else (choice.precision,)
+    folder = output or _in_cache(files.identity, asdict(asked), about, data, *bits)
+    task = _Task(files, choice, asked, about, reading, folder, bits, lost)
     if only != "captions":
         warn_of_vectors(files.name)
     reports = []
@@ -163,10 +172,12 @@ class _Task:
     """What is asked of a model, and the folder that keeps what it answers."""
 
     files: "ModelFiles"
+    choice: "Choice"
     search: "SearchOptions"
     about: "About"
     reading: "Reading"
     folder: Path
+    bits: tuple[str, ...]  # what it computes in, if that is not fp32: no measure is of two kinds of answers
     lost: set[str]  # paths of files that are missing or cannot be read; grows
 
     @property
@@ -273,7 +284,7 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     from ..captioning.run import Plan, open_run
     from ..video.flow import Spent
 
-    said = repr((task.files.identity, asdict(task.search), task.about))
+    said = repr((task.files.identity, asdict(task.search), task.about, *task.bits))
     plan = Plan(
         paths,
         options=said,
@@ -283,7 +294,7 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     task.folder.mkdir(parents=True, exist_ok=True)
     with open_run(plan) as run:
         if todo := run.todo:
-            captioner = load_captioner(task.files, task.search, task.about.pool)
+            captioner = load_captioner(task.files, task.choice, task.search, task.about.pool)
             caption_works(run, todo, captioner, Settings(task.reading), Spent(), lambda outcome: None)
         _stop_if_interrupted()
         failed = {outcome.video for outcome in run.in_order() if isinstance(outcome, Failure)}
@@ -295,13 +306,13 @@ def _embed(task: _Task, paths: Sequence[Path], texts: Sequence[str] = ()) -> set
     """Embed files and texts; returns the paths of what cannot be read."""
     from ..retrieval.index import open_index
 
-    said = repr((task.files.identity, task.about))
+    said = repr((task.files.identity, task.about, *task.bits))
     works = [Work(str(path), key_of(path, said)) for path in paths]
-    works += [Work(text_name(text), "text") for text in dict.fromkeys(texts)]
+    works += [Work(text_name(text), " ".join(("text", *task.bits))) for text in dict.fromkeys(texts)]
     with open_index(task.index, task.about, task.files.config.embed_dim, works) as index:
         failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
         if todo := [work for work in works if work.name not in index.reused]:
-            engine = load_engine(task.files)
+            engine = load_engine(task.files, task.choice)
             failed |= {failure.video for failure in embed_works(index, todo, engine, task.about.pool, task.reading)}
     _stop_if_interrupted()
     return failed

@@ -11,6 +11,7 @@ from .. import __version__, console
 from ..errors import CocaError, UsageError
 from ..settings import debugging, home
 from . import interrupts
+from .bench import bench
 from .caption import caption
 from .config import config
 from .configuration import default_map
@@ -37,6 +38,7 @@ app.command(no_args_is_help=True)(embed)
 app.command(no_args_is_help=True)(search)
 app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(finetune)
+app.command()(bench)
 app.command(no_args_is_help=True)(convert)
 app.add_typer(models, name="models")
 app.command()(config)

@@ -60,6 +60,34 @@ BatchSize = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Engine = Annotated[
+    Literal["auto", "mindspore", "torch", "openvino"],
+    typer.Option(
+        envvar="COCA_ENGINE",
+        help="What computes. auto takes torch where there is a graphics card, else openvino if it is installed, else "
+        "torch, too. coca bench times them.",
+        rich_help_panel=MODEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|mps",
+        help="Where torch computes; cuda:1 is the second card.",
+        rich_help_panel=MODEL,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16", "int8"],
+    typer.Option(
+        help="What it computes in. auto takes 16 bits where the machine is quick at them, else 32. int8 (openvino) is "
+        "the fastest on a CPU, and a little less exact.",
+        rich_help_panel=MODEL,
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Threads that compute; 0: one a core.", rich_help_panel=MODEL)
+]
 Frames = Annotated[
     Literal["middle", "multi"],
     typer.Option(

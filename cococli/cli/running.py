@@ -3,9 +3,9 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..captioning.records import Record
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..captioning.run import Run
     from ..checkpoints.store import ModelFiles
     from ..decoding.options import SearchOptions
-    from ..engines.mindspore import MindSporeEngine
+    from ..engines.base import Engine
+    from ..engines.choice import Choice
     from ..retrieval.index import IndexWriter
     from ..video.flow import Reading, Spent
 
@@ -39,22 +40,38 @@ def warn_of_vectors(model: str) -> None:
         console.warning(f"{model}: {known.warning}")
 
 
-def load_engine(files: "ModelFiles") -> "MindSporeEngine":
-    """Load the weights of a model."""
-    with console.status(f"loading {files.name}"), interrupts.held():
-        from ..engines.mindspore import MindSporeEngine
+def as_asked(precision: str) -> tuple[str, ...]:
+    """What decides on the records of a run, as far as `--precision` does.
 
-        return MindSporeEngine.open(files.weights, files.config)
+    Under auto a run goes on with what is there, although another machine, or what was installed since, might compute
+    the rest in other bits: auto never takes int8, and the others differ by little.
+    """
+    return () if precision == "auto" else (precision,)
+
+
+def load_engine(files: "ModelFiles", choice: "Choice") -> "Engine[Any]":
+    """Load the weights of a model."""
+    from ..engines.choice import open_engine
+
+    if choice.note:
+        console.note(choice.note)
+    guard = interrupts.held() if choice.engine == "mindspore" else nullcontext()  # which an interrupt would crash
+    with console.status(f"loading {files.name}") as say, guard:
+        return open_engine(files, choice, say)
 
 
 def load_captioner(
-    files: "ModelFiles", search: "SearchOptions", pool: str, prompt: str = "", rerank: bool = False
+    files: "ModelFiles",
+    choice: "Choice",
+    search: "SearchOptions",
+    pool: str,
+    prompt: str = "",
+    rerank: bool = False,
 ) -> "Captioner":
     """Load a model that captions."""
-    from ..captioning.captioner import load_captioner
+    from ..captioning.captioner import Captioner
 
-    with console.status(f"loading {files.name}"), interrupts.held():
-        return load_captioner(files, search, pool, prompt, rerank)
+    return Captioner(load_engine(files, choice), files.name, search, pool, prompt, rerank)
 
 
 @contextmanager
@@ -114,7 +131,7 @@ def caption_works(
 
 
 def embed_works(
-    index: "IndexWriter", todo: Sequence[Work], engine: "MindSporeEngine", pool: str, reading: "Reading"
+    index: "IndexWriter", todo: Sequence[Work], engine: "Engine[Any]", pool: str, reading: "Reading"
 ) -> list[Failure]:
     """Embed these videos and texts, the first Ctrl-C permitting; returns what failed."""
     from ..journal import text_of

@@ -16,6 +16,7 @@ from . import interrupts, options
 from .running import load_engine, warn_of_vectors
 
 if TYPE_CHECKING:
+    from ..engines.choice import Choice
     from ..retrieval.entries import Entry
     from ..retrieval.index import Index
     from ..retrieval.search import Found, Searcher
@@ -100,13 +101,19 @@ def search(
             help="Where the model of the index is, if it is not found by its name.",
         ),
     ] = None,
+    engine: options.Engine = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    threads: options.Threads = 0,
     quiet: options.Quiet = False,
 ) -> None:
     """Find the moments that match a query, in an index that coca embed wrote."""
+    from ..engines.choice import resolve
     from ..retrieval.index import Index
     from ..retrieval.query import parse_query
 
     console.be_quiet(quiet)
+    choice = resolve(engine, device, precision, threads)
     *wanted, folder = query_and_index
     if as_json + paths0 + cut > 1:
         raise UsageError("--json, --paths0 and --cut are three ways to print: take one")
@@ -121,7 +128,7 @@ def search(
     if duplicates:
         _show_duplicates(index, threshold, as_json)
         return
-    searcher = _searcher(index, model, among, approximate)
+    searcher = _searcher(index, model, choice, among, approximate)
 
     def show(found: "Sequence[Found]") -> None:
         if paths0:
@@ -142,7 +149,7 @@ def search(
         show(searcher.search(query, **limits))
 
 
-def _searcher(index: "Index", model: str | None, among: Any, approximate: bool | None) -> "Searcher":
+def _searcher(index: "Index", model: str | None, choice: "Choice", among: Any, approximate: bool | None) -> "Searcher":
     from ..checkpoints.store import find_model
     from ..retrieval.index import About, check_model
     from ..retrieval.search import Searcher
@@ -154,7 +161,7 @@ def _searcher(index: "Index", model: str | None, among: Any, approximate: bool |
         approximate = _usearch_is_here()
         if not approximate:
             console.note(f"{len(index.rows)} vectors: pip install 'cococli[usearch]' makes search of so many faster")
-    engine = load_engine(files)
+    engine = load_engine(files, choice)
     with console.status("opening the graph") as say:
         return Searcher(
             index, engine, among, bool(approximate), lambda done, of: say(f"building the graph, once: {done} of {of}")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 Coca = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> Iterator[None]:
+    """The same on every machine, and nothing to compile first."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("COCA_ENGINE", "mindspore")
+        yield
 
 
 @pytest.fixture

@@ -226,6 +226,9 @@ def test_a_list_on_stdin_names_the_videos(coca, tmp_path: Path) -> None:
         ["--candidates", "9"],
         ["--ban", " "],
         ["--max-cue", "0"],
+        ["--engine", "mindspore", "--precision", "bf16"],
+        ["--device", "gpu"],
+        ["--threads", "-1"],
         ["no*.mp4"],
     ],
     ids=" ".join,
@@ -254,6 +257,44 @@ def test_the_model_may_be_named_in_the_environment(coca, monkeypatch: pytest.Mon
     monkeypatch.setenv("COCA_MODEL", "from-the-environment")
     run = coca("caption", EXAMPLES / "moves.mp4")
     assert "from-the-environment" in run.stderr
+
+
+def test_engines_say_the_same(coca, tmp_path: Path) -> None:
+    said = []
+    for engine in ("mindspore", "torch"):
+        run = coca("caption", EXAMPLES, "--engine", engine, "--precision", "fp32", "--threads", 1, "--quiet")
+        said.append([json.loads(line) for line in run.stdout.splitlines()])
+    assert len(said[0]) == 5
+    for one, other in zip(*said, strict=True):
+        for number in ("logprob", "similarity"):
+            assert one.pop(number) == pytest.approx(other.pop(number), abs=2e-4)
+        assert one == other
+
+
+def test_auto_tells_what_it_chose(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COCA_ENGINE")
+    run = coca("caption", EXAMPLES / "moves.mp4")
+    assert json.loads(run.stdout)["caption"] == "a large yellow circle on a black background"
+    assert re.fullmatch(r"(openvino|torch) computes in \w+( on cuda)?", run.stderr.splitlines()[0])
+
+
+def test_int8_is_fitted_to_the_frames_that_are_captioned(coca, home: Path) -> None:
+    run = coca("caption", EXAMPLES, "--engine", "openvino", "--precision", "int8", "--quiet")
+    assert run.stderr == ""
+    captions = [json.loads(line)["caption"] for line in run.stdout.splitlines()]
+    colours = ["purple", "yellow", "white", "yellow", "red"]
+    assert [caption.split()[2] for caption in captions] == colours
+    assert [path.parent.name for path in home.rglob("*-int8")] == ["own"]
+
+
+def test_a_run_goes_on_under_auto_and_is_made_anew_for_another_precision(coca, tmp_path: Path) -> None:
+    command = ["caption", EXAMPLES / "moves.mp4", "-o", tmp_path / "out.jsonl", "--search", "greedy"]
+    coca(*command)
+    before = "1 of 1 were captioned before; --overwrite makes them again"
+    assert coca(*command, "--engine", "torch").stderr.splitlines() == [before]
+    exact = [*command, "--engine", "torch", "--precision", "fp32"]
+    assert before not in coca(*exact).stderr
+    assert coca(*exact).stderr.splitlines() == [before]
 
 
 def test_flags_left_out_mean_what_the_library_means() -> None:

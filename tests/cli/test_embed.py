@@ -132,7 +132,7 @@ def test_captions_and_vectors_come_of_one_pass(coca, tmp_path: Path) -> None:
     assert [(entry.video, entry.start, entry.text) for entry in map(kept.entry, kept.rows.tolist())] == [
         (record["video"], record["start"], record["caption"]) for record in records
     ]
-    library = cococli.load("shapes")
+    library = cococli.load("shapes", engine="mindspore")
     for name, vectors in content(index).items():
         np.testing.assert_allclose(vectors_of(vectors), [library.embed(name)], atol=1e-5)
     again = coca(*command)

@@ -1,0 +1,244 @@
+"""Each engine beside what the machine can do at all, and what searching costs: see README.md in this folder.
+
+    python benchmarks/engines.py floors
+    python benchmarks/engines.py phases openvino int8 [--checkpoint /tmp/coca-bench/open_clip_pytorch_model.ckpt]
+    python benchmarks/engines.py search openvino int8
+    python benchmarks/engines.py lanes openvino int8
+    python benchmarks/engines.py threads openvino int8
+
+The checkpoint is one of random weights that caption.py makes. Run one at a time.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cococli.catalog import CocaConfig
+from cococli.checkpoints.architecture import parameters
+from cococli.checkpoints.store import find_model
+from cococli.decoding.decoder import Decoder
+from cococli.decoding.options import SearchOptions
+from cococli.engines.base import Engine
+from cococli.engines.choice import Choice, open_engine
+from cococli.engines.scores import Scores, few_best
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+ROWS = (6, 48, 192)
+
+
+def median_of(act: Callable[[], object], times: int = 7) -> float:
+    act()
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def drawn(size: int) -> np.ndarray:
+    """Eight frames."""
+    return np.random.default_rng(0).standard_normal((8, 3, size, size), np.float32)
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def floors(threads: int) -> tuple[float, dict[str, float]]:
+    """Bytes a second that memory gives, and multiplications with addition a second that matrix products reach."""
+    import torch
+
+    torch.set_num_threads(threads)
+    block = torch.ones(2**28)  # 1 GiB: no cache holds it
+    bandwidth = block.nbytes / median_of(block.sum)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    rates = {"fp32": 2048**3 / median_of(lambda: a @ b)}
+    low_a, low_b = a.bfloat16(), b.bfloat16()
+    rates["bf16"] = 2048**3 / median_of(lambda: low_a @ low_b)
+    small_a, small_b = a.mul(30).char(), b.mul(30).char()
+    rates["int8"] = 2048**3 / median_of(lambda: torch._int_mm(small_a, small_b))
+    return bandwidth, rates
+
+
+def matrices(config: CocaConfig, *towers: str) -> int:
+    """Numbers in the matrices of some towers that every token is multiplied with."""
+    shapes = parameters(config).items()
+    return sum(
+        shape[0] * shape[1]
+        for name, shape in shapes
+        if name.startswith(towers) and len(shape) == 2 and "embedding" not in name and "attn_pool.query" not in name
+    )
+
+
+def phases(engine: Engine[Any], choice: Choice) -> None:
+    """Encoding and steps, and the share of the floor that each reaches."""
+    bandwidth, rates = floors(choice.threads)
+    rate, config = rates[choice.precision.replace("fp16", "bf16")], engine.config
+    row("phase", "time", "floor", "share of it reached")
+    row("---", "---:", "---:", "---:")
+    vision = matrices(config, "visual.transformer")
+    for count in (1, 8):
+        clips = drawn(config.vision.image_size)[:count, None]
+        seconds = median_of(lambda clips=clips: engine.encode_clips(clips), 5)
+        floor = count * config.vision.tokens * vision / rate
+        row(f"{count} frame(s)", f"{seconds:.3f} s", f"{floor:.3f} s multiplying", f"{floor / seconds:.0%}")
+    weights = matrices(config, "text.transformer", "text_decoder")
+    for rows in ROWS:
+        seconds = step_seconds(engine, rows)
+        reading, multiplying = weights * BYTES[choice.precision] / bandwidth, rows * weights / rate
+        floor, kind = max((reading, "reading the weights"), (multiplying, "multiplying"))
+        row(f"step, {rows} rows", f"{seconds:.3f} s", f"{floor:.3f} s {kind}", f"{floor / seconds:.0%}")
+
+
+def begun(engine: Engine[Any], rows: int) -> tuple[Any, np.ndarray, SearchOptions]:
+    options = SearchOptions()
+    lanes = np.arange(rows // options.rows)
+    state = engine.begin(len(lanes), options.rows, options.max_length, options.few)
+    image = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
+    for lane in lanes:
+        engine.admit(state, int(lane), image)
+    return state, lanes, options
+
+
+def step_seconds(engine: Engine[Any], rows: int) -> float:
+    state, lanes, options = begun(engine, rows)
+    ids = np.full((len(lanes), options.rows), engine.config.sot_id, np.int32)
+    parents = np.zeros_like(ids) + np.arange(options.rows, dtype=np.int32)
+    return median_of(lambda: engine.step(state, lanes, ids, parents), 14)
+
+
+class Watched:
+    """An engine whose steps are timed, and whose captions end when they are told to, if they are."""
+
+    def __init__(self, engine: Engine[Any], lengths: dict[int, int] | None = None) -> None:
+        self.engine, self.config, self.lengths = engine, engine.config, lengths
+        self.seconds, self.steps = 0.0, 0
+        self.fed: dict[int, int] = {}
+        self.of_lane: dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def admit(self, state: Any, lane: int, tokens: np.ndarray) -> None:
+        self.of_lane[lane], self.fed[lane] = int(tokens[0, 0]), 0
+        self.engine.admit(state, lane, tokens)
+
+    def step(self, state: Any, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+        start = time.perf_counter()
+        scores = self.engine.step(state, lanes, ids, parents)
+        self.seconds += time.perf_counter() - start
+        self.steps += 1
+        if self.lengths is None:
+            return scores
+        logits = np.zeros((ids.size, 64), np.float32) - np.arange(64)
+        for place, lane in enumerate(lanes.tolist()):
+            self.fed[lane] += 1
+            if self.fed[lane] >= self.lengths[self.of_lane[lane]] - 1:
+                logits[place * ids.shape[1] : (place + 1) * ids.shape[1], 63] = 99
+        found = few_best(logits, scores.ids.shape[1])
+        ids = np.where(found.ids == 63, self.config.eot_id, found.ids)
+        return Scores(ids, found.logits, found.log_sum, scores.every)
+
+
+def search(engine: Engine[Any]) -> None:
+    """What is spent beside the engine's steps, which hand over the few best tokens."""
+    row("rows", "a step", "search beside it", "share")
+    row("---", "---:", "---:", "---:")
+    tokens = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
+    for rows in ROWS:
+        options = SearchOptions()
+        watched = Watched(engine)
+        for measured in (False, True):
+            watched.seconds, watched.steps = 0.0, 0
+            decoder: Decoder[int] = Decoder(watched, options, lanes=rows // options.rows)
+            for clip in range(rows // options.rows):
+                decoder.add(clip, tokens, clip)
+            decoder.step()  # what is admitted is no search
+            watched.seconds, watched.steps, start = 0.0, 0, time.perf_counter()
+            while decoder.busy and watched.steps < (12 if measured else 1):
+                decoder.step()
+            elapsed = time.perf_counter() - start
+        beside = elapsed - watched.seconds
+        each, more = watched.seconds / watched.steps, beside / watched.steps
+        row(rows, f"{each * 1e3:.1f} ms", f"{more * 1e3:.2f} ms", f"{more / (each + more):.1%}")
+
+
+def lanes(engine: Engine[Any], clips: int = 48, width: int = 8) -> None:
+    """Captions of 7 to 30 tokens: a batch after the other, and each clip as soon as there is room."""
+    lengths = dict(enumerate(np.random.default_rng(0).integers(7, 31, clips).tolist()))
+    image = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
+
+    def tokens(clip: int) -> np.ndarray:
+        named = image.copy()
+        named[0, 0] = clip
+        return named
+
+    def run(batches: list[range]) -> float:
+        watched = Watched(engine, lengths)
+        start = time.perf_counter()
+        for batch in batches:
+            decoder: Decoder[int] = Decoder(watched, SearchOptions(min_length=0), lanes=width)
+            for clip in batch:
+                decoder.add(clip, tokens(clip), clip)
+            while decoder.busy:
+                decoder.step()
+        return time.perf_counter() - start
+
+    run([range(width)])
+    ratios, seconds = [], []
+    for _ in range(3):
+        static = run([range(start, start + width) for start in range(0, clips, width)])
+        continuous = run([range(clips)])
+        ratios.append(static / continuous)
+        seconds.append((static, continuous))
+    static, continuous = (statistics.median(part) for part in zip(*seconds, strict=True))
+    row("batch after batch", "continuous", "ratio")
+    row("---:", "---:", "---:")
+    row(f"{static:.1f} s", f"{continuous:.1f} s", f"{statistics.median(ratios):.2f}")
+
+
+def threads(arguments: argparse.Namespace) -> None:
+    """A frame and a step of 48 rows, with one core and with two, each in a process of its own."""
+    for count in ("1", "2"):
+        print(f"{count} thread(s):", flush=True)
+        order = [sys.executable, __file__, "phases", arguments.engine, arguments.precision, "--threads", count]
+        subprocess.run([*order, "--checkpoint", str(arguments.checkpoint)], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("floors", "phases", "search", "lanes", "threads"))
+    parser.add_argument("engine", nargs="?", default="mindspore")
+    parser.add_argument("precision", nargs="?", default="fp32")
+    parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/coca-bench/open_clip_pytorch_model.ckpt"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.what == "floors":
+        bandwidth, rates = floors(arguments.threads)
+        print(
+            f"memory {bandwidth / 1e9:.1f} GB/s;", *(f"{name} {rate / 1e9:.0f} GMAC/s" for name, rate in rates.items())
+        )
+        return
+    if arguments.what == "threads":
+        threads(arguments)
+        return
+    model = find_model(str(arguments.checkpoint))
+    choice = Choice(arguments.engine, arguments.device, arguments.precision, arguments.threads)
+    engine = open_engine(model, choice)
+    if arguments.what == "phases":
+        phases(engine, choice)
+    else:
+        {"search": search, "lanes": lanes}[arguments.what](engine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`coca bench`, as a user runs it, with the bundled model."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "cococli"]
+
+
+@pytest.fixture(autouse=True)
+def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCA_MODEL", "shapes")
+
+
+def test_a_table_that_fits_a_terminal_ends_in_the_flags_to_use(coca) -> None:
+    run = coca("bench", "--engines", "mindspore,torch", "--device", "cpu", "--rows", "6,48")
+    head, *rows, last = run.stdout.splitlines()
+    assert re.split("  +", head) == ["engine", "precision", "start", "frame", "6 rows", "48 rows", "captions/min"]
+    assert {"mindspore", "torch"} == {row.split()[0] for row in rows}
+    assert re.fullmatch(r"fastest: --engine (mindspore|torch) --precision (fp32|bf16)", last)
+    assert max(map(len, run.stdout.splitlines())) < 80
+    assert (run.stderr, run.returncode) == ("", 0)
+
+
+def test_json_tells_seconds_of_each_engine(coca) -> None:
+    run = coca("bench", "--engines", "torch", "--device", "cpu", "--rows", "1,12", "--threads", 1, "--json")
+    *_, exact = json.loads(run.stdout)
+    assert exact["engine"], exact["precision"] == ("torch", "fp32")
+    assert (exact["device"], exact["threads"]) == ("cpu", 1)
+    assert exact["steps"].keys() == {"1", "12"}
+    assert all(seconds > 0 for seconds in (exact["start"], exact["frame"], *exact["steps"].values()))
+    each = exact["frame"] + 14 * exact["steps"]["12"] / 2  # 12 rows are two clips
+    assert exact["captions_per_minute"] == pytest.approx(60 / each)
+
+
+def test_an_engine_that_fails_is_told_and_the_others_are_timed(coca, home: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.ckpt"
+    weights.write_bytes(b"no weights")
+    shapes = Path(__file__).parents[2] / "cococli" / "assets" / "models" / "shapes" / "shapes.json"
+    weights.with_suffix(".json").write_bytes(shapes.read_bytes())
+    run = coca("bench", "--engines", "mindspore", "--model", weights)
+    assert run.stdout == ""
+    assert run.stderr.startswith(f"warning: --engine mindspore --precision fp32: {weights} ")
+    assert run.returncode == 1
+
+
+def started(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*COMMAND, "bench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def child(run: "subprocess.Popen[str]", other: int = 0) -> int:
+    """The process that it times now, when it is another one than this."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    while run.poll() is None:
+        if (found := children.read_text().split()) and int(found[0]) != other:
+            return int(found[0])
+        time.sleep(0.02)
+    raise AssertionError("it has ended")
+
+
+def test_ctrl_c_ends_it_and_the_process_that_is_timed() -> None:
+    run = started("--engines", "mindspore", "--rows", "600")
+    timed = child(run)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=60) == ("", "error: interrupted\nhint: what was done before is kept\n")
+    assert run.returncode == 130
+    while Path(f"/proc/{timed}").exists():  # it ends by itself where Ctrl-C came before it was known
+        time.sleep(0.05)
+
+
+def test_ctrl_c_shows_what_was_timed() -> None:
+    run = started("--engines", "mindspore,torch", "--device", "cpu", "--rows", "6")
+    child(run, other=child(run))
+    run.send_signal(signal.SIGINT)
+    results, errors = run.communicate(timeout=60)
+    assert [line.split()[0] for line in results.splitlines()] == ["engine", "torch", "fastest:"]
+    assert (errors.splitlines()[0], run.returncode) == ("error: interrupted", 130)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "hint"),
+    [
+        (["--rows", "six"], "--rows cannot be 'six'", "numbers of 1 to 1000, as 6,48"),
+        (["--rows", "6,0"], "--rows cannot be '6,0'", "numbers of 1 to 1000, as 6,48"),
+        (["--engines", "numpy"], "--engine cannot be 'numpy'", "choose auto, mindspore, torch or openvino"),
+        (["--device", "gpu"], "--device cannot be 'gpu'", "choose auto, cpu, cuda, mps, or one card, as cuda:0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_timed_is_told_at_once(coca, wrong: list[str], message: str, hint: str) -> None:
+    run = coca("bench", *wrong, "--model", "no-such-model")
+    assert (run.stdout, run.stderr, run.returncode) == ("", f"error: {message}\nhint: {hint}\n", 2)
