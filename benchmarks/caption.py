@@ -22,10 +22,10 @@ CLI = [sys.executable, "-m", "cococli"]
 class Worker:
     """A program under test, waiting for orders."""
 
-    def __init__(self, python: str, kind: str, checkpoint: Path) -> None:
+    def __init__(self, python: str, kind: str, *given: object) -> None:
         threads = {"OMP_NUM_THREADS": os.environ.get("BENCH_THREADS", "2"), "GLOG_v": "3"}
         self.process = subprocess.Popen(
-            [python, str(HERE / "workers.py"), kind, str(checkpoint)],
+            [python, str(HERE / "workers.py"), kind, *map(str, given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -105,13 +105,14 @@ def timed(command: list[str], environment: dict[str, str] | None = None) -> floa
     return time.perf_counter() - start
 
 
-def cold_starts(checkpoint: Path, converted: Path, oracle_python: str, folder: Path) -> None:
+def cold_starts(checkpoint: Path, converted: Path, oracle_python: str, folder: Path, flags: list[str]) -> None:
     """The whole command for one picture: start, load, compile, caption."""
     from PIL import Image
 
     picture = folder / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)).save(picture)
-    mine = timed([*CLI, "caption", str(picture), "--model", str(converted), "-o", str(folder / "out.jsonl")])
+    command = [*CLI, "caption", str(picture), "--model", str(converted), "-o", str(folder / "out.jsonl"), *flags]
+    mine = timed([*command, "--overwrite"])
     order = json.dumps({"job": "caption", "images": 1})
     script = f"echo '{order}' | {oracle_python} {HERE / 'workers.py'} oracle {checkpoint}"
     theirs = timed(["sh", "-c", script])
@@ -124,6 +125,8 @@ def main() -> None:
         "--oracle-python", required=True, help="a Python with open_clip_torch 3.3.0, transformers 4.50.3"
     )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/coca-bench"), help="for 5 GB of random weights")
+    parser.add_argument("--engine", default="mindspore")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--eight", type=int, default=1, help="pairs for eight images, minutes each; 0: none")
     arguments = parser.parse_args()
@@ -138,7 +141,7 @@ def main() -> None:
     row("---", "---:", "---:", "---:", "---")
     helps = statistics.median(timed([*CLI, "--help"]) for _ in range(7))
     row("coca --help", f"{helps:.2f} s", "", "", "")
-    ours = Worker(sys.executable, "ours", converted)
+    ours = Worker(sys.executable, "ours", converted, arguments.engine, arguments.precision)
     oracle = Worker(arguments.oracle_python, "oracle", checkpoint)
     for images, pairs in ((1, arguments.pairs), (8, arguments.eight)):
         if not pairs:
@@ -147,7 +150,8 @@ def main() -> None:
         per_token(images, encode, compare(ours, oracle, "caption", images, pairs))
     ours.close()
     oracle.close()
-    cold_starts(checkpoint, converted, arguments.oracle_python, arguments.folder)
+    flags = ["--engine", arguments.engine, "--precision", arguments.precision]
+    cold_starts(checkpoint, converted, arguments.oracle_python, arguments.folder, flags)
 
 
 if __name__ == "__main__":

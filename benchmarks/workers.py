@@ -1,6 +1,6 @@
 """The two programs that caption.py compares, each in a process of its own that obeys one JSON line at a time.
 
-    python benchmarks/workers.py ours   CHECKPOINT.ckpt
+    python benchmarks/workers.py ours   CHECKPOINT.ckpt [ENGINE PRECISION]
     python benchmarks/workers.py oracle CHECKPOINT.bin      # an environment with open_clip_torch 3.3.0
 
 A line {"job": "caption", "images": 8} is answered by {"seconds": ..., "tokens": ...}.
@@ -25,13 +25,12 @@ def pictures(count: int) -> np.ndarray:
 
 
 class Ours:
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, engine: str = "mindspore", precision: str = "fp32") -> None:
         from cococli.checkpoints.store import find_model
         from cococli.decoding.options import SearchOptions
-        from cococli.engines.mindspore import MindSporeEngine
+        from cococli.engines.choice import Choice, open_engine
 
-        model = find_model(checkpoint)
-        self.engine = MindSporeEngine.open(model.weights, model.config)
+        self.engine = open_engine(find_model(checkpoint), Choice(engine, "cpu", precision, THREADS))
         self.options = SearchOptions()
 
     def encode(self, images: int) -> int:
@@ -78,10 +77,10 @@ def without_torchvision_operators(torch: Any) -> None:
 
 
 def main() -> None:
-    kind, checkpoint = sys.argv[1:]
+    kind, *given = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print must not mix with the answers
-    program = {"ours": Ours, "oracle": Oracle}[kind](checkpoint)
+    program = {"ours": Ours, "oracle": Oracle}[kind](*given)
     for line in sys.stdin:
         order = json.loads(line)
         start = time.perf_counter()
