@@ -1,6 +1,6 @@
 """This program beside open_clip 3.3.0 at vit-l-14 size, random weights: see README.md in this folder.
 
-python benchmarks/caption.py --oracle-python ORACLE/bin/python [--folder /tmp/bench] [--pairs 3]
+python benchmarks/caption.py --oracle-python ORACLE/bin/python [--engine 'openvino int8'] [--pairs 3]
 """
 
 import argparse
@@ -68,31 +68,31 @@ def random_values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -
     return np.asarray(rng.standard_normal(shape, np.float32) * np.float32(0.02), np.float32)
 
 
-def compare(ours: Worker, oracle: Worker, job: str, images: int, pairs: int) -> list[float]:
-    """Time a job in both, in turn, print medians and the median ratio, and return the medians."""
-    ours.run(job, images)  # compile
-    mine, theirs = [], []
+def compare(ours: dict[str, Worker], oracle: Worker, job: str, images: int, pairs: int) -> dict[str, float]:
+    """Time a job in all programs, in turn, print medians and the median ratio, and return the medians."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*ours, "open_clip")}
+    for worker in ours.values():
+        worker.run(job, images)  # compile
     for _ in range(pairs):
-        theirs.append(oracle.run(job, images))
-        mine.append(ours.run(job, images))
-    ratio = statistics.median(b["seconds"] / a["seconds"] for a, b in zip(mine, theirs, strict=True))
-    seconds = [statistics.median(run["seconds"] for run in runs) for runs in (mine, theirs)]
-    peaks = [runs[-1]["peak_mb"] for runs in (mine, theirs)]
-    tokens = [runs[-1]["tokens"] for runs in (mine, theirs)]
-    row(f"{job} {images}", *(f"{value:.2f} s" for value in seconds), f"{ratio:.2f}", f"{tokens}, peak MB {peaks}")
+        for name, worker in {**ours, "open_clip": oracle}.items():
+            runs[name].append(worker.run(job, images))
+    seconds = {name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()}
+    for name in ours:
+        both = zip(runs[name], runs["open_clip"], strict=True)
+        ratio = statistics.median(theirs["seconds"] / mine["seconds"] for mine, theirs in both)
+        ends = [f"{runs[program][-1]['tokens']}, {runs[program][-1]['peak_mb']} MB" for program in (name, "open_clip")]
+        times = f"{seconds[name]:.2f} s", f"{seconds['open_clip']:.2f} s"
+        row(name, f"{job} {images}", *times, f"{ratio:.2f}", "; ".join(ends))
     return seconds
 
 
-def per_token(images: int, encode: list[float], caption: list[float]) -> None:
+def per_token(images: int, encode: dict[str, float], caption: dict[str, float]) -> None:
     """What each of the 29 steps after SOT takes; open_clip encodes every image once per beam."""
-    mine, theirs = (caption[0] - encode[0]) / 29, (caption[1] - 6 * encode[1]) / 29
-    row(
-        f"step, {images} x 6 beams",
-        f"{mine:.3f} s",
-        f"{theirs:.3f} s",
-        f"{theirs / mine:.1f}",
-        "computed from the rows above",
-    )
+    theirs = (caption.pop("open_clip") - 6 * encode["open_clip"]) / 29
+    for name, seconds in caption.items():
+        mine = (seconds - encode[name]) / 29
+        times = f"{mine:.3f} s", f"{theirs:.3f} s", f"{theirs / mine:.1f}"
+        row(name, f"step, {images} x 6 beams", *times, "computed from the rows above")
 
 
 def row(*cells: str) -> None:
@@ -105,18 +105,20 @@ def timed(command: list[str], environment: dict[str, str] | None = None) -> floa
     return time.perf_counter() - start
 
 
-def cold_starts(checkpoint: Path, converted: Path, oracle_python: str, folder: Path, flags: list[str]) -> None:
-    """The whole command for one picture: start, load, compile, caption."""
+def cold_starts(checkpoint: Path, converted: Path, oracle_python: str, folder: Path, engines: list[str]) -> None:
+    """The whole command for one picture: start, load, compile if that is not cached, caption. Each the median of 3."""
     from PIL import Image
 
     picture = folder / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)).save(picture)
-    command = [*CLI, "caption", str(picture), "--model", str(converted), "-o", str(folder / "out.jsonl"), *flags]
-    mine = timed([*command, "--overwrite"])
+    command = [*CLI, "caption", str(picture), "--model", str(converted), "-o", str(folder / "out.jsonl"), "--overwrite"]
     order = json.dumps({"job": "caption", "images": 1})
     script = f"echo '{order}' | {oracle_python} {HERE / 'workers.py'} oracle {checkpoint}"
     theirs = timed(["sh", "-c", script])
-    row("cold start, one picture", f"{mine:.1f} s", f"{theirs:.1f} s", f"{theirs / mine:.2f}", "whole process")
+    for name in engines:
+        flags = [*command, "--engine", *name.replace(" ", " --precision ").split()]
+        mine = statistics.median(timed(flags) for _ in range(3))
+        row(name, "cold start, 1 picture", f"{mine:.1f} s", f"{theirs:.1f} s", f"{theirs / mine:.2f}", "whole process")
 
 
 def main() -> None:
@@ -125,8 +127,9 @@ def main() -> None:
         "--oracle-python", required=True, help="a Python with open_clip_torch 3.3.0, transformers 4.50.3"
     )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/coca-bench"), help="for 5 GB of random weights")
-    parser.add_argument("--engine", default="mindspore")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument(
+        "--engine", action="append", help="and its precision, as 'openvino int8'; may be given again; mindspore fp32"
+    )
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--eight", type=int, default=1, help="pairs for eight images, minutes each; 0: none")
     arguments = parser.parse_args()
@@ -137,21 +140,21 @@ def main() -> None:
         random_checkpoint(checkpoint)
     if not converted.exists():
         subprocess.run([*CLI, "convert", str(checkpoint), str(converted), "--config", "vit-l-14"], check=True)
-    row("job", "coca", "open_clip", "open_clip / coca", "tokens and peak memory (coca, open_clip)")
-    row("---", "---:", "---:", "---:", "---")
+    engines: list[str] = arguments.engine or ["mindspore fp32"]
+    row("engine", "job", "coca", "open_clip", "open_clip / coca", "tokens and peak memory (coca; open_clip)")
+    row("---", "---", "---:", "---:", "---:", "---")
     helps = statistics.median(timed([*CLI, "--help"]) for _ in range(7))
-    row("coca --help", f"{helps:.2f} s", "", "", "")
-    ours = Worker(sys.executable, "ours", converted, arguments.engine, arguments.precision)
+    row("", "coca --help", f"{helps:.2f} s", "", "", "")
+    ours = {name: Worker(sys.executable, "ours", converted, *name.split()) for name in engines}
     oracle = Worker(arguments.oracle_python, "oracle", checkpoint)
     for images, pairs in ((1, arguments.pairs), (8, arguments.eight)):
         if not pairs:
             continue
         encode = compare(ours, oracle, "encode", images, 3 * pairs)
         per_token(images, encode, compare(ours, oracle, "caption", images, pairs))
-    ours.close()
-    oracle.close()
-    flags = ["--engine", arguments.engine, "--precision", arguments.precision]
-    cold_starts(checkpoint, converted, arguments.oracle_python, arguments.folder, flags)
+    for worker in (*ours.values(), oracle):
+        worker.close()
+    cold_starts(checkpoint, converted, arguments.oracle_python, arguments.folder, engines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A step of training beside open_clip 3.3.0's, random weights: see README.md in this folder.
 
-    python benchmarks/finetune.py --oracle-python ORACLE/bin/python [--data coco/] [--pairs 5] [--batch 8]
+    python benchmarks/finetune.py --oracle-python ORACLE/bin/python [--data coco/] [--pairs 5] [--frozen vision]
     python benchmarks/finetune.py --only-ours vit-l-14 --frozen vision --batch 8
 
 Without --data captions are 20 random tokens long, and pictures are noise.
@@ -23,7 +23,6 @@ import numpy as np
 from workers import THREADS, peak_mb, without_torchvision_operators
 
 RATE, DECAY, MAX_NORM = 1e-5, 0.2, 1.0
-BATCHES = 4  # of real data, in turn
 OPEN_CLIP = {"vit-b-32": "coca_ViT-B-32", "vit-l-14": "coca_ViT-L-14"}
 
 
@@ -38,15 +37,17 @@ def random_batch(count: int) -> Batch:
 
 
 def real_batches(folder: Path, count: int) -> list[Batch]:
-    """The first batches that a run on this data would train on."""
+    """The batches of the first epoch of a run on this data."""
     from cococli.training.data import Source, find_data
     from cococli.training.feeding import Feeding, feed
+    from cococli.training.lengths import padded_lengths
     from cococli.training.order import Order
     from cococli.training.pairs import pairs_of
     from cococli.video.sampling import Sampling
 
     pairs = pairs_of(find_data(Source(folder), 0, 76, False, print).train, 76)
-    steps = feed(pairs, Order(0, len(pairs), count), range(BATCHES), Feeding(Sampling("middle"), 224))
+    order = Order(0, padded_lengths(pairs.ids, 0), count)
+    steps = feed(pairs, order, range(order.steps), Feeding(Sampling("middle"), 224))
     return [(step.ids, step.pixels) for step in steps if step.pixels is not None]
 
 
@@ -148,9 +149,10 @@ class Worker:
 
 
 def compare(arguments: argparse.Namespace, model: str, frozen: str, data: str, batches: int) -> None:
-    """Time steps of both in turn; the first ones, where ours compiles for the lengths of captions, count apart."""
+    """Time steps of both in turn; the first epoch, where ours compiles for the lengths of captions, counts apart."""
     ours = Worker(sys.executable, "ours", model, frozen, data)
-    oracle = None if arguments.only_ours else Worker(arguments.oracle_python, "oracle", model, frozen, data)
+    theirs_frozen = arguments.theirs or frozen
+    oracle = None if arguments.only_ours else Worker(arguments.oracle_python, "oracle", model, theirs_frozen, data)
     first = sum(ours.step(at)["seconds"] for at in range(batches))
     if oracle:
         oracle.step(0)
@@ -160,17 +162,17 @@ def compare(arguments: argparse.Namespace, model: str, frozen: str, data: str, b
         mine.append(ours.step(at))
         if oracle:
             theirs.append(oracle.step(at))
-    cells = [f"{model}, {frozen} frozen", f"{first:.1f} s", f"{median(mine):.2f} s", f"{mine[-1]['peak_mb']:.0f} MB"]
+    cells = [f"{model}, {frozen} frozen", f"{first:.1f} s", f"{mean(mine):.2f} s", f"{mine[-1]['peak_mb']:.0f} MB"]
     if oracle:
-        ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(mine, theirs, strict=True))
-        cells += [f"{median(theirs):.2f} s", f"{theirs[-1]['peak_mb']:.0f} MB", f"{ratio:.2f}"]
+        cells += [f"{mean(theirs):.2f} s", f"{theirs[-1]['peak_mb']:.0f} MB", f"{mean(mine) / mean(theirs):.2f}"]
         oracle.close()
     ours.close()
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def median(steps: list[dict[str, Any]]) -> float:
-    return statistics.median(step["seconds"] for step in steps)
+def mean(steps: list[dict[str, Any]]) -> float:
+    """Not the median: an epoch has batches of short captions and of long ones."""
+    return statistics.mean(step["seconds"] for step in steps)
 
 
 def main() -> None:
@@ -182,10 +184,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="pictures with captions, such as COCO")
     parser.add_argument("--only-ours", choices=OPEN_CLIP, help="measure this model, and not open_clip")
     parser.add_argument("--frozen", choices=("none", "vision", "text"), help="only this; default: none, then vision")
+    parser.add_argument("--theirs", choices=("none", "vision"), help="frozen in open_clip; default: what coca freezes")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, help="of steps; default: an epoch, or 5 where there is no data")
     arguments = parser.parse_args()
     batches = real_batches(arguments.data, arguments.batch) if arguments.data else [random_batch(arguments.batch)]
+    arguments.pairs = arguments.pairs or (len(batches) if arguments.data else 5)
     ids, pixels = zip(*batches, strict=True)
     print("| model | first steps | step | peak | open_clip's step | peak | coca / open_clip |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")

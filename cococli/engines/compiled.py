@@ -27,7 +27,7 @@ from ..checkpoints.whole import unwinding_on_sigterm
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # reports every conversion, unasked
 import openvino as ov  # noqa: E402
 
-VERSION = 1  # of the network and of how it is quantised: what was made of another one is not used
+VERSION = 2  # of the network and of how it is quantised: what was made of another one is not used
 
 Weights = Mapping[str, np.ndarray]
 Progress = Callable[[str], object]
@@ -76,7 +76,10 @@ def graphs(config: CocaConfig, cache: Path, progress: Progress) -> Path:
             ov.save_model(_traced(name, config, inputs), folder / f"{name}.xml", compress_to_fp16=False)
 
     digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
-    return _made(cache / f"openvino-{ov.__version__.split('-')[0]}-v{VERSION}-{digest}", make, progress)
+    kind = f"openvino-{ov.__version__.split('-')[0]}-v{VERSION}-"
+    if not (place := cache / f"{kind}{digest}").is_dir():
+        _forget_others(cache, kind)
+    return _made(place, make, progress)
 
 
 def bound(graph: Path, weights: Weights, without: Collection[str] = ()) -> ov.Model:
@@ -179,6 +182,13 @@ def _traced(network: str, config: CocaConfig, inputs: Sequence[_Input]) -> ov.Mo
         if not parameter.output(0).get_target_inputs():
             model.remove_parameter(parameter)
     return model
+
+
+def _forget_others(cache: Path, kind: str) -> None:
+    """Remove what another version of OpenVINO or of this program made: each is as large as the weights in int8."""
+    for folder in cache.glob("openvino-*/"):
+        if not folder.name.startswith(kind):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _made(place: Path, make: Callable[[Path], None], progress: Progress) -> Path:

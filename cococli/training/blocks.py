@@ -93,15 +93,15 @@ def _forward_still(tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *wei
     """The same for images that nothing trains, of which `tokens` is what `teacher.normalised` gives."""
     asked = teacher.ask(x, heads, *weights[6:10])
     scores = teacher.scores_of(asked, tokens, *weights[:4])
-    mixed = teacher.mix(scores, tokens)
-    attended = teacher.add_mixed(x, mixed, *weights[:2], *weights[4:6], *weights[10:12])
-    return *_mlp(quick_gelu, attended, *weights[12:]), asked, scores, mixed
+    attended = teacher.add_mixed(x, teacher.mix(scores, tokens), *weights[:2], *weights[4:6], *weights[10:12])
+    return *_mlp(quick_gelu, attended, *weights[12:]), asked, scores
 
 
 def _backward_still(
     gradient: Tensor, kept: Tensors, tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor
 ) -> Tensors:
-    asked, scores, mixed = kept[2:]
+    asked, scores = kept[2:]
+    mixed = teacher.mix(scores, tokens)  # not kept: as wide as an image for every head, the largest there would be
     mlp = _mlp_backward(gradient, kept[:2], quick_gelu, *weights[12:])
     added = _added(mlp[0], x, mixed, *weights[:2], *weights[4:6], *weights[10:12])
     scored = _scored(*_mixed(added[1], scores, tokens), asked, tokens, *weights[:4])

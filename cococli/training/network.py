@@ -17,14 +17,13 @@ from ..engines.mindspore import as_tensor
 from ..model import decode, layers, masks, teacher, towers
 from . import losses
 from .blocks import CROSS, CROSS_STILL, SELF
+from .lengths import trimmed
 from .parallel import ALONE, Workers
 from .precision import Precision
 from .tape import Tape
 
 Weights = Mapping[str, Tensor]
 Frozen = Literal["vision", "text", "none"]
-
-LENGTHS = (12, 16, 24, 40)  # that captions are padded to, or else to the whole context: each is compiled
 
 
 @dataclass(frozen=True)
@@ -119,16 +118,6 @@ def losses_and_gradients(
 def encode_images(config: CocaConfig, weights: Weights, pixels: np.ndarray) -> np.ndarray:
     """[B, F, 3, S, S] -> [B, Q, D], the latent in row 0, not normalised, then the decoder's tokens."""
     return _see(Tape(()), config, weights, pixels).asnumpy()
-
-
-def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
-    """[B, T] ids without most of the pads that all captions end in: they change neither losses nor gradients.
-
-    No token sees what comes after it, the loss leaves pads out, and the CLS sees the first pad alone (see
-    `masks.text_mask`), so one pad must stay.
-    """
-    longest = np.flatnonzero((ids != pad_id).any(0))[-1] + 1
-    return ids[:, : next((length for length in LENGTHS if length > longest), ids.shape[1])]
 
 
 def _images(tape: Tape, config: CocaConfig, weights: Weights, batch: Batch) -> Tensor:

@@ -28,6 +28,7 @@ from .features import Tower, cached_feed, identity_of, prepare
 from .feeding import Feeding, StepBatch, feed, stop
 from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run
 from .initial import initial
+from .lengths import padded_lengths
 from .loop import Course, Diverged, Plan, Recorder, course_of, train
 from .network import Frozen, Objective, encode_images
 from .order import Order
@@ -117,7 +118,8 @@ def finetune(
     base = open_base(asked)
     data = find_data(asked.source, asked.hold_out, base.config.context_length, asked.strict, teller.note)
     pairs = pairs_of(data.train, base.config.context_length)
-    order = Order(asked.seed, len(pairs), asked.batch_size * asked.accumulate)
+    lengths = padded_lengths(pairs.ids, base.config.pad_id)
+    order = Order(asked.seed, lengths, asked.batch_size * asked.accumulate)
     if asked.batch_size % workers.count:
         raise UsageError(f"a batch of {asked.batch_size} cannot be shared out among {workers.count} workers evenly")
     plan = planned(asked, order, data)

@@ -100,10 +100,10 @@ class Trainer:
         if not math.isfinite(losses.total + norm):
             return Step(losses, norm, applied=False, skipped=self._loss_scale.overflowed())
         if self._loss_scale.value != 1:
-            scale(gradients, 1 / self._loss_scale.value)
+            inplace.scale(gradients, 1 / self._loss_scale.value)
         self._loss_scale.held()
         if norm > max_norm:
-            scale(gradients, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+            inplace.scale(gradients, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
         self.optimizer.update(gradients, rate)
         if self._adapters:
             self._adapters.fold()
@@ -118,10 +118,9 @@ class Trainer:
         for batch in batches[1:]:
             losses, more = self._backward(batch)
             found.append(losses)
-            for gradient, addend in zip(gradients, more, strict=True):
-                inplace.add(gradient, addend)
+            inplace.add(gradients, more)
         if len(found) > 1:
-            scale(gradients, 1 / len(found))
+            inplace.scale(gradients, 1 / len(found))
         return Losses(*(float(np.mean(values)) for values in zip(*map(astuple, found), strict=True))), gradients
 
     def _backward(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
@@ -134,8 +133,3 @@ def global_norm(gradients: Sequence[Tensor]) -> float:
     """The length of all gradients together, as of one vector."""
     flat = (gradient.asnumpy().reshape(-1) for gradient in gradients)
     return math.sqrt(sum(float(np.vdot(values, values)) for values in flat))
-
-
-def scale(gradients: Sequence[Tensor], factor: float) -> None:
-    for gradient in gradients:
-        inplace.scale(gradient, factor)

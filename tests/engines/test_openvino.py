@@ -104,6 +104,20 @@ def test_another_architecture_has_graphs_of_its_own(tmp_path):
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
+def test_what_another_version_made_is_forgotten_and_nothing_else(tmp_path, monkeypatch):
+    config = load("tiny")[0]
+    (tmp_path / "index").mkdir()
+    old = compiled.graphs(config, tmp_path, print)
+    compiled.in_int8(old, load("tiny")[1], print)
+    monkeypatch.setattr(compiled, "VERSION", compiled.VERSION + 1)
+    new = compiled.graphs(config, tmp_path, print)
+    assert new != old
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == {new, tmp_path / "index"}
+    (new / "kept").touch()
+    assert compiled.graphs(config, tmp_path, print) == new
+    assert (new / "kept").exists()
+
+
 def test_what_fails_or_was_killed_leaves_nothing_half_made(tmp_path):
     config = load("tiny")[0]
 

@@ -1,13 +1,21 @@
 """AdamW against torch's own."""
 
 import numpy as np
+import pytest
 import torch
 from mindspore import Tensor
 
+from cococli.training import inplace
 from cococli.training.adamw import AdamW, AdamWOptions
 
 SHAPES = {"matrix": (5, 7), "vector": (6,), "scale": ()}
 OPTIONS = AdamWOptions(decay=0.3)
+
+
+@pytest.fixture(params=["host", "device"], autouse=True)
+def memory(request, monkeypatch):
+    """Both ways to compute; that of devices works on CPU too."""
+    monkeypatch.setattr(inplace, "in_host_memory", lambda: request.param == "host")
 
 
 def some(rng):

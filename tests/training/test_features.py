@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.made import pairs, picture, pictures
+from training.made import ordered, pairs, picture, pictures
 
 from cococli.catalog import CocaConfig
 from cococli.errors import CocaError, VideoError
 from cococli.training import features
 from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
 from cococli.training.feeding import stop
-from cococli.training.order import Order
 from cococli.video.clips import read_clip
 from cococli.video.sampling import Sampling
 
@@ -265,7 +264,7 @@ def test_files_that_cannot_be_read_have_no_row_and_the_next_one_is_fed(tmp_path:
     assert told.keys() == {files[1], files[3]}
     assert told[files[3]] == "no such file"
     made = pairs(files)
-    order = Order(1, len(made), 4)
+    order = ordered(made, 1, 4)
     for batch in cached_feed(made, order, range(4), found):
         assert batch.pairs.tolist() == [made.readable(pair, {1, 3}) for pair in order.batch(batch.step)]
 
@@ -280,7 +279,7 @@ def test_nothing_to_read_is_told(tmp_path: Path) -> None:
     made = pairs([tmp_path / "a.png"])
     found = prepare(made.files, TOWER, Encoder())
     with pytest.raises(VideoError) as caught:
-        next(cached_feed(made, Order(1, 2, 2), range(1), found))
+        next(cached_feed(made, ordered(made, 1, 2), range(1), found))
     assert caught.value.message == "none of 1 files can be read"
 
 
@@ -290,7 +289,7 @@ def test_nothing_to_read_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_batch_holds_the_features_of_its_pairs(tmp_path: Path, dtype: str) -> None:
     made = pairs(pictures(tmp_path, 5))
-    order = Order(1, len(made), 4)
+    order = ordered(made, 1, 4)
     found = prepare(made.files, replace(TOWER, dtype=dtype), Encoder())
     wanted = expected(list(made.files)).astype(dtype).astype(np.float32)
     batches = list(cached_feed(made, order, range(2, 5), found, slice(1, None, 2)))

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.made import pairs, picture, pictures
+from training.made import ordered, pairs, picture, pictures
 from video.made import make_video
 
 from cococli.errors import VideoError
 from cococli.training import memory
 from cococli.training.feeding import Feeding, StepBatch, feed, stop
-from cococli.training.order import Order
 from cococli.video.clips import read_clip
 from cococli.video.sampling import Sampling
 
@@ -38,7 +37,7 @@ def assert_equal(some: Iterator[StepBatch] | list[StepBatch], others: Iterator[S
 @pytest.mark.usefixtures("source")
 def test_a_batch_holds_the_pairs_of_its_step(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 5))
-    order = Order(1, len(made), 4)
+    order = ordered(made, 1, 4)
     feeding = Feeding(Sampling(), 16, augment=False)
     for step, batch in enumerate(feed(made, order, range(4), feeding)):
         assert batch.step == step
@@ -52,14 +51,14 @@ def test_a_batch_holds_the_pairs_of_its_step(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("source")
 def test_a_run_that_is_resumed_gets_the_same_batches(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 5))
-    order = Order(1, len(made), 3)
+    order = ordered(made, 1, 3)
     whole = list(feed(made, order, range(8), MIDDLE))
     assert_equal(feed(made, order, range(5, 8), MIDDLE), whole[5:])
 
 
 def test_memory_and_processes_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = pairs(pictures(tmp_path, 5))
-    order = Order(1, len(made), 3)
+    order = ordered(made, 1, 3)
     kept = list(feed(made, order, range(6), MIDDLE))
     monkeypatch.setattr(memory, "ROOM", 0)
     assert_equal(feed(made, order, range(6), MIDDLE), kept)
@@ -69,12 +68,11 @@ RUN = """
 import sys, zlib
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from training.made import pairs
+from training.made import ordered, pairs
 from cococli.training.feeding import Feeding, feed
-from cococli.training.order import Order
 from cococli.video.sampling import Sampling
 made = pairs([Path(path) for path in sys.argv[2:]])
-for batch in feed(made, Order(1, len(made), 3), range(3), Feeding(Sampling(), 16)):
+for batch in feed(made, ordered(made, 1, 3), range(3), Feeding(Sampling(), 16)):
     print(zlib.crc32(batch.pixels.tobytes()), batch.pairs.tolist())
 """
 
@@ -88,15 +86,17 @@ def test_another_process_gets_the_same(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("source")
 def test_every_pair_is_cropped_in_its_own_way_each_time(tmp_path: Path) -> None:
     made = pairs([picture(tmp_path / "a.png", 0, (200, 200))])
-    crops = {pixels.tobytes() for batch in feed(made, Order(1, 2, 2), range(6), MIDDLE) for pixels in batch.pixels}
-    others = {pixels.tobytes() for batch in feed(made, Order(2, 2, 2), range(6), MIDDLE) for pixels in batch.pixels}
+    crops = {pixels.tobytes() for batch in feed(made, ordered(made, 1, 2), range(6), MIDDLE) for pixels in batch.pixels}
+    others = {
+        pixels.tobytes() for batch in feed(made, ordered(made, 2, 2), range(6), MIDDLE) for pixels in batch.pixels
+    }
     assert len(crops) > 9
     assert len(crops | others) > 18
 
 
 def test_processes_that_train_together_share_each_batch(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 5))
-    order = Order(1, len(made), 4)
+    order = ordered(made, 1, 4)
     whole = feed(made, order, range(4), MIDDLE)
     parts = [feed(made, order, range(4), MIDDLE, part=slice(rank, None, 2)) for rank in range(2)]
     for batch, *shares in zip(whole, *parts, strict=True):
@@ -115,7 +115,7 @@ def test_the_next_file_stands_for_a_broken_one_in_every_run(tmp_path: Path) -> N
     files[2].unlink()
     files[5].write_bytes(b"")
     made = pairs(files)
-    order = Order(1, len(made), 4)
+    order = ordered(made, 1, 4)
     told: list[tuple[Path, str]] = []
     whole = list(feed(made, order, range(7), MIDDLE, lambda *failure: told.append(failure)))
     assert dict(told)[files[2]] == "no such file"
@@ -132,7 +132,7 @@ def test_nothing_to_read_is_an_error_and_not_an_endless_search(tmp_path: Path) -
     made = pairs([tmp_path / f"{number}.png" for number in range(7)])
     told: list[Path] = []
     with pytest.raises(VideoError) as caught:
-        next(feed(made, Order(1, len(made), 3), range(5), MIDDLE, lambda path, why: told.append(path)))
+        next(feed(made, ordered(made, 1, 3), range(5), MIDDLE, lambda path, why: told.append(path)))
     assert caught.value.message == "none of 7 files can be read"
     assert sorted(told) == list(made.files)
 
@@ -143,7 +143,7 @@ def test_one_broken_file_stops_a_strict_run(tmp_path: Path) -> None:
     files[1].unlink()
     made = pairs(files)
     with pytest.raises(VideoError) as caught:
-        list(feed(made, Order(1, len(made), 2), range(3), MIDDLE, stop))
+        list(feed(made, ordered(made, 1, 2), range(3), MIDDLE, stop))
     assert caught.value.message == f"{files[1]}: no such file"
 
 
@@ -153,14 +153,14 @@ def test_one_broken_file_stops_a_strict_run(tmp_path: Path) -> None:
 def test_clips_train_by_the_frames_that_captioning_takes(tmp_path: Path) -> None:
     video = make_video(tmp_path / "a.mp4", frames=20)
     made = pairs([video])
-    (batch,) = feed(made, Order(1, 2, 2), range(1), Feeding(Sampling("multi", 4), 16, augment=False))
+    (batch,) = feed(made, ordered(made, 1, 2), range(1), Feeding(Sampling("multi", 4), 16, augment=False))
     _, pixels = read_clip(video, Sampling("multi", 4), 16)
     np.testing.assert_array_equal(batch.pixels, np.stack([pixels, pixels]), strict=True)
 
 
 def test_among_clips_a_picture_stands_still(tmp_path: Path) -> None:
     made = pairs([make_video(tmp_path / "a.mp4", frames=20), *pictures(tmp_path, 1)])
-    (batch,) = feed(made, Order(1, 4, 4), range(1), Feeding(Sampling("multi", 3), 16))
+    (batch,) = feed(made, ordered(made, 1, 4), range(1), Feeding(Sampling("multi", 3), 16))
     assert batch.pixels is not None and batch.pixels.shape == (4, 3, 3, 16, 16)
     for file, frames in zip(made.file[batch.pairs], batch.pixels, strict=True):
         assert (frames == frames[:1]).all() == (file == 1)
@@ -168,5 +168,5 @@ def test_among_clips_a_picture_stands_still(tmp_path: Path) -> None:
 
 def test_pictures_alone_are_one_frame_however_frames_are_chosen(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 2))
-    (batch,) = feed(made, Order(1, 4, 4), range(1), Feeding(Sampling("multi", 3), 16))
+    (batch,) = feed(made, ordered(made, 1, 4), range(1), Feeding(Sampling("multi", 3), 16))
     assert batch.pixels is not None and batch.pixels.shape == (4, 1, 3, 16, 16)

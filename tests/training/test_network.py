@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cococli.checkpoints.names import parameters_of
-from cococli.training import network
-from cococli.training.network import Batch, Objective, encode_images, losses_and_gradients, trained, trimmed
+from cococli.training import lengths
+from cococli.training.network import Batch, Objective, encode_images, losses_and_gradients, trained
 
 BOTH = Objective()
 
@@ -55,18 +55,11 @@ def test_pads_that_are_trimmed_change_neither_losses_nor_gradients(tiny, monkeyp
     ids = captions(tiny.config, 15, 4, 9)
     ids[2, 5] = 0  # a token that is taken for a pad
     short, short_gradients = gradients_of(tiny, pictures(tiny, ids))
-    monkeypatch.setattr(network, "LENGTHS", ())
+    monkeypatch.setattr(lengths, "LENGTHS", ())
     whole, whole_gradients = gradients_of(tiny, pictures(tiny, ids))
     assert short.caption == pytest.approx(whole.caption, rel=1e-6)
     assert short.contrastive == pytest.approx(whole.contrastive, rel=1e-6)
     assert_close(short_gradients, whole_gradients)
-
-
-@pytest.mark.parametrize(("longest", "length"), [(2, 12), (12, 16), (15, 16), (16, 24), (24, 40), (40, 76), (76, 76)])
-def test_one_pad_stays_behind_the_longest_caption(longest, length):
-    ids = np.zeros((2, 76), np.int32)
-    ids[0, :2] = ids[1, :longest] = 7
-    assert trimmed(ids, 0).shape == (2, length)
 
 
 def test_the_caption_loss_alone_has_its_own_part_of_the_gradients(tiny):

@@ -9,42 +9,69 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.training.order import Order
+from cococli.training.order import WINDOW, Order
+
+ALIKE = np.ones(100)
+IMPORTS = "import numpy as np; from cococli.training.order import Order"
 
 
 @given(seed=st.integers(0, 2**32), pairs=st.integers(1, 50), data=st.data())
 def test_an_epoch_holds_no_pair_twice_and_lacks_less_than_a_batch(seed: int, pairs: int, data: st.DataObject) -> None:
-    order = Order(seed, pairs, data.draw(st.integers(1, pairs)))
+    lengths = np.array(data.draw(st.lists(st.sampled_from([12, 16, 76]), min_size=pairs, max_size=pairs)))
+    order = Order(seed, lengths, data.draw(st.integers(1, pairs)))
     first = data.draw(st.integers(0, 3)) * order.steps
     epoch = np.concatenate([order.batch(step) for step in range(first, first + order.steps)])
     assert len(set(epoch.tolist()) & set(range(pairs))) == len(epoch) > pairs - order.batch_size
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
-    epochs = {tuple(Order(seed, 20, 20).batch(step).tolist()) for seed in range(5) for step in range(5)}
+    epochs = {tuple(Order(seed, ALIKE[:20], 20).batch(step).tolist()) for seed in range(5) for step in range(5)}
     assert len(epochs) == 25
 
 
 def test_a_batch_depends_on_nothing_that_was_asked_before() -> None:
-    order = Order(3, 100, 8)
+    order = Order(3, np.arange(100) % 3, 8)
     forward = [order.batch(step).tolist() for step in range(40)]
     assert [order.batch(step).tolist() for step in reversed(range(40))] == forward[::-1]
 
 
 def test_the_order_is_the_same_in_every_process_and_version() -> None:
     wanted = [5, 6, 9, 3, 2, 1, 0, 8, 4, 7]
-    assert Order(1, 10, 10).batch(2).tolist() == wanted
-    code = "from cococli.training.order import Order; print(Order(1, 10, 10).batch(2).tolist())"
+    assert Order(1, ALIKE[:10], 10).batch(2).tolist() == wanted
+    code = f"{IMPORTS}; print(Order(1, np.ones(10), 10).batch(2).tolist())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == str(wanted)
 
 
 def test_all_places_are_as_likely() -> None:
-    counts = np.bincount([Order(seed, 4, 1).batch(0)[0] for seed in range(4000)], minlength=4)
+    counts = np.bincount([Order(seed, ALIKE[:4], 1).batch(0)[0] for seed in range(4000)], minlength=4)
     assert abs(counts - 1000).max() < 120  # four standard deviations
+
+
+def test_pairs_of_a_length_share_batches() -> None:
+    """All but one batch of each length, in each window."""
+    lengths = np.random.default_rng(0).choice([12, 14, 16], 4 * WINDOW)
+    order = Order(5, lengths, 4)
+    mixed = [step for step in range(order.steps) if np.ptp(lengths[order.batch(step)])]
+    assert len(mixed) <= 2
+    assert len({tuple(lengths[order.batch(step)]) for step in range(6)}) > 1  # not one length after the other
+
+
+def test_pairs_meet_others_of_their_length_in_every_epoch() -> None:
+    order = Order(5, np.array([12] * 8 + [40] * 8), 4)
+    met = {tuple(sorted(order.batch(step).tolist())) for step in range(8 * order.steps)}
+    assert len(met) > 24
+
+
+def test_a_window_is_no_wider_than_it_is() -> None:
+    """What is drawn early in an epoch is trained on early."""
+    count = 4 * WINDOW
+    grouped, shuffled = Order(5, np.arange(count) % 3, 2), Order(5, np.ones(count), 2)
+    early = [{pair for step in range(WINDOW) for pair in order.batch(step)} for order in (grouped, shuffled)]
+    assert early[0] == early[1]
 
 
 def test_fewer_pairs_than_a_batch_are_told() -> None:
     with pytest.raises(UsageError) as caught:
-        Order(0, 7, 8)
+        Order(0, ALIKE[:7], 8)
     assert caught.value.message == "7 pairs of a file and a caption make no batch of 8"
     assert caught.value.hint == "--batch-size 7 or less"

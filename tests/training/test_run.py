@@ -242,13 +242,13 @@ def test_what_is_left_open_suits_the_rest(
     data: Path, changed: dict[str, Any], steps: int, rate: float, warmup: int, every: int
 ) -> None:
     wanted = asked(data, **{"rate": None, **changed})
-    plan = planned(wanted, Order(0, 16, 4), find_data(Source(data), 2, 12, False, str))
+    plan = planned(wanted, Order(0, np.ones(16), 4), find_data(Source(data), 2, 12, False, str))
     assert (plan.steps, plan.rate, plan.warmup, plan.validate_every) == (steps, rate, warmup, every)
 
 
 def test_gradients_may_be_as_long_as_they_are(data: Path) -> None:
     alone = find_data(Source(data), 0, 12, False, str)
-    assert planned(asked(data, clip=0.0), Order(0, 16, 4), alone).max_norm == np.inf
+    assert planned(asked(data, clip=0.0), Order(0, np.ones(16), 4), alone).max_norm == np.inf
 
 
 def test_the_model_to_start_from_must_be_there(data: Path) -> None:
