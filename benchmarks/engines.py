@@ -179,9 +179,17 @@ def search(engine: Engine[Any]) -> None:
         row(rows, f"{each * 1e3:.1f} ms", f"{more * 1e3:.2f} ms", f"{more / (each + more):.1%}")
 
 
-def lanes(engine: Engine[Any], clips: int = 48, width: int = 8) -> None:
-    """Captions of 7 to 30 tokens: a batch after the other, and each clip as soon as there is room."""
-    lengths = dict(enumerate(np.random.default_rng(0).integers(7, 31, clips).tolist()))
+def lanes(engine: Engine[Any], clips: int = 96) -> None:
+    """Captions of 5 to 30 tokens: a batch after the other, and each clip as soon as there is room."""
+    draw = np.random.default_rng(0)
+    row("lengths", "mean", "batch after batch", "continuous", "ratio")
+    row("---", "---:", "---:", "---:", "---:")
+    compare_lanes(engine, "all as likely", draw.integers(5, 31, clips))
+    compare_lanes(engine, "short ones likelier", np.minimum(5 + draw.exponential(8, clips).astype(int), 30))
+
+
+def compare_lanes(engine: Engine[Any], name: str, drawn_lengths: np.ndarray, width: int = 8) -> None:
+    clips, lengths = len(drawn_lengths), dict(enumerate(drawn_lengths.tolist()))
     image = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
 
     def tokens(clip: int) -> np.ndarray:
@@ -208,9 +216,8 @@ def lanes(engine: Engine[Any], clips: int = 48, width: int = 8) -> None:
         ratios.append(static / continuous)
         seconds.append((static, continuous))
     static, continuous = (statistics.median(part) for part in zip(*seconds, strict=True))
-    row("batch after batch", "continuous", "ratio")
-    row("---:", "---:", "---:")
-    row(f"{static:.1f} s", f"{continuous:.1f} s", f"{statistics.median(ratios):.2f}")
+    times = f"{static:.1f} s", f"{continuous:.1f} s", f"{statistics.median(ratios):.2f}"
+    row(name, f"{drawn_lengths.mean():.1f}", *times)
 
 
 def threads(arguments: argparse.Namespace) -> None:

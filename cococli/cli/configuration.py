@@ -1,8 +1,9 @@
 """What config.toml sets the flags of commands to."""
 
+import contextlib
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,20 @@ from ..errors import UsageError
 from ..settings import config_file
 
 
-@dataclass(frozen=True)
+@dataclass
 class Given:
-    """A value of the file, and its key as errors name it."""
+    """A value of the file."""
 
-    key: str
+    key: str  # as errors name it
     value: Any
+    taken: bool = False  # by a flag
+    refused: UsageError | None = None  # by another of that name
 
 
 def default_map(root: typer.Context) -> dict[str, Any]:
     """The defaults that config.toml gives, checked, in the form that click takes. Help pages show them.
 
-    A key holds for the command of its table and for every command below; the nearest table wins.
+    A key holds for the command of its table and for every command below whose flag can take it; the nearest table wins.
 
     Raises:
         UsageError: the file cannot be read, no command has such a flag, or its value cannot be.
@@ -88,10 +91,26 @@ def _defaults(context: typer.Context, table: dict[str, Any], above: dict[str, Gi
         else:
             _check_known(name, _flags_of_all(context), f"{shown}: no flag that can be set", context)
             given[name] = Given(shown, value)
-    own = {
-        option.name: _checked(option, given[flag], context) for flag, option in flags(context).items() if flag in given
-    }
-    return own | {name: _defaults(child, tables.get(name, {}), given) for name, child in inside.items()}
+    own = {}
+    for flag, option in flags(context).items():
+        if flag in given:
+            with _others_may_take(given[flag]):
+                own[option.name] = _checked(option, given[flag], context)
+    own |= {name: _defaults(child, tables.get(name, {}), given) for name, child in inside.items()}
+    for name, value in given.items():
+        if value is not above.get(name) and value.refused and not value.taken:
+            raise value.refused
+    return own
+
+
+@contextlib.contextmanager
+def _others_may_take(given: Given) -> Iterator[None]:
+    """Note whether a flag takes a value, which one of another command may do in its stead."""
+    try:
+        yield
+        given.taken = True
+    except UsageError as error:
+        given.refused = given.refused or error
 
 
 def _flags_of_all(context: typer.Context) -> set[str]:

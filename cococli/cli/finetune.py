@@ -203,9 +203,11 @@ def finetune(
     workers = join()
     console.be_quiet(quiet or workers.rank > 0)
     tell_as_wanted(as_json, None if workers.rank else log_file)
-    source = context.get_parameter_source("model")
-    if from_scratch and source and source.name != "COMMANDLINE":
+    if from_scratch and not typed(context, "model"):
         model = None  # what the environment or config.toml says of models is not meant
+    if precision != "fp32" and on_cpu() and not typed(context, "precision"):
+        console.note(f"{precision}, as config.toml wants it, is for captions; training on CPU computes in fp32")
+        precision = "fp32"
     _check(model, from_scratch, config, precision, freeze, lora, caption, contrastive)
     if rate == 0:
         raise UsageError("--rate 0 trains nothing")
@@ -288,16 +290,21 @@ def _check(
         raise UsageError("from scratch, nothing can be frozen or adapted: noise would stay noise")
     if from_scratch and not config:
         raise UsageError("--from-scratch needs an architecture", "--config vit-b-32, or open_clip's config file")
-    if precision != "fp32":
-        _check_precision(precision)
-
-
-def _check_precision(precision: str) -> None:
-    import mindspore
-
-    if mindspore.get_context("device_target") == "CPU":
+    if precision != "fp32" and on_cpu():
         why = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
         raise UsageError(f"--precision {precision} needs an Ascend: {why}")
+
+
+def typed(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def on_cpu() -> bool:
+    import mindspore
+
+    return bool(mindspore.get_context("device_target") == "CPU")
 
 
 class _Teller:

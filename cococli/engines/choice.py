@@ -90,8 +90,9 @@ def open_engine(model: ModelFiles, choice: Choice, say: Callable[[str], object] 
         return MindSporeEngine.open(model.weights, model.config)
     if choice.engine == "torch":
         # Read when OpenMP loads. Threads that spin where they wait take the time of those that read videos, and of each
-        # other: where the cores are shared, a frame takes ten times as long.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # other: where the cores are shared, a frame takes ten times as long. Those that never do wake up too late: a
+        # step takes twice as long. A thousand turns are a few microseconds.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         import torch
 
         from .torch import TorchEngine

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import typer
@@ -46,6 +46,18 @@ def fetch(
     return {"model": model, "keep": keep, "source": source}
 
 
+@app.command()
+def embed(
+    beams: Annotated[int, typer.Option(min=1, max=4)] = 2, precision: Literal["fp32", "int8"] = "fp32"
+) -> list[Any]:
+    return [beams, precision]
+
+
+@app.command()
+def finetune(precision: Literal["fp32", "fp16"] = "fp32") -> str:
+    return precision
+
+
 @models.command()
 def prune(yes: bool = False, days: int = 30) -> dict[str, Any]:
     return {"yes": yes, "days": days}
@@ -81,6 +93,24 @@ def test_tables_nest_and_the_nearest_wins() -> None:
     write("[models]\nyes = true\n[models.prune]\nyes = false\ndays = 7")
     assert run("models", "prune") == {"yes": False, "days": 7}
     assert run("models", "rm", "tiny") == {"yes": True}
+
+
+def test_a_value_for_all_is_left_to_those_that_can_take_it() -> None:
+    write('precision = "int8"\nbeams = 5')
+    assert run("embed") == [2, "int8"]
+    assert run("caption", "a.mp4")["beams"] == 5
+    assert run("finetune") == "fp32"
+    write('precision = "int8"\n[finetune]\nprecision = "fp16"')
+    assert run("finetune") == "fp16"
+
+
+def test_a_value_that_none_can_take_is_told() -> None:
+    write('precision = "int9"')
+    with pytest.raises(UsageError, match="precision: 'int9' is not one of 'fp32', 'int8'"):
+        run("finetune")
+    write('[finetune]\nprecision = "int8"')
+    with pytest.raises(UsageError, match=r"finetune\.precision: 'int8' is not one of 'fp32', 'fp16'"):
+        run("embed")
 
 
 @pytest.mark.parametrize("spelling", ["top-p = 0.5", "top_p = 0.5", '"top-p" = "0.5"', "[caption]\ntop_p = 0.5"])
@@ -126,7 +156,7 @@ def test_help_shows_what_is_set(capsys: pytest.CaptureFixture[str], monkeypatch:
         ("[fetch]\nbeams = 3", "fetch.beams: no flag that can be set", "coca fetch --help"),
         ("[caption]\npath = 'a.mp4'", "caption.path: no flag that can be set", "coca caption --help"),
         ("[caption]\nhelp = true", "caption.help: no flag that can be set", "coca caption --help"),
-        ("version = true", "version: no flag that can be set", "coca --help"),
+        ("version = true", "version: no flag that can be set", "close: precision"),
         ("m = 'tiny'", "m: no flag that can be set", "coca --help"),
         ("fetch = true", "fetch: no flag that can be set", "coca --help"),
         ("[caption.beams]", "caption.beams: no such command", "coca caption --help"),

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from training.thin import captioned, config_file, write_list
 
+from cococli import settings
+
 COMMAND = [sys.executable, "-m", "cococli", "finetune"]
 ASCEND = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
 
@@ -122,6 +124,13 @@ def test_what_does_not_fit_together_is_told_at_once(coca, arguments: list[str], 
     run = coca("finetune", "--data", "none", *arguments)
     assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
     assert (run.stdout, run.returncode) == ("", 2)
+
+
+def test_a_precision_that_is_meant_for_captions_does_not_keep_from_training(coca) -> None:
+    settings.config_file().write_text('precision = "bf16"')
+    run = coca("finetune", "--data", "none", "--model", "shapes")
+    assert run.stderr.startswith("bf16, as config.toml wants it, is for captions; training on CPU computes in fp32\n")
+    assert "none" in run.stderr.splitlines()[1]  # it goes on to the data
 
 
 @pytest.mark.parametrize(
