@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-import torch
 from mindspore import Tensor, ops
-from torch.optim.adamw import adamw
 
 from ..engines.mindspore import as_tensor
 from . import inplace
@@ -47,6 +45,9 @@ class AdamW:
 
     def _step_in_host_memory(self, parts: Sequence[_Part], rate: float, decay: float) -> None:
         """By torch itself, in one pass over the memory: MindSpore's kernels take six times as long."""
+        import torch
+        from torch.optim.adamw import adamw
+
         weights, gradients, moments = zip(*parts, strict=True)
         options = self._options
         adamw(

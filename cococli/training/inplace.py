@@ -5,10 +5,13 @@ kernels take. `Tensor.mul_` and `add_` of MindSpore 2.10 change nothing on CPU.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import mindspore as ms
-import torch
 from mindspore import Tensor, ops
+
+if TYPE_CHECKING:
+    import torch
 
 _add = ops.AssignAdd()
 _descend = ops.ApplyGradientDescent()  # tensor -= rate * slope
@@ -18,8 +21,10 @@ def in_host_memory() -> bool:
     return ms.get_context("device_target") == "CPU"
 
 
-def shared(tensors: Sequence[Tensor]) -> list[torch.Tensor]:
+def shared(tensors: Sequence[Tensor]) -> "list[torch.Tensor]":
     """The same numbers, not copied, where they lie in host memory."""
+    import torch
+
     return [torch.from_numpy(tensor.asnumpy()) for tensor in tensors]
 
 
