@@ -4,6 +4,8 @@ Clips stand in lanes. Each row writes its key and value of every token into a sl
 its history, which is all that changes when beams swap parents: no cache is ever moved.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..model.masks import HIDDEN
@@ -55,6 +57,14 @@ class History:
             np.put_along_axis(decoder[lane, 0], seen, np.float32(0), axis=1)
         return text, decoder
 
+    def masks_apart(self, lanes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same for newest tokens that are not in their slots yet: of the slots, and [C, 1, B, 1] of themselves."""
+        own = self.new_slots()[:, None, :, None]
+        for mask in self.masks(lanes):
+            newest = np.take_along_axis(mask, own, axis=-1)
+            np.put_along_axis(mask, own, np.float32(HIDDEN), axis=-1)
+            yield mask, newest
+
     def advance(self, lanes: np.ndarray) -> None:
         self.position[lanes] += 1
 
@@ -64,3 +74,18 @@ class History:
         for mine, theirs in ((self.position, other.position), (self._seen, other._seen), (self._ids, other._ids)):
             theirs[: len(kept)] = mine[kept]
         return other
+
+
+class InLanes:
+    """Captions under way, as `engines.base.DecodeState` wants them."""
+
+    def __init__(self, history: History, few: int) -> None:
+        self.history, self.few = history, few
+
+    @property
+    def lanes(self) -> int:
+        return self.history.lanes
+
+    @property
+    def beams(self) -> int:
+        return self.history.beams

@@ -47,9 +47,8 @@ def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threa
     _check(engine, device, precision)
     if threads < 0:
         raise UsageError(f"--threads cannot be {threads}", "0 takes all cores")
-    where = (
-        "cpu" if device == AUTO and engine in ("mindspore", "openvino") else device
-    )  # nobody looks for cards in vain
+    in_vain = device == AUTO and engine in ("mindspore", "openvino")  # to look for cards
+    where = "cpu" if in_vain else device
     fitting = [one for one in offers(where) if engine in (AUTO, one.engine) and precision in (AUTO, one.precision)]
     if not fitting:
         raise _refusal(engine, device, precision)

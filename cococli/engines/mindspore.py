@@ -10,8 +10,9 @@ from mindspore import Tensor
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..model import decode, layers, masks, towers
+from .arrays import normalised
 from .base import ClipFeatures
-from .captions import History
+from .captions import History, InLanes
 from .scores import Scores, few_best
 from .texts import by_length
 
@@ -160,28 +161,21 @@ class MindSporeEngine:
 Cache = tuple[Tensor, Tensor]  # keys and values of one attention
 
 
-class Captions:
+class Captions(InLanes):
     """Captions under way and their caches. Implements `engines.base.DecodeState`."""
 
     def __init__(self, config: CocaConfig, history: History, image: list[Cache], few: int) -> None:
         """Args:
         image: Keys and values [C, H, N, E] of each cross-attention.
         """
-        self.config, self.history, self.image, self.few = config, history, image, few
+        super().__init__(history, few)
+        self.config, self.image = config, image
         self.text = [self._empty_cache(config.text) for _ in range(config.text.layers)]
         self.decoder = [self._empty_cache(config.decoder) for _ in range(config.decoder.layers)]
 
     def _empty_cache(self, tower: TextConfig) -> Cache:
         shape = (self.lanes * tower.heads * self.history.slots, tower.width // tower.heads)
         return _zeros(shape), _zeros(shape)
-
-    @property
-    def lanes(self) -> int:
-        return self.history.lanes
-
-    @property
-    def beams(self) -> int:
-        return self.history.beams
 
     def new_slots(self, tower: TextConfig) -> Tensor:
         """[C * H * B] int32: where this step's keys and values go."""
@@ -235,8 +229,3 @@ def chunks(frames: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
         count = len(wanted)
         yield np.pad(wanted, ((0, part - count), *((0, 0),) * (frames.ndim - 1))), count
         start += count
-
-
-def normalised(vectors: np.ndarray) -> np.ndarray:
-    """[B, D] scaled to length 1, as torch's F.normalize does."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

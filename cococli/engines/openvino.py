@@ -7,10 +7,11 @@ import numpy as np
 
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
-from ..model.masks import HIDDEN, text_mask
+from ..model.masks import text_mask
 from . import compiled
+from .arrays import chunks, normalised
 from .base import ClipFeatures
-from .captions import History
+from .captions import History, InLanes
 from .compiled import ov
 from .scores import Scores, best
 from .texts import by_length
@@ -87,7 +88,7 @@ class OpenVinoEngine:
 
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
         clips, frames = pixels.shape[:2]
-        parts = chunks(pixels.reshape(clips * frames, *pixels.shape[2:]), self.config.vision.tokens)
+        parts = chunks(pixels.reshape(clips * frames, *pixels.shape[2:]), ROWS_AT_ONCE, self.config.vision.tokens)
         tokens = np.concatenate([self._run("Vision", part)[0] for part in parts])
         if pool == "joint":
             latents, pooled = self._run("Pooler", tokens.reshape(clips, -1, tokens.shape[-1]))
@@ -99,7 +100,7 @@ class OpenVinoEngine:
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         latents = np.empty((len(ids), self.config.embed_dim), np.float32)
         for texts, some in by_length(ids, self.config):
-            parts = chunks(some, some.shape[1] + 1)
+            parts = chunks(some, ROWS_AT_ONCE, some.shape[1] + 1)
             found = [self._run("Texts", part.astype(np.int64), text_mask(part, self.config.pad_id)) for part in parts]
             latents[texts] = np.concatenate([part for (part,) in found])
         return normalised(latents)
@@ -128,7 +129,7 @@ class OpenVinoEngine:
         return other
 
 
-class Captions:
+class Captions(InLanes):
     """Captions under way and their caches, which OpenVINO reads where they are. Implements `engines.base.DecodeState`.
 
     Attributes:
@@ -137,7 +138,7 @@ class Captions:
     """
 
     def __init__(self, config: CocaConfig, history: History, few: int, network: ov.CompiledModel) -> None:
-        self.history, self.few = history, few
+        super().__init__(history, few)
         lanes, beams, slots = history.lanes, history.beams, history.slots
         towers = (config.text, config.decoder)
         self.caches = [_zeros(tower, lanes, slots) for tower in towers]
@@ -155,21 +156,13 @@ class Captions:
         for at, array in enumerate(outputs):
             self._request.set_output_tensor(at, ov.Tensor(array, shared_memory=True))
 
-    @property
-    def lanes(self) -> int:
-        return self.history.lanes
-
-    @property
-    def beams(self) -> int:
-        return self.history.beams
-
     def step(self, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[C, B, V] logits of the next token and [C, B] of `Scores.log_sum`, until the next step."""
         self._ids[:] = self.history.feed(lanes, ids, parents)
         self._positions[:] = self.history.position
         slots = self.history.new_slots()
-        for mine, mask in zip(self._masks, self.history.masks(lanes), strict=True):
-            set_mask(mine, mask, slots)
+        for mine, (mask, newest) in zip(self._masks, self.history.masks_apart(lanes), strict=True):
+            mine[..., :-1], mine[..., -1:] = mask, newest
         self._request.infer()
         for caches, new in zip(self.caches, self._new, strict=True):
             for lane, slot in enumerate(slots[:, 0]):
@@ -178,28 +171,5 @@ class Captions:
         return self._logits, self._log_sum
 
 
-def set_mask(mine: np.ndarray, mask: np.ndarray, slots: np.ndarray) -> None:
-    """What each row sees of the slots, and last of its newest token, which is not in its slot [C, B] yet.
-
-    Args:
-        mine: [C, 1, B, S + 1], is set.
-        mask: [C, 1, B, S] of `History.masks`.
-    """
-    own = slots[:, None, :, None]
-    mine[..., :-1], mine[..., -1:] = mask, np.take_along_axis(mask, own, axis=-1)
-    np.put_along_axis(mine, own, np.float32(HIDDEN), axis=-1)
-
-
 def _zeros(tower: TextConfig, lanes: int, slots: int) -> np.ndarray:
     return np.zeros((2 * tower.layers, lanes, tower.heads, slots, tower.width // tower.heads), np.float32)
-
-
-def chunks(items: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Items of so many rows each, cut into parts of about `ROWS_AT_ONCE`."""
-    size = max(1, ROWS_AT_ONCE // rows)
-    return [items[at : at + size] for at in range(0, len(items), size)]
-
-
-def normalised(vectors: np.ndarray) -> np.ndarray:
-    """[B, D] scaled to length 1, as torch's F.normalize does."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,6 +1,6 @@
 """Texts cut to the tokens that count. The same for every engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,10 +18,14 @@ def by_length(ids: np.ndarray, config: CocaConfig) -> Iterator[tuple[np.ndarray,
     Yields:
         Which texts, [K], and their ids, [K, L], for each length L that there is.
     """
-    context = config.context_length
-    lengths = np.array([*(length for length in LENGTHS if length < context), context])
-    ends = ((ids != config.pad_id) * np.arange(1, ids.shape[1] + 1)).max(axis=1)
-    of_text = lengths[np.searchsorted(lengths, np.minimum(ends + 1, context))]
+    of_text = padded_lengths(ids, config.pad_id, LENGTHS, config.context_length)
     for length in np.unique(of_text).tolist():
         texts = np.flatnonzero(of_text == length)
         yield texts, np.pad(ids[texts], ((0, 0), (0, max(0, length - ids.shape[1]))))[:, :length]
+
+
+def padded_lengths(ids: np.ndarray, pad_id: int, lengths: Sequence[int], context: int) -> np.ndarray:
+    """[B, T] texts -> [B] int64: the least of some lengths that holds each with one pad, or else the whole context."""
+    known = np.array([*(length for length in lengths if length < context), context])
+    ends = ((ids != pad_id) * np.arange(1, ids.shape[1] + 1)).max(axis=1)  # ids 0 inside a text are no pads
+    return known[np.searchsorted(known, np.minimum(ends + 1, context))]

@@ -12,10 +12,11 @@ from torch.nn import functional
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..errors import ModelError, UsageError
-from ..model.masks import HIDDEN, text_mask
+from ..model.masks import text_mask
 from ..model.torch_network import Looks, Pooler, Step, Texts, Vision, packed
+from .arrays import chunks
 from .base import ClipFeatures
-from .captions import History
+from .captions import History, InLanes
 from .scores import Scores, few_best
 from .texts import by_length
 
@@ -101,7 +102,8 @@ class TorchEngine:
         history = state.history
         in_lanes = self._numbers(history.feed(lanes, ids, parents))
         state.make_room(int(history.position[lanes].max()))
-        masks = (self._mask(with_own(mask, history.new_slots(), state.slots)) for mask in history.masks(lanes))
+        apart = history.masks_apart(lanes)
+        masks = [self._mask(np.concatenate((mask[..., : state.slots], newest), -1)) for mask, newest in apart]
         caches = (cache for caches in (*state.caches, state.image) for cache in caches)
         logits, *new = self._step(in_lanes, self._numbers(history.position), *masks, *caches)
         state.write(lanes, new)
@@ -131,7 +133,7 @@ class TorchEngine:
         return tensor(mask).clamp(min=torch.finfo(self._type).min / 2).to(self._device, self._type)
 
 
-class Captions:
+class Captions(InLanes):
     """Captions under way and their caches. Implements `engines.base.DecodeState`."""
 
     def __init__(self, history: History, caches: Sequence[Tensor], image: Tensor, few: int) -> None:
@@ -140,15 +142,8 @@ class Captions:
             grow with the captions.
         image: Keys and values of each cross-attention [2 * layers, C, H, N, E].
         """
-        self.history, self.caches, self.image, self.few = history, caches, image, few
-
-    @property
-    def lanes(self) -> int:
-        return self.history.lanes
-
-    @property
-    def beams(self) -> int:
-        return self.history.beams
+        super().__init__(history, few)
+        self.caches, self.image = caches, image
 
     @property
     def slots(self) -> int:
@@ -207,27 +202,6 @@ def as_array(values: Tensor) -> np.ndarray:
 def normalised(vectors: Tensor) -> np.ndarray:
     """[B, D] scaled to length 1."""
     return as_array(functional.normalize(vectors.float(), dim=-1))
-
-
-def chunks(items: np.ndarray, rows: int, each: int) -> list[np.ndarray]:
-    """Items of so many rows each, cut into parts of about `rows`."""
-    size = max(1, rows // each)
-    return [items[at : at + size] for at in range(0, len(items), size)]
-
-
-def with_own(mask: np.ndarray, slots: np.ndarray, used: int) -> np.ndarray:
-    """What each row sees of the slots in use, and last of its newest token, which is not in its slot [C, B] yet.
-
-    Args:
-        mask: [C, 1, B, S] of `History.masks`.
-
-    Returns:
-        [C, 1, B, used + 1]
-    """
-    own = slots[:, None, :, None]
-    newest = np.take_along_axis(mask, own, axis=-1)
-    np.put_along_axis(mask, own, np.float32(HIDDEN), axis=-1)
-    return np.concatenate((mask[..., :used], newest), axis=-1)
 
 
 def few_best_of(logits: Tensor, few: int) -> Scores:

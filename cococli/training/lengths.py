@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..engines import texts
+
 LENGTHS = (12, 16, 20, 28, 44)  # that captions are padded to, or else to the whole context
 
 
@@ -11,9 +13,7 @@ def padded_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
     No token sees what comes after it, the caption loss leaves pads out, and the CLS sees the first pad alone (see
     `masks.text_mask`), so one pad must stay.
     """
-    longest = ids.shape[1] - np.argmax(ids[:, ::-1] != pad_id, 1)  # ids 0 inside a caption are no pads
-    lengths = np.array([*(length for length in LENGTHS if length < ids.shape[1]), ids.shape[1]])
-    return lengths[np.minimum(np.searchsorted(lengths, longest, side="right"), len(lengths) - 1)]
+    return texts.padded_lengths(ids, pad_id, LENGTHS, ids.shape[1])
 
 
 def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
