@@ -20,6 +20,7 @@ FLOORS = (
     {"retrieval"},
     {"engines", "decoding", "checkpoints", "video", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
+    {"files", "parsing"},
     {"settings", "errors"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -12,8 +12,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..checkpoints.whole import written_whole
 from ..errors import CocaError, UsageError
+from ..files import write_atomically
 from ..journal import Failure
 from ..retrieval.formats import load_pyarrow
 from .records import Outcome, Record
@@ -54,7 +54,7 @@ def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY,
     if suffix in SUBTITLES and not (outcomes := _records(outcomes)):
         return
     try:
-        with written_whole(Path(os.path.realpath(path))) as (file,):  # a link stays one
+        with write_atomically(Path(os.path.realpath(path))) as (file,):  # a link stays one
             if suffix == ".parquet":
                 _write_parquet(file, outcomes)
             else:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ModelError, UsageError
+from ..files import write_atomically
 from . import architecture, cache, ckpt
 from .locks import is_name, locked
 from .manifest import CONFIG, MANIFEST, WEIGHTS, FileFacts, Manifest, humanized, measure
-from .whole import written_whole
 
 if TYPE_CHECKING:
     from .writing import Progress
@@ -73,7 +73,7 @@ def export_model(name: str, destination: Path, progress: "Progress") -> None:
         facts = {MANIFEST: measure(model.folder / MANIFEST), **model.manifest.files}
         total = sum(_BLOCK + _padded(fact.size) for fact in facts.values()) + 2 * _BLOCK
         _check_room(total, destination.parent)
-        with written_whole(destination) as (file,):
+        with write_atomically(destination) as (file,):
             for member in _MEMBERS:
                 file.write(_header(f"{model.name}/{member}", facts[member].size))
                 with (model.folder / member).open("rb") as content:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from .. import settings
 from ..catalog import MODELS
 from ..errors import ModelError
+from ..files import undisturbed, unwinding_on_sigterm
 from . import manifest as manifests
 from .locks import check_name, free, is_name, locked, writing
 from .manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
-from .whole import undisturbed, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from .writing import Progress

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from .. import __version__
 from ..errors import ModelError
-from .whole import written_whole
+from ..files import write_atomically
 from .writing import Progress
 
 if TYPE_CHECKING:
@@ -363,6 +363,6 @@ def _entered(file: HubFile, blob: Path) -> Path:
     if file.revision != file.commit:
         ref = storage / "refs" / file.revision
         ref.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(ref) as (out,):
+        with write_atomically(ref) as (out,):
             out.write(file.commit.encode())
     return link

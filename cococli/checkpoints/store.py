@@ -15,11 +15,11 @@ from pathlib import Path
 from .. import settings
 from ..catalog import MODELS, CocaConfig
 from ..errors import ModelError
+from ..files import write_atomically
 from . import cache
 from .architecture import find_config, load_config, parameters
 from .manifest import CONFIG, WEIGHTS, humanized
 from .runs import RUN, runs, weights_of_run
-from .whole import written_whole
 
 _ASSETS = Path(__file__).parent.parent / "assets" / "models"
 _UNPACKED = {"shapes": 43_456_384}  # bytes of the .ckpt
@@ -162,7 +162,7 @@ def _unpacked(name: str, folder: Path) -> Path:
     if not weights.exists() or weights.stat().st_size != _UNPACKED[name]:
         packed = (_ASSETS / name / f"{name}.ckpt.xz").read_bytes()
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(weights) as (file,):
+        with write_atomically(weights) as (file,):
             try:
                 file.write(lzma.decompress(packed))
             except lzma.LZMAError:

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..catalog import CocaConfig
 from ..errors import ModelError, UsageError
+from ..files import write_atomically
 from .architecture import Shape
 from .plan import Model, Parameter, open_model
-from .whole import written_whole
 
 Dtype = Literal["float32", "float16"]
 Progress = Callable[[str, int, int], None]  # stage (`convert` or `verify`), bytes done, bytes in all
@@ -85,7 +85,7 @@ def write(
         raise ModelError(f"{destination} takes {total / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free")
     beside, text = config
     try:
-        with written_whole(beside, destination) as (config_file, file):
+        with write_atomically(beside, destination) as (config_file, file):
             config_file.write(text)
             _watch(write_tensors(file, tensors), "convert", total, progress)
             if verify:

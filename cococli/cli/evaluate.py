@@ -331,12 +331,12 @@ def _stop_if_interrupted() -> None:
 
 def _show(report: "Report", worst: int, folder: Path | None, as_json: bool) -> None:
     """Print a report, and keep it."""
-    from ..checkpoints.whole import written_whole
+    from ..files import write_atomically
 
     facts = json.dumps(report.to_dict(), indent=1)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / "report.json") as (file,):
+        with write_atomically(folder / "report.json") as (file,):
             file.write(facts.encode())
     if as_json:
         console.result(facts)

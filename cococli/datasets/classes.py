@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..errors import UsageError
+from ..parsing import read_json
 from ..video.discover import discover
-from .reading import read_json
 
 _NAMES = "classes.json"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..parsing import field, read_json
 from .dataset import Entry, split_of
-from .reading import field, read_json
 
 
 def read_coco(path: Path, split: str, folders: Sequence[Path]) -> tuple[list[Entry], dict[str, int]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..parsing import parse_json, read_errors
 from .dataset import Entry, split_of
-from .reading import parse, told
 
 SUFFIXES = (".jsonl", ".csv")
 _PATHS = ("path", "video", "image", "file_name", "file", "filename")  # the first of these that is there
@@ -27,7 +27,7 @@ def read_list(path: Path, folder: Path | None = None) -> list[Entry]:
     """
     rows = _rows if path.suffix.lower() == ".csv" else _records
     entries: dict[str, Entry] = {}
-    with told(path):
+    with read_errors(path):
         for number, record in rows(path):
             where = f"{path} in line {number}"
             name = _first(record, _PATHS, where)
@@ -50,7 +50,7 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if line.isspace():
                 continue
             try:
-                record = parse(line)
+                record = parse_json(line)
             except ValueError:
                 record = None
             if not isinstance(record, dict):

@@ -22,7 +22,7 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..checkpoints import locks
 from ..checkpoints.architecture import parameters
-from ..checkpoints.whole import unwinding_on_sigterm
+from ..files import unwinding_on_sigterm
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # reports every conversion, unasked
 import openvino as ov  # noqa: E402

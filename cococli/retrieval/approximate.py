@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checkpoints.whole import written_whole
 from ..errors import UsageError
+from ..files import write_atomically
 from . import nearest as exact
 from .nearest import Hit
 
@@ -111,7 +111,7 @@ def _extend(graph: "Index", vectors: np.ndarray, progress: Progress | None) -> N
 def _write(path: Path, graph: "Index", stamp: str) -> None:
     note = {"stamp": stamp, "rows": len(graph), "width": graph.ndim}
     try:
-        with written_whole(_note(path), path) as (note_file, file):
+        with write_atomically(_note(path), path) as (note_file, file):
             note_file.write(json.dumps(note).encode())
             graph.save(file.name)
     except (OSError, RuntimeError) as problem:  # usearch raises the latter when the disk is full

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.whole import written_whole
 from ..errors import CocaError, UsageError
+from ..files import write_atomically
 from .entries import Entry
 
 SUFFIXES = (".npz", ".jsonl", ".parquet")
@@ -25,7 +25,7 @@ def write(path: Path, entries: Sequence[Entry], vectors: np.ndarray) -> None:
         CocaError: the file cannot be written.
     """
     try:
-        with written_whole(Path(os.path.realpath(path))) as (file,):  # a link stays one
+        with write_atomically(Path(os.path.realpath(path))) as (file,):  # a link stays one
             if path.suffix.lower() == ".npz":
                 _write_npz(file, {"vectors": vectors, **_columns(entries)})
             elif path.suffix.lower() == ".parquet":

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.whole import written_whole
 from ..errors import UsageError
+from ..files import write_atomically
 from ..journal import Failure, Journal, Work, look, open_journal, told
 from ..video.sampling import Frames
 from . import approximate
@@ -261,7 +261,7 @@ _REMAKE = "coca embed with the same paths mends it; --overwrite makes it anew"
 
 
 def _write_about(folder: Path, about: About) -> None:
-    with written_whole(folder / ABOUT) as (file,):
+    with write_atomically(folder / ABOUT) as (file,):
         file.write(json.dumps({"coca_index": VERSION, **asdict(about)}, indent=1).encode())
 
 

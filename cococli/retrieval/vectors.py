@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoints.whole import written_whole
 from ..errors import UsageError
+from ..files import write_atomically
 
 BLOCK = 1 << 22  # numbers that are looked at at once
 CLOSE = 1e-3  # how far from 1 a vector's length may be; float16 rounds it by 5e-4 at most
@@ -66,7 +66,7 @@ def create(path: Path, dimension: int, dtype: str) -> None:
     Raises:
         OSError: the disk is full or gone.
     """
-    with written_whole(path) as (file,):
+    with write_atomically(path) as (file,):
         file.write(_header(0, dimension, np.dtype(dtype)))
 
 

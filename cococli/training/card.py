@@ -7,7 +7,7 @@ from typing import Any
 from .. import __version__
 from ..catalog import MODELS
 from ..checkpoints.runs import RUN
-from ..checkpoints.whole import written_whole
+from ..files import write_atomically
 from ..journal import told
 from .folder import CARD, PLOT, RunFolder, flattened
 
@@ -31,7 +31,7 @@ def write_card(run: RunFolder, base: str, data: Mapping[str, Any], settings: Map
     drawn = (run.path / PLOT).exists()
     text = model_card(run.name, base, step, scores, data, settings, drawn)
     path = run.path / CARD
-    with told(path), written_whole(path) as (file,):
+    with told(path), write_atomically(path) as (file,):
         file.write(text.encode("utf-8", "backslashreplace"))
 
 

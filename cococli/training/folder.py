@@ -31,8 +31,8 @@ from ..checkpoints.architecture import load_config
 from ..checkpoints.locks import free, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS, humanized
 from ..checkpoints.runs import RUN, run_folder, run_steps
-from ..checkpoints.whole import undisturbed, unwinding_on_sigterm, written_whole
 from ..errors import CocaError, ModelError, UsageError
+from ..files import undisturbed, unwinding_on_sigterm, write_atomically
 from ..journal import dump, told, write_all
 
 KEEP = 2  # checkpoints, the newest
@@ -82,7 +82,7 @@ class RunFolder:
             CocaError: the disk is full.
         """
         path = self.path / METRICS
-        with told(path), written_whole(path) as (file,):
+        with told(path), write_atomically(path) as (file,):
             file.writelines(line for record, line in self._lines() if record["step"] <= step)
         self._discard(later for later in run_steps(self.path) if later > step)
 
@@ -235,7 +235,7 @@ def _clear(path: Path, overwrite: bool) -> None:
 def _start(path: Path, asked: Mapping[str, Any]) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     text = json.dumps({"asked": dict(asked), "program": __version__, "started": started}, indent=2)
-    with written_whole(path / ASKED) as (file,):
+    with write_atomically(path / ASKED) as (file,):
         file.write(text.encode() + b"\n")
 
 

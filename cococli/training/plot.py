@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import settings
-from ..checkpoints.whole import written_whole
+from ..files import write_atomically
 from ..journal import told
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def draw(records: Records, file: Path, best: int | None = None) -> str:
         if curves:
             _draw_scores(panels[1], curves, best)
         panels[-1].set_xlabel("step")
-        with told(file), written_whole(file) as (opened,):
+        with told(file), write_atomically(file) as (opened,):
             figure.savefig(opened, format="png")
     return ""
 

@@ -50,7 +50,7 @@ def test_classes_that_cannot_be_are_refused(pets: Path, tmp_path: Path):
     for names in ([], {"cat": 7}, {"cat": " "}, "7"):
         assert refused(pets, names) == f"{file} is no object of names"
     assert refused(pets, "{") == (
-        f"{file} is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+        f"{file} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     )
 
 

@@ -194,11 +194,11 @@ def test_of_two_karpathy_splits_one_must_be_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "wrong"),
     [
-        ("", " is no JSON: Expecting value: line 1 column 1 (char 0)"),
-        ('{"images": NaN}', " is no JSON: it holds NaN"),
-        ("[" * 100_000, " is no JSON: it is nested too deeply"),
-        ("7" * 5000, " is no JSON: Exceeds the limit (4300 digits) for integer string conversion"),
-        ("\x89PNG", " is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("", " is not valid JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('{"images": NaN}', " is not valid JSON: it holds NaN"),
+        ("[" * 100_000, " is not valid JSON: it is nested too deeply"),
+        ("7" * 5000, " is not valid JSON: Exceeds the limit (4300 digits) for integer string conversion"),
+        ("\x89PNG", " is not valid JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[]", ": 'annotations' is missing or not a list"),
         ('{"annotations": {}}', ": 'annotations' is missing or not a list"),
         ('{"annotations": []}', ": 'images' is missing or not a list"),
@@ -236,7 +236,7 @@ def test_pictures_without_any_caption_are_no_data_set(tmp_path: Path):
 def test_what_is_no_text_or_cannot_be_read_is_told(tmp_path: Path, as_nobody: None):
     source = tmp_path / "captions_val2017.json"
     source.write_bytes(b'{"images": "\xff\xff\xff"}')
-    assert refused(tmp_path).message == f"{source} is no UTF-8 text"
+    assert refused(tmp_path).message == f"{source} is not UTF-8 text"
     source.chmod(0)
     assert refused(tmp_path).message == f"cannot read {source}: Permission denied"
     assert refused(tmp_path, "val", Path("gone.json")).message == "cannot read gone.json: No such file or directory"
