@@ -17,7 +17,7 @@ from .configuration import commands, default_map, flags, toml
 
 BUILT_IN = "default"
 VARIABLES = (
-    *("COCA_HOME", "COCA_CONFIG", "COCA_MODEL", "COCA_ENGINE", "COCA_DEBUG"),
+    *("COCA_HOME", "COCA_CONFIG", "COCA_MODEL", "COCA_ENGINE", "COCA_PRECISION", "COCA_DEBUG"),
     *("HF_HOME", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"),
 )
 

@@ -80,6 +80,7 @@ Device = Annotated[
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16", "int8"],
     typer.Option(
+        envvar="COCA_PRECISION",
         help="What it computes in. auto takes 16 bits where the machine is quick at them, else 32. int8 (openvino) is "
         "the fastest on a CPU, and a little less exact.",
         rich_help_panel=MODEL,

@@ -272,7 +272,8 @@ def test_engines_say_the_same(coca, tmp_path: Path) -> None:
 
 
 def test_auto_tells_what_it_chose(coca, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COCA_ENGINE")
+    for name in ("COCA_ENGINE", "COCA_PRECISION"):
+        monkeypatch.delenv(name)
     run = coca("caption", EXAMPLES / "moves.mp4")
     assert json.loads(run.stdout)["caption"] == "a large yellow circle on a black background"
     assert re.fullmatch(r"(openvino|torch) computes in \w+( on cuda)?", run.stderr.splitlines()[0])
@@ -288,7 +289,10 @@ def test_int8_is_made_once_and_says_the_same(coca, home: Path) -> None:
     assert len([*home.rglob("*-int8")]) == 1
 
 
-def test_a_run_goes_on_under_auto_and_is_made_anew_for_another_precision(coca, tmp_path: Path) -> None:
+def test_a_run_goes_on_under_auto_and_is_made_anew_for_another_precision(
+    coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COCA_PRECISION")
     command = ["caption", EXAMPLES / "moves.mp4", "-o", tmp_path / "out.jsonl", "--search", "greedy"]
     coca(*command)
     before = "1 of 1 were captioned before; --overwrite makes them again"

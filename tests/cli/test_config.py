@@ -253,7 +253,7 @@ def test_a_broken_file_stops_every_command_but_those_that_help(coca, monkeypatch
 
 
 def test_config_shows_places_environment_and_what_is_set(coca, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HOME", "HF_HUB_OFFLINE", "COCA_ENGINE"):
+    for name in ("HF_HOME", "HF_HUB_OFFLINE", "COCA_ENGINE", "COCA_PRECISION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_ENDPOINT", "https://me:secret@mirror.example")
@@ -288,7 +288,8 @@ def test_config_shows_places_environment_and_what_is_set(coca, home: Path, monke
 
 
 def test_config_without_a_file_says_where_it_would_be(coca, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COCA_ENGINE")
+    for name in ("COCA_ENGINE", "COCA_PRECISION"):
+        monkeypatch.delenv(name)
     run = coca("config")
     assert run.stdout.splitlines()[1] == f"config  {config_file()}  COCA_CONFIG, not there yet"
     assert "command" not in run.stdout
