@@ -14,7 +14,7 @@ from ..decoding.rows import Hypothesis
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine, resolve
 from ..errors import ModelError, UsageError
-from ..tokenizer import EOT_ID, decode, encode, tokenize
+from ..tokenizer import EOT_ID, decode, detokenize, encode, tokenize
 from .records import Candidate
 
 Key = TypeVar("Key")
@@ -150,7 +150,7 @@ def distinct(found: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
     """The first `count` captions that read differently, by what they read: tokens may spell one text in many ways."""
     by_text: dict[str, Hypothesis] = {}
     for hypothesis in found:
-        by_text.setdefault(decode(hypothesis.ids), hypothesis)
+        by_text.setdefault(detokenize(decode(hypothesis.ids)), hypothesis)
         if len(by_text) == count:
             break
     return by_text

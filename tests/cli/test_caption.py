@@ -161,6 +161,21 @@ def test_one_pass_writes_every_format(coca, tmp_path: Path) -> None:
     )
 
 
+def test_people_read_captions_spaced_as_usual(coca, tmp_path: Path) -> None:
+    prompt = "a man's hat, it's 10:30 in 2024. a t-shirt"
+    outputs = [tmp_path / f"a.{suffix}" for suffix in ("jsonl", "csv", "txt", "srt")]
+    options = ["--prompt", prompt, "--max-length", 40, "--engine", "torch", "--candidates", 2, "--rerank"]
+    written = [flag for output in outputs for flag in ("-o", output)]
+    run = coca("caption", EXAMPLES / "moves.mp4", *options, *written, "-o", "-", "--embed", tmp_path / "index")
+    record = json.loads(run.stdout)
+    assert all(candidate["caption"].startswith(prompt) for candidate in record["candidates"])
+    assert all(record["caption"] in " ".join(output.read_text().split()) for output in outputs)
+    found = coca("search", "a t-shirt", tmp_path / "index", "--engine", "torch")
+    assert record["caption"] in found.stdout
+    banned = coca("caption", EXAMPLES / "moves.mp4", *options, "--ban", "man's hat")
+    assert "which --ban forbids" in banned.stderr
+
+
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(coca, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     assert coca("caption", EXAMPLES / "moves.mp4", "-o", output).returncode == 0
