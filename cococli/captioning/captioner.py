@@ -1,7 +1,7 @@
 """Batches of clips to captions, with their confidence and embeddings."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -27,7 +27,7 @@ class Caption:
     text: str
     logprob: float  # mean log-probability of a token
     similarity: float  # cosine of the clip's embedding and the text's
-    embedding: np.ndarray  # [D] float32, L2-normalised
+    embedding: np.ndarray = field(repr=False)  # [D] float32, L2-normalised
     candidates: tuple[Candidate, ...] = ()  # of different texts, best first; the first one is what it says
 
 

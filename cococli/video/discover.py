@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = frozenset({
 # fmt: on
 
 _HINT = "name files, folders, or a pattern such as 'videos/**/*.mp4'"
+_DOWNLOAD = "download it first, for example with yt-dlp:  yt-dlp"
 _SUFFIXES = tuple(VIDEO_SUFFIXES | IMAGE_SUFFIXES)
 
 _Skips = Callable[[str], bool]  # whether a folder is not to be walked into
@@ -76,6 +78,20 @@ def discover(
         limits = " within --include, --exclude and --since" if wanted != Wanted() else ""
         raise UsageError(f"{named}: no video or picture found{limits}" if paths else "no file is named", _HINT)
     return [Path(name) for name in first_spelling.values()]
+
+
+def refuse_url(name: str) -> None:
+    """Refuse a URL, which is not the name of a file.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if _is_url(name):
+        raise UsageError(f"{name} is a URL, not a file", f"{_DOWNLOAD} {shlex.quote(name)}")
+
+
+def _is_url(name: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE) is not None and not os.path.lexists(name)
 
 
 def _place(path: str, folders: dict[str, str]) -> tuple[str, str]:
