@@ -103,3 +103,8 @@ def test_a_line_that_lacks_a_part_is_refused(line: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_line(line)
     assert caught.value.message == "the query is empty"
+
+
+def test_a_url_is_refused_unchanged() -> None:
+    with pytest.raises(UsageError, match=r"^https://example\.com/a\.jpg is a URL, not a file$"):
+        parse_part("https://example.com/a.jpg^2")
