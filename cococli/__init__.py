@@ -1,20 +1,25 @@
 """Captions, vectors and search for videos, with CoCa.
 
 import cococli
+
 coca = cococli.load("shapes")
 print(coca.caption("clip.mp4").text)
 """
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import CocaError, ModelError, UsageError, VideoError
 
 if TYPE_CHECKING:
     from .captioning.coca import Coca
 
+__all__ = ["CocaError", "ModelError", "UsageError", "VideoError", "__version__", "load"]
 __version__ = "0.1.0"
 
 
 def load(
-    model: str = "shapes",
+    model: str | PathLike[str] = "shapes",
     *,
     frames: Literal["middle", "multi"] = "middle",
     num_frames: int = 8,
@@ -47,7 +52,8 @@ def load(
     from .captioning.coca import Coca
 
     return Coca.load(
-        model,
+        search,
+        model=model,
         frames=frames,
         num_frames=num_frames,
         pool=pool,
@@ -56,5 +62,4 @@ def load(
         device=device,
         precision=precision,
         threads=threads,
-        **search,
     )

@@ -15,6 +15,8 @@ class CocaError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # for tracebacks of those who use the package
 
 
 class UsageError(CocaError):

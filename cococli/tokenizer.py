@@ -17,6 +17,36 @@ _END_OF_WORD = "</w>"
 _START, _END = "<start_of_text>", "<end_of_text>"
 _WORDS = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+"
 
+_SAYS = "says|said|reads|spells|words"  # what quotations follow; other words that end in s may be possessives
+_END_QUOTE = r"'[.,;:!?)\]]*(?!\S)"
+_QUOTATIONS = {  # pattern: replacement, in order
+    r'(?<!\S)([(\[]?") ((?:(?!").)+?) ([.,;:!?]*"[.,;:!?)\]]*)(?!\S)': r"\1\2\3",
+    r"(?<!\S)' n '(?!\S)": "'n'",
+    r"(?<!\S)([loy]) ' (?=\p{L})": r"\1'",  # o'clock
+    rf"(?<!\S)(?<!(?<!\b(?:{_SAYS}))(?<=s) )' ((?:(?!{_END_QUOTE}).)+?) ({_END_QUOTE})": r"'\1\2",
+    # CLIP splits 'stop' into 's and top.
+    rf"(?<=\b(?:{_SAYS}|word|a|an|the|of|with|is) )('(?:s|t|re|ve|m|ll|d)) ((?:(?!{_END_QUOTE}).)+?) ({_END_QUOTE})": (
+        r"\1\2\3"
+    ),
+}
+_SUPERFLUOUS = r"""
+    (?<=[\p{L}\p{N}]) \ (?=[.,;:!?)\]}%…”’°]+ ["')\]]* (?!\S))  # closing punctuation
+  | (?<=(?<!\S)[(\[{“‘#@]+) \ (?=[\p{L}\p{N}])  # opening punctuation
+  | (?<=(?<!\S)[$€£¥]) \ (?=[0-9])
+  | (?<=[\p{L}\p{N}]) \ (?='(?:s|t|re|ve|m|ll|d)(?!\S))
+  | (?<=s) \ (?='(?!\S))  # dogs'
+  | (?<=[\p{L}\p{N}]) \ (?=[-/_]\ [\p{L}\p{N}]) | (?<=[\p{L}\p{N}]\ [-/_]) \ (?=[\p{L}\p{N}])
+  | (?<=(?<!\S)\p{L}) \ (?=&\ \p{L}(?!\S)) | (?<=(?<!\S)\p{L}\ &) \ (?=\p{L}(?!\S))  # r&b
+  | (?<=[0-9]\ :) \ (?=[0-9])  # 10:30
+  | (?<=(?<!\S)(?!(?:19|20)[0-9]{2}\ )[0-9]+\ \.) \ (?=[0-9])  # 3.5
+  | (?<=(?<!\S)[0-9]{1,3}(?:\ ,\ [0-9]{3})*\ ,) \ (?=[0-9]{3}(?!\S))  # 1,000
+  | (?<=(?<!1)1) \ (?=st(?!\S)) | (?<=(?<!1)2) \ (?=nd(?!\S)) | (?<=(?<!1)3) \ (?=rd(?!\S))
+  | (?<=[0-9]) \ (?=(?:th|k)(?!\S)) | (?<=[0-9]0) \ (?=s(?!\S)) | (?<=(?<!\S)[23]) \ (?=d(?!\S))
+  | (?<=(?<!\S)\p{L}\ \.) \ (?=\p{L}\ \.(?!\S))  # u.s.
+  | (?<=(?<!\S)www\ \.) \ (?=\w) | (?<=\w\ \.) \ (?=(?:com|org|net|edu|gov)(?!\S))
+  | (?<=\w) \ (?=@\ \w+\ \.\ (?:com|org|net|edu|gov)(?!\S))
+"""
+
 SOT_ID = 49406
 EOT_ID = 49407
 
@@ -54,6 +84,29 @@ def decode(ids: Iterable[int]) -> str:
             pieces.append(_vocabulary()[token])
     text = bytes(_byte_of()[char] for char in "".join(pieces)).decode("utf-8", errors="replace")
     return " ".join(text.replace(_END_OF_WORD, " ").split())
+
+
+def detokenize(text: str) -> str:
+    """Space the words of `decode` as people write them: `a man 's hat , 1 0 : 3 0` becomes `a man's hat, 10:30`.
+
+    CLIP splits off contractions, single digits and runs of punctuation, and forgets the spaces around them. Those that
+    captions usually lack are removed. Where two spellings have the same tokens, the more common one is chosen:
+
+    - Digits form one number. A comma joins them as a thousands separator (`1,000`, but `1, 2`), a dot unless it follows
+      a year (`3.5`, but `in 2024. 3 dogs`), a colon or slash always.
+    - A hyphen, slash or underscore joins the words beside it; `&` joins single letters (`r&b`, but `black & white`).
+    - Letters stay apart from digits except in `1st`, `1950s`, `3d` and `4k`.
+    - An apostrophe after an s is a possessive unless a quotation starts there, as in `a sign that says 'stop'`.
+
+    The result has the same tokens, so `decode(encode(detokenize(text)))` restores the text. Readable text is unchanged.
+    """
+    digits, quotations, spaces = _spacing()
+    spaced = digits.sub("", text)
+    for quotation, joined in quotations:
+        spaced = quotation.sub(joined, spaced)
+    spaced = spaces.sub("", spaced)
+    words = _word_pattern().findall
+    return spaced if words(_cleaned(spaced)) == words(_cleaned(text)) else text
 
 
 def spellings() -> list[bytes]:
@@ -109,6 +162,16 @@ def _word_pattern() -> Any:
     import regex
 
     return regex.compile(_WORDS, regex.IGNORECASE)
+
+
+@cache
+def _spacing() -> tuple[Any, list[tuple[Any, str]], Any]:
+    """What `detokenize` replaces: spaces between digits, quotations, other spaces."""
+    import regex
+
+    digits = regex.compile(r"(?<=(?<!\S)[0-9]) (?=[0-9](?!\S))")
+    quotations = [(regex.compile(pattern), replacement) for pattern, replacement in _QUOTATIONS.items()]
+    return digits, quotations, regex.compile(_SUPERFLUOUS, regex.VERBOSE)
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode, spellings, tokenize
+from cococli.tokenizer import EOT_ID, SOT_ID, decode, detokenize, encode, spellings, tokenize
 
 ORACLE = json.loads((Path(__file__).parent / "data" / "tokens.json").read_text())
 CASES = ORACLE["cases"]
@@ -83,3 +83,75 @@ def test_tokens_write_what_they_decode_to() -> None:
     ids = encode("a naïve café, 3 cats!")
     assert b"".join(written[token] for token in ids).decode().split() == decode(ids).split()
     assert (len(written), written[SOT_ID], written[EOT_ID]) == (49408, b"", b" ")
+
+
+CAPTIONS = [
+    "a man's hat, it's 10:30 in 2024. a t-shirt",
+    "two dogs' bowls and three cats' toys.",
+    "a sign that says 'stop' on a street",
+    'a sign that says "stop!" on a street.',
+    'a street sign says "no parking", "5th ave." and "do not enter"',
+    "the word 'the end' on a screen",
+    "it's a 'no smoking' sign",
+    "they're here, we've been there, i'm ok, he'll go, she'd eat, don't you?",
+    "a black & white photo of an r&b singer",
+    "rooms 1, 2 and 3",
+    "1,000 people and 12,345,678 ants",
+    "in 2024. 3 dogs",
+    "3.5 stars and $4.99 (on sale) 50% off!",
+    "a 20-year-old woman's x-ray",
+    "and/or",
+    "1/2 cup",
+    "follow us @user or name@example.com and www.example.com #1 #love",
+    "the u.s. flag at 5 p.m. in washington d.c.",
+    "the 1st, 2nd, 3rd, 4th, 11th, 21st and 112th",
+    "rock 'n' roll at 12 o'clock, y'all",
+    "st. louis, no. 1",
+    "wait... what?!",
+    'a man (left) and a woman [right]: "hello," she says.',
+    "a 'small' dog",
+    "a 'red' car",
+    "a dog -- running",
+    "it's the dog's toy",
+    "the boys' team, the girls' team",
+    "a sign that reads 'do not enter'",
+    "a t-shirt that says 'i love ny'",
+    "a clock at 10:30 a.m. on the wall",
+    'a man with a "hello" sign and a woman with a "bye" sign',
+    "boeing 747 and b-52",
+    "2 + 2 = 4",
+    "a 3d movie of the 1950s in 4k",
+    "img_1234",
+    'a café\'s sign reads "bonjour"',
+    "",
+]
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_captions_read_as_people_write_them(caption: str) -> None:
+    assert detokenize(decode(encode(caption))) == caption
+    assert detokenize(caption) == caption
+
+
+@pytest.mark.parametrize(
+    ("raw", "readable"),
+    [
+        ("1 , 2 and 3", "1, 2 and 3"),
+        ("at 7 : 4 5 pm", "at 7:45 pm"),
+        ("a dog . 3 cats", "a dog. 3 cats"),
+        ("! (", "! ("),
+    ],
+)
+def test_ambiguous_spacing_follows_common_usage(raw: str, readable: str) -> None:
+    assert detokenize(raw) == readable
+
+
+_PIECES = """a man 's 't 're dogs ' " . , : ! ? - -- / & @ # $ % ( ) 1 2 0 … “ www com st o y amp lt ; _ é 中"""
+
+
+@given(st.one_of(st.text(max_size=40), st.lists(st.sampled_from(_PIECES.split()), max_size=12).map(" ".join)))
+def test_detokenizing_keeps_the_tokens(text: str) -> None:
+    raw = decode(encode(text))
+    readable = detokenize(raw)
+    assert encode(readable) == encode(raw)
+    assert detokenize(readable) == readable

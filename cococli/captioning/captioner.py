@@ -1,7 +1,7 @@
 """Batches of clips to captions, with their confidence and embeddings."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..decoding.rows import Hypothesis
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine, resolve
 from ..errors import ModelError, UsageError
-from ..tokenizer import EOT_ID, decode, encode, tokenize
+from ..tokenizer import EOT_ID, decode, detokenize, encode, tokenize
 from .records import Candidate
 
 Key = TypeVar("Key")
@@ -27,7 +27,7 @@ class Caption:
     text: str
     logprob: float  # mean log-probability of a token
     similarity: float  # cosine of the clip's embedding and the text's
-    embedding: np.ndarray  # [D] float32, L2-normalised
+    embedding: np.ndarray = field(repr=False)  # [D] float32, L2-normalised
     candidates: tuple[Candidate, ...] = ()  # of different texts, best first; the first one is what it says
 
 
@@ -150,7 +150,7 @@ def distinct(found: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
     """The first `count` captions that read differently, by what they read: tokens may spell one text in many ways."""
     by_text: dict[str, Hypothesis] = {}
     for hypothesis in found:
-        by_text.setdefault(decode(hypothesis.ids), hypothesis)
+        by_text.setdefault(detokenize(decode(hypothesis.ids)), hypothesis)
         if len(by_text) == count:
             break
     return by_text

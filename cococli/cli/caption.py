@@ -16,6 +16,7 @@ from .defaults import default_model
 from .running import (
     as_asked,
     caption_works,
+    find_files,
     load_captioner,
     tell_as_wanted,
     tell_failures,
@@ -95,11 +96,9 @@ def caption(
     from ..engines.choice import resolve
     from ..retrieval.index import About, check_index
     from ..video.clips import ReadRequest
-    from ..video.discover import discover
     from ..video.flow import Reading
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
-    from ..video.wanted import since as parse_since
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, log_file)
@@ -122,8 +121,7 @@ def caption(
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     style = CueStyle(max_seconds=max_cue)
     check_template(template)
-    earliest = parse_since(since) if since else None
-    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest)
+    videos, missed = find_files(paths, include, exclude, since)
     check_outputs(output or (), videos)
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, prompt, rerank)
@@ -161,7 +159,7 @@ def caption(
         failed = _run(run, settings, load, show)
     if interrupts.came():
         raise KeyboardInterrupt
-    if failed:
+    if failed or missed:
         raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ from .. import console
 from ..journal import Failure, Work
 from . import interrupts, options
 from .defaults import default_model
-from .running import as_asked, embed_works, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
+from .running import as_asked, embed_works, find_files, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -82,20 +82,17 @@ def embed(
     from ..retrieval.index import About, check_index, open_index
     from ..retrieval.outputs import parse_outputs
     from ..video.clips import ReadRequest
-    from ..video.discover import discover
     from ..video.flow import Reading
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
-    from ..video.wanted import since as parse_since
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, log_file)
     choice = resolve(engine, device, precision, threads)
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
-    earliest = parse_since(since) if since else None
     if not paths and not texts:
         raise UsageError("nothing is named to embed", "name videos, pictures or folders, or --texts FILE")
-    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest) if paths else []
+    videos, missed = find_files(paths, include, exclude, since) if paths else ([], False)
     lines = read_texts(texts) if texts else []
     files = find_model(model or default_model())
     outputs = parse_outputs(output or (), repr((files.identity, half)))
@@ -126,7 +123,7 @@ def embed(
             _write(outputs, index.folder, works)
     if interrupts.came():
         raise KeyboardInterrupt
-    if tell_failures(failure.error for failure in failed):
+    if tell_failures(failure.error for failure in failed) or missed:
         raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import console
 from ..captioning.records import Record
 from ..catalog import MODELS
+from ..errors import CocaError
 from ..journal import Failure, Work
 from . import interrupts
 
@@ -32,6 +33,28 @@ def tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
         console.speak_json()
     if log_file:
         console.log_to(log_file)
+
+
+def find_files(
+    paths: Sequence[str], include: Sequence[str] | None, exclude: Sequence[str] | None, since: str | None
+) -> tuple[list[Path], bool]:
+    """Find the files that the arguments stand for, and warn of patterns without a match and of URLs.
+
+    Returns:
+        The files, and whether there were warnings.
+
+    Raises:
+        UsageError: There is no file.
+    """
+    from ..video.discover import discover
+    from ..video.wanted import since as parse_since
+
+    problems: list[CocaError] = []
+    earliest = parse_since(since) if since else None
+    files = discover(paths, include=include or (), exclude=exclude or (), since=earliest, warn=problems.append)
+    for problem in problems:
+        console.warning(f"{problem.message}; {problem.hint}")
+    return files, bool(problems)
 
 
 def warn_of_vectors(model: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import UsageError
+from ..tokenizer import decode, encode
 
 _PICTURE = ("image_id", "id", "image", "video", "file_name", "filename")  # the first of these names it
 _PREDICTIONS = (
@@ -29,7 +30,8 @@ class References:
 def read_predictions(path: Path) -> dict[str, str]:
     """A caption per picture: from `coca caption -o out.jsonl` or other records, COCO results, or an object of captions.
 
-    Records of videos that failed have no caption and are left out.
+    Records of videos that failed have no caption and are left out. Captions by coca are scored as the tokenizer decodes
+    them (`t - shirt`), as open_clip's published scores are.
 
     Raises:
         UsageError: the file is missing or damaged, or has several captions for a picture.
@@ -158,7 +160,10 @@ def _entry(record: Any) -> tuple[Any, Any]:
     if not isinstance(record, dict):
         return None, None
     picture = next((record[name] for name in _PICTURE if name in record), None)
-    return picture, record.get("caption", record.get("captions"))
+    caption = record.get("caption", record.get("captions"))
+    if isinstance(caption, str) and "logprob" in record and "similarity" in record:  # by coca
+        caption = decode(encode(caption))
+    return picture, caption
 
 
 def _load(path: Path) -> Any:

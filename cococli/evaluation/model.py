@@ -6,6 +6,7 @@ import numpy as np
 
 from ..datasets.dataset import Dataset
 from ..retrieval.index import Index
+from ..tokenizer import decode, encode
 from .captions import METRICS, score_captions
 from .report import Report, worst_captions, worst_classes, worst_texts
 from .retrieval import recall
@@ -19,6 +20,8 @@ def measure_captions(
 ) -> Report:
     """Score a caption of every example.
 
+    Captions are scored as the tokenizer decodes them (`t - shirt`), as open_clip's published scores are.
+
     Args:
         captions: Path -> caption.
         java_tokens: See `captions.score_captions`.
@@ -29,7 +32,8 @@ def measure_captions(
     references = {example.id: example.captions for example in dataset.examples}
     told = [example for example in dataset.examples if str(example.path) in captions]
     predictions = {example.id: captions[str(example.path)] for example in told}
-    scores = score_captions(predictions, references, metrics, java_tokens)
+    raw = {example: decode(encode(caption)) for example, caption in predictions.items()}
+    scores = score_captions(raw, references, metrics, java_tokens)
     return Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..video.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..video.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
 
 _WEIGHT = re.compile(r"(.*[^\s^])\^(-?(?:\d+|\d*\.\d+))", re.DOTALL)  # as Lucene writes it: "a dog^2"
 
@@ -24,12 +24,13 @@ def parse_part(text: str) -> Part:
     """Read `a dog`, `a dog^0.5` or `dog.jpg^2`. A file that is there, or is called like a video or picture, is one.
 
     Raises:
-        UsageError: it is empty, or there is no such file.
+        UsageError: it is empty, a URL, or there is no such file.
     """
     weighted = _WEIGHT.fullmatch(text)
     what, weight = (weighted[1], float(weighted[2])) if weighted and not os.path.lexists(text) else (text, 1.0)
     if not what.strip():
         raise UsageError("the query is empty", "say what to look for, as in: coca search 'a dog jumps' index/")
+    refuse_url(what)
     path = Path(what)
     is_named_so = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not re.search(r"\s", path.suffix)
     if os.path.isfile(what):  # noqa: PTH113 (a sentence too long for a path is no file either)

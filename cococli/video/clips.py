@@ -34,7 +34,7 @@ class ReadRequest:
     crop_seed: int | None = None  # decides on a random crop, the same for all frames, in place of the central one
 
 
-def read_clips(path: Path, request: ReadRequest) -> Iterator[tuple[Clip, np.ndarray]]:
+def read_clips(source: Path | Reader, request: ReadRequest) -> Iterator[tuple[Clip, np.ndarray]]:
     """Read a video, or a picture, in one pass from its first clip to its last.
 
     Yields:
@@ -43,7 +43,8 @@ def read_clips(path: Path, request: ReadRequest) -> Iterator[tuple[Clip, np.ndar
     Raises:
         VideoError: why it cannot be read, or not to its end, in a few words, without the path.
     """
-    reader = open_reader(path)
+    reader = open_reader(source) if isinstance(source, Path) else source
+    path = source if isinstance(source, Path) else Path()
     parts = spans(reader, request.segments)
     wanted = sample_indices(reader.starts, parts, request.sampling)
     if reader.end == 0:
@@ -54,7 +55,7 @@ def read_clips(path: Path, request: ReadRequest) -> Iterator[tuple[Clip, np.ndar
         yield Clip(path, start, end, times), np.stack(pixels)
 
 
-def read_clip(path: Path, sampling: Sampling, image_size: int) -> tuple[Clip, np.ndarray]:
+def read_clip(source: Path | Reader, sampling: Sampling, image_size: int) -> tuple[Clip, np.ndarray]:
     """Read a whole video, or a picture, as one clip.
 
     Args:
@@ -66,7 +67,7 @@ def read_clip(path: Path, sampling: Sampling, image_size: int) -> tuple[Clip, np
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
-    ((clip, pixels),) = read_clips(path, ReadRequest(sampling, Segments("none"), image_size))
+    ((clip, pixels),) = read_clips(source, ReadRequest(sampling, Segments("none"), image_size))
     return clip, normalise(pixels)
 
 

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +26,14 @@ IMAGE_SUFFIXES = frozenset({
 _HINT = "name files, folders, or a pattern such as 'videos/**/*.mp4'"
 _SUFFIXES = tuple(VIDEO_SUFFIXES | IMAGE_SUFFIXES)
 
+# Thumbnails and deleted files of Synology and QNAP drives, Windows and macOS.
+_SYSTEM_FOLDERS = frozenset({
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "system volume information",
+    "lost+found", "__macosx",
+})  # fmt: skip
+_TRANSPORT_STREAMS = (".ts", ".mts")  # MPEG-TS; or TypeScript
+_PACKETS = re.compile(rb"G.{187}G.{187}G|G.{191}G.{191}G", re.DOTALL)  # 188 bytes of MPEG-TS each, or with 4 for a time
+
 _Skips = Callable[[str], bool]  # whether a folder is not to be walked into
 
 
@@ -40,11 +49,13 @@ def discover(
     exclude: Sequence[str] = (),
     since: float | None = None,
     stdin: BinaryIO | None = None,
+    warn: Callable[[UsageError], object] | None = None,
 ) -> list[Path]:
     """The files that the arguments of a command stand for.
 
     A file is taken whatever its suffix. A folder stands for the videos and pictures in and below it, by
-    suffix, without hidden files and folders. A pattern (`*`, `?`, `[...]`, `**`) stands for what it matches,
+    suffix, without hidden files and folders, those that systems keep deleted files and thumbnails in, and source code
+    in `.ts` files. A pattern (`*`, `?`, `[...]`, `**`) stands for what it matches,
     unless a file has that very name. A path that does not exist is kept, so that reading it fails alone.
     `@list.csv` and `-` (stdin) stand for the files and folders that they list; see `lists`.
 
@@ -57,25 +68,50 @@ def discover(
         exclude: Globs; what one of them matches is left out, and such a folder never opened.
         since: Only files modified then or later are taken, in seconds since the epoch.
         stdin: Read in place of the process's own.
+        warn: Called for each pattern without a match and for URLs, while the rest is taken. By default they are raised.
 
     Returns:
         Files in the order of the arguments, sorted within each, each file once under its first spelling.
         Those in a list stay in its order.
 
     Raises:
-        UsageError: a pattern matches nothing, a list or a glob is none, or no file comes out at all.
+        UsageError: a list or a glob is none, or no file comes out at all.
     """
     wanted = Wanted(tuple(map(parse_glob, include)), tuple(map(parse_glob, exclude)), since)
     folders: dict[str, str] = {}
     first_spelling: dict[tuple[str, str], str] = {}
+    problems: list[UsageError] = []
     for argument in paths:
-        for name in _files_of(argument, wanted, stdin):
+        for name in _files_of(argument, wanted, stdin, problems):
             first_spelling.setdefault(_place(name, folders), name)
+    for problem in problems:
+        if warn is None or not first_spelling:
+            raise problem
+        warn(problem)
     if not first_spelling:
         named = ", ".join(map(repr, paths)) or "no path"
         limits = " within --include, --exclude and --since" if wanted != Wanted() else ""
         raise UsageError(f"{named}: no video or picture found{limits}" if paths else "no file is named", _HINT)
     return [Path(name) for name in first_spelling.values()]
+
+
+def refuse_url(name: str) -> None:
+    """Refuse a URL, which is not the name of a file.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if _is_url(name):
+        raise _url_error([name])
+
+
+def _is_url(name: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE) is not None and not os.path.lexists(name)
+
+
+def _url_error(urls: list[str]) -> UsageError:
+    are = "is a URL, not a file" if len(urls) == 1 else f"and {len(urls) - 1} more are URLs, not files"
+    return UsageError(f"{urls[0]} {are}", f"download it first, for example: yt-dlp {shlex.quote(urls[0])}")
 
 
 def _place(path: str, folders: dict[str, str]) -> tuple[str, str]:
@@ -95,23 +131,30 @@ def _resolved(path: str) -> str:
         return path
 
 
-def _files_of(argument: str, wanted: Wanted, stdin: BinaryIO | None) -> Iterator[str]:
+def _files_of(argument: str, wanted: Wanted, stdin: BinaryIO | None, problems: list[UsageError]) -> Iterable[str]:
+    """The files that an argument stands for; appends why it stands for none."""
     if argument == "-":
-        named: Iterable[str] = read_stdin(stdin)
+        named = list(read_stdin(stdin))
     elif argument.startswith("@"):
-        named = read_list(argument[1:])
-    elif os.path.lexists(argument) or not glob.has_magic(argument):
+        named = list(read_list(argument[1:]))
+    elif os.path.lexists(argument) or _is_url(argument) or not glob.has_magic(argument):
         named = [argument]
     else:
-        return _files_matched(argument, wanted)
+        return _files_matched(argument, wanted, problems)
+    if urls := list(filter(_is_url, named)):
+        problems.append(_url_error(urls))
+        named = [name for name in named if not _is_url(name)]
     return (file for path in named for file in _files_under(path, len(Path(path).parent.parts), 0, wanted))
 
 
-def _files_matched(pattern: str, wanted: Wanted) -> Iterator[str]:
-    start = len(list(takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)))
-    matches = sorted(set(_matches(pattern, lambda folder: wanted.skips(folder, start, start))))
+def _files_matched(pattern: str, wanted: Wanted, problems: list[UsageError]) -> Iterable[str]:
+    parts = Path(pattern).parts
+    start = len(list(takewhile(lambda part: not glob.has_magic(part), parts)))
+    unnamed = _SYSTEM_FOLDERS - {part.lower() for part in parts}
+    found = sorted(set(_matches(pattern, lambda folder: wanted.skips(folder, start, start))))
+    matches = [match for match in found if unnamed.isdisjoint(part.lower() for part in Path(match).parts[start:])]
     if not matches and not _matches(pattern, lambda folder: False):
-        raise UsageError(f"{pattern!r} matches no file", _HINT)
+        problems.append(UsageError(f"{pattern!r} matches no file", _HINT))
     return (file for match in matches for file in _files_under(match, start, start, wanted))
 
 
@@ -124,8 +167,20 @@ def _files_under(path: str, names: int, top: int, wanted: Wanted) -> list[str]:
         return []
     unreadable: list[str] = []  # kept, so that reading them says why they are missing
     walk = _walk(path, lambda folder: wanted.skips(folder, names, top), unreadable)
-    media = (file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES))
+    media = (file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES) and _may_be_video(file))
     return sorted([file for file in media if wanted.takes(file, names, top)] + unreadable)
+
+
+def _may_be_video(file: str) -> bool:
+    """Whether a file may be what its suffix says: a .ts file without packets of MPEG-TS is source code."""
+    if not file.lower().endswith(_TRANSPORT_STREAMS):
+        return True
+    try:
+        with open(file, "rb") as stream:  # noqa: PTH123 - pathlib's may raise other errors
+            head = stream.read(4096)
+    except (OSError, ValueError):
+        return True  # reading it says why it cannot be read
+    return b"\0" in head and _PACKETS.search(head) is not None
 
 
 def _walk(top: str, skips: _Skips, unreadable: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -148,12 +203,12 @@ def _walk(top: str, skips: _Skips, unreadable: list[str]) -> Iterator[tuple[str,
 
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
-    """The folders in a folder, the last first, and the files, without hidden ones."""
+    """The folders in a folder, the last first, and the files, without hidden ones and system folders."""
     inner: list[str] = []
     files: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith("."):
+            if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_FOLDERS:
                 # Asked itself, an entry that is a link in a circle raises.
                 is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
                 (inner if is_folder else files).append(entry.path)

@@ -1,15 +1,23 @@
 """The Python API, with the bundled model."""
 
+import io
+import re
 import subprocess
 import sys
 import tomllib
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import cococli
 from cococli.errors import ModelError, UsageError, VideoError
+from cococli.video.clips import ReadRequest, read_clips
+from cococli.video.sampling import Sampling
+from cococli.video.segments import Segments
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +42,84 @@ def test_videos_and_texts_share_one_space(coca) -> None:
     assert np.linalg.norm(video) == pytest.approx(1, abs=1e-5)
     assert video @ right == pytest.approx(caption.similarity, abs=1e-4)
     assert video @ right > video @ wrong
+
+
+def as_file(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_whatever_holds_a_picture_is_captioned(coca) -> None:
+    [(_, pixels)] = read_clips(ROOT / "examples/grows.mp4", ReadRequest(Sampling(), Segments(), None))
+    [array] = pixels
+    picture, tensor = Image.fromarray(array), torch.tensor(array)
+    sources = [
+        picture,
+        as_file(picture),
+        bytearray(as_file(picture)),
+        io.BytesIO(as_file(picture)),
+        array,
+        array[None],
+        array.astype(np.int64),
+        array / 255,
+        array.transpose(2, 0, 1),
+        tensor,
+        tensor.permute(2, 0, 1)[None],
+        (tensor / 255).requires_grad_(),
+        (tensor.permute(2, 0, 1) / 255).to(torch.bfloat16),
+    ]
+    assert coca.caption(picture).text.endswith("circle on a black background")
+    assert {caption.text for caption in coca.caption(sources)} == {coca.caption(picture).text}
+    vectors = coca.embed(iter(sources))
+    assert vectors.shape == (len(sources), len(coca.embed(picture)))
+    np.testing.assert_allclose(vectors[:-1], np.repeat(coca.embed(array)[None], len(sources) - 1, 0), atol=1e-4)
+
+
+def test_frames_in_memory_are_sampled_like_a_file(coca) -> None:
+    path = ROOT / "examples/appears.mp4"
+    everything = ReadRequest(Sampling("multi", 16), Segments(), None)
+    [(_, frames)] = read_clips(path, everything)
+    content = path.read_bytes()
+    with path.open("rb") as file:
+        captions = coca.caption([path, content, file, frames, torch.tensor(frames).permute(0, 3, 1, 2)])
+    assert {caption.text for caption in captions} == {coca.caption(str(path)).text}
+
+
+def test_lists_are_computed_in_order_and_texts_too(coca) -> None:
+    paths = sorted((ROOT / "examples").glob("*.mp4")) * 2
+    still = np.zeros((64, 64, 3), np.uint8)
+    mixed = [*paths, still]
+    assert [one.text for one in coca.caption(mixed)] == [coca.caption(one).text for one in mixed]
+    assert coca.caption([]) == []
+    assert coca.embed([]).shape == (0, coca.embed(still).size)
+    texts = ["a red circle", "a blue square"]
+    np.testing.assert_allclose(coca.embed_text(texts), [coca.embed_text(text) for text in texts], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (3, "int is not a video or picture: pass a path"),
+        ({"a": 1}, "dict is not"),
+        (io.StringIO("x"), "str is not"),
+        ([np.zeros((8, 8, 3), np.uint8), None], "NoneType is not"),
+        (np.zeros((8, 8)), r"shape \[8, 8\]"),
+        (np.zeros((0, 8, 8, 3)), r"shape \[0, 8, 8, 3\]"),
+        (np.zeros((3, 8, 3), np.uint8), "may be"),
+        (np.full((8, 8, 3), 2.0), "floats of 0 to 1"),
+        (np.full((8, 8, 3), np.nan), "floats of 0 to 1"),
+        (np.full((8, 8, 3), 256), "integers of 0 to 255"),
+        (np.zeros((8, 8, 3), bool), "bool values"),
+        ("https://example.com/a.mp4", "https://example.com/a.mp4 is a URL"),
+    ],
+    ids=str,
+)
+def test_other_sources_raise_and_say_what_is_accepted(coca, source, words: str) -> None:
+    with pytest.raises(cococli.UsageError, match=words):
+        coca.caption(source)
+    with pytest.raises(cococli.UsageError, match="pass a str"):
+        coca.embed_text(source if not isinstance(source, str) else 3)
 
 
 def test_a_video_can_be_read_before_a_model_is_loaded() -> None:
@@ -61,8 +147,11 @@ def test_another_engine_says_the_same(coca) -> None:
 
 
 def test_a_file_that_cannot_be_read_raises(coca, tmp_path: Path) -> None:
-    with pytest.raises(VideoError):
-        coca.caption(tmp_path / "missing.mp4")
+    with pytest.raises(VideoError, match=r"missing\.mp4: no such file"):
+        coca.caption([ROOT / "examples/grows.mp4", tmp_path / "missing.mp4"])
+    for damaged in (b"", b"no picture"):
+        with pytest.raises(VideoError):
+            coca.caption(damaged)
 
 
 def test_wrong_options_and_unknown_models_raise_before_anything_is_loaded() -> None:
@@ -74,6 +163,41 @@ def test_wrong_options_and_unknown_models_raise_before_anything_is_loaded() -> N
         cococli.load("shapes", engine="mindspore", precision="bf16")
     with pytest.raises(ModelError):
         cococli.load("no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_frames": 0}, "num_frames must be 1 to 1024"),
+        ({"num_frames": "many"}, "'num_frames'"),
+        ({"max_length": 999}, "max_length 999 is more than"),
+        ({"method": "legacy", "beams": 4}, "groups of method legacy"),
+        ({"beam": 3}, "no argument 'beam'"),
+        ({"ban": "logo"}, "'ban'"),
+        ({"device": 0}, "'device'"),
+        ({"model": 3}, "'model'"),
+        ({"prompt": None}, "'prompt'"),
+    ],
+    ids=str,
+)
+def test_errors_name_arguments_as_python_does(arguments: dict, words: str) -> None:
+    with pytest.raises(cococli.CocaError, match=words) as caught:
+        cococli.load(**arguments)
+    assert "--" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_hints_are_shown_in_tracebacks() -> None:
+    with pytest.raises(cococli.UsageError) as caught:
+        cococli.load(num_frames=0)
+    assert "hint: 8 is the default" in traceback.format_exception(caught.value)[-1]
+
+
+def test_the_readme_example_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COCA_ENGINE", "torch")
+    code = "\n".join(re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("a purple triangle beside a yellow triangle\n")
 
 
 def test_the_version_is_the_packages() -> None:

@@ -57,6 +57,13 @@ def test_an_output_of_coca_is_read_without_what_failed() -> None:
     assert read_predictions(path) == {"v/a.mp4": "a dog", "v/c\udce9.mp4": ""}
 
 
+def test_captions_by_coca_are_scored_as_decoded() -> None:
+    ours = written(record("a.mp4", "a man's t-shirt").to_json(), "ours.jsonl")
+    theirs = written({"a.mp4": "a man's t-shirt"})
+    assert read_predictions(ours) == {"a.mp4": "a man 's t - shirt"}
+    assert read_predictions(theirs) == {"a.mp4": "a man's t-shirt"}
+
+
 def test_segments_of_a_video_are_refused() -> None:
     path = written("\n".join(record("a.mp4", caption).to_json() for caption in "bc"), "out.jsonl")
     assert refused(read_predictions, path) == "out.jsonl has several captions for a.mp4"

@@ -14,6 +14,7 @@ from cococli.evaluation.report import Report
 from cococli.journal import Work, text_name
 from cococli.retrieval.entries import Entry
 from cococli.retrieval.index import About, Index, open_index
+from cococli.tokenizer import decode, encode
 
 NAMED = {f"{name}.jpg": captions for name, captions in REFERENCES.items()}
 DATA = Dataset(
@@ -22,6 +23,8 @@ DATA = Dataset(
     tuple(Example(Path(path), tuple(captions), f"id of {path}") for path, captions in NAMED.items()),
     {},
 )
+
+METRICS = ["CIDEr", "BLEU-4", "ROUGE-L"]
 
 
 def some(*examples: tuple[str, tuple[str, ...]]) -> Dataset:
@@ -32,7 +35,8 @@ def some(*examples: tuple[str, tuple[str, ...]]) -> Dataset:
 def test_captions_are_scored_as_if_they_came_from_files() -> None:
     captions = {f"{name}.jpg": caption for name, caption in PREDICTIONS.items()} | {"other.jpg": "of another split"}
     found = measure_captions(DATA, captions, ["CIDEr", "BLEU-4"]).captions
-    scores = score_captions(PREDICTIONS, REFERENCES, ["CIDEr", "BLEU-4"])
+    raw = {name: decode(encode(caption)) for name, caption in PREDICTIONS.items()}
+    scores = score_captions(raw, REFERENCES, ["CIDEr", "BLEU-4"])
     assert found is not None
     assert found.corpus == scores.corpus
     assert found.each == {f"id of {name}.jpg": own for name, own in scores.each.items()}
@@ -47,6 +51,18 @@ def test_the_worst_caption_comes_first_with_what_was_wanted() -> None:
         ("c.jpg", "a blue bus", "a blue cat"),
         ("a.jpg", "a red dog", "a red dog | the red dog"),
     ]
+
+
+def test_captions_are_scored_in_the_form_of_papers() -> None:
+    """open_clip scores what the tokenizer decodes, where `t - shirt` is not the `t-shirt` of a reference."""
+    data = some(("a.jpg", ("a man's t-shirt",)), ("b.jpg", ("a bus",)))
+    readable = {"a.jpg": "a man's t-shirt", "b.jpg": "a bus"}
+    raw = {"a.jpg": "a man 's t - shirt", "b.jpg": "a bus"}
+    wanted = score_captions(raw, {"a.jpg": ["a man's t-shirt"], "b.jpg": ["a bus"]}, METRICS, java_tokens=False)
+    report = measure_captions(data, readable, METRICS, java_tokens=False)
+    assert report.captions is not None
+    assert report.captions.each == wanted.each
+    assert report.worst[0].got == "a man's t-shirt"
 
 
 def test_every_example_needs_a_caption() -> None:

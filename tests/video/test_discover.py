@@ -101,11 +101,67 @@ def test_patterns_work_inside_folders_whose_names_look_like_patterns(folder: Pat
 
 
 @pytest.mark.parametrize("pattern", ["videos/*.avi", "no/**/*.mp4"])
-def test_a_pattern_that_matches_nothing_is_a_usage_error(folder: Path, pattern: str):
-    with pytest.raises(UsageError, match="matches no file") as caught:
-        discover(["videos/b.mp4", pattern])
-    assert pattern in caught.value.message
-    assert "videos/**/*.mp4" in caught.value.hint
+def test_unmatched_patterns_warn_and_the_rest_goes_on(folder: Path, pattern: str):
+    warnings: list[UsageError] = []
+    assert names("videos/b.mp4", pattern, "videos/*.mkv", "**/c.mkv", warn=warnings.append) == [
+        "videos/b.mp4",
+        "videos/sub/c.mkv",
+    ]
+    assert [warning.message for warning in warnings] == [
+        f"{pattern!r} matches no file",
+        "'videos/*.mkv' matches no file",
+    ]
+    assert "videos/**/*.mp4" in warnings[0].hint
+    for paths in ([pattern], ["videos/b.mp4", pattern]):
+        with pytest.raises(UsageError, match="matches no file"):
+            discover(paths)
+    with pytest.raises(UsageError, match="matches no file"):
+        discover([pattern], warn=warnings.append)
+
+
+def test_urls_are_named_unchanged_with_advice(folder: Path):
+    url = "https://example.com/a b/*.mp4?v=1&t=2"
+    (folder / "list.txt").write_text(f"{url}\nfile:///b.mp4\nvideos/b.mp4\n")
+    warnings: list[UsageError] = []
+    assert names(url, "@list.txt", "C:/a.mp4", warn=warnings.append) == ["videos/b.mp4", "C:/a.mp4"]
+    assert [warning.message for warning in warnings] == [
+        f"{url} is a URL, not a file",
+        f"{url} and 1 more are URLs, not files",
+    ]
+    assert warnings[0].hint == f"download it first, for example: yt-dlp '{url}'"
+    with pytest.raises(UsageError, match="is a URL"):
+        discover([url], warn=warnings.append)
+    (folder / "http:").mkdir()
+    (folder / "http:/a.mp4").touch()
+    assert names("http://a.mp4") == ["http:/a.mp4"]
+
+
+@pytest.mark.parametrize("system", ["@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"])
+def test_folders_of_the_system_are_read_only_when_named(folder: Path, system: str):
+    inner = folder / "videos/sub" / system / "b.mp4"
+    inner.mkdir(parents=True)
+    (inner / "thumb.jpg").touch()
+    assert names("videos") == IN_VIDEOS
+    assert names("videos/**/*.jpg") == ["videos/photo.jpg"]
+    assert names("videos/*/*/*/*", "videos/b.mp4", warn=lambda problem: None) == ["videos/b.mp4"]
+    assert names(f"videos/sub/{system}") == [f"videos/sub/{system}/b.mp4/thumb.jpg"]
+    assert names(f"videos/*/{system}/**/*.jpg") == [f"videos/sub/{system}/b.mp4/thumb.jpg"]
+
+
+def test_typescript_is_told_from_transport_streams(folder: Path):
+    packets = b"".join(b"\x47" + bytes(187) for _ in range(6))
+    contents = {
+        "a.ts": packets,
+        "b.ts": packets[100:],  # a recording that begins within a packet
+        "c.mts": b"".join(bytes(4) + packets[i * 188 : i * 188 + 188] for i in range(6)),
+        "d.ts": b"import { GGGG } from './G'\n" * 99,
+        "e.d.mts": b"export {}",
+        "f.ts": b"",
+    }
+    for name, content in contents.items():
+        (folder / "videos/sub" / name).write_bytes(content)
+    assert names("videos/sub") == [f"videos/sub/{name}" for name in ("a.ts", "b.ts", "c.mkv", "c.mts", "deep/d.webm")]
+    assert names("videos/sub/d.ts") == ["videos/sub/d.ts"]
 
 
 def test_no_file_at_all_is_a_usage_error(folder: Path):
@@ -298,7 +354,7 @@ def test_an_excluded_folder_is_not_opened(folder: Path, as_nobody: None):
 def test_a_pattern_may_match_only_what_is_excluded(folder: Path):
     assert names("videos/**/*.webm", "videos/b.mp4", exclude=["deep"]) == ["videos/b.mp4"]
     with pytest.raises(UsageError, match="matches no file"):
-        discover(["videos/**/*.web", "videos/b.mp4"], exclude=["deep"])
+        discover(["videos/**/*.web"], exclude=["deep"])
 
 
 def test_only_what_was_modified_since_is_taken_and_what_cannot_be_asked(folder: Path):

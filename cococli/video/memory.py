@@ -1,0 +1,102 @@
+"""Videos and pictures in memory: arrays, tensors, PIL images and the content of files."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError, VideoError
+from .reading import Frame, Reader, reason
+
+ACCEPTED = (
+    "a path, the bytes of a file or a file object, a PIL image, or a numpy array or torch tensor of one picture "
+    "[H, W, 3] or of a video's frames [F, H, W, 3]"
+)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames [F, H, W, 3] uint8, one a second; a single one is a still picture. Implements `reading.Reader`."""
+
+    pixels: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        return np.arange(len(self.pixels), dtype=np.float64)
+
+    @property
+    def end(self) -> float:
+        return float(len(self.pixels)) if len(self.pixels) > 1 else 0.0
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        return (Frame(float(index), self.pixels[index]) for index in indices)
+
+
+@contextmanager
+def opened(source: Any) -> Iterator[Path | Reader]:
+    """Make readable what `ACCEPTED` lists, for as long as the block lasts.
+
+    Raises:
+        UsageError: It is something else.
+        VideoError: A PIL image cannot be read.
+    """
+    if hasattr(source, "read"):
+        if source.seekable():
+            source.seek(0)  # a buffer that was just written stands at its end
+        source = source.read()
+    if isinstance(source, bytes | bytearray | memoryview):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "content.png"  # a picture's suffix: the content decides whether it is a video
+            path.write_bytes(source)
+            yield path
+    else:
+        yield Frames(_frames(source))
+
+
+def _frames(source: Any) -> np.ndarray:
+    """[F, H, W, 3] uint8."""
+    if hasattr(source, "getexif") and hasattr(source, "convert"):  # PIL
+        from .pictures import _rgb
+
+        try:
+            return _rgb(source)[None]
+        except Exception as error:  # as for damaged files, see `pictures`
+            raise VideoError(f"damaged picture: {reason(error)}") from None
+    return _as_bytes(_channels_last(_array(source)))
+
+
+def _array(source: Any) -> np.ndarray:
+    if hasattr(source, "detach"):  # torch, on any device, in any precision
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source
+    elif hasattr(source, "asnumpy"):  # MindSpore, decord
+        source = source.asnumpy()
+    if not hasattr(source, "__array__"):
+        raise UsageError(f"{type(source).__name__} is not a video or picture: pass {ACCEPTED}")
+    return np.asarray(source)
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """[H, W, 3], [3, H, W], [F, H, W, 3] or [F, 3, H, W] -> [F, H, W, 3]."""
+    shape = list(array.shape)
+    if len(shape) not in (3, 4) or 0 in shape or 3 not in (shape[-3], shape[-1]):
+        raise UsageError(f"an array of shape {shape} is not RGB frames: pass [H, W, 3] or [F, H, W, 3]")
+    if shape[-3] == shape[-1]:
+        raise UsageError(f"shape {shape} may be [3, H, W] or [H, W, 3]: pass frames that are not 3 pixels high or wide")
+    if shape[-1] != 3:
+        array = np.moveaxis(array, -3, -1)
+    return array if len(shape) == 4 else array[None]
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    """Integers of 0..255, or floats of 0..1, -> uint8."""
+    if array.dtype == np.uint8:
+        return array
+    most = {"i": 255, "u": 255, "f": 1}.get(array.dtype.kind)
+    if most is None or not (array.min() >= 0 and array.max() <= most):  # NaN is neither
+        raise UsageError(f"{array.dtype} values are not RGB frames: pass integers of 0 to 255, or floats of 0 to 1")
+    return array.astype(np.uint8) if most == 255 else (array * 255).round().astype(np.uint8)
