@@ -1,6 +1,7 @@
 """JSON that people and other programs write: what is wrong with it is one line with the file and the field."""
 
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -95,12 +96,15 @@ def _adapter(expected: Any) -> "TypeAdapter[Any]":
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Report in one line why a text file cannot be read.
+    """Report in one line why a text file cannot be read. A FIFO or a device is refused: it may never end.
 
     Raises:
         UsageError: It cannot.
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"{path} is not a regular file")
         yield
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None

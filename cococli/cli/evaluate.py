@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,9 +34,10 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER",
+            metavar="FOLDER|LIST",
             show_default=False,
-            help="Pictures or videos with captions: COCO's layout, a Karpathy split, or captions.jsonl or .csv.",
+            help="Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
+            "list.tsv:column, or a .txt beside each file.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -72,7 +74,8 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="Score these captions, no model needed: coca's .jsonl, COCO results, or an object of captions.",
+            help="Score these captions, no model needed: coca's .jsonl, COCO results, an object of captions, or "
+            "list.csv:column.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -81,7 +84,7 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="Against these: COCO annotations, a Karpathy split, or an object of lists of captions.",
+            help="Against these: COCO annotations, a Karpathy split, an object of lists of captions, or a list.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -192,15 +195,19 @@ def _dataset(
     from ..datasets.find import find_dataset
 
     dataset = find_dataset(data, split, karpathy, images)  # type: ignore[arg-type] # typer checks it
-    for what, count in dataset.left_out.items():
-        console.note(f"{count} {what} are left out")
+    for line in (*dataset.notes, *(f"{count} {what} are left out" for what, count in dataset.left_out.items())):
+        console.note(line)
     dataset = replace(dataset, examples=dataset.examples[:limit])
-    if missing := {example.path for example in dataset.examples if not example.path.is_file()}:
-        console.warning(f"{len(missing)} of {len(dataset.examples)} files are missing, first {min(missing)}")
-        dataset = dataset.without(missing)
+    missing = [example.path for example in dataset.examples if not os.path.isfile(example.path)]  # noqa: PTH113 - never raises
+    if missing:
+        rest = dataset.without(missing)
+        captions = f"{dataset.captions - rest.captions:,} of {dataset.captions:,} captions"
+        message, hint = f"no files found for {captions} (first: {missing[0]})", "pass their folder with --images"
+        if not rest.examples:
+            raise UsageError(message, hint)
+        console.warning(f"{message}; {hint}")
+        dataset = rest
         lost |= set(map(str, missing))
-    if not dataset.examples:
-        raise UsageError(f"{dataset.source} has no example whose file is there", "--images names their folder")
     return dataset
 
 
@@ -215,8 +222,11 @@ def _of_files(predictions: Path, references: Path, split: str) -> "Report":
     from ..evaluation.files import matched, read_predictions, read_references
     from ..evaluation.report import Report, worst_captions
 
-    truths = read_references(references, split)
-    guesses = matched(read_predictions(predictions), truths)
+    notes: list[str] = []
+    truths = read_references(references, split, notes)
+    guesses = matched(read_predictions(predictions, notes), truths)
+    for line in notes:
+        console.note(line)
     with console.status("scoring captions"):
         scores = score_captions(guesses, truths.captions)
     return Report(captions=scores, worst=tuple(worst_captions(scores, guesses, truths.captions)))

@@ -25,9 +25,10 @@ def finetune(
     data: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER",
+            metavar="FOLDER|LIST",
             show_default=False,
-            help="Pictures or videos with captions: COCO's layout, a Karpathy split, or captions.jsonl or .csv.",
+            help="Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
+            "list.tsv:column, or a .txt beside each file.",
             rich_help_panel=options.DATA,
         ),
     ],

@@ -1,73 +1,107 @@
 """COCO's annotations, and Karpathy's splits of them."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..parsing import field, read_json
-from .dataset import Entry, split_of
+from .dataset import Entry, find_file, image_id, split_of
 
 
-def read_coco(path: Path, split: str, folders: Sequence[Path]) -> tuple[list[Entry], dict[str, int]]:
-    """The pictures of a `captions_train2017.json` and the like, and what was left out.
+def read_coco(
+    path: Path, split: str, folders: Sequence[Path], others: Sequence[Path] = ()
+) -> tuple[list[Entry], dict[str, int]]:
+    """Read the pictures of a `captions_train2017.json` and the like, and count what was left out.
 
     Args:
-        folders: Where the pictures may be; the first that holds any is taken to hold all.
+        folders: Where the pictures may be. Each is looked for in all of them.
+        others: Where those may be that no folder has, see `_find_pictures`.
 
     Raises:
-        UsageError: the file is damaged or of another kind, or no folder holds any of its pictures.
+        UsageError: The file is damaged or of another kind, or two pictures have one id.
     """
     content = read_json(path)
     captions: dict[str, list[Any]] = {}
     for number, annotation in enumerate(field(content, "annotations", list, str(path))):
-        image = field(annotation, "image_id", (int, str), f"annotations[{number}] of {path}")
-        captions.setdefault(str(image), []).append(annotation.get("caption"))
-    pictures = []
-    for number, image in enumerate(field(content, "images", list, str(path))):
+        image = id_field(annotation, "image_id", f"annotations[{number}] of {path}")
+        captions.setdefault(image, []).append(annotation.get("caption"))
+    names: dict[str, str] = {}
+    pictures = field(content, "images", list, str(path))
+    for number, picture in enumerate(pictures):
         where = f"images[{number}] of {path}"
-        pictures.append((str(field(image, "id", (int, str), where)), field(image, "file_name", str, where)))
-    places = _placed([name for _, name in pictures], folders, path)
-    entries = [
-        Entry(image, place, split, captions.get(image, [])) for (image, _), place in zip(pictures, places, strict=True)
-    ]
-    known = {image for image, _ in pictures}
-    strays = sum(len(texts) for image, texts in captions.items() if image not in known)
-    return entries, {"captions of unknown files": strays}
+        image, name = id_field(picture, "id", where), field(picture, "file_name", str, where)
+        if names.setdefault(image, name) != name:
+            raise UsageError(f"{where}: {name!r} has the id of {names[image]!r}: {image}")
+    places = _find_pictures(list(names.values()), path, folders, others)
+    entries = [Entry(image, place, split, captions.get(image, [])) for image, place in zip(names, places, strict=True)]
+    strays = sum(len(texts) for image, texts in captions.items() if image not in names)
+    return entries, {"captions of unknown files": strays, "files listed twice": len(pictures) - len(names)}
 
 
 def read_karpathy(path: Path, folders: Sequence[Path]) -> list[Entry]:
-    """The pictures of a `dataset_coco.json` or `dataset_flickr30k.json` (Karpathy and Fei-Fei, arXiv 1412.2306).
+    """Read the pictures of a `dataset_coco.json` or `dataset_flickr30k.json` (Karpathy and Fei-Fei, arXiv 1412.2306).
 
     Args:
         folders: Where the pictures, or the folders that the file names, may be.
 
     Raises:
-        UsageError: the file is damaged or of another kind, or no folder holds any of its pictures.
+        UsageError: The file is damaged or of another kind.
     """
     images = field(read_json(path), "images", list, str(path))
     entries = [_karpathy_entry(image, f"images[{number}] of {path}") for number, image in enumerate(images)]
-    places = _placed([str(entry.path) for entry in entries], folders, path)
+    places = _find_pictures([str(entry.path) for entry in entries], path, folders)
     return [entry._replace(path=place) for entry, place in zip(entries, places, strict=True)]
 
 
+def id_field(record: Any, name: str, where: str) -> str:
+    """Return an id of a record as text; see `image_id`.
+
+    Raises:
+        UsageError: The record is not an object, or the id is missing or not a whole number or text.
+    """
+    try:
+        return image_id(field(record, name, (int, float, str), where))
+    except ValueError as error:
+        raise UsageError(f"{where}: {name!r}: {error}") from None
+
+
 def _karpathy_entry(image: Any, where: str) -> Entry:
-    """A picture whose path is still relative."""
+    """Return a picture whose path is still relative."""
     name = field(image, "filename", str, where)
     folder = field(image, "filepath", str, where) if "filepath" in image else ""  # Flickr's has none
     split = split_of(field(image, "split", str, where))
     sentences = field(image, "sentences", list, where)
     captions = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
-    return Entry(str(image.get("cocoid", image.get("imgid", name))), Path(folder, name), split, captions)
+    key = next((key for key in ("cocoid", "imgid") if key in image), None)
+    return Entry(id_field(image, key, where) if key else name, Path(folder, name), split, captions)
 
 
-def _placed(names: Sequence[str], folders: Sequence[Path], source: Path) -> list[Path]:
-    """Where pictures are: in the first folder that holds any, below the folders that their names tell or not."""
-    flat = [Path(name).name for name in names]
-    for form in (names, flat):
-        for folder in folders:
-            if any(os.path.isfile(os.path.join(folder, name)) for name in form):  # noqa: PTH113, PTH118 - faster
-                return [folder / name for name in form]
-    searched = ", ".join(map(str, dict.fromkeys(folders)))
-    raise UsageError(f"no picture that {source} names is in {searched}", "--images names their folder")
+def _find_pictures(
+    names: Sequence[str], source: Path, folders: Sequence[Path], others: Sequence[Path] = ()
+) -> list[Path]:
+    """Return where pictures are, or would be in the first folder if they are missing.
+
+    Where no picture is found by its name, which may begin with folders, all are looked for by the last part of it. The
+    other folders hold pictures of other splits: one is only searched if none of its files is called like one in the
+    folders, for there may be a 0001.png in each.
+
+    Raises:
+        UsageError: None is found.
+    """
+    flat = [name.replace("\\", "/").rpartition("/")[2] for name in names]
+    for form in (names, flat) if len(set(flat)) == len(set(names)) else (names,):
+        found = [find_file(name, folders) for name in form]
+        if None in found:
+            taken = _files_in(folders)
+            apart = [folder for folder in others if taken.isdisjoint(_files_in([folder]))]
+            found = [place or find_file(name, apart) for name, place in zip(form, found, strict=True)]
+        if any(found) or not names:
+            return [place or folders[0] / name for name, place in zip(form, found, strict=True)]
+    searched = ", ".join(map(str, dict.fromkeys([*folders, *others])))
+    message = f"no pictures found for {len(names):,} images of {source} (first: {names[0]}; searched: {searched})"
+    raise UsageError(message, "pass the picture folder with --images")
+
+
+def _files_in(folders: Iterable[Path]) -> set[str]:
+    return {entry.name for folder in folders if folder.is_dir() for entry in folder.iterdir()}

@@ -1,7 +1,9 @@
 """Pictures and videos with the captions that people gave them."""
 
+import math
+import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -48,6 +50,7 @@ class Dataset:
     split: Split | None  # None: the source knows no splits, and this is all of it
     examples: tuple[Example, ...]
     left_out: Mapping[str, int]  # what was no example, as in "empty captions": 3
+    notes: tuple[str, ...] = ()  # what the user should know about the source
 
     @property
     def captions(self) -> int:
@@ -71,7 +74,40 @@ def no_split(source: Path, split: Split, found: Iterable[str]) -> UsageError:
     return UsageError(f"{source} has no {split} split, only {', '.join(sorted(found))}", hint)
 
 
-def gather(source: Path, split: Split, entries: Iterable[Entry], left_out: Mapping[str, int]) -> Dataset:
+def image_id(value: object) -> str:
+    """Return an image's id as text. 42, "42", "000000000042" and 42.0 are one image.
+
+    Raises:
+        ValueError: It is neither a whole number nor text.
+    """
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("it is not a whole number or text")
+    text = str(value).strip()
+    digits = text.removesuffix(".0")
+    return (digits.lstrip("0") or "0") if digits.isascii() and digits.isdigit() else text
+
+
+def find_file(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the file of this name in the first folder that has it.
+
+    Backslashes separate folders, as on Windows, where no file has that very name.
+    """
+    for form in dict.fromkeys((name, name.replace("\\", "/"))):
+        for folder in folders:
+            if os.path.isfile(os.path.join(folder, form)):  # noqa: PTH113, PTH118 - faster
+                return folder / form
+    return None
+
+
+def gather(
+    source: Path,
+    split: Split,
+    entries: Iterable[Entry],
+    left_out: Mapping[str, int] | None = None,
+    notes: Iterable[str] = (),
+) -> Dataset:
     """The examples of a split, out of the entries of all. Entries that know no split stand for any.
 
     Raises:
@@ -83,12 +119,12 @@ def gather(source: Path, split: Split, entries: Iterable[Entry], left_out: Mappi
     unsaid = by_split.pop(None, [])
     if by_split and split not in by_split:
         raise no_split(source, split, filter(None, by_split))
-    counts = Counter(left_out)
+    counts = Counter(left_out or {})
     counts["entries without a split"] += len(unsaid) if by_split else 0
     examples = tuple(_examples(by_split.get(split, unsaid), counts))
     if not examples:
         raise UsageError(f"{source} has no file with a caption")
-    return Dataset(source, split if by_split else None, examples, dict(+counts))
+    return Dataset(source, split if by_split else None, examples, dict(+counts), tuple(notes))
 
 
 def _examples(entries: Iterable[Entry], counts: Counter[str]) -> Iterator[Example]:

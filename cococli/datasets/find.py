@@ -5,38 +5,48 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import UsageError
+from ..tables import SUFFIXES, split_column
 from .coco import read_coco, read_karpathy
 from .dataset import Dataset, Split, gather, no_split, split_of
-from .lists import SUFFIXES, read_list
+from .lists import read_list, read_sidecars
 
 _COCO = re.compile(r"captions_(train|val|test)\d*\.json")
-_LISTS = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")
-_HINT = "it may hold annotations/captions_train2017.json with train2017/, dataset_coco.json, captions.jsonl or .csv"
+_PICTURES = re.compile(r"(train|val|test)\d*")
+_LISTS = (
+    *(f"{name}.{suffix}" for name in ("captions", "metadata") for suffix in ("jsonl", "csv", "tsv", "parquet", "txt")),
+    *("results.csv", "results_20130124.token", "Flickr8k.token.txt"),  # of Flickr30k and Flickr8k
+)
+_HINT = (
+    "it may hold annotations/captions_train2017.json with train2017/, dataset_coco.json, captions.jsonl, .csv or .txt, "
+    "or a .txt beside each picture"
+)
 
 
 def find_dataset(data: Path, split: Split, karpathy: Path | None = None, images: Path | None = None) -> Dataset:
     """The examples of one split of the data set in a folder, told by its layout.
 
     These are looked for, the first that is there is taken: a Karpathy split (`dataset_coco.json`), COCO's
-    annotations (of any year; the latest that has pictures), and a list with captions, `captions.jsonl` or `.csv`,
-    which Hugging Face calls `metadata`: one with a column of splits, one in a folder for each split, or one that
-    knows no splits and stands for any.
+    annotations (of any year; the latest that has pictures), a list with captions, and a text beside each file (see
+    `lists.read_sidecars`). A list is `captions.csv` or the like, which Hugging Face calls `metadata`: one with a column
+    of splits, one in a folder for each split, or one that knows no splits and stands for any.
 
     Args:
-        data: The folder, or a list itself.
+        data: The folder, or a list itself; `list.csv:column` names the column of captions.
         karpathy: A Karpathy split in place of the folder's own.
         images: Where the pictures are, in place of the folder itself.
 
     Raises:
-        UsageError: nothing is found, or not this split, or what is found is damaged.
+        UsageError: Nothing is found, or not this split, or what is found is damaged.
     """
-    if data.suffix.lower() in SUFFIXES and data.is_file():
-        return gather(data, split, read_list(data, images), {})
+    path, column = split_column(str(data))
+    if path.suffix and path.suffix.lower() in SUFFIXES and not path.is_dir():
+        notes: list[str] = []
+        return gather(path, split, read_list(path, images, column, notes), notes=notes)
     if not data.is_dir():
-        raise UsageError(f"{data} is no folder", _HINT)
+        raise UsageError(f"{data} is not a folder or a list", _HINT)
     if source := karpathy or _karpathy(data):
         folders = [images] if images else [data, data / "images"]
-        return gather(source, split, read_karpathy(source, folders), {})
+        return gather(source, split, read_karpathy(source, folders))
     if annotations := _annotations(data):
         return _coco(data, split, annotations, images)
     return _listed(data, split, images)
@@ -64,27 +74,36 @@ def _coco(data: Path, split: Split, annotations: dict[str, list[Path]], images: 
     files = annotations[split]
     top = images or data
     source = next((file for file in files if any(folder.is_dir() for folder in _pictures(top, file))), files[0])
-    entries, left_out = read_coco(source, split, [*_pictures(top, source), top, top / "images"])
+    folders = [*_pictures(top, source), top, top / "images"]
+    others = [folder for folder in sorted([*top.glob("*"), *top.glob("images/*")]) if _PICTURES.fullmatch(folder.name)]
+    entries, left_out = read_coco(source, split, folders, [folder for folder in others if folder not in folders])
     return gather(source, split, entries, left_out)
 
 
 def _pictures(top: Path, annotations: Path) -> list[Path]:
-    """Where the pictures of a `captions_val2017.json` may be: in a `val2017`."""
+    """Return where the pictures of a `captions_val2017.json` may be: in a `val2017`."""
     name = annotations.stem.removeprefix("captions_")
     return [top / name, top / "images" / name]
 
 
 def _listed(data: Path, split: Split, images: Path | None) -> Dataset:
+    notes: list[str] = []
     if found := _list_in(data):
-        return gather(found, split, read_list(found, images), {})
+        return gather(found, split, read_list(found, images, notes=notes), notes=notes)
     folders = (folder for folder in sorted(data.iterdir()) if split_of(folder.name) in get_args(Split))
     inner = {split_of(folder.name): file for folder in folders if (file := _list_in(folder))}
     if not inner:
-        raise UsageError(f"no captions found in {data}", _HINT)
+        return _sidecars(data, split)
     if split not in inner:
         raise no_split(data, split, inner)
-    entries = [entry._replace(split=split) for entry in read_list(inner[split], images)]
-    return gather(inner[split], split, entries, {})
+    entries = [entry._replace(split=split) for entry in read_list(inner[split], images, notes=notes)]
+    return gather(inner[split], split, entries, notes=notes)
+
+
+def _sidecars(data: Path, split: Split) -> Dataset:
+    if not (entries := read_sidecars(data)):
+        raise UsageError(f"no captions found in {data}", _HINT)
+    return gather(data, split, entries)
 
 
 def _list_in(folder: Path) -> Path | None:

@@ -1,99 +1,120 @@
-"""Lists of files with captions: `captions.jsonl`, `metadata.csv`, or the records of an earlier run."""
+"""Files with captions: in a list, or in a text beside each file."""
 
-import csv
 import os
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..parsing import parse_json, read_errors
-from .dataset import Entry, split_of
+from ..tables import CAPTIONS, PATHS, choose_column, read_table, require_utf8
+from ..video.discover import discover
+from .dataset import Entry, find_file, split_of
 
-SUFFIXES = (".jsonl", ".csv")
-_PATHS = ("path", "video", "image", "file_name", "file", "filename")  # the first of these that is there
-_CAPTIONS = ("captions", "caption", "text")
+_PICTURE_FOLDERS = ("images", "Images", "flickr30k_images", "Flicker8k_Dataset")  # beside a list, as downloads unpack
 
 
-def read_list(path: Path, folder: Path | None = None) -> list[Entry]:
-    """The files that a list names, each once with all of its captions, whatever lines they stand on.
+def read_list(
+    path: Path, folder: Path | None = None, column: str | None = None, notes: list[str] | None = None
+) -> list[Entry]:
+    """Read the files that a list names, each once with all of its captions, whatever lines they stand on.
 
     Args:
         folder: What paths are relative to, in place of the list's own folder. One that exists only in the working
             folder is relative to that: so are those in the records of an earlier run.
+        column: The column of the captions.
+        notes: Takes what the user should know about the list.
 
     Raises:
-        UsageError: the list is damaged, names no files, has no captions, or has some of parts of a video.
+        UsageError: The list is damaged, names no files, has no captions, or captions parts of a video.
     """
-    rows = _rows if path.suffix.lower() == ".csv" else _records
+    base = folder or path.parent
+    folders = [base, Path(), *(base / name for name in _PICTURE_FOLDERS)]
     entries: dict[str, Entry] = {}
-    with read_errors(path):
-        for number, record in rows(path):
-            where = f"{path} in line {number}"
-            name = _first(record, _PATHS, where)
-            if not isinstance(name, str) or not name.strip():
-                raise UsageError(f"{where} holds {name!r} in place of a path")
-            if _starts_later(record):
-                raise UsageError(f"{where} captions a part of {name}", "cut it out, for an example is a whole file")
-            split = split_of(str(record["split"])) if record.get("split") else None
-            if not (entry := entries.get(name)):
-                entry = entries[name] = Entry(name, _place(folder or path.parent, name), split, [])
-            if entry.split != split:
-                raise UsageError(f"{where} puts {name} into another split than a line before")
-            entry.captions.extend(_captions(record, where))
+    for where, record in read_table(path, column, notes):
+        name = record[_path_column(record, column, where)]
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"{where} holds {reprlib.repr(name)} in place of a path")
+        if _starts_later(record):
+            raise UsageError(f"{where} captions a part of {name}", "cut it out, for an example is a whole file")
+        split = record.get("split")
+        if not isinstance(split, str | None):
+            raise UsageError(f"{where} holds {reprlib.repr(split)} in place of a split")
+        split = split_of(split) if split else None
+        if not (entry := entries.get(name)):
+            entry = entries[name] = Entry(name, find_file(name, folders) or base / name, split, [])
+        if entry.split != split:
+            raise UsageError(f"{where} puts {name} into another split than a line before")
+        entry.captions.extend(_captions(record, column, where))
     return list(entries.values())
 
 
-def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.isspace():
-                continue
-            try:
-                record = parse_json(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise UsageError(f"{path} is damaged in line {number}: no record in JSON")
-            yield number, {name.lower(): value for name, value in record.items()}
+def read_sidecars(folder: Path) -> list[Entry]:
+    """Read the pictures and videos that have a text of the same name beside them, a caption a line.
+
+    img2dataset and video2dataset write `00000/000000000.jpg` with `00000/000000000.txt`. Files below a folder that is
+    named after a split belong to that split. No entries are returned if no file has a text.
+
+    Raises:
+        UsageError: A text cannot be read.
+    """
+    try:
+        files = discover([os.path.join(".", folder)])  # noqa: PTH118 - Path drops the dot that keeps @a from being a list
+    except UsageError:
+        return []
+    entries = []
+    for file in files:
+        text = file.with_suffix(".txt")
+        captions = _lines(text) if text.exists() else []
+        name = file.relative_to(folder)
+        split = split_of(name.parts[0])
+        is_split = len(name.parts) > 1 and split in ("train", "val", "test")
+        entries.append(Entry(str(name), file, split if is_split else None, captions))
+    return entries if any(entry.captions for entry in entries) else []
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text, strict=True)
-        try:
-            names = [name.strip().lower() for name in next(rows, [])]
-            for row in rows:
-                if row:
-                    yield rows.line_num, dict(zip(names, row, strict=False))
-        except csv.Error as error:
-            raise UsageError(f"{path} is damaged in line {rows.line_num}: {error}") from None
+def _lines(path: Path) -> list[Any]:
+    with read_errors(path):
+        return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+
+
+def _path_column(record: Mapping[str, Any], column: str | None, where: str) -> str:
+    others = [name for name in record if name != choose_column(record, CAPTIONS, column)]
+    if name := choose_column(others, PATHS):
+        return name
+    if column and len(others) == 1 < len(record):
+        return others[0]
+    raise _missing(record, "paths", PATHS, where)
+
+
+def _missing(record: Mapping[str, Any], what: str, usual: tuple[str, ...], where: str) -> UsageError:
+    message = f"{where} has no column of {what}, but {', '.join(map(repr, record))}"
+    hint = f"call it {usual[0]}, {usual[1]} or {usual[2]}"
+    return UsageError(message, hint + "; list.csv:column names the column of captions" * (what == "captions"))
 
 
 def _starts_later(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of a part of a video that is not its first, so that others are of other parts."""
+    """Return whether a record is of a part of a video that is not its first, so that others are of other parts."""
     try:
         return float(record.get("start") or 0) > 0
-    except (TypeError, ValueError):  # the user's own column
+    except (TypeError, ValueError, OverflowError):  # the user's own column
         return False
 
 
-def _captions(record: Mapping[str, Any], where: str) -> list[Any]:
-    """What a record says of its file; one of a failed video says nothing."""
+def _captions(record: Mapping[str, Any], column: str | None, where: str) -> list[Any]:
+    """Return what a record says of its file; one of a failed video says nothing."""
     if record.get("status") == "error":
         return []
-    said = _first(record, _CAPTIONS, where)
-    return said if isinstance(said, list) else [said]
-
-
-def _first(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> Any:
-    for name in names:
-        if name in record:
-            return record[name]
-    raise UsageError(f"{where} has none of the fields {', '.join(names)}, but {', '.join(map(repr, record))}")
-
-
-def _place(folder: Path, name: str) -> Path:
-    beside = folder / name
-    only_here = os.path.exists(name) and not os.path.exists(beside)  # noqa: PTH110 - pathlib's may raise
-    return Path(name) if only_here else beside
+    if not (name := choose_column(record, CAPTIONS, column)):
+        raise _missing(record, "captions", CAPTIONS, where)
+    said = record[name]
+    if isinstance(said, str) and said.startswith('["') and said.endswith('"]'):  # a list in a cell, as Hugging Face has
+        with suppress(ValueError):
+            said = parse_json(said)
+    captions = said if isinstance(said, list) else [said]
+    for caption in captions:
+        if isinstance(caption, str):
+            require_utf8(caption, where)
+    return captions

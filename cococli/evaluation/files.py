@@ -1,15 +1,19 @@
 """Captions of models and of people, from the files that others write."""
 
-import json
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..datasets.coco import id_field
+from ..datasets.dataset import image_id, split_of
 from ..errors import UsageError
+from ..parsing import field, read_json
+from ..tables import CAPTIONS, PATHS, choose_column, read_table, require_utf8, split_column
 from ..tokenizer import decode, encode
 
-_PICTURE = ("image_id", "id", "image", "video", "file_name", "filename")  # the first of these names it
+_PICTURE = ("image_id", "id", *PATHS)  # the first of these names it
 _PREDICTIONS = (
     "captions are records with image_id and caption, coca's own .jsonl, or an object of pictures and captions"
 )
@@ -27,42 +31,45 @@ class References:
     files: dict[str, str]  # picture -> its file, where the references name one
 
 
-def read_predictions(path: Path) -> dict[str, str]:
-    """A caption per picture: from `coca caption -o out.jsonl` or other records, COCO results, or an object of captions.
+def read_predictions(path: Path, notes: list[str] | None = None) -> dict[str, str]:
+    """Read a caption per picture: from `coca caption -o out.jsonl`, COCO results, an object of captions, or a table.
 
     Records of videos that failed have no caption and are left out. Captions by coca are scored as the tokenizer decodes
-    them (`t - shirt`), as open_clip's published scores are.
+    them (`t - shirt`), as open_clip's published scores are. `list.csv:column` names the column of captions.
+
+    Args:
+        notes: Takes what the user should know about a table.
 
     Raises:
-        UsageError: the file is missing or damaged, or has several captions for a picture.
+        UsageError: The file is missing or damaged, or has several captions for a picture.
     """
     found: dict[str, str] = {}
-    for picture, caption in _captions(path, _load(path), _PREDICTIONS):
+    path, column = split_column(str(path))
+    for picture, caption in _captions(path, _load(path, column, notes), column, _PREDICTIONS):
         if picture in found:
             raise UsageError(f"{path} has several captions for {picture}", "one a picture: caption without segments")
         found[picture] = caption
     return found
 
 
-def read_references(path: Path, split: str = "test") -> References:
-    """Captions by people: COCO annotations, a Karpathy split, an object of lists of captions, or records.
+def read_references(path: Path, split: str = "test", notes: list[str] | None = None) -> References:
+    """Read captions by people: COCO annotations, a Karpathy split, an object of lists of captions, or a table.
 
     Args:
         split: Of a Karpathy split file, the pictures to take.
+        notes: Takes what the user should know about a table.
 
     Raises:
-        UsageError: the file is missing or damaged, or has no captions.
+        UsageError: The file is missing or damaged, or has no captions.
     """
-    content = _load(path)
-    try:
-        if isinstance(content, dict) and "annotations" in content:
-            found = _coco(path, content)
-        elif isinstance(content, dict) and isinstance(content.get("images"), list):
-            found = _karpathy(path, content["images"], split)
-        else:
-            found = References(_grouped(_captions(path, content, _REFERENCES)), {})
-    except (KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path} holds no references", _REFERENCES) from None
+    path, column = split_column(str(path))
+    content = _load(path, column, notes)
+    if isinstance(content, dict) and "annotations" in content:
+        found = _coco(path, content)
+    elif isinstance(content, dict) and isinstance(content.get("images"), list):
+        found = _karpathy(path, content["images"], split)
+    else:
+        found = References(_grouped(_captions(path, content, column, _REFERENCES)), {})
     if not found.captions:
         raise UsageError(f"{path} has no captions", _REFERENCES)
     return found
@@ -88,29 +95,38 @@ def matched(predictions: Mapping[str, str], references: References) -> dict[str,
 
 
 def _coco(path: Path, content: Mapping[str, Any]) -> References:
-    files = {str(image["id"]): str(image["file_name"]) for image in content.get("images", ())}
-    return References(_grouped(_captions(path, content["annotations"], _REFERENCES)), files)
+    captions: list[tuple[str, str]] = []
+    for number, annotation in enumerate(field(content, "annotations", list, str(path))):
+        where = f"annotations[{number}] of {path}"
+        captions.append((id_field(annotation, "image_id", where), field(annotation, "caption", str, where)))
+    files = {}
+    for number, image in enumerate(field(content, "images", list, str(path)) if "images" in content else ()):
+        where = f"images[{number}] of {path}"
+        files[id_field(image, "id", where)] = field(image, "file_name", str, where)
+    return References(_grouped(captions), files)
 
 
-def _karpathy(path: Path, images: Iterable[Mapping[str, Any]], split: str) -> References:
+def _karpathy(path: Path, images: list[Any], split: str) -> References:
     """https://cs.stanford.edu/people/karpathy/deepimagesent: all splits of a data set in one file."""
-    splits = {image["split"] for image in images}
+    captions, files, splits = {}, {}, set()
+    for number, image in enumerate(images):
+        where = f"images[{number}] of {path}"
+        splits.add(own := split_of(field(image, "split", str, where)))
+        if own == split:
+            picture = id_field(image, "cocoid" if "cocoid" in image else "imgid", where)
+            sentences = field(image, "sentences", list, where)
+            captions[picture] = [field(sentence, "raw", str, f"sentences of {where}") for sentence in sentences]
+            files[picture] = field(image, "filename", str, where)
     if split not in splits:
         raise UsageError(f"{path} has no split {split}, only {', '.join(sorted(splits))}")
-    captions, files = {}, {}
-    for image in images:
-        if image["split"] == split:
-            picture = str(image["cocoid"] if "cocoid" in image else image["imgid"])
-            captions[picture] = [str(sentence["raw"]) for sentence in image["sentences"]]
-            files[picture] = str(image["filename"])
     return References(captions, files)
 
 
 def _aliases(references: References) -> dict[str, list[str]]:
-    """Name -> the pictures whose file has this path, name or stem."""
+    """Return the pictures that go by each name: their file's path, name or stem, or their id by its value."""
     aliases: dict[str, list[str]] = {}
     for picture in references.captions:
-        for name in _names(references.files.get(picture, picture)):
+        for name in dict.fromkeys([*_names(references.files.get(picture, picture)), image_id(picture)]):
             aliases.setdefault(name, []).append(picture)
     return aliases
 
@@ -125,8 +141,9 @@ def _find(source: str, aliases: Mapping[str, list[str]]) -> str:
 
 
 def _names(file: str) -> list[str]:
-    """A path, its last part, and that without the suffix; each once."""
-    return list(dict.fromkeys((file, PurePath(file).name, PurePath(file).stem)))
+    """Return a path, its last part, that without the suffix, and the number that this is; each once."""
+    stem = PurePath(file.replace("\\", "/")).stem
+    return list(dict.fromkeys((file, PurePath(file).name, PurePath(file).stem, stem, image_id(stem))))
 
 
 def _grouped(captions: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -136,53 +153,48 @@ def _grouped(captions: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return groups
 
 
-def _captions(path: Path, content: Any, hint: str) -> Iterator[tuple[str, str]]:
-    """Pictures and captions of a list of records, or of an object; a list of captions gives the picture again."""
+def _captions(path: Path, content: Any, column: str | None, hint: str) -> Iterator[tuple[str, str]]:
+    """Yield pictures and captions; a list of captions gives the picture again."""
     if isinstance(content, dict):
-        entries = list(content.items())
+        entries = [(f"entry {number} of {path}", *entry) for number, entry in enumerate(content.items(), start=1)]
     elif isinstance(content, list):
-        entries = [_entry(record) for record in content if not _failed(record)]
+        entries = [(where, *_entry(record, column)) for where, record in content if not _failed(record)]
     else:
         raise UsageError(f"{path} holds no captions", hint)
-    for number, (picture, captions) in enumerate(entries, start=1):
+    for where, picture, captions in entries:
+        if picture is None or captions is None:
+            raise UsageError(f"{where} has no picture or no caption", hint)
+        try:
+            name = picture if isinstance(picture, str) else image_id(picture)
+        except ValueError:
+            raise UsageError(f"{where} holds {reprlib.repr(picture)} in place of a picture", hint) from None
         for caption in captions if isinstance(captions, list) else [captions]:
-            if picture is None or not isinstance(caption, str):
-                raise UsageError(f"entry {number} of {path} has no picture or no caption", hint)
-            yield str(picture), caption
+            if not isinstance(caption, str):
+                raise UsageError(f"{where} holds {reprlib.repr(caption)} in place of a caption", hint)
+            require_utf8(caption, where)
+            yield name, caption
 
 
 def _failed(record: Any) -> bool:
     return isinstance(record, dict) and record.get("status") == "error"
 
 
-def _entry(record: Any) -> tuple[Any, Any]:
-    """The picture and the caption of a record, or its captions; None for what it lacks."""
+def _entry(record: Any, column: str | None) -> tuple[Any, Any]:
+    """Return the picture and the caption of a record, or its captions; None for what it lacks."""
     if not isinstance(record, dict):
         return None, None
-    picture = next((record[name] for name in _PICTURE if name in record), None)
-    caption = record.get("caption", record.get("captions"))
+    picture, named = choose_column(record, _PICTURE), choose_column(record, CAPTIONS, column)
+    caption = record[named] if named else None
     if isinstance(caption, str) and "logprob" in record and "similarity" in record:  # by coca
         caption = decode(encode(caption))
-    return picture, caption
+    return record[picture] if picture else None, caption
 
 
-def _load(path: Path) -> Any:
-    """What a .json or a .jsonl holds."""
-    try:
-        text = path.read_text("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if path.suffix.lower() != ".jsonl":
-        return _parsed(path, text)
-    lines = enumerate(text.split("\n"), start=1)
-    return [_parsed(path, line, number) for number, line in lines if line.strip()]
-
-
-def _parsed(path: Path, text: str, first_line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UsageError(f"{path} is damaged in line {line}: {error.msg}") from None
-    except (ValueError, RecursionError):  # a number or a nesting beyond what Python reads
-        raise UsageError(f"{path} is damaged in line {first_line}") from None
+def _load(path: Path, column: str | None, notes: list[str] | None) -> Any:
+    """Return what a .json holds, a list as pairs of a place and an entry; or the records of a table."""
+    if path.suffix.lower() in (".jsonl", ".csv", ".tsv", ".txt", ".token", ".parquet"):
+        return list(read_table(path, column, notes))
+    content = read_json(path)
+    if isinstance(content, list):
+        return [(f"entry {number} of {path}", entry) for number, entry in enumerate(content, start=1)]
+    return content

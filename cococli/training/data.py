@@ -76,8 +76,9 @@ def _checked(dataset: Dataset, context_length: int, strict: bool, told: Callable
     name = f"{dataset.split or 'all'}: {len(dataset.examples)} files, {dataset.captions} captions"
     if wrong and strict:
         raise UsageError(f"{name}; {'; '.join(wrong)}", "without --strict the rest is trained on")
-    told("; ".join([name, *wrong]))
-    dataset = dataset.without(lacks.missing)
-    if not dataset.examples:
-        raise UsageError(f"{dataset.source} has no example whose file is there", "--images names their folder")
-    return dataset
+    told("; ".join([name, *wrong, *dataset.notes]))
+    rest = dataset.without(lacks.missing)
+    if not rest.examples:
+        message = f"no files found for {dataset.captions:,} captions of {dataset.source} (first: {lacks.missing[0]})"
+        raise UsageError(message, "pass their folder with --images")
+    return rest

@@ -87,7 +87,7 @@ def test_what_is_missing_or_broken_is_left_out(coca, data: Path, tmp_path: Path,
     run = coca("evaluate", "--data", data, "--only", "retrieval", "-o", tmp_path / "report", "--json")
     assert run.returncode == 1
     assert [line for line in run.stderr.splitlines() if line.startswith("warning: ")] == [
-        f"warning: 1 of 10 files are missing, first {missing}",
+        f"warning: no files found for 1 of 10 captions (first: {missing}); pass their folder with --images",
         f"warning: {broken}: no frame can be decoded",
         f"warning: 1 of 9 files cannot be read, first {broken}; the rest is measured",
     ]
@@ -110,8 +110,27 @@ def test_what_is_missing_or_broken_is_left_out(coca, data: Path, tmp_path: Path,
         "--json",
     )
     assert set(json.loads(limited.stdout)["pictures"]) == {str(int(path.stem)) for path in good[:2]}
-    assert f"warning: 1 of 4 files are missing, first {missing}" in limited.stderr.splitlines()
+    assert "warning: no files found for 1 of 4 captions" in limited.stderr
     assert not (tmp_path / "few" / "index").exists()
+
+
+def test_lists_of_other_programs_are_measured(coca, data: Path, tmp_path: Path, no_java: None) -> None:
+    pictures = references(data)
+    rows = [(path, f"{caption}, seen from above") for path, (caption,) in pictures.items()]
+    (tmp_path / "captions.txt").write_text("image,caption\n" + "".join(f"{path},{text}\n" for path, text in rows))
+    (tmp_path / "broken.csv").write_text("image,caption,n\n" + "".join(f"{path},{text},1\n" for path, text in rows))
+    command = ["evaluate", "--engine", "torch", "--only", "retrieval", "--json", "--data"]
+    run = coca(*command, tmp_path)
+    assert run.returncode == 0
+    assert len(json.loads(run.stdout)["text_ranks"]) == 10
+    note = f"{tmp_path}/captions.txt: 10 rows with unquoted ',' were joined to captions (first: line 2)"
+    assert note in run.stderr.splitlines()
+    refused = coca(*command, tmp_path / "broken.csv")
+    assert f"error: line 2 of {tmp_path}/broken.csv has 4 fields, but the first line names 3" in refused.stderr
+
+    (tmp_path / "alt.tsv").write_text("filepath\tx\talt\n" + "".join(f"{path}\t\t{text}\n" for path, text in rows))
+    files = ["--predictions", tmp_path / "alt.tsv:alt", "--references", tmp_path / "captions.txt", "--json"]
+    assert json.loads(coca("evaluate", *files).stdout)["scores"]["BLEU-4"] == pytest.approx(1)
 
 
 def test_killed_a_run_goes_on_to_what_an_undisturbed_one_finds(coca, data: Path, tmp_path: Path, no_java: None) -> None:

@@ -11,7 +11,10 @@ from cococli.datasets.dataset import Dataset, Example
 from cococli.datasets.find import find_dataset
 from cococli.errors import UsageError
 
-LAYOUTS = "it may hold annotations/captions_train2017.json with train2017/, dataset_coco.json, captions.jsonl or .csv"
+LAYOUTS = (
+    "it may hold annotations/captions_train2017.json with train2017/, dataset_coco.json, captions.jsonl, .csv or .txt, "
+    "or a .txt beside each picture"
+)
 
 
 def touch(*files: Path) -> None:
@@ -91,7 +94,7 @@ def test_captions_keep_their_order_and_pictures_theirs(tmp_path: Path):
 def test_what_is_no_example_is_counted_and_left_out(tmp_path: Path):
     captions = [(1, "a dog"), (1, ""), (1, " \n"), (1, None), (1, 7), (1, "\ud800"), (2, []), (7, "who?"), (7, "what?")]
     content = annotations({1: "a.jpg", 2: "b.jpg", 3: "c.jpg"}, captions)
-    content["images"].append({"id": 1, "file_name": "other.jpg"})
+    content["images"].append({"id": 1, "file_name": "a.jpg"})
     write(tmp_path / "captions_val2017.json", content)
     touch(tmp_path / "val2017/a.jpg")
     dataset = find_dataset(tmp_path, "val")
@@ -104,10 +107,68 @@ def test_what_is_no_example_is_counted_and_left_out(tmp_path: Path):
     }
 
 
-def test_ids_may_be_texts_on_one_side(tmp_path: Path):
-    write(tmp_path / "captions_val2017.json", annotations({1: "a.jpg"}, [("1", "a dog")]))
+@pytest.mark.parametrize("one", [42, "42", "000000000042", 42.0, "42.0"])
+@pytest.mark.parametrize("other", [42, "000000000042", 42.0])
+def test_ids_are_compared_by_value(tmp_path: Path, one: Any, other: Any):
+    write(tmp_path / "captions_val2017.json", annotations({one: "a.jpg"}, [(other, "a dog")]))
+    content = annotations({}, [(other, "a dog")]) | {"images": [{"id": one, "file_name": "a.jpg"}]}
+    write(tmp_path / "captions_val2017.json", content)
     touch(tmp_path / "val2017/a.jpg")
-    assert find_dataset(tmp_path, "val").examples[0].captions == ("a dog",)
+    assert find_dataset(tmp_path, "val").examples == (Example(tmp_path / "val2017/a.jpg", ("a dog",), "42"),)
+
+
+def test_two_pictures_of_one_id_are_refused(tmp_path: Path):
+    content = {"annotations": [], "images": [{"id": 7, "file_name": "a.jpg"}, {"id": "007", "file_name": "b.jpg"}]}
+    source = write(tmp_path / "captions_val2017.json", content)
+    assert refused(tmp_path).message == f"images[1] of {source}: 'b.jpg' has the id of 'a.jpg': 7"
+
+
+def test_pictures_may_lie_in_several_folders(tmp_path: Path):
+    names = {1: "a.jpg", 2: "b.jpg", 3: "c.jpg", 4: "d.jpg", 5: "sub\\e.jpg"}
+    write(tmp_path / "captions_val2017.json", annotations(names, [(image, "x") for image in names]))
+    places = ["val2017/a.jpg", "images/b.jpg", "train2017/c.jpg", "images/test2014/d.jpg", "val2017/sub/e.jpg"]
+    touch(*(tmp_path / place for place in places))
+    assert paths(find_dataset(tmp_path, "val")) == [tmp_path / place for place in places]
+    assert paths(find_dataset(tmp_path, "val", images=tmp_path)) == [tmp_path / place for place in places]
+
+
+def test_pictures_of_another_split_with_the_same_names_are_not_taken(tmp_path: Path):
+    write(tmp_path / "captions_val.json", annotations({1: "1.jpg", 2: "2.jpg"}, [(1, "x"), (2, "y")]))
+    touch(tmp_path / "val/1.jpg", tmp_path / "train/1.jpg", tmp_path / "train/2.jpg")
+    assert paths(find_dataset(tmp_path, "val")) == [tmp_path / "val/1.jpg", tmp_path / "val/2.jpg"]
+
+
+def test_backslashes_are_read_as_windows_writes_them(tmp_path: Path):
+    literal, nested = "odd\\name.jpg", "val2017\\a.jpg"
+    write(tmp_path / "captions_val2017.json", annotations({1: literal, 2: nested}, [(1, "x"), (2, "y")]))
+    touch(tmp_path / "val2017" / literal, tmp_path / "val2017/a.jpg")
+    assert paths(find_dataset(tmp_path, "val")) == [tmp_path / "val2017" / literal, tmp_path / "val2017/a.jpg"]
+
+
+def test_texts_beside_pictures_are_a_data_set(tmp_path: Path):
+    for split in ("train", "val"):
+        touch(tmp_path / split / "0/1.jpg", tmp_path / split / "0/2.jpg")
+        write(tmp_path / split / "0/1.txt", f"a {split} dog")
+    val = find_dataset(tmp_path, "val")
+    assert val.examples == (Example(tmp_path / "val/0/1.jpg", ("a val dog",), "val/0/1.jpg"),)
+    assert (val.source, val.split, val.left_out) == (tmp_path, "val", {"files without a caption": 1})
+    assert find_dataset(tmp_path / "train", "val").split is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("captions.txt", "image,caption\na.jpg,a dog\n"),
+        ("captions.tsv", "filepath\ttitle\na.jpg\ta dog\n"),
+        ("results.csv", "image_name| comment_number| comment\na.jpg| 0| a dog\n"),
+        ("Flickr8k.token.txt", "a.jpg#0\ta dog\n"),
+    ],
+)
+def test_lists_are_found_by_their_usual_names(tmp_path: Path, name: str, content: str):
+    source = write(tmp_path / name, content)
+    touch(tmp_path / "Images/a.jpg")
+    assert find_dataset(tmp_path, "val").examples == (Example(tmp_path / "Images/a.jpg", ("a dog",), "a.jpg"),)
+    assert find_dataset(source, "val") == find_dataset(tmp_path, "val")
 
 
 def test_of_several_years_the_latest_that_has_pictures_is_taken(tmp_path: Path):
@@ -136,9 +197,8 @@ def test_pictures_may_be_elsewhere(tmp_path: Path):
 def test_a_picture_that_is_missing_is_an_example_but_not_if_all_are(tmp_path: Path):
     source = write(tmp_path / "captions_val2017.json", annotations({1: "a.jpg", 2: "b.jpg"}, [(1, "x"), (2, "y")]))
     error = refused(tmp_path)
-    searched = [tmp_path / "val2017", tmp_path / "images/val2017", tmp_path, tmp_path / "images"]
-    assert error.message == f"no picture that {source} names is in {', '.join(map(str, searched))}"
-    assert error.hint == "--images names their folder"
+    assert error.message.startswith(f"no pictures found for 2 images of {source} (first: a.jpg; searched: {tmp_path}/")
+    assert error.hint == "pass the picture folder with --images"
     touch(tmp_path / "val2017/b.jpg")
     assert paths(find_dataset(tmp_path, "val")) == [tmp_path / "val2017/a.jpg", tmp_path / "val2017/b.jpg"]
 
@@ -212,9 +272,13 @@ def test_what_is_no_coco_is_told_in_one_line(tmp_path: Path, content: str, wrong
 
 def test_an_entry_that_cannot_be_is_named_by_its_place(tmp_path: Path):
     source = tmp_path / "captions_val2017.json"
-    for image in ({}, {"image_id": None}, {"image_id": True}, {"image_id": 1.5}, {"image_id": []}, "a dog", None):
+    for image in ({}, {"image_id": None}, {"image_id": True}, {"image_id": []}, "a dog", None):
         write(source, {"images": [], "annotations": [{"image_id": 1, "caption": "a dog"}, image]})
         wrong = f"annotations[1] of {source}: 'image_id' is missing or not a number or a text"
+        assert refused(tmp_path).message == wrong
+    for number in ("1.5", "1e999"):
+        write(source, f'{{"images": [], "annotations": [{{"image_id": {number}}}]}}')
+        wrong = f"annotations[0] of {source}: 'image_id': it is not a whole number or text"
         assert refused(tmp_path).message == wrong
     for name in (None, 7, ["a.jpg"]):
         write(source, {"images": [{"id": 1, "file_name": name}], "annotations": []})
@@ -222,7 +286,7 @@ def test_an_entry_that_cannot_be_is_named_by_its_place(tmp_path: Path):
     split = write(
         tmp_path / "dataset_coco.json", {"images": [{"filename": "a.jpg", "split": "val", "sentences": ["x"]}]}
     )
-    assert refused(tmp_path).message == f"no picture that {split} names is in {tmp_path}, {tmp_path / 'images'}"
+    assert refused(tmp_path).message.startswith(f"no pictures found for 1 images of {split} (first: a.jpg; ")
     write(split, {"images": [{"filename": "a.jpg", "split": "val", "sentences": {}}]})
     assert refused(tmp_path).message == f"images[0] of {split}: 'sentences' is missing or not a list"
 
@@ -245,7 +309,7 @@ def test_what_is_no_text_or_cannot_be_read_is_told(tmp_path: Path, as_nobody: No
 def test_a_folder_without_captions_says_what_it_may_hold(tmp_path: Path):
     touch(tmp_path / "train/a.jpg")
     assert (refused(tmp_path).message, refused(tmp_path).hint) == (f"no captions found in {tmp_path}", LAYOUTS)
-    assert refused(tmp_path / "gone").message == f"{tmp_path / 'gone'} is no folder"
+    assert refused(tmp_path / "gone").message == f"{tmp_path / 'gone'} is not a folder or a list"
     assert refused(tmp_path / "gone").hint == LAYOUTS
 
 

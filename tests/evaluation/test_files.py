@@ -115,11 +115,15 @@ def test_plain_references_are_lists_of_captions() -> None:
         ([{"image_id": 1}], "entry 1 of a.json has no picture or no caption"),
         ([{"image_id": 1, "caption": "a"}, {"caption": "a"}], "entry 2 of a.json has no picture or no caption"),
         ([{"image_id": 1, "caption": "a"}, 7], "entry 2 of a.json has no picture or no caption"),
-        ({"1": 7}, "entry 1 of a.json has no picture or no caption"),
+        ({"1": 7}, "entry 1 of a.json holds 7 in place of a caption"),
+        ({"1": ["a", ["b"]]}, "entry 1 of a.json holds ['b'] in place of a caption"),
+        ([{"image_id": [1], "caption": "a"}], "entry 1 of a.json holds [1] in place of a picture"),
+        ([{"image_id": 1.5, "caption": "a"}], "entry 1 of a.json holds 1.5 in place of a picture"),
+        ('[{"image_id": 1e999, "caption": "a"}]', "entry 1 of a.json holds inf in place of a picture"),
         (7, "a.json holds no captions"),
-        ("[1,\n2,\n", "a.json is damaged in line 3: Expecting value"),
-        ("9" * 5000, "a.json is damaged in line 1"),
-        ("[" * 100_000, "a.json is damaged in line 1"),
+        ("[1,\n2,\n", "a.json is not valid JSON: Expecting value: line 3 column 1 (char 7)"),
+        ("[NaN]", "a.json is not valid JSON: it holds NaN"),
+        ("[" * 100_000, "a.json is not valid JSON: it is nested too deeply"),
     ],
 )
 def test_a_file_that_holds_no_captions_says_where(content: Any, message: str) -> None:
@@ -130,18 +134,49 @@ def test_a_file_that_holds_no_captions_says_where(content: Any, message: str) ->
 def test_a_damaged_line_is_named() -> None:
     good = '{"id": 1, "caption": "a"}\n'
     assert refused(read_predictions, written(good + "\n{", "a.jsonl")) == (
-        "a.jsonl is damaged in line 3: Expecting property name enclosed in double quotes"
+        "line 3 of a.jsonl is not valid JSON: Expecting property name enclosed in double quotes"
     )
 
 
-def test_references_that_are_none_are_refused() -> None:
-    assert refused(read_references, written({"annotations": [{"image_id": 1, "bbox": []}]})) == (
-        "entry 1 of a.json has no picture or no caption"
-    )
-    assert refused(read_references, written({"images": [{"id": 1}]})) == "a.json holds no references"
-    assert refused(read_references, written({"images": 3, "annotations": []})) == "a.json holds no references"
-    assert refused(read_references, written({"annotations": []})) == "a.json has no captions"
-    assert refused(read_references, written({})) == "a.json has no captions"
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"annotations": [{"image_id": 1}]}, "annotations[0] of a.json: 'caption' is missing or not a text"),
+        ({"annotations": [7]}, "annotations[0] of a.json: 'image_id' is missing or not a number or a text"),
+        ({"images": [{"id": 1}]}, "images[0] of a.json: 'split' is missing or not a text"),
+        ({"images": 3, "annotations": []}, "a.json: 'images' is missing or not a list"),
+        (
+            {"images": [{"split": "test", "imgid": 1, "filename": "a", "sentences": [3]}]},
+            "sentences of images[0] of a.json: 'raw' is missing or not a text",
+        ),
+        ({"annotations": []}, "a.json has no captions"),
+        ({}, "a.json has no captions"),
+    ],
+)
+def test_references_of_wrong_types_are_named(content: Any, message: str) -> None:
+    assert refused(read_references, written(content)) == message
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_tables_are_read_like_other_lists(name: str) -> None:
+    rows = [("image_id", "title", "alt"), ("007", "a dog, brown", "x"), ("b.jpg", "a cat", "y")]
+    text = "\n".join("\t".join(row) for row in rows)
+    if name == "a.jsonl":
+        text = "\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:])
+    assert read_predictions(written(text, name)) == {"007": "a dog, brown", "b.jpg": "a cat"}
+    assert read_references(Path(f"{name}:alt")).captions == {"007": ["x"], "b.jpg": ["y"]}
+    notes: list[str] = []
+    read_predictions(written("image,caption\na.jpg,a dog, brown\n", "b.csv"), notes)
+    assert len(notes) == 1
+    Path("b.csv").write_bytes(b"image,caption\na.jpg,caf\xe9\n")
+    assert refused(read_predictions, Path("b.csv")) == "line 2 of b.csv is not UTF-8 text"
+
+
+def test_ids_are_matched_by_value() -> None:
+    references = read_references(written({**COCO, "images": [{"id": 139.0, "file_name": "a.jpg"}]}))
+    for picture in (139, 139.0, "139", "000000000139", "val2017/000000000139.jpg", "val2017\\a.jpg"):
+        predictions = read_predictions(written([{"image_id": picture, "caption": "x"}]))
+        assert matched(predictions, references) == {"139": "x"}
 
 
 def test_a_file_that_cannot_be_read_says_why() -> None:

@@ -132,8 +132,9 @@ def test_annotations_without_pictures_name_the_flag_that_helps(tmp_path: Path) -
         path.rename(tmp_path / path.name)
     with pytest.raises(UsageError) as caught:
         find(folder)
-    assert caught.value.message == f"{folder / 'captions.jsonl'} has no example whose file is there"
-    assert caught.value.hint == "--images names their folder"
+    source = f"{folder / 'captions.jsonl'} (first: {folder / '0.png'})"
+    assert caught.value.message == f"no files found for 4 captions of {source}"
+    assert caught.value.hint == "pass their folder with --images"
     data, _ = find(Source(folder, images=tmp_path))
     assert len(data.train.examples) + len(data.held_out.examples if data.held_out else ()) == 2
 

@@ -1,0 +1,237 @@
+"""Lists and tables that people and other programs write: .txt, .csv, .tsv, .jsonl and .parquet."""
+
+import csv
+import io
+import os
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import UsageError
+from .parsing import parse_json, read_errors
+
+SUFFIXES = ("", ".txt", ".token", ".csv", ".tsv", ".jsonl", ".parquet")
+
+# The usual names of columns, without regard to case. The first that a table has is taken.
+# fmt: off
+PATHS = (
+    "path", "filepath", "file_path", "video", "video_path", "image", "image_path", "image_file", "image_name", "img",
+    "img_path", "file_name", "filename", "file",
+)
+CAPTIONS = ("captions", "caption", "title", "text", "sentence", "sentences", "comment", "description", "raw")
+# fmt: on
+
+_READ = (*PATHS, *CAPTIONS, "image_id", "id", "split", "start", "status")  # columns of a .parquet that anyone reads
+_TOKEN = re.compile(r"(.+\.\w+)#\d+\t(.*)")  # Flickr8k.token.txt: name.jpg#0<tab>caption
+_SAVE_AS_UTF8 = "save it as UTF-8"
+
+Record = dict[str, Any]
+
+
+def split_column(name: str) -> tuple[Path, str | None]:
+    """Split `list.csv:column` into a file and a column, unless a file has that very name."""
+    column = re.fullmatch(r"(.+\.(?:txt|csv|tsv|jsonl|parquet)):(.+)", name, re.DOTALL | re.IGNORECASE)
+    if column and not os.path.lexists(name):
+        return Path(column[1]), column[2]
+    return Path(name), None
+
+
+def choose_column(columns: Iterable[str], usual: tuple[str, ...], wanted: str | None = None) -> str | None:
+    """Return the wanted column, or else the first that has a usual name; None if there is none."""
+    return _choose(tuple(columns), usual, wanted)
+
+
+def read_table(path: Path, column: str | None = None, notes: list[str] | None = None) -> Iterator[tuple[str, Record]]:
+    """Yield the records of a table with where each stands, such as `line 3 of list.csv`.
+
+    A plain text yields a `path` from each line. Otherwise the first line names the columns, which may be separated by
+    commas, tabs, semicolons or bars. Flickr8k's `name.jpg#0<tab>caption` needs no names.
+
+    Args:
+        column: A column that the user named. It may be missing.
+        notes: Takes what the user should know about the table once it is read.
+
+    Raises:
+        UsageError: The file cannot be read or is damaged, or a row has more fields than there are columns.
+    """
+    suffix = path.suffix.lower()
+    with read_errors(path):
+        if suffix == ".parquet":
+            yield from _parquet_records(path, column)
+            return
+        with path.open("rb") as file:
+            head = file.peek()
+            if _is_utf16(head):
+                raise UsageError(f"{path} is UTF-16 text", _SAVE_AS_UTF8)
+            first = head.removeprefix(BOM_UTF8).lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8", "surrogateescape")
+            if suffix == ".jsonl":
+                yield from _json_records(path, file)
+            elif suffix in (".csv", ".tsv") or _names_captions(first):
+                if b"\0" in head:
+                    raise UsageError(f"{path} is not UTF-8 text", _SAVE_AS_UTF8)
+                yield from _rows(path, file, _delimiter(first, suffix, column), column, notes)
+            elif _TOKEN.fullmatch(first.rstrip("\r")):
+                yield from _tokens(path, file)
+            else:
+                for number, line in enumerate(split_lines(file.read(), path), start=1):
+                    yield f"line {number} of {path}", {"path": line}
+
+
+def require_utf8(text: str, where: str) -> None:
+    """Refuse a text with bytes that are not UTF-8, which only paths may have.
+
+    Raises:
+        UsageError: It has such bytes.
+    """
+    if not text.isascii() and re.search("[\udc80-\udcff]", text):
+        raise UsageError(f"{where} is not UTF-8 text", _SAVE_AS_UTF8)
+
+
+def split_lines(text: bytes, source: str | Path) -> Iterator[str]:
+    """Split a text into lines, or at its NULs if it has any, as `find -print0` writes them. Skip blank lines.
+
+    Raises:
+        UsageError: It is not text.
+    """
+    if b"\0\0" in text or _is_utf16(text):
+        raise UsageError(f"{source} is not UTF-8 text", _SAVE_AS_UTF8)
+    parts = re.compile(rb"[^\0]+" if b"\0" in text else rb"[^\n]+?(?=\r?$)", re.MULTILINE)
+    lines = (os.fsdecode(part[0]) for part in parts.finditer(text.removeprefix(BOM_UTF8)))
+    return (line for line in lines if not line.isspace())
+
+
+def _is_utf16(head: bytes) -> bool:
+    return head.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+
+
+def _normal(name: str) -> str:
+    return re.sub("[ -]", "_", name.strip().lower())
+
+
+@lru_cache(maxsize=64)
+def _choose(columns: tuple[str, ...], usual: tuple[str, ...], wanted: str | None) -> str | None:
+    if wanted is not None and wanted in columns:
+        return wanted
+    names = [_normal(name) for name in columns]
+    found = (name for name in (usual if wanted is None else (_normal(wanted),)) if name in names)
+    name = next(found, None)
+    return None if name is None else columns[names.index(name)]
+
+
+def _delimiter(first_line: str, suffix: str, column: str | None) -> str:
+    """Return what separates the names in the first line: the character that yields the most usual names."""
+    usual = {*PATHS, *CAPTIONS, *([_normal(column)] if column else [])}
+
+    def fit(delimiter: str) -> tuple[int, bool]:
+        names = _names(first_line, delimiter)
+        return sum(name in usual for name in names), len(names) > 1
+
+    return max("\t,;|" if suffix == ".tsv" else ",\t;|", key=fit)
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    return [_normal(name.strip().strip('"')) for name in line.split(delimiter)]
+
+
+def _names_captions(line: str) -> bool:
+    """Return whether a text begins with the names of a column of paths and one of captions."""
+    names = set(_names(line, _delimiter(line, "", None)))
+    return not names.isdisjoint(PATHS) and not names.isdisjoint(CAPTIONS)
+
+
+def _rows(
+    path: Path, file: BinaryIO, delimiter: str, column: str | None, notes: list[str] | None
+) -> Iterator[tuple[str, Record]]:
+    rows = csv.reader(
+        io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""), delimiter=delimiter, strict=True
+    )
+    joined: list[int] = []
+    short: list[int] = []
+    try:
+        names = [name.strip() for name in next(filter(None, rows), [])]
+        if len(names) == 1 and Path(names[0]).suffix and not column:  # a path, without a name above it
+            yield f"line {rows.line_num} of {path}", {"path": names[0]}
+            names = ["path"]
+        open_ended = _open_ended(names, column)
+        for row in filter(None, rows):
+            if len(row) > len(names):
+                spare = len(row) - len(names)
+                if not any(cell.strip() for cell in row[len(names) :]):
+                    del row[len(names) :]
+                elif open_ended is None:
+                    raise UsageError(
+                        f"line {rows.line_num} of {path} has {len(row)} fields, but the first line names {len(names)}",
+                        f"put fields that contain {delimiter!r} in double quotes",
+                    )
+                else:
+                    row[open_ended : open_ended + spare + 1] = [delimiter.join(row[open_ended:][: spare + 1])]
+                    joined.append(rows.line_num)
+            elif len(row) < len(names):
+                short.append(rows.line_num)
+            yield f"line {rows.line_num} of {path}", dict(zip_longest(names, row))
+    except csv.Error as error:
+        hint = "a quote inside a quoted field is written twice"
+        raise UsageError(f"line {rows.line_num} of {path} is damaged: {error}", hint) from None
+    if notes is not None and joined:
+        what = f"rows with unquoted {delimiter!r} were joined to captions (first: line {joined[0]})"
+        notes.append(f"{path}: {len(joined)} {what}")
+    if notes is not None and short:
+        notes.append(f"{path}: {len(short)} rows have fewer fields than the first line (first: line {short[0]})")
+
+
+def _open_ended(names: list[str], column: str | None) -> int | None:
+    """Return the column that takes surplus fields: the only one, or the captions beside paths."""
+    if len(names) == 1:
+        return 0
+    caption = choose_column(names, CAPTIONS, column) or choose_column(names, CAPTIONS)
+    return names.index(caption) if caption and len(names) == 2 else None
+
+
+def _tokens(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
+    for number, line in enumerate(file, start=1):
+        where = f"line {number} of {path}"
+        text = line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
+        if match := _TOKEN.fullmatch(text):
+            yield where, {"path": match[1], "caption": match[2]}
+        elif text and not text.isspace():
+            raise UsageError(f"{where} is not a name, a tab and a caption, as in 'dog.jpg#0<tab>a dog'")
+
+
+def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
+    for number, line in enumerate(file, start=1):
+        where = f"line {number} of {path}"
+        text = line.decode("utf-8-sig", "surrogateescape")
+        if not text or text.isspace():
+            continue
+        try:
+            record = parse_json(text)
+        except ValueError as error:
+            raise UsageError(f"{where} is not valid JSON: {getattr(error, 'msg', error)}") from None
+        if not isinstance(record, dict):
+            raise UsageError(f"{where} is not a JSON object")
+        yield where, record
+
+
+def _parquet_records(path: Path, column: str | None) -> Iterator[tuple[str, Record]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError(f"reading {path} needs pyarrow", "pip install 'cococli[parquet]'") from None
+    number = 0
+    with path.open("rb") as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            names = table.schema_arrow.names
+            chosen = [name for name in names if name == column or _normal(name) in _READ]
+            if not chosen or column not in (None, *names):  # the caller says what is missing
+                chosen = names
+            for batch in table.iter_batches(columns=chosen):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"row {number} of {path}", record
+        except (pyarrow.ArrowException, ValueError) as error:
+            raise UsageError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
