@@ -20,6 +20,7 @@ FLOORS = (
     {"retrieval"},
     {"engines", "decoding", "checkpoints", "video", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
+    {"overwrite"},
     {"files", "parsing"},
     {"settings", "errors"},
 )

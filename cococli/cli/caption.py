@@ -16,6 +16,7 @@ from .defaults import default_model
 from .running import (
     as_asked,
     caption_works,
+    check_files,
     load_captioner,
     tell_as_wanted,
     tell_failures,
@@ -97,12 +98,13 @@ def caption(
     from ..video.clips import ReadRequest
     from ..video.discover import discover
     from ..video.flow import Reading
+    from ..video.lists import list_files
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
     from ..video.wanted import since as parse_since
 
     console.be_quiet(quiet)
-    tell_as_wanted(as_json, log_file)
+    tell_as_wanted(as_json, None)
     asked = SearchOptions(
         method=search,
         beams=beams,
@@ -149,6 +151,7 @@ def caption(
     )
     if plan.index:
         check_index(*plan.index[:2], None, overwrite)
+    check_files(plan.written, [*videos, *list_files(paths)], files, log_file)
     show = _shower(videos, plan.outputs, beside, verbose)
 
     def load() -> "Captioner":

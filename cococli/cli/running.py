@@ -11,6 +11,8 @@ from .. import console
 from ..captioning.records import Record
 from ..catalog import MODELS
 from ..journal import Failure, Work
+from ..overwrite import check_log, check_paths
+from ..settings import config_file
 from . import interrupts
 
 if TYPE_CHECKING:
@@ -31,7 +33,31 @@ def tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
     if as_json:
         console.speak_json()
     if log_file:
+        check_log(log_file)
         console.log_to(log_file)
+
+
+def check_files(
+    written: Iterable[tuple[str, Path]],
+    read: Iterable[Path],
+    model: "ModelFiles | None" = None,
+    log_file: Path | None = None,
+) -> None:
+    """Refuse to write to what a command reads, then open its log.
+
+    Args:
+        written: Every file that may be written apart from the log, with how the user named it.
+        read: Every file that is read apart from the model and config.toml.
+
+    Raises:
+        UsageError: A file would be overwritten.
+    """
+    from ..checkpoints.architecture import find_config
+
+    written = [*written, *([(f"--log-file {log_file}", log_file)] if log_file else ())]
+    weights = [model.weights, find_config(model.weights) or model.weights] if model else []
+    check_paths(written, [config_file(), *weights, *read])
+    tell_as_wanted(False, log_file)
 
 
 def warn_of_vectors(model: str) -> None:
