@@ -17,6 +17,7 @@ from .running import (
     as_asked,
     caption_works,
     check_files,
+    list_files,
     load_captioner,
     tell_as_wanted,
     tell_failures,
@@ -98,7 +99,6 @@ def caption(
     from ..video.clips import ReadRequest
     from ..video.discover import discover
     from ..video.flow import Reading
-    from ..video.lists import list_files
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
     from ..video.wanted import since as parse_since

@@ -12,7 +12,16 @@ from ..journal import Failure, Work
 from ..overwrite import refuse_foreign
 from . import interrupts, options
 from .defaults import default_model
-from .running import as_asked, check_files, embed_works, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
+from .running import (
+    as_asked,
+    check_files,
+    embed_works,
+    list_files,
+    load_engine,
+    tell_as_wanted,
+    tell_failures,
+    warn_of_vectors,
+)
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -85,7 +94,6 @@ def embed(
     from ..video.clips import ReadRequest
     from ..video.discover import discover
     from ..video.flow import Reading
-    from ..video.lists import list_files
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
     from ..video.wanted import since as parse_since

@@ -1,5 +1,7 @@
 """What the commands that work through many videos share: how they are told of, stopped and summed up."""
 
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,6 +60,19 @@ def check_files(
     weights = [model.weights, find_config(model.weights) or model.weights] if model else []
     check_paths(written, [config_file(), *weights, *read])
     tell_as_wanted(False, log_file)
+
+
+def list_files(arguments: Iterable[str]) -> list[Path]:
+    """Return the files that `@list.txt`, `@list.csv:column` and `-` are read from."""
+    named = [without_column(Path(argument[1:])) for argument in arguments if argument.startswith("@")]
+    return [*named, *(Path("/dev/stdin") for argument in arguments if argument == "-")]
+
+
+def without_column(path: Path) -> Path:
+    """Return the file of `list.csv:column`."""
+    name = os.path.expanduser(path)  # noqa: PTH111 - pathlib's fails without a home
+    table = re.fullmatch(r"(.+\.\w+):.+", name, re.DOTALL)
+    return Path(table[1] if table and not os.path.lexists(name) else name)
 
 
 def warn_of_vectors(model: str) -> None:

@@ -29,12 +29,6 @@ def read_stdin(stdin: BinaryIO | None = None) -> Iterator[str]:
     return _some(_split(text, "stdin"), "stdin")
 
 
-def list_files(arguments: Iterable[str]) -> list[Path]:
-    """Return the files that lists are read from: those of `@list.csv:column` and the like, and stdin for `-`."""
-    files = [_named(argument[1:])[0] for argument in arguments if argument.startswith("@")]
-    return [*files, *(Path("/dev/stdin") for argument in arguments if argument == "-")]
-
-
 def read_list(name: str) -> Iterator[str]:
     """The paths in a file. Its suffix tells the kind; `list.csv:column` names a column of a table, a field of records.
 
