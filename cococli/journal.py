@@ -215,8 +215,9 @@ def _lines(path: Path, file: FileIO) -> list[_Line]:
 def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
     with suppress(ValueError):
         fields = parse_json(text)
-        if isinstance(fields, dict) and isinstance(fields.get("video", fields.get("text")), str) and "status" in fields:
-            return fields
+        named = isinstance(fields, dict) and isinstance(fields.get("video", fields.get("text")), str)
+        if named and fields.get("status") in ("ok", "error"):
+            return dict(fields)
     raise UsageError(f"line {number} of {path} is not a record of coca", _HINT)
 
 

@@ -86,7 +86,14 @@ def test_vectors_overwrite_no_inputs(coca, folder: Path) -> None:
     for options, message in {
         ("a.mp4", "b.mp4", "-o", "video.npz", "--overwrite"): "-o video.npz would overwrite b.mp4, which is read",
         ("a.mp4", "-o", "video.npz"): "video.npz was not written by coca, or was changed since",
-        ("--texts", "texts.txt", "-o", "new.npz", "--log-file", "texts.txt"): "--log-file texts.txt would overwrite texts.txt, which is read",
+        (
+            "--texts",
+            "texts.txt",
+            "-o",
+            "new.npz",
+            "--log-file",
+            "texts.txt",
+        ): "--log-file texts.txt would overwrite texts.txt, which is read",
         ("a.mp4", "-o", "index/", "--log-file", "index/vectors.npy"): "index/vectors.npy and --log-file",
     }.items():
         run = coca("embed", *options, cwd=folder)
