@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -27,6 +28,7 @@ class Advance(Protocol):
 
 _bar_on_screen: "Progress | Live | None" = None
 _log: TextIO | None = None
+_unlogged: deque[str] = deque(maxlen=1000)  # what was told before there was a log
 _as_json = False
 _quiet = False
 
@@ -131,7 +133,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def log_to(path: Path) -> None:
-    """From now on, write what a person is told to this file as well, each line with its time.
+    """Write what a person is told, and was told before, to this file as well, each line with its time.
 
     Raises:
         UsageError: it cannot be written.
@@ -141,6 +143,8 @@ def log_to(path: Path) -> None:
         _log = path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
     except OSError as problem:
         raise UsageError(f"cannot write {path}: {problem.strerror}") from None
+    _log.writelines(_unlogged)
+    _unlogged.clear()
 
 
 def speak_json() -> None:
@@ -483,8 +487,11 @@ def _open_if_closed(stream: int) -> None:
 def _say(kind: str, text: str, style: str = "") -> None:
     """Tell a person something, and the log."""
     line = text if kind == "note" else f"{kind}: {text}"
+    logged = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n"
     if _log:
-        _log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n")
+        _log.write(logged)
+    else:
+        _unlogged.append(logged)
     if _quiet and kind == "note":
         return
     if _as_json:

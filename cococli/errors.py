@@ -1,5 +1,15 @@
 """Errors that a user can act on: what is wrong, and the next step."""
 
+import errno
+
+_TRANSIENT = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY),
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENOLCK),
+    }
+)
+
 
 class CocaError(Exception):
     """Something a user can mend. Printed as `error: message` and, when given, `hint`.
@@ -32,4 +42,24 @@ class ModelError(CocaError):
 
 
 class VideoError(CocaError):
-    """A video or picture that cannot be read. It fails alone; the others go on."""
+    """A video or picture that cannot be read. It fails alone; the others go on.
+
+    Args:
+        transient: The machine is at fault rather than the file, so that the next run should try again.
+    """
+
+    def __init__(self, message: str, hint: str = "", transient: bool = False) -> None:
+        super().__init__(message, hint)
+        self.transient = transient
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, comes of the machine's state, such as too many open files."""
+    while error:
+        # Of the system itself: FFmpeg's own errors call damage an input/output error, too.
+        if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.errno in _TRANSIENT:
+            return True
+        if isinstance(error, VideoError) and error.transient:
+            return True
+        error = error.__context__
+    return False

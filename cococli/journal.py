@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import CocaError, UsageError
+from .files import copy_mode, create_temporary, sync_folder
+from .parsing import parse_json, validate
+
+SYNC_EVERY = 5.0  # seconds of writing that a power failure may cost
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,22 @@ class Failure:
 
     video: str
     error: str
+    transient: bool = False  # the machine's fault rather than the video's: the next run tries again
 
     def to_json(self, key: str = "") -> str:
         """One line of JSON."""
-        return dump({"video": self.video, "status": "error", "error": self.error} | ({"key": key} if key else {}))
+        fields = {"video": self.video, "status": "error", "error": self.error}
+        return dump(fields | ({"transient": True} if self.transient else {}) | ({"key": key} if key else {}))
+
+
+def failure_from_json(fields: dict[str, Any]) -> Failure:
+    """Read what `Failure.to_json` wrote.
+
+    Raises:
+        KeyError: A field is missing.
+        UsageError: A field has the wrong type.
+    """
+    return validate({"error": fields["error"]} | fields, Failure, "damaged record")
 
 
 class Record(Protocol):
@@ -75,15 +93,24 @@ class Journal(Generic[R]):
         self.reused = reused  # the records of each work of this run that need not be made again
         self.lines = lines  # all that it held when it was opened, those of other runs included
         self._file = file
+        self._synced = time.monotonic()
 
     def append(self, work: Work, records: Iterable[R]) -> None:
-        """Write all records of a work at once.
+        """Write all records of a work at once, and bring them to the disk unless that was done a moment ago.
 
         Raises:
             CocaError: the disk is full or gone; what was written before stays.
         """
         with told(self.path):
             write_all(self._file, "".join(f"{record.to_json(work.key)}\n" for record in records).encode())
+            if time.monotonic() - self._synced >= SYNC_EVERY:
+                self.sync()
+
+    def sync(self) -> None:
+        """Bring what was written to the disk, so that it survives a power failure."""
+        with suppress(OSError):  # a file system that cannot
+            os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
 
 @contextmanager
@@ -101,8 +128,8 @@ def open_journal(
 
     Args:
         works: Those of this run.
-        parse: Reads a record from the fields of its line; a KeyError, TypeError or ValueError says that it cannot be
-            used.
+        parse: Reads a record from the fields of its line. A KeyError, TypeError, ValueError or OverflowError says that
+            it was written by another version and must be made again, a UsageError that it is damaged.
         overwrite: Drop everything.
         retry_failed: Drop the failures among these works.
 
@@ -115,9 +142,13 @@ def open_journal(
     try:
         with told(path):
             lines = [] if overwrite else _lines(path, file)
-            kept, reused = _sorted_out(lines, works, parse, retry_failed)
+            kept, reused = _sorted_out(path, lines, works, parse, retry_failed)
             file = _rewritten(path, file, [line.text for line in kept])
-        yield Journal(path, file, reused, [line.fields for line in kept])
+        journal = Journal(path, file, reused, [line.fields for line in kept])
+        try:
+            yield journal
+        finally:
+            journal.sync()
     finally:
         file.close()
 
@@ -133,13 +164,15 @@ def look(
     with told(path):
         if not path.exists():
             return {}
+        _require_regular(path)
         with FileIO(path) as file:
             lines = _lines(path, file)
-    return _sorted_out(lines, works, parse, retry_failed)[1]
+    return _sorted_out(path, lines, works, parse, retry_failed)[1]
 
 
 @dataclass(frozen=True)
 class _Line:
+    number: int  # the first is 1
     text: bytes  # with its end
     fields: dict[str, Any]
 
@@ -152,6 +185,7 @@ def _held(path: Path) -> FileIO:
     """The open file, made if need be, with a lock on it that goes with the process."""
     import fcntl
 
+    _require_regular(path)
     file = FileIO(path, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,22 +200,32 @@ def _held(path: Path) -> FileIO:
     return file
 
 
+def _require_regular(path: Path) -> None:
+    """Refuse a pipe, which would be read for ever, and other devices."""
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError(f"{path} is not a file", "name another file with -o")
+
+
 def _lines(path: Path, file: FileIO) -> list[_Line]:
     file.seek(0)
     *whole, _torn = file.readall().split(b"\n")  # what stands after the last line end was not written to its end
-    return [_Line(text + b"\n", _fields(path, number, text)) for number, text in enumerate(whole, start=1)]
+    return [_Line(number, text + b"\n", _fields(path, number, text)) for number, text in enumerate(whole, start=1)]
 
 
 def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
-    with suppress(ValueError, RecursionError):
-        fields = json.loads(text)
-        if isinstance(fields, dict) and isinstance(fields.get("video", fields.get("text")), str) and "status" in fields:
-            return fields
-    raise UsageError(f"line {number} of {path} is no record of coca", "name another file, or --overwrite this one")
+    with suppress(ValueError):
+        fields = parse_json(text)
+        named = isinstance(fields, dict) and isinstance(fields.get("video", fields.get("text")), str)
+        if named and fields.get("status") in ("ok", "error"):
+            return dict(fields)
+    raise UsageError(f"line {number} of {path} is not a record of coca", _HINT)
+
+
+_HINT = "correct or delete that line, name another file, or --overwrite this one"
 
 
 def _sorted_out(
-    lines: list[_Line], works: Iterable[Work], parse: Callable[[dict[str, Any]], R], retry_failed: bool
+    path: Path, lines: list[_Line], works: Iterable[Work], parse: Callable[[dict[str, Any]], R], retry_failed: bool
 ) -> tuple[list[_Line], dict[str, list[R]]]:
     """The lines to keep, and the records of this run among them."""
     keys = {work.name: work.key for work in works}
@@ -191,49 +235,55 @@ def _sorted_out(
     reused = {
         name: records
         for name, own in by_name.items()
-        if name in keys and (records := _reusable([line.fields for line in own], keys[name], parse, retry_failed))
+        if name in keys and (records := _reusable(path, own, keys[name], parse, retry_failed))
     }
     return [line for line in lines if line.name in reused or line.name not in keys], reused
 
 
 def _reusable(
-    lines: list[dict[str, Any]], key: str, parse: Callable[[dict[str, Any]], R], retry_failed: bool
+    path: Path, lines: list[_Line], key: str, parse: Callable[[dict[str, Any]], R], retry_failed: bool
 ) -> list[R]:
     """The records of a work, if they are all there and were made of the same with the same options."""
-    if any(line.get("key") != key for line in lines):
+    if any(line.fields.get("key") != key for line in lines):
+        return []
+    first = lines[0].fields
+    if first["status"] != "ok" and (retry_failed or first.get("transient") or len(lines) > 1):
         return []
     try:
-        records = [parse(line) for line in lines]
-    except (KeyError, TypeError, ValueError):  # of another version
+        records = [_parsed(path, line, parse) for line in lines]
+    except (KeyError, TypeError, ValueError, OverflowError):  # of another version
         return []
-    if lines[0]["status"] != "ok":
-        return [] if retry_failed or len(lines) > 1 else records
-    return records if len(records) == lines[0].get("segments", 1) else []
+    return records if len(records) == first.get("segments", 1) else []
+
+
+def _parsed(path: Path, line: _Line, parse: Callable[[dict[str, Any]], R]) -> R:
+    try:
+        return parse(line.fields)
+    except UsageError as error:
+        raise UsageError(f"line {line.number} of {path}: {error.message}", _HINT) from None
 
 
 def _rewritten(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
-    """The journal with only these lines, in one step, and still held."""
+    """The journal with only these lines, in one step, and still held. A link stays one."""
     size = sum(map(len, kept))
     file.seek(0)
     if file.read(size) == b"".join(kept):  # the usual case: at most a torn line is to be cut off
         file.truncate(size)
         return file
-    import fcntl
-
-    part = path.with_name(f".coca-{os.getpid()}.part")
-    new = FileIO(part, "a+")
-    try:
-        with suppress(OSError):
-            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_all(new, b"".join(kept))
-        os.fsync(new.fileno())
-        part.replace(path)
-    except BaseException:
-        new.close()
-        part.unlink(missing_ok=True)
-        raise
-    file.close()
-    return new
+    place = Path(os.path.realpath(path))
+    with create_temporary(place.parent) as new:
+        try:
+            new.writelines(kept)
+            new.flush()
+            copy_mode(place, new)
+            os.fsync(new.fileno())
+            Path(new.name).replace(place)
+        except BaseException:
+            Path(new.name).unlink(missing_ok=True)
+            raise
+        sync_folder(place.parent)
+        file.close()
+        return FileIO(os.dup(new.fileno()), "a+")  # shares its lock
 
 
 def write_all(file: FileIO, data: bytes) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -190,11 +191,14 @@ def test_a_log_has_all_that_is_told_even_where_a_person_wants_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "_log", None)
+    monkeypatch.setattr(console, "_unlogged", deque())
+    console.note("before the log was opened")
     console.log_to(tmp_path / "run.log")
     console.note("in passing")
     console.error("went wrong", "do this")
     lines = (tmp_path / "run.log").read_text().splitlines()
     assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in lines] == [
+        "before the log was opened",
         "in passing",
         "error: went wrong",
         "hint: do this",

@@ -21,6 +21,7 @@ FLOORS = (
     {"engines", "decoding", "checkpoints", "video", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},
+    {"overwrite"},
     {"files", "parsing"},
     {"settings", "errors"},
 )

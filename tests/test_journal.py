@@ -92,9 +92,9 @@ def test_overwriting_drops_everything(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"line 1 of .*notes.jsonl is no record of coca") as caught:
+    with pytest.raises(UsageError, match=r"line 1 of .*notes.jsonl is not a record of coca") as caught:
         reused(path, work("a.mp4"))
-    assert caught.value.hint == "name another file, or --overwrite this one"
+    assert caught.value.hint == "correct or delete that line, name another file, or --overwrite this one"
     assert path.read_bytes() == content
 
 
@@ -102,6 +102,78 @@ def test_records_of_an_older_version_are_made_again(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"video": "a.mp4", "status": "ok", "caption": "a cat"}\n')
     assert reused(path, work("a.mp4")) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("caption", "null"),
+        ("caption", "7"),
+        ("start", "1e999"),
+        ("start", "null"),
+        ("end", "1" + 400 * "0"),
+        ("frames", "[{}]"),
+        ("candidates", "[3]"),
+        ("status", '"error", "error": 5'),
+    ],
+)
+def test_damaged_records_are_named_and_kept(tmp_path: Path, field: str, value: str) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, [work("a.mp4"), work("b.mp4")])
+    first, second = path.read_text().splitlines()
+    path.write_text(f'{first}\n{second[:-1]}, "{field}": {value}}}\n')
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=rf"^line 2 of {path}: damaged record: '") as caught:
+        reused(path, work("a.mp4"), work("b.mp4"))
+    assert "delete that line" in caught.value.hint
+    assert path.read_bytes() == before
+    assert reused(path, work("a.mp4")) == ["a.mp4"]  # lines of other videos are not read
+
+
+def test_transient_failures_are_retried(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with open_journal(path, [work("a.mp4"), work("b.mp4")], from_json) as journal:
+        journal.append(work("a.mp4"), [Failure("a.mp4", "too many open files", transient=True)])
+        journal.append(work("b.mp4"), [Failure("b.mp4", "no video stream")])
+    assert reused(path, work("a.mp4"), work("b.mp4")) == ["b.mp4"]
+
+
+def test_rewriting_keeps_links_modes_and_planted_files(tmp_path: Path) -> None:
+    path, target, precious = tmp_path / "out.jsonl", tmp_path / "disk" / "out.jsonl", tmp_path / "precious"
+    target.parent.mkdir()
+    path.symlink_to(target)
+    precious.write_text("mine")
+    for folder in (tmp_path, target.parent):
+        (folder / f".coca-{os.getpid()}.part").symlink_to(precious)  # the name that was once used
+    write(path, [work("a.mp4"), work("b.mp4")])
+    target.chmod(0o640)
+    assert reused(path, work("a.mp4", "new"), work("b.mp4")) == ["b.mp4"]
+    assert path.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert precious.read_text() == "mine"
+    assert len(list(target.parent.iterdir())) == 2
+    with open_journal(path, [work("a.mp4", "new")], from_json) as journal:
+        journal.append(work("a.mp4", "new"), said("a.mp4"))
+    assert [json.loads(line)["video"] for line in target.open()] == ["b.mp4", "a.mp4"]
+
+
+def test_records_reach_the_disk_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    works = [work(f"{i}.mp4") for i in range(10)]
+    monkeypatch.setattr("cococli.journal.SYNC_EVERY", 1e9)
+    write(tmp_path / "a.jsonl", works)
+    assert len(synced) == 1  # at the end
+    monkeypatch.setattr("cococli.journal.SYNC_EVERY", 0.0)
+    write(tmp_path / "b.jsonl", works)
+    assert len(synced) == 1 + 11
+
+
+def test_a_pipe_is_not_a_journal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out.jsonl")
+    for opened in (reused, lambda path: look(path, [], from_json)):
+        with pytest.raises(UsageError, match=r"out\.jsonl is not a file"):
+            opened(tmp_path / "out.jsonl")
 
 
 def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:
@@ -178,5 +250,5 @@ def _video_or_text(name: str) -> tuple[object, ...]:
 def test_a_line_that_names_neither_video_nor_text_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "entries.jsonl"
     path.write_text('{"row": 0, "text": null, "status": "ok"}\n')
-    with pytest.raises(UsageError, match=r"line 1 of .*entries.jsonl is no record of coca"):
+    with pytest.raises(UsageError, match=r"line 1 of .*entries.jsonl is not a record of coca"):
         look(path, [], entry_from_json)

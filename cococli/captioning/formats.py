@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CocaError, UsageError
-from ..files import write_atomically
 from ..journal import Failure
+from ..overwrite import write_output
 from ..retrieval.formats import load_pyarrow
 from .records import Outcome, Record
 from .subtitles import CueStyle, Kind, to_subtitles
@@ -54,15 +53,17 @@ def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY,
     if suffix in SUBTITLES and not (outcomes := _records(outcomes)):
         return
     try:
-        with write_atomically(Path(os.path.realpath(path))) as (file,):  # a link stays one
-            if suffix == ".parquet":
-                _write_parquet(file, outcomes)
-            else:
-                file.writelines(
-                    text.encode(errors="backslashreplace") for text in _texts(suffix, outcomes, template, style)
-                )
+        with write_output(path) as (file,):
+            _write(file, suffix, outcomes, template, style)
     except OSError as error:
         raise CocaError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def content(path: Path, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> bytes:
+    """Return what `write` would write to a file."""
+    file = io.BytesIO()
+    _write(file, path.suffix.lower(), outcomes, template, style)
+    return file.getvalue()
 
 
 def write_subtitles(
@@ -114,6 +115,13 @@ def check_template(template: str) -> None:
         text_line(_SAMPLE, template)
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise UsageError(f"cannot read --template {template!r}: {error}", r"as in '{start:.1f}\t{caption}'") from None
+
+
+def _write(file: BinaryIO, suffix: str, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> None:
+    if suffix == ".parquet":
+        _write_parquet(file, outcomes)
+    else:
+        file.writelines(text.encode(errors="backslashreplace") for text in _texts(suffix, outcomes, template, style))
 
 
 def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> Iterable[str]:

@@ -19,19 +19,17 @@ def is_folder(output: str) -> bool:
     return output.endswith("/") or Path(output).is_dir()
 
 
-def check_outputs(outputs: Sequence[str], videos: Sequence[Path], lists: Sequence[Path] = ()) -> None:
+def check_outputs(outputs: Sequence[str], videos: Sequence[Path]) -> None:
     """Refuse outputs that could not take the captions of these videos.
 
     Args:
         outputs: Files, folders for subtitles, and `-` for stdout.
         videos: What is captioned.
-        lists: Files that the videos are named in.
 
     Raises:
-        UsageError: an unknown format, a place that is missing or not writable, a file twice or one that is read, or
-            subtitles of several videos in one file, or of pictures.
+        UsageError: an unknown format, a place that is missing or not writable, one place twice, or subtitles of
+            several videos in one file, or of pictures.
     """
-    read = {os.path.realpath(path) for path in (*videos, *lists) if path.suffix.lower() in SUFFIXES}
     written = set()
     for output in outputs:
         try:
@@ -41,8 +39,6 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], lists: Sequenc
         place = output if output == STDOUT else os.path.realpath(output)
         if place in written:
             raise UsageError(f"-o {output} is given twice")
-        if place in read:
-            raise UsageError(f"{output} is read and would be overwritten", "give another name to -o")
         written.add(place)
 
 

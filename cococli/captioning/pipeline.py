@@ -55,7 +55,8 @@ def caption_videos(
 
 def _result(computed: Computed[Caption], path: str, model: str, settings: Settings) -> Result:
     if computed.failure:
-        return Result(computed.place, [Failure(path, computed.failure)], np.zeros((0, 0), np.float32))
+        failure = Failure(path, computed.failure, computed.transient)
+        return Result(computed.place, [failure], np.zeros((0, 0), np.float32))
     records = [
         _record(path, clip, caption, model, settings)
         for clip, caption in zip(computed.clips, computed.values, strict=True)

@@ -1,9 +1,10 @@
 """One record of output per clip, and one per video that failed."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ..journal import Failure, dump, number, rounded
+from ..journal import Failure, dump, failure_from_json, number, rounded
+from ..parsing import validate
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,60 @@ class Record:
 Outcome = Record | Failure
 
 
+@dataclass(frozen=True)
+class _ScoredText:
+    """A candidate in JSON. Scores are None where they are not finite."""
+
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
+    caption: str
+    logprob: float | None
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A record in JSON. Scores are None where they are not finite."""
+
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
+    video: str
+    start: float
+    end: float
+    caption: str
+    logprob: float | None
+    similarity: float | None
+    frames: tuple[float, ...]
+    model: str
+    segments: int = 1
+    weak: bool = False
+    candidates: tuple[_ScoredText, ...] = ()
+
+
+_REQUIRED = ("video", "start", "end", "caption", "logprob", "similarity", "frames", "model")
+
+
 def from_json(fields: dict[str, Any]) -> Outcome:
-    """What `to_json` wrote.
+    """Read what `to_json` wrote.
 
     Raises:
-        KeyError, TypeError, ValueError: these are not its fields.
+        KeyError: A field is missing, as in records of other versions.
+        UsageError: A field has the wrong type, or is a number that is not finite.
     """
     if fields["status"] != "ok":
-        return Failure(fields["video"], fields["error"])
+        return failure_from_json(fields)
+    line = validate({name: fields[name] for name in _REQUIRED} | fields, _Line, "damaged record")
     return Record(
-        video=fields["video"],
-        start=number(fields["start"]),
-        end=number(fields["end"]),
-        caption=fields["caption"],
-        logprob=number(fields["logprob"]),
-        similarity=number(fields["similarity"]),
-        frames=tuple(map(number, fields["frames"])),
-        model=fields["model"],
-        segments=fields.get("segments", 1),
-        weak=fields.get("weak", False),
+        video=line.video,
+        start=line.start,
+        end=line.end,
+        caption=line.caption,
+        logprob=number(line.logprob),
+        similarity=number(line.similarity),
+        frames=line.frames,
+        model=line.model,
+        segments=line.segments,
+        weak=line.weak,
         candidates=tuple(
-            Candidate(candidate["caption"], number(candidate["logprob"]), number(candidate["similarity"]))
-            for candidate in fields.get("candidates", ())
+            Candidate(each.caption, number(each.logprob), number(each.similarity)) for each in line.candidates
         ),
     )
 

@@ -4,16 +4,18 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from .. import settings
-from ..errors import CocaError, UsageError
+from ..errors import CocaError
 from ..journal import Failure, Journal, Work, key_of, look, open_journal, told
+from ..overwrite import find_foreign, refuse_foreign
 from ..retrieval.entries import Entry
-from ..retrieval.index import About, IndexWriter, indexed, open_index
-from .formats import CAPTION_ONLY, STANDARD, write, write_subtitles
+from ..retrieval.index import About, IndexWriter, index_files, indexed, open_index
+from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
 from .names import beside, mirrored
 from .outputs import STDOUT, is_folder
 from .records import Outcome, from_json
@@ -64,6 +66,23 @@ class Plan:
         digest = hashlib.sha256("\n".join(places).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         return _journals() / f"{digest}.jsonl"
 
+    @cached_property
+    def subtitle_files(self) -> list[dict[Path, Path]]:
+        """The file of each video, in each place where subtitles go."""
+        folders = [Path(output) for output in self.outputs if output != STDOUT and is_folder(output)]
+        files = [mirrored(self.videos, folder, self.subtitles, self.folders) for folder in folders]
+        return [*files, beside(self.videos, self.subtitles)] if self.beside else files
+
+    @property
+    def written(self) -> Iterator[tuple[str, Path]]:
+        """Every file that the run may write, with how the user named it."""
+        yield from ((f"-o {path}", path) for path in self.files)
+        if self.journal and self.journal not in self.files:
+            yield "the journal", self.journal
+        yield from ((str(path), path) for files in self.subtitle_files for path in files.values())
+        if self.index:
+            yield from ((str(path), path) for path in index_files(self.index[0]))
+
 
 @dataclass
 class Run:
@@ -73,7 +92,6 @@ class Run:
     works: list[Work]
     journal: Journal[Outcome] | None
     outcomes: dict[str, list[Outcome]]  # of each video, as far as there are any
-    subtitles: list[dict[Path, Path]]  # a file for each video, in each place where they go
     index: IndexWriter | None = None
     indexed: Mapping[str, object] | None = None  # the works that the index had before; None: there is no index
 
@@ -99,7 +117,8 @@ class Run:
         if self.journal and work.name not in self.journal.reused:
             self.journal.append(work, outcomes)
         self.outcomes[work.name] = outcomes
-        return [failure for names in self.subtitles for failure in write_subtitles(names, outcomes, self.plan.style)]
+        places = self.plan.subtitle_files
+        return [failure for names in places for failure in write_subtitles(names, outcomes, self.plan.style)]
 
     def finish(self) -> None:
         """Write the outputs that hold all records, and subtitles that an earlier run did not come to.
@@ -110,7 +129,7 @@ class Run:
         for path in self.plan.files:
             if path != self.plan.journal:
                 write(path, self.in_order(), self.plan.template, self.plan.style)
-        for names in self.subtitles:
+        for names in self.plan.subtitle_files:
             missing = {video: path for video, path in names.items() if not path.exists()}
             for failure in write_subtitles(missing, self.in_order(), self.plan.style):
                 raise CocaError(failure.error)
@@ -125,23 +144,23 @@ def open_run(plan: Plan) -> Iterator[Run]:
     """Open the outputs of a run; at its end, however it comes, they hold all that was done.
 
     Raises:
-        UsageError: the journal is another run's, or no journal.
+        UsageError: the journal is another run's, or no journal, or an output is a file that coca did not write.
         CocaError: an output cannot be written.
     """
     works = _works(plan)
+    _refuse_foreign(plan)
     with ExitStack() as stack:
         index = stack.enter_context(_open_index(plan, works)) if plan.index else None
         before = index.reused if index else None
         if plan.journal is None:
-            yield Run(plan, works, None, {}, [], index, before)
+            yield Run(plan, works, None, {}, index, before)
             return
         if plan.journal.parent == _journals():
             with told(plan.journal):
                 _journals().mkdir(parents=True, exist_ok=True)
         opened = open_journal(plan.journal, works, from_json, plan.overwrite, plan.retry_failed)
         journal = stack.enter_context(opened)
-        run = Run(plan, works, journal, dict(journal.reused), list(_subtitles(plan)), index, before)
-        _refuse_foreign(run)
+        run = Run(plan, works, journal, dict(journal.reused), index, before)
         try:
             yield run
         finally:
@@ -154,10 +173,15 @@ def preview(plan: Plan) -> Run:
     Raises:
         UsageError, CocaError: as from `open_run`.
     """
+    _refuse_foreign(plan)
+    return _look(plan)
+
+
+def _look(plan: Plan) -> Run:
     works = _works(plan)
     reused = {} if plan.overwrite or not plan.journal else look(plan.journal, works, from_json, plan.retry_failed)
     before = {} if plan.overwrite or not plan.index else indexed(plan.index[0], works, plan.retry_failed)
-    return Run(plan, works, None, reused, [], None, before if plan.index else None)
+    return Run(plan, works, None, reused, None, before if plan.index else None)
 
 
 def _open_index(plan: Plan, works: list[Work]) -> AbstractContextManager[IndexWriter]:
@@ -177,22 +201,30 @@ def _works(plan: Plan) -> list[Work]:
     return [Work(str(path), key_of(path, plan.options)) for path in plan.videos]
 
 
-def _refuse_foreign(run: Run) -> None:
-    """Keep subtitles beside videos that no earlier run has written: they may be a person's own work."""
-    if run.plan.beside and not run.plan.overwrite:
-        for video, path in run.subtitles[-1].items():
-            if path.exists() and str(video) not in run.outcomes:
-                raise UsageError(f"{path} is there already", "--overwrite replaces it, -o FOLDER/ leaves it alone")
+def _refuse_foreign(plan: Plan) -> None:
+    """Keep files that coca did not write.
+
+    Subtitles of videos that are done are not written again, and a file may hold what an earlier run wrote of its
+    records, as in a container whose cache is gone: neither stands in the way.
+
+    Raises:
+        UsageError: such a file would be replaced.
+    """
+    tables = [path for path in plan.files if path != plan.journal]
+    subtitles = {path: str(video) for files in plan.subtitle_files for video, path in files.items()}
+    if plan.overwrite or not (foreign := find_foreign([*tables, *subtitles])):
+        return
+    run = _look(plan)
+    done = {work.name for work in run.works if run.is_done(work)}
+    for path in foreign:
+        if path in subtitles:
+            harmless = subtitles[path] in done
+        else:
+            harmless = path.read_bytes() == content(path, run.in_order(), plan.template, plan.style)
+        if not harmless:
+            refuse_foreign(path)
 
 
 def _journals() -> Path:
     """Folder of the journals of runs that write no JSONL."""
     return settings.home() / "journals"
-
-
-def _subtitles(plan: Plan) -> Iterator[dict[Path, Path]]:
-    for output in plan.outputs:
-        if output != STDOUT and is_folder(output):
-            yield mirrored(plan.videos, Path(output), plan.subtitles, plan.folders)
-    if plan.beside:
-        yield beside(plan.videos, plan.subtitles)

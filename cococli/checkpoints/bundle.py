@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ModelError, UsageError
-from ..files import write_atomically
+from ..overwrite import check_paths, refuse_foreign, write_output
 from . import architecture, cache, ckpt
 from .locks import is_name, locked
 from .manifest import CONFIG, MANIFEST, WEIGHTS, FileFacts, Manifest, humanized, measure
@@ -53,11 +53,12 @@ class _Contents:
     text: bytes  # of the manifest
 
 
-def export_model(name: str, destination: Path, progress: "Progress") -> None:
+def export_model(name: str, destination: Path, progress: "Progress", overwrite: bool = False) -> None:
     """Write a model of the cache as a bundle, the same bytes every time; what stands there is replaced at the end.
 
     Args:
         progress: Called with the stage `export`, the bytes written and the bytes in all.
+        overwrite: Replace a file that coca did not write.
 
     Raises:
         UsageError: the destination is no place for a bundle.
@@ -69,11 +70,14 @@ def export_model(name: str, destination: Path, progress: "Progress") -> None:
         raise UsageError(f"{destination} is a folder")
     model = cache.stored(name)
     assert model.manifest  # else it was damaged
+    check_paths([(str(destination), destination)], [model.folder / member for member in _MEMBERS])
+    if not overwrite:
+        refuse_foreign(destination)
     try:
         facts = {MANIFEST: measure(model.folder / MANIFEST), **model.manifest.files}
         total = sum(_BLOCK + _padded(fact.size) for fact in facts.values()) + 2 * _BLOCK
         _check_room(total, destination.parent)
-        with write_atomically(destination) as (file,):
+        with write_output(destination) as (file,):
             for member in _MEMBERS:
                 file.write(_header(f"{model.name}/{member}", facts[member].size))
                 with (model.folder / member).open("rb") as content:

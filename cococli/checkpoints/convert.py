@@ -26,6 +26,7 @@ def convert(
     verify: bool = False,
     progress: Progress | None = None,
     dtype: Dtype = "float32",
+    overwrite: bool = False,
 ) -> Conversion:
     """Write a checkpoint as a MindSpore `.ckpt`, part by part, and its config beside it.
 
@@ -37,6 +38,7 @@ def convert(
         verify: Read back what was written and compare it bit by bit before it takes its place.
         progress: Called as bytes are written, and again as they are verified.
         dtype: Of the `.ckpt`; as float16, which rounds, it is half as large.
+        overwrite: Replace files that coca did not write.
 
     Raises:
         UsageError: the destination is no place for a `.ckpt` and its config.
@@ -48,14 +50,14 @@ def convert(
     with open_model(source, config) as model:
         tensors = [Tensor(name, it.shape, dtype, {name: it}) for name, it in model.parameters.items()]
         text = _config_text(beside, model.config)
-        return write(model, tensors, destination, (beside, text), _write_tensors, verify, progress)
+        return write(model, tensors, destination, (beside, text), _write_tensors, verify, progress, overwrite)
 
 
 def _check_destination(source: Path, destination: Path, beside: Path) -> None:
     if destination.suffix != ".ckpt":
         hint = "for open_clip's format: --to open_clip" if destination.suffix in SUFFIXES else ""
         raise UsageError(f"{destination}: the name of a converted checkpoint must end in .ckpt", hint)
-    check_destination(source, destination)
+    check_destination(source, destination, beside)
     if beside.exists() and not architecture.is_config(beside):
         raise UsageError(f"{beside} is in the way and not a model's config", "give another destination")
 

@@ -39,6 +39,7 @@ def export(
     verify: bool = False,
     progress: Progress | None = None,
     dtype: Dtype | None = None,
+    overwrite: bool = False,
 ) -> Conversion:
     """Write a converted model as open_clip's `.safetensors`, part by part, and `open_clip_config.json` beside it.
 
@@ -52,6 +53,7 @@ def export(
         verify: Read back what was written and compare it bit by bit before it takes its place.
         progress: Called as bytes are written, and again as they are verified.
         dtype: Of the tensors; by default as they are stored, so that there and back changes no bit.
+        overwrite: Replace files that coca did not write.
 
     Raises:
         UsageError: the source is not converted, or the destination is no place for a `.safetensors` and its config.
@@ -62,11 +64,12 @@ def export(
     destination = destination or default
     if destination.suffix != ".safetensors":
         raise UsageError(f"{destination}: the name of an exported model must end in .safetensors")
-    check_destination(weights, destination)
     beside = destination.with_name(CONFIG_NAME)
+    check_destination(weights, destination, beside)
     with open_model(weights, config) as model:
         text = _config_text(beside, model.config)
-        return write(model, _tensors(model, dtype), destination, (beside, text), _write_tensors, verify, progress)
+        tensors = _tensors(model, dtype)
+        return write(model, tensors, destination, (beside, text), _write_tensors, verify, progress, overwrite)
 
 
 def _find(source: str, config: CocaConfig | None) -> tuple[Path, CocaConfig | None, Path]:

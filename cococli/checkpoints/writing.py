@@ -9,9 +9,11 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from .. import settings
 from ..catalog import CocaConfig
 from ..errors import ModelError, UsageError
-from ..files import write_atomically
+from ..overwrite import check_paths, refuse_foreign, write_output
+from . import architecture
 from .architecture import Shape
 from .plan import Model, Parameter, open_model
 
@@ -49,8 +51,8 @@ class Conversion:
     notes: tuple[str, ...]  # where the config is from, what was assumed, and what was rounded
 
 
-def check_destination(source: Path, destination: Path) -> None:
-    """Raise a UsageError when nothing can be written to the destination, or it is the source itself."""
+def check_destination(source: Path, destination: Path, beside: Path) -> None:
+    """Raise a UsageError when nothing can be written to the destination, or it or the config is what is read."""
     if not destination.parent.is_dir():
         raise UsageError(f"there is no folder {destination.parent}")
     if destination.is_dir():
@@ -58,6 +60,7 @@ def check_destination(source: Path, destination: Path) -> None:
     if destination.exists() and source.exists() and destination.samefile(source):
         hint = "give another destination, or --to open_clip for its format"
         raise UsageError(f"{source} would be overwritten by its own conversion", hint)
+    check_paths([(str(destination), destination), (str(beside), beside)], [source, settings.config_file()])
 
 
 def write(
@@ -68,6 +71,7 @@ def write(
     write_tensors: Callable[[BinaryIO, Sequence[Tensor]], Iterable[int]],
     verify: bool,
     progress: Progress | None,
+    overwrite: bool = False,
 ) -> Conversion:
     """Write the tensors of a model and its config, part by part; what stood there stays on any failure.
 
@@ -76,16 +80,20 @@ def write(
         write_tensors: Writes the tensors to an open file and yields the bytes of each.
         verify: Open what was written and compare it bit by bit before it takes its place.
         progress: Called as bytes are written, and again as they are verified.
+        overwrite: Replace files that coca did not write. A config that already describes the model may always be.
 
     Raises:
+        UsageError: there is such a file.
         ModelError: the disk is full, the folder closed, a number too large for its type, or the verification fails.
     """
+    beside, text = config
+    if not overwrite:
+        refuse_foreign(destination, *(() if _describes(beside, model.config) else (beside,)))
     total = sum(tensor.size for tensor in tensors)
     if (free := shutil.disk_usage(destination.parent).free) < total:
         raise ModelError(f"{destination} takes {total / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free")
-    beside, text = config
     try:
-        with write_atomically(beside, destination) as (config_file, file):
+        with write_output(beside, destination) as (config_file, file):
             config_file.write(text)
             _watch(write_tensors(file, tensors), "convert", total, progress)
             if verify:
@@ -96,6 +104,13 @@ def write(
         raise ModelError(f"cannot write {destination}: {error.strerror}") from None
     numbers = sum(math.prod(tensor.shape) for tensor in tensors)
     return Conversion(destination, model.config, numbers, destination.stat().st_size, model.notes + _rounding(tensors))
+
+
+def _describes(path: Path, config: CocaConfig) -> bool:
+    try:
+        return architecture.load_config(path) == config
+    except ModelError:
+        return False
 
 
 def _watch(sizes: Iterable[int], stage: str, total: int, progress: Progress | None) -> None:

@@ -16,7 +16,9 @@ from .defaults import default_model
 from .running import (
     as_asked,
     caption_works,
+    check_files,
     find_files,
+    list_files,
     load_captioner,
     tell_as_wanted,
     tell_failures,
@@ -101,7 +103,7 @@ def caption(
     from ..video.segments import parse as parse_segments
 
     console.be_quiet(quiet)
-    tell_as_wanted(as_json, log_file)
+    tell_as_wanted(as_json, None)
     asked = SearchOptions(
         method=search,
         beams=beams,
@@ -147,6 +149,7 @@ def caption(
     )
     if plan.index:
         check_index(*plan.index[:2], None, overwrite)
+    check_files(plan.written, [*videos, *list_files(paths)], files, log_file)
     show = _shower(videos, plan.outputs, beside, verbose)
 
     def load() -> "Captioner":

@@ -49,6 +49,7 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", metavar="", help="Read what was written and compare every tensor.")
     ] = False,
+    overwrite: options.Replace = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Convert weights of open_clip to MindSpore, or back. Prints the path of what it wrote."""
@@ -59,18 +60,13 @@ def convert(
 
     console.be_quiet(quiet)
     architecture = load_config(config) if config else None
+    dtype: Literal["float16"] | None = "float16" if half else None
     with console.transfer() as progress:
         if to == "open_clip":
-            made = export(str(source), destination, architecture, verify, progress, "float16" if half else None)
+            made = export(str(source), destination, architecture, verify, progress, dtype, overwrite)
         else:
-            made = convert_weights(
-                source,
-                destination or default_destination(source),
-                architecture,
-                verify,
-                progress,
-                "float16" if half else "float32",
-            )
+            place = destination or default_destination(source)
+            made = convert_weights(source, place, architecture, verify, progress, dtype or "float32", overwrite)
     for line in made.notes:
         console.note(line)
     verified = ", verified" if verify else ""

@@ -9,9 +9,20 @@ import typer
 
 from .. import console
 from ..journal import Failure, Work
+from ..overwrite import refuse_foreign
 from . import interrupts, options
 from .defaults import default_model
-from .running import as_asked, embed_works, find_files, load_engine, tell_as_wanted, tell_failures, warn_of_vectors
+from .running import (
+    as_asked,
+    check_files,
+    embed_works,
+    find_files,
+    list_files,
+    load_engine,
+    tell_as_wanted,
+    tell_failures,
+    warn_of_vectors,
+)
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -87,7 +98,7 @@ def embed(
     from ..video.segments import parse as parse_segments
 
     console.be_quiet(quiet)
-    tell_as_wanted(as_json, log_file)
+    tell_as_wanted(as_json, None)
     choice = resolve(engine, device, precision, threads)
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     if not paths and not texts:
@@ -100,6 +111,9 @@ def embed(
     dtype = "float16" if half else None
     if outputs.index:
         check_index(outputs.index, about, dtype, overwrite)
+    if not overwrite:
+        refuse_foreign(*outputs.files)
+    check_files(outputs.written, [*videos, *list_files(paths or ()), *(texts or ())], files, log_file)
     warn_of_vectors(files.name)
     said = repr((files.identity, pool, sampling, spans, *as_asked(precision)))
     works = [Work(str(path), key_of(path, said)) for path in videos]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,10 +13,18 @@ import typer
 from .. import console
 from ..errors import CocaError, UsageError
 from ..journal import Failure, Work, key_of, text_name
+from ..overwrite import refuse_foreign, write_output
 from ..settings import home
 from . import interrupts, options
 from .defaults import default_model
-from .running import caption_works, embed_works, load_captioner, load_engine, warn_of_vectors
+from .running import (
+    caption_works,
+    check_files,
+    embed_works,
+    load_captioner,
+    load_engine,
+    warn_of_vectors,
+)
 
 if TYPE_CHECKING:
     from ..checkpoints.store import ModelFiles
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from ..retrieval.index import About, Index
     from ..video.flow import Reading
 
+REPORT, CAPTIONS, INDEX = "report.json", "captions.jsonl", "index"  # in the folder of an evaluation
 WORST_COLUMN = 14  # cells of a terminal beside the worst examples
 
 
@@ -103,6 +112,7 @@ def evaluate(
             help="Keep the report (report.json), captions and vectors here; by default in the cache folder.",
         ),
     ] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     model: options.Model = None,
@@ -130,7 +140,7 @@ def evaluate(
     from ..decoding.options import SearchOptions
     from ..engines.choice import resolve
     from ..evaluation.model import joined
-    from ..retrieval.index import About
+    from ..retrieval.index import About, open_index
     from ..video.clips import ReadRequest
     from ..video.flow import Reading
     from ..video.sampling import Sampling
@@ -140,6 +150,7 @@ def evaluate(
     if predictions or references:
         if not (predictions and references) or data or classes:
             raise UsageError("--predictions and --references go together, without --data and --classes")
+        _check_output(output, [predictions, references], None, overwrite)
         _show(_of_files(predictions, references, split), worst, output, as_json)
         return
     if not (data or classes):
@@ -157,9 +168,14 @@ def evaluate(
     reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
     bits = () if choice.precision == "fp32" else (choice.precision,)
     folder = output or _in_cache(files.identity, asdict(asked), about, data, *bits)
-    task = _Task(files, choice, asked, about, reading, folder, bits, lost)
+    task = _Task(files, choice, asked, about, reading, folder, bits, lost, overwrite)
+    read = [Path(templates), *filter(None, (data, karpathy)), *(_read(dataset, classes) if output else ())]
+    _check_output(output, read, files, overwrite)
     if only != "captions":
         warn_of_vectors(files.name)
+    if overwrite and task.index.exists():
+        with open_index(task.index, about, files.config.embed_dim, [], overwrite=True):
+            pass
     reports = []
     if dataset:
         reports.append(_of_dataset(task, dataset, only))
@@ -182,10 +198,11 @@ class _Task:
     folder: Path
     bits: tuple[str, ...]  # what it computes in, if that is not fp32: no measure is of two kinds of answers
     lost: set[str]  # paths of files that are missing or cannot be read; grows
+    overwrite: bool
 
     @property
     def index(self) -> Path:
-        return self.folder / "index"
+        return self.folder / INDEX
 
 
 def _dataset(
@@ -209,6 +226,32 @@ def _dataset(
         dataset = rest
         lost |= set(map(str, missing))
     return dataset
+
+
+def _read(dataset: "Dataset | None", classes: Path | None) -> list[Path]:
+    """Every file of the data."""
+    from ..datasets.classes import class_folders
+
+    examples = [dataset.source, *(example.path for example in dataset.examples)] if dataset else []
+    return [*examples, *(path for paths in class_folders(classes).values() for path in paths)] if classes else examples
+
+
+def _check_output(folder: Path | None, read: Iterable[Path], model: "ModelFiles | None", overwrite: bool) -> None:
+    """Refuse a folder in which the files of an evaluation would replace others.
+
+    Raises:
+        UsageError: One is read, or coca did not write it.
+    """
+    from ..retrieval.index import index_files
+    from ..tables import split_column
+
+    if not folder:
+        return
+    report = folder / REPORT
+    files = [report, folder / CAPTIONS, *index_files(folder / INDEX)]
+    check_files([(str(path), path) for path in files], (split_column(str(path))[0] for path in read), model)
+    if not overwrite:
+        refuse_foreign(report)
 
 
 def _in_cache(*said: object) -> Path:
@@ -298,7 +341,8 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     plan = Plan(
         paths,
         options=said,
-        outputs=(str(task.folder / "captions.jsonl"),),
+        outputs=(str(task.folder / CAPTIONS),),
+        overwrite=task.overwrite,
         index=(task.index, task.about, task.files.config.embed_dim) if embed else None,
     )
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -341,12 +385,10 @@ def _stop_if_interrupted() -> None:
 
 def _show(report: "Report", worst: int, folder: Path | None, as_json: bool) -> None:
     """Print a report, and keep it."""
-    from ..files import write_atomically
-
     facts = json.dumps(report.to_dict(), indent=1)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(folder / "report.json") as (file,):
+        with write_output(folder / REPORT) as (file,):
             file.write(facts.encode())
     if as_json:
         console.result(facts)

@@ -158,6 +158,7 @@ def path(name: Name = "", as_json: options.Json = False) -> None:
 def export(
     name: Name,
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The .tar file to write.")],
+    overwrite: options.Replace = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -167,7 +168,7 @@ def export(
     console.be_quiet(quiet)
     _refuse_runs(name)
     with console.transfer() as progress:
-        export_model(name, file, progress)
+        export_model(name, file, progress, overwrite)
     facts = {"name": name, "path": str(file), "size": file.stat().st_size}
     console.result(json.dumps(facts) if as_json else str(file))
 

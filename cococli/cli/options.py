@@ -174,6 +174,7 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", metavar="", help="Make all anew, in place of what is there.", rich_help_panel=OUTPUT),
 ]
+Replace = Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace a file though coca did not write it.")]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", metavar="", help="Try again what failed before.", rich_help_panel=OUTPUT)
 ]

@@ -1,5 +1,6 @@
 """What the commands that work through many videos share: how they are told of, stopped and summed up."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,8 @@ from ..captioning.records import Record
 from ..catalog import MODELS
 from ..errors import CocaError
 from ..journal import Failure, Work
+from ..overwrite import check_log, check_paths
+from ..settings import config_file
 from . import interrupts
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
     if as_json:
         console.speak_json()
     if log_file:
+        check_log(log_file)
         console.log_to(log_file)
 
 
@@ -55,6 +59,38 @@ def find_files(
     for problem in problems:
         console.warning(f"{problem.message}; {problem.hint}")
     return files, bool(problems)
+
+
+def check_files(
+    written: Iterable[tuple[str, Path]],
+    read: Iterable[Path],
+    model: "ModelFiles | None" = None,
+    log_file: Path | None = None,
+) -> None:
+    """Refuse to write to what a command reads, then open its log.
+
+    Args:
+        written: Every file that may be written apart from the log, with how the user named it.
+        read: Every file that is read apart from the model and config.toml.
+
+    Raises:
+        UsageError: A file would be overwritten.
+    """
+    from ..checkpoints.architecture import find_config
+
+    written = [*written, *([(f"--log-file {log_file}", log_file)] if log_file else ())]
+    weights = [model.weights, find_config(model.weights) or model.weights] if model else []
+    check_paths(written, [config_file(), *weights, *read])
+    tell_as_wanted(False, log_file)
+
+
+def list_files(arguments: Iterable[str]) -> list[Path]:
+    """Return the files that `@list.txt`, `@list.csv:column` and `-` are read from."""
+    from ..tables import split_column
+
+    lists = [os.path.expanduser(argument[1:]) for argument in arguments if argument.startswith("@")]  # noqa: PTH111
+    named = [split_column(name)[0] for name in lists]
+    return [*named, *(Path("/dev/stdin") for argument in arguments if argument == "-")]
 
 
 def warn_of_vectors(model: str) -> None:

@@ -53,7 +53,8 @@ def embed_videos(
 
 def _embedded(video: Computed[np.ndarray], path: str) -> Embedded:
     if video.failure:
-        return Embedded(video.place, [Failure(path, video.failure)], np.zeros((0, 0), np.float32))
+        failure = Failure(path, video.failure, video.transient)
+        return Embedded(video.place, [failure], np.zeros((0, 0), np.float32))
     segments = len(video.clips)
     entries: list[Entry | Failure] = [
         Entry(-1, path, clip.start, clip.end, tuple(clip.times), segments) for clip in video.clips

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..journal import Failure, dump, number, rounded, text_name
+from ..journal import Failure, dump, failure_from_json, number, rounded, text_name
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def from_json(fields: dict[str, Any]) -> Entry | Failure:
         KeyError, TypeError, ValueError: these are not its fields.
     """
     if fields["status"] != "ok":
-        return Failure(fields["video"], fields["error"])
+        return failure_from_json(fields)
     if "video" not in fields:
         return Entry(int(fields["row"]), text=str(fields["text"]))
     return Entry(

@@ -1,7 +1,6 @@
 """Vectors to one file: `.npz`, lines of JSON, or Parquet; written whole or not at all."""
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CocaError, UsageError
-from ..files import write_atomically
+from ..overwrite import write_output
 from .entries import Entry
 
 SUFFIXES = (".npz", ".jsonl", ".parquet")
@@ -25,7 +24,7 @@ def write(path: Path, entries: Sequence[Entry], vectors: np.ndarray) -> None:
         CocaError: the file cannot be written.
     """
     try:
-        with write_atomically(Path(os.path.realpath(path))) as (file,):  # a link stays one
+        with write_output(path) as (file,):
             if path.suffix.lower() == ".npz":
                 _write_npz(file, {"vectors": vectors, **_columns(entries)})
             elif path.suffix.lower() == ".parquet":

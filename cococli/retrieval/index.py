@@ -196,6 +196,11 @@ def indexed(folder: Path, works: Sequence[Work], retry_failed: bool = False) -> 
     return look(folder / ENTRIES, works, _parser(folder / VECTORS), retry_failed)
 
 
+def index_files(folder: Path) -> list[Path]:
+    """Every file that an index may consist of."""
+    return [folder / name for name in (ABOUT, ENTRIES, VECTORS, approximate.NAME, f"{approximate.NAME}.json")]
+
+
 def check_index(folder: Path, about: About, dtype: str | None = None, overwrite: bool = False) -> None:
     """Refuse a folder that these vectors cannot be added to.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import settings
 from ..errors import UsageError
 from .formats import SUFFIXES, load_pyarrow
+from .index import index_files
 
 STDOUT = "-"
 
@@ -20,6 +21,12 @@ class Outputs:
     index: Path | None  # a folder; one in the cache where only files were named; None: only stdout was
     files: tuple[Path, ...]
     stdout: bool
+
+    @property
+    def written(self) -> list[tuple[str, Path]]:
+        """Every file that may be written, with how the user named it."""
+        index = index_files(self.index) if self.index else []
+        return [*((f"-o {path}", path) for path in self.files), *((str(path), path) for path in index)]
 
 
 def parse_outputs(outputs: Sequence[str], made_with: str) -> Outputs:
@@ -54,21 +61,9 @@ def _check(path: Path) -> None:
         raise UsageError(f"cannot tell the format of {path}", hint)
     if path.suffix.lower() == ".parquet":
         load_pyarrow()
-    if path.suffix.lower() == ".jsonl" and not _holds_vectors(path):
-        raise UsageError(
-            f"{path} holds something else than vectors, and would be overwritten", "give another name to -o"
-        )
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {path}: {folder} is no folder that can be written to")
-
-
-def _holds_vectors(path: Path) -> bool:
-    """Whether a file, if it is there and not empty, is one of vectors."""
-    if not path.is_file() or not path.stat().st_size:
-        return True
-    with path.open("rb") as file:
-        return b', "vector": [' in file.readline()
 
 
 def _in_cache(files: Sequence[Path], made_with: str) -> Path:

@@ -27,6 +27,7 @@ class VideoFailed(NamedTuple):
 
     place: int
     error: str  # in a few words, without the path
+    transient: bool = False  # the next run should try again
 
 
 class NotYet(NamedTuple):

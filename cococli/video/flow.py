@@ -69,6 +69,7 @@ class Computed(Generic[T]):
     clips: list[Clip]
     values: list[T]  # of each clip
     failure: str = ""  # why it cannot be read; then there are neither clips nor values
+    transient: bool = False  # the next run should try again
 
 
 @dataclass
@@ -114,6 +115,7 @@ class _Video(Generic[T]):
     items: list[_Item[T]] = field(default_factory=list)
     read: bool = False  # all of it
     failure: str = ""
+    transient: bool = False
 
     @property
     def finished(self) -> bool:
@@ -184,7 +186,7 @@ def _take(event: Event, videos: dict[int, _Video[T]], waiting: list[_Item[T]]) -
         video.items.append(item)
         waiting.append(item)
     elif isinstance(event, VideoFailed):
-        video.failure = event.error
+        video.failure, video.transient = event.error, event.transient
         waiting[:] = [item for item in waiting if item.place != event.place]
     else:
         video.read = True
@@ -248,5 +250,5 @@ def _finished(videos: dict[int, _Video[T]], in_order: bool = True) -> Iterator[C
 
 def _computed(place: int, video: _Video[T]) -> Computed[T]:
     if video.failure:
-        return Computed(place, [], [], video.failure)
+        return Computed(place, [], [], video.failure, video.transient)
     return Computed(place, [item.clip for item in video.items], [item.value for item in video.items])  # type: ignore[misc]

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, Queue, SimpleQueue
 from threading import Thread
 
-from ..errors import VideoError
+from ..errors import VideoError, is_transient
 from ..settings import debugging
 from .clips import ReadRequest
 from .events import ClipRead, Event, NotYet, VideoFailed, VideoRead
@@ -125,7 +125,7 @@ def _serve(unread: "SimpleQueue[_Video | None]", timeout: float, closed: Connect
         except Exception as error:
             worn = True
             why = error.message if isinstance(error, VideoError) else f"unexpected: {type(error).__name__}: {error}"
-            video.events.put(VideoFailed(video.place, why))
+            video.events.put(VideoFailed(video.place, why, is_transient(error)))
         if process and worn:
             process.end()
             process = None
@@ -172,7 +172,9 @@ class _Process:
         try:
             return self.socket.recv()
         except (EOFError, OSError):
-            raise VideoError(_last_words(self.end())) from None
+            code = self.end()
+            crashed = code is not None and code < 0 and code != -signal.SIGKILL  # the file's fault, every time
+            raise VideoError(_last_words(code), transient=not crashed) from None
 
     def has_ended(self) -> bool:
         """Whether it is gone, as when the system ran out of memory."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import VideoError
+from ..errors import VideoError, is_transient
 from .display import displayed, is_ordinary
 from .reading import Frame, open_file, progressed, reason
 
@@ -181,8 +181,9 @@ def _packets(stream: Any) -> Iterator[Any]:
             progressed()
             if packet.size:
                 yield packet
-    except (av.FFmpegError, OSError, IndexError):  # IndexError: PyAV, at the end, where streams turned up on the way
-        return
+    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: at the end, where streams turned up on the way
+        if is_transient(error):  # the file goes on, but the disk fails
+            raise VideoError(reason(error)) from None
 
 
 @contextmanager
@@ -195,7 +196,7 @@ def _av_stream(path: Path) -> Iterator[Any]:
         try:
             container = av.open(file, io_open=_refuse_other_files, metadata_errors="replace")  # titles in Latin-1
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(_why_not_a_video(path, error)) from None
+            raise VideoError(reason(error) if is_transient(error) else _why_not_a_video(path, error)) from None
         with container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & Disposition.attached_pic:  # a song's cover is no video

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from ..errors import CocaError
+from ..errors import CocaError, is_transient
 from ..settings import debugging
 from .clips import ReadRequest, read_clips
 from .events import ClipRead, Event, VideoFailed, VideoRead
@@ -61,13 +61,13 @@ def _read(place: int, path: Path, request: ReadRequest) -> Iterator[Event]:
             clips += 1
         yield VideoRead(place, clips)
     except CocaError as error:
-        yield VideoFailed(place, error.message)
+        yield VideoFailed(place, error.message, is_transient(error))
     except MemoryError:
         yield VideoFailed(place, "needs too much memory")
     except Exception as error:
         if debugging():
             traceback.print_exc()
-        yield VideoFailed(place, f"unexpected: {type(error).__name__}: {error}")
+        yield VideoFailed(place, f"unexpected: {type(error).__name__}: {error}", is_transient(error))
 
 
 def _heartbeat(parent: Connection) -> Callable[[], None]:

@@ -20,9 +20,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refusal(*outputs: str, videos: tuple[Path, ...] = (A,), lists: tuple[Path, ...] = ()) -> str:
+def refusal(*outputs: str, videos: tuple[Path, ...] = (A,)) -> str:
     with pytest.raises(UsageError) as caught:
-        check_outputs(outputs, videos, lists)
+        check_outputs(outputs, videos)
     return caught.value.message
 
 
@@ -74,12 +74,6 @@ def test_no_file_is_written_twice() -> None:
     assert refusal("out.csv", "there/../out.csv") == "-o there/../out.csv is given twice"
     assert refusal("-", "-") == "-o - is given twice"
     assert refusal("subs/", "subs//") == "-o subs// is given twice"
-
-
-def test_what_is_read_is_not_overwritten(folder: Path) -> None:
-    (folder / "link.txt").symlink_to("old.csv")
-    assert refusal("old.csv", lists=(Path("link.txt"),)) == "old.csv is read and would be overwritten"
-    assert refusal("old.csv", videos=(folder / "old.csv",)) == "old.csv is read and would be overwritten"
 
 
 def test_subtitles_are_of_one_video_or_in_a_folder() -> None:

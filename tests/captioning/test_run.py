@@ -1,6 +1,8 @@
 """A run over many videos: what is reused, and that its outputs hold all that was done, however it ends."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,10 +90,64 @@ def test_subtitles_go_beside_the_videos_when_wanted(planned: Planned, tmp_path: 
 
 def test_subtitles_that_a_person_made_stay(planned: Planned, tmp_path: Path) -> None:
     (tmp_path / "videos" / "b.srt").write_text("by hand")
-    with pytest.raises(UsageError, match=r"b\.srt is there already") as caught:
-        work_off(planned(beside=True))
-    assert caught.value.hint == "--overwrite replaces it, -o FOLDER/ leaves it alone"
+    for plan in (planned(beside=True), planned("videos/")):
+        with pytest.raises(UsageError, match=r"b\.srt was not written by coca, or was changed since"):
+            work_off(plan)
+        with pytest.raises(UsageError, match=r"b\.srt was not written by coca"):
+            preview(plan)
+    assert (tmp_path / "videos" / "b.srt").read_text() == "by hand"
     assert work_off(planned(beside=True, overwrite=True)) == ["a", "b", "c"]
+
+
+OUTPUTS = ("out.jsonl", "out.csv", "out.txt", "out.parquet", "subs/")
+
+
+def test_own_outputs_are_replaced_without_asking(planned: Planned, tmp_path: Path) -> None:
+    work_off(planned(*OUTPUTS), most=1)
+    for video in (tmp_path / "videos").iterdir():
+        os.utime(video, (1, 1))  # changed: all is made again
+    assert work_off(planned(*OUTPUTS, template="{stem}: {caption}")) == ["a", "b", "c"]
+    assert (tmp_path / "out.txt").read_text() == "a: a cat\nb: a cat\nc: a cat\n"
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.txt", "out.parquet"])
+def test_outputs_of_others_are_kept(planned: Planned, tmp_path: Path, name: str) -> None:
+    work_off(planned("out.jsonl", name), most=1)
+    journal = (tmp_path / "out.jsonl").read_bytes()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"my notes")
+    edited = (tmp_path / name).read_bytes()
+    with pytest.raises(UsageError, match=f"{name} was not written by coca, or was changed since"):
+        work_off(planned("out.jsonl", name))
+    assert ((tmp_path / name).read_bytes(), (tmp_path / "out.jsonl").read_bytes()) == (edited, journal)
+    assert work_off(planned("out.jsonl", name, overwrite=True)) == ["a", "b", "c"]
+
+
+def test_edited_subtitles_stay_until_their_video_changes(planned: Planned, tmp_path: Path) -> None:
+    work_off(planned("out.jsonl", "subs/"), most=1)
+    (tmp_path / "subs" / "a.srt").write_text("corrected by hand")
+    assert work_off(planned("out.jsonl", "subs/")) == ["b", "c"]
+    assert (tmp_path / "subs" / "a.srt").read_text() == "corrected by hand"
+    with pytest.raises(UsageError, match=r"a\.srt was not written by coca, or was changed since"):
+        work_off(planned("out.jsonl", "subs/", options="beams 3"))
+
+
+def test_runs_resume_after_the_cache_is_lost(planned: Planned, home: Path) -> None:
+    work_off(planned(*OUTPUTS), most=2)
+    shutil.rmtree(home)
+    assert work_off(planned(*OUTPUTS)) == ["c"]
+
+
+def test_runs_resume_wherever_they_were_killed(planned: Planned, tmp_path: Path, monkeypatch) -> None:
+    work_off(planned(*OUTPUTS), most=1)
+
+    def killed(self: Path, place: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)  # when all is written and nothing in its place
+        work_off(planned(*OUTPUTS, template="{stem}"), most=1)
+    assert work_off(planned(*OUTPUTS, template="{stem}")) == ["c"]
+    assert (tmp_path / "out.txt").read_text() == "a\nb\nc\n"
 
 
 def test_other_options_make_everything_again(planned: Planned) -> None:

@@ -215,6 +215,34 @@ def test_a_program_reads_progress_as_json_and_a_log_keeps_it(coca, tmp_path: Pat
     assert f"warning: {bad}: " in log.read_text()
 
 
+def test_transient_failures_are_retried_by_the_next_run(coca, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FLAKY)
+    command = ["caption", EXAMPLES / "moves.mp4", tmp_path / "broken.mp4", "-o", tmp_path / "out.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+        assert coca(*command).returncode == 1
+    flaky, broken = lines(tmp_path / "out.jsonl")
+    assert (flaky["status"], flaky["error"], flaky["transient"]) == ("error", "too many open files", True)
+    assert "transient" not in broken
+    run = coca(*command)
+    assert run.stderr.startswith("1 of 2 were captioned before; ")
+    assert [line["status"] for line in lines(tmp_path / "out.jsonl")] == ["error", "ok"]
+
+
+FLAKY = """
+import errno, os, pathlib
+
+def open_file(self, *arguments, _open=pathlib.Path.open, **options):
+    if self.name == "moves.mp4":
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return _open(self, *arguments, **options)
+
+pathlib.Path.open = open_file
+"""
+
+
 def test_a_list_on_stdin_names_the_videos(coca, tmp_path: Path) -> None:
     run = coca("caption", "-", "--exclude", "grows*", input=f"{EXAMPLES}/moves.mp4\n{EXAMPLES}/grows.mp4\n")
     assert [Path(json.loads(line)["video"]).name for line in run.stdout.splitlines()] == ["moves.mp4"]

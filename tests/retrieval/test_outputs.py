@@ -59,12 +59,3 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
             f"cannot write {path}: {path.parent} is no folder that can be written to",
             "",
         )
-
-
-def test_a_file_of_captions_is_not_overwritten_with_vectors(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text('{"video": "a.mp4", "caption": "a cat"}\n')
-    with pytest.raises(UsageError, match="holds something else than vectors, and would be overwritten"):
-        parse_outputs([str(path)], "m")
-    path.write_text('{"video": "a.mp4", "start": 0.0, "end": 1.0, "frames": [0.5], "vector": [1.0]}\n')
-    assert parse_outputs([str(path)], "m").files == (path,)

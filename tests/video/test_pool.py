@@ -1,5 +1,6 @@
 """Videos are read side by side in processes that may hang, crash and die."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from io import FileIO
 from itertools import count
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import pytest
 from PIL import Image
 from video.made import make_sound, make_video, numbered
 
+from cococli.errors import VideoError, is_transient
 from cococli.video import pool
 from cococli.video.clips import ReadRequest, read_clips
-from cococli.video.events import ClipRead, Event
+from cococli.video.events import ClipRead, Event, VideoFailed
 from cococli.video.pool import read_each, read_videos
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
+from cococli.video.videos import open_video
 
 WHOLE = ReadRequest(Sampling(), Segments("none"), 40)
 PIECES = ReadRequest(Sampling("multi", 2), Segments("seconds", 0.04), 40)  # a clip for every frame
@@ -58,10 +62,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outlines(events: Iterator[Event]) -> list[tuple]:
     """What happened to which video, without the pixels."""
-    return [
-        event[:1] + event[-1:] if not isinstance(event, ClipRead) else (event.place, event.clip.start)
-        for event in events
-    ]
+    return [event[:2] if not isinstance(event, ClipRead) else (event.place, event.clip.start) for event in events]
 
 
 def test_every_video_tells_its_clips_in_order_whoever_is_faster(
@@ -116,6 +117,36 @@ def test_paths_are_taken_as_they_are_needed(short: Path):
 
 
 # Trouble
+
+
+class FailingDisk(FileIO):
+    """A file of which only so many blocks can be read."""
+
+    def __init__(self, path: Path, blocks: int) -> None:
+        super().__init__(path)
+        self.left = blocks
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(min(size, 1000))
+
+
+@pytest.mark.parametrize("blocks", [0, 3, 9])
+def test_failing_disks_are_not_taken_for_ends(long: Path, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cococli.video.videos.open_file", lambda path: FailingDisk(path, blocks))
+    with pytest.raises(VideoError, match="input/output error") as caught:
+        open_video(long)
+    assert is_transient(caught.value)
+
+
+def test_files_that_are_damaged_fail_for_good(long: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.mp4").write_bytes(long.read_bytes()[:5_000])
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    paths = [tmp_path / "cut.mp4", tmp_path / "picture.png", tmp_path / "none.mp4"]
+    failures = [event for event in read_videos(paths, WHOLE) if isinstance(event, VideoFailed)]
+    assert [failure.transient for failure in failures] == [False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Protect files from being overwritten: those that a command reads, and those that coca did not write.
+
+Coca recognizes a file that it wrote by path, size and modification time, so one that was edited since counts as the
+user's. A fingerprint of these is appended to `COCA_HOME/written` before a file takes its place; a run that is killed
+in between leaves at worst one fingerprint too many.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from . import settings
+from .errors import UsageError
+from .files import write_atomically
+
+_LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+
+
+def check_paths(written: Iterable[tuple[str, Path]], read: Iterable[Path]) -> None:
+    """Refuse to write to a file that is read, or to one file twice.
+
+    Links and hard links count as the file that they lead to.
+
+    Args:
+        written: Every file that may be written, with how the user named it, such as `-o out.csv`.
+        read: Every file that is read.
+
+    Raises:
+        UsageError: Two of them are the same file.
+    """
+    names: dict[object, str] = {}
+    for name, path in written:
+        if other := names.get(identity := _identity(path)):
+            raise UsageError(
+                f"{name} is given twice" if name == other else f"{other} and {name} are the same file",
+                "name another file",
+            )
+        names[identity] = name
+    for path in read:
+        if name := names.get(_identity(path), ""):
+            raise UsageError(f"{name} would overwrite {path}, which is read", "name another file")
+
+
+def check_log(path: Path) -> None:
+    """Refuse to append to a file that is not a log of coca.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    with suppress(OSError):  # whoever opens it reports why that fails
+        if (status := path.stat()).st_size and stat.S_ISREG(status.st_mode):
+            with path.open("rb") as file:
+                if not _LOG_LINE.match(file.read(64)):
+                    raise UsageError(f"{path} exists and is not a log of coca", "name another file with --log-file")
+
+
+def find_foreign(paths: Iterable[Path]) -> list[Path]:
+    """Return the files among these that hold something which coca did not write, or not as it is now."""
+    existing = [(path, status) for path in paths if (status := _content(path))]
+    if not existing:
+        return []
+    known: set[bytes] = set()
+    with suppress(OSError):
+        known.update(_registry().read_bytes().split())
+    return [path for path, status in existing if _fingerprint(path, status) not in known]
+
+
+def refuse_foreign(*paths: Path) -> None:
+    """Refuse to replace files that coca did not write.
+
+    Raises:
+        UsageError: One of them is there.
+    """
+    for path in find_foreign(paths):
+        raise UsageError(
+            f"{path} was not written by coca, or was changed since",
+            "--overwrite replaces it; or move it away, or name another output",
+        )
+
+
+@contextmanager
+def write_output(*destinations: Path) -> Iterator[list[BinaryIO]]:
+    """Write files for the user as `files.write_atomically` does, and remember that coca wrote them.
+
+    Raises:
+        OSError: A folder is missing or not writable, or the disk is full.
+    """
+    with write_atomically(*destinations) as files:
+        yield files
+        for file, destination in zip(files, destinations, strict=True):
+            file.flush()
+            os.fsync(file.fileno())  # on a network disk the modification time is known only then
+            _remember(_fingerprint(destination, os.fstat(file.fileno())))
+
+
+def _identity(path: Path) -> object:
+    """Return what is equal for two paths of one file: the inode, or the real path of a file that does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    except ValueError:  # not a path: it holds a NUL
+        return str(path)
+    return status.st_dev, status.st_ino
+
+
+def _content(path: Path) -> os.stat_result | None:
+    """Return the status of a regular file that is not empty."""
+    with suppress(OSError, ValueError):
+        if (status := path.stat()).st_size and stat.S_ISREG(status.st_mode):
+            return status
+    return None
+
+
+def _fingerprint(path: Path, status: os.stat_result) -> bytes:
+    text = f"{os.path.realpath(path)}\n{status.st_size}\n{status.st_mtime_ns}"
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32].encode()
+
+
+def _registry() -> Path:
+    """Return the file of fingerprints, one a line, that only grows: concurrent runs need no lock to append to it."""
+    return settings.home() / "written"
+
+
+def _remember(fingerprint: bytes) -> None:
+    with suppress(OSError):  # without it the next run asks for --overwrite
+        _registry().parent.mkdir(parents=True, exist_ok=True)
+        with _registry().open("ab", buffering=0) as file:
+            file.write(fingerprint + b"\n")
