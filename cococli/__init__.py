@@ -6,12 +6,15 @@ coca = cococli.load("shapes")
 print(coca.caption("clip.mp4").text)
 """
 
-from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from __future__ import annotations
 
 from .errors import CocaError, ModelError, UsageError, VideoError
 
+TYPE_CHECKING = False  # typing takes 10 ms to import, in which Ctrl-C would end `coca` with a traceback
 if TYPE_CHECKING:
+    from os import PathLike
+    from typing import Any, Literal
+
     from .captioning.coca import Coca
 
 __all__ = ["CocaError", "ModelError", "UsageError", "VideoError", "__version__", "load"]
@@ -30,7 +33,7 @@ def load(
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
     threads: int = 0,
     **search: Any,
-) -> "Coca":
+) -> Coca:
     """Load a model that captions and embeds videos and pictures.
 
     Args:

@@ -1,13 +1,16 @@
 """The only printer: progress and notes on stderr, results on stdout."""
 
 import contextlib
+import io
 import os
+import select
 import sys
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import CocaError, UsageError
 from .settings import debugging
@@ -18,6 +21,9 @@ if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints not
     from rich.progress import Progress, ProgressColumn, TaskID
 
 LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
+LEAST_TEXT = 16  # cells of a terminal that a text needs to stand beside its name
+NARROW = 60  # cells of a terminal below which a table that does not fit is printed cell by cell
+_OVERRIDES = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # classes of bidirectional text
 
 
 class Advance(Protocol):
@@ -27,8 +33,8 @@ class Advance(Protocol):
 
 
 _bar_on_screen: "Progress | Live | None" = None
-_log: TextIO | None = None
-_unlogged: deque[str] = deque(maxlen=1000)  # what was told before there was a log
+_log: io.FileIO | None = None
+_unlogged: deque[bytes] = deque(maxlen=1000)  # lines from before there was a log
 _as_json = False
 _quiet = False
 
@@ -39,15 +45,52 @@ def guard_streams() -> None:
     C++ libraries print to both: decord its complaints, MindSpore a trace when Ctrl-C meets its compiler. That is
     shown when debugging, on stderr.
     """
-    for stream in (1, 2):
+    for stream in (0, 1, 2):
         _open_if_closed(stream)
     results, notes = os.dup(1), os.dup(2)
     if not debugging():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)
     # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
-    sys.stdout = os.fdopen(results, "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")
-    sys.stderr = os.fdopen(notes, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    written = io.BufferedWriter(_Results(results, "w"))
+    sys.stdout = io.TextIOWrapper(written, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
+    # Unbuffered, as a signal handler may write while a line is being written.
+    sys.stderr = io.TextIOWrapper(_Notes(notes, "w"), "utf-8", "backslashreplace", write_through=True)
+
+
+class _Results(io.FileIO):
+    """stdout. Where it cannot be written, that is one clear error, and Python does not try again at exit.
+
+    Raises:
+        BrokenPipeError: Nobody reads on.
+        CocaError: The disk is full.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            while (count := super().write(data)) is None:  # the pipe is full, and another process set O_NONBLOCK
+                select.select([], [self], [])
+            return count
+        except OSError as problem:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if isinstance(problem, BrokenPipeError):
+                raise
+            raise CocaError(f"cannot write to stdout: {problem.strerror}", "what was written so far is kept") from None
+
+
+class _Notes(io.FileIO):
+    """stderr. Where it cannot be written, the log says so and the work goes on."""
+
+    _failed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            super().write(data)
+        except OSError as problem:
+            if not self._failed:
+                self._failed = True
+                _to_log(f"warning: cannot write to stderr: {problem.strerror}")
+        return len(data)
 
 
 def stdout_is_terminal() -> bool:
@@ -63,14 +106,7 @@ def result(line: str) -> None:
         CocaError: it cannot be written, as when the disk is full.
     """
     with _bar_hidden():
-        try:
-            print(line, flush=True)
-        except OSError as problem:
-            # Else Python tries again to write what is left when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(problem, BrokenPipeError):
-                raise
-            raise CocaError(f"cannot write to stdout: {problem.strerror}", "what was written so far is kept") from None
+        print(line, flush=True)
 
 
 def paths0(paths: Iterable[str]) -> None:
@@ -86,27 +122,32 @@ def paths0(paths: Iterable[str]) -> None:
 
 
 def row(name: str, text: str, width: int) -> None:
-    """Print a name and a text side by side for a person, the text wrapped in its own column.
+    """Print a name and a text side by side for a person, or the text below where the terminal is narrow.
 
     Args:
         name: Printed whole: one longer than the column has a line to itself.
-        text: What belongs to the name.
+        text: What belongs to the name, wrapped between words.
         width: Cells of the first column.
+
+    Raises:
+        BrokenPipeError: nobody reads on.
+        CocaError: it cannot be written.
     """
-    from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
 
-    screen = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    screen = _result_screen()
+    name, text = printable(name), printable(text)
+    beside = screen.width - width - 2 >= LEAST_TEXT
+    alone = not beside or cells(name) > width
     table = Table.grid(padding=(0, 2))
     table.add_column(width=width, style="cyan", no_wrap=True)
     table.add_column()
-    name = printable(name)
-    long = cells(name) > width
-    table.add_row("" if long else name, printable(text))
+    table.add_row("" if alone else name, text)
     with _bar_hidden():
-        if long:
+        if alone:
             screen.print(name, style="cyan", soft_wrap=True)
-        screen.print(table)
+        screen.print(table if beside else Padding(text, (0, 0, 0, 2), expand=False))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -116,20 +157,41 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         BrokenPipeError: nobody reads on.
         CocaError: it cannot be written.
     """
-    from rich.console import Console
     from rich.table import Table
 
     width = None if stdout_is_terminal() else 10_000  # more than any row takes
-    screen = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    screen = _result_screen(width)
+    printed = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(cells, column)) + 2 for column in zip(columns, *printed, strict=True)]
+    if len(columns) > 2 and screen.width < min(sum(widths) - 2, NARROW):
+        _stacked(columns, printed)
+        return
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in columns:
         grid.add_column(name, overflow="fold")
-    for row in rows:
-        grid.add_row(*map(printable, row))
+    for texts in printed:
+        grid.add_row(*texts)
     with screen.capture() as lines:
         screen.print(grid)
     for line in lines.get().splitlines():
         result(line.rstrip())
+
+
+def _stacked(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print the cells of each row below each other, with a blank line between rows."""
+    width = max(map(cells, columns))
+    for number, texts in enumerate(rows):
+        if number:
+            result("")
+        for name, text in zip(columns, texts, strict=True):
+            if text:
+                row(name or "-", text, width)
+
+
+def _result_screen(width: int | None = None) -> "Console":
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
 def log_to(path: Path) -> None:
@@ -140,11 +202,13 @@ def log_to(path: Path) -> None:
     """
     global _log
     try:
-        _log = path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        if path.is_fifo() or path.is_socket() or path.is_block_device():  # opening or writing it may block forever
+            raise UsageError(f"cannot write {path}: not a regular file")
+        _log = path.open("ab", buffering=0)
     except OSError as problem:
         raise UsageError(f"cannot write {path}: {problem.strerror}") from None
-    _log.writelines(_unlogged)
-    _unlogged.clear()
+    while _log and _unlogged:
+        _write_log(_unlogged.popleft())
 
 
 def speak_json() -> None:
@@ -184,8 +248,15 @@ def cells(text: str) -> int:
 
 
 def printable(text: str) -> str:
-    """The text with control characters and undecodable bytes spelled out: a file name may steer a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Spell out control characters, bidirectional overrides and undecodable bytes: a file name may steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char.encode("unicode_escape").decode() if _steers(char) else char for char in text)
+
+
+def _steers(char: str) -> bool:
+    """Whether a character changes how others are shown, beyond what emoji and the scripts of the world need."""
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in _OVERRIDES
 
 
 @contextlib.contextmanager
@@ -487,11 +558,7 @@ def _open_if_closed(stream: int) -> None:
 def _say(kind: str, text: str, style: str = "") -> None:
     """Tell a person something, and the log."""
     line = text if kind == "note" else f"{kind}: {text}"
-    logged = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n"
-    if _log:
-        _log.write(logged)
-    else:
-        _unlogged.append(logged)
+    _to_log(line)
     if _quiet and kind == "note":
         return
     if _as_json:
@@ -499,6 +566,26 @@ def _say(kind: str, text: str, style: str = "") -> None:
         return
     with _bar_hidden():
         _screen().print(printable(line), style=style, soft_wrap=not _screen().is_terminal)
+
+
+def _to_log(line: str) -> None:
+    """Write a line to the log, or keep it until there is one."""
+    text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n".encode("utf-8", "backslashreplace")
+    if _log:
+        _write_log(text)
+    else:
+        _unlogged.append(text)
+
+
+def _write_log(text: bytes) -> None:
+    """Write to the log. Where that fails, a warning says so and the work goes on."""
+    global _log
+    assert _log
+    try:
+        _log.write(text)
+    except OSError as problem:
+        log, _log = _log, None
+        warning(f"cannot write {log.name}: {problem.strerror}; the log ends here")
 
 
 def _emit(event: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
+_FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
 
 
@@ -118,25 +119,26 @@ def _open_regular(path: str, flags: int) -> int:
 
 @contextmanager
 def unwinding_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM, which by default ends the process on the spot, run the clean-up first."""
+    """Let SIGTERM and SIGHUP, which by default end the process on the spot, run the clean-up first."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, leave)
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in _FATAL if main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Hold signals back for a few system calls, so that of several files either all or none are replaced."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_FATAL})
     try:
         yield
     finally:

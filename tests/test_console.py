@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from collections import deque
@@ -66,6 +67,23 @@ def test_durations_read_as_a_person_says_them(seconds: float, told: str) -> None
 
 def test_a_hostile_name_cannot_steer_the_terminal() -> None:
     assert console.printable("a\x1b[31m\n\udce9猫é") == "a\\x1b[31m\\n\\udce9猫é"
+    assert console.printable("\u202egnp.exe\u2066\x9b\u2028") == "\\u202egnp.exe\\u2066\\x9b\\u2028"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "👨\u200d👩\u200d👧.mp4",
+        "🏴\U000e0067\U000e0062\U000e007f.mp4",
+        "\U0001fae9 newer than this Python.png",
+        "می\u200cخواهم.mp4",
+        "Screenshot 3.04\u202fPM.png",
+        "東京\u3000旅行.mov",
+        "\u200eWhatsApp.mp4",
+    ],
+)
+def test_emoji_and_all_scripts_print_as_they_are(name: str) -> None:
+    assert console.printable(name) == name
 
 
 def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +97,38 @@ def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(monk
         "           mat",
         "long-name.mp4",
         "           a dog",
+    ]
+
+
+@pytest.mark.parametrize("cells", [12, 20, 27])
+def test_text_stands_below_its_name_on_narrow_terminals(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", str(cells))
+    console.row("my.mp4", "a red square on a pink background", 10)
+    name, *lines = screen.getvalue().splitlines()
+    assert name == "my.mp4"
+    assert " ".join(map(str.strip, lines)) == "a red square on a pink background"
+    assert all(line.startswith("  ") and len(line.rstrip()) <= cells for line in lines)
+
+
+def test_tables_are_stacked_on_narrow_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    columns = ("score", "file", "caption")
+    console.table(columns, [("0.3", "a.mp4", "a red square on a pink background"), ("0.2", "b.mp4", "")])
+    shown = re.sub(r"\x1b\[\d*m", "", screen.getvalue())
+    assert [line.rstrip() for line in shown.splitlines()] == [
+        "score    0.3",
+        "file     a.mp4",
+        "caption  a red square on a",
+        "         pink background",
+        "",
+        "score    0.2",
+        "file     b.mp4",
     ]
 
 
@@ -209,3 +259,18 @@ def test_a_log_has_all_that_is_told_even_where_a_person_wants_quiet(
 def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write .*: Is a directory"):
         console.log_to(tmp_path)
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(UsageError, match=r"cannot write .*: not a regular file"):
+        console.log_to(tmp_path / "log")
+
+
+def test_log_on_full_disk_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console, "_log", None)
+    console.log_to(Path("/dev/full"))
+    console.warning("first")
+    console.warning("second")
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: cannot write /dev/full: No space left on device; the log ends here",
+        "warning: first",
+        "warning: second",
+    ]

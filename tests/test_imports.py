@@ -28,7 +28,10 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor: search talks to an engine, an engine reads weights, a network is built from its config, a data set is of
 # videos.
-NEIGHBOURS = {("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "video")}
+NEIGHBOURS = {
+    *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "video")),
+    ("settings", "errors"),
+}
 
 NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}
 MADE_OF_MINDSPORE = {"model", "training"}

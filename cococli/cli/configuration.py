@@ -60,7 +60,10 @@ def toml(value: Any) -> str:
 
 
 def _read() -> dict[str, Any]:
-    file = config_file()
+    try:
+        file = config_file()
+    except UsageError:  # the user has no home folder, and so no file in it
+        return {}
     try:
         text = file.read_text(encoding="utf-8-sig")  # Windows' editor writes a mark in front
     except FileNotFoundError:

@@ -3,13 +3,14 @@
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from .. import __version__, console
 from ..errors import CocaError, UsageError
-from ..settings import debugging, home
+from ..settings import debugging, home, provide_home
 from . import interrupts
 from .bench import bench
 from .caption import caption
@@ -24,6 +25,7 @@ from .models import app as models
 from .search import search
 
 INTERRUPTED = 130
+HUNG_UP = 129
 
 app = typer.Typer(
     name="coca",
@@ -48,26 +50,37 @@ def run() -> None:
     """Run the command line and exit. Every error is one clear line and an exit code.
 
     0: all done; 1: some inputs failed, the rest is written; 2: wrong usage; 3: no such model, or a damaged one;
-    130: interrupted, what was done is kept.
+    129: the terminal was closed; 130: interrupted; what was done is kept.
     """
+    provide_home()
     _hush_mindspore()
-    interrupts.catch()
     console.guard_streams()
+    interrupts.catch()
     try:
-        code = app(prog_name="coca", standalone_mode=False)  # Ctrl-C comes back as 130
+        try:
+            code = app(prog_name="coca", standalone_mode=False)  # Ctrl-C comes back as 130
+            sys.stdout.flush()
+        finally:
+            interrupts.release()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of the results has left, as after `| head`
         code = 1
     except Exception as error:
+        if "_COCA_COMPLETE" in os.environ:  # a person is typing, and no error belongs into their command
+            sys.exit(1)
         code = INTERRUPTED if interrupts.came() else _report(error)
     if code == INTERRUPTED:
         console.error("interrupted", "what was done before is kept")
+        code = HUNG_UP if interrupts.hung_up() else INTERRUPTED
     sys.exit(code)
 
 
 def _hush_mindspore() -> None:
     """Set what MindSpore reads when it is imported: print errors only, and dump files into the cache folder."""
     os.environ.setdefault("GLOG_v", "3")
-    os.environ.setdefault("MS_OM_PATH", str(home() / "mindspore"))
+    with suppress(UsageError):  # there is no cache folder
+        os.environ.setdefault("MS_OM_PATH", str(home() / "mindspore"))
 
 
 def _report(error: Exception) -> int:

@@ -31,7 +31,7 @@ _Job = tuple[int, Path, ReadRequest]
 
 def main() -> None:
     """Read one video after another, and tell of each."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(ValueError, OSError):  # a lower limit holds already
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -1,5 +1,7 @@
 """What becomes of errors, and the exit codes."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +117,118 @@ def test_a_full_disk_under_stdout_is_one_clear_line() -> None:
         "hint: what was written so far is kept",
     ]
     assert run.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", ["--help", "caption --help", "models available", "config --all"])
+def test_results_on_a_full_disk_are_one_error(coca, arguments: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = coca(*arguments.split(), capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert run.stderr.splitlines()[0] == "error: cannot write to stdout: No space left on device"
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 2)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("models available", 0), ("caption --help", 0), ("capture", 2)])
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2> >(:)"])
+def test_lost_messages_change_no_exit_code(arguments: str, code: int, stderr: str) -> None:
+    command = f"{sys.executable} -m cococli {arguments} {stderr}"
+    run = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True)
+    assert run.returncode == code
+    assert bool(run.stdout) == (code == 0)
+
+
+def test_log_says_that_stderr_is_full(tmp_path: Path) -> None:
+    log = f"from pathlib import Path; main.console.log_to(Path({str(tmp_path / 'log')!r}))"
+    with Path("/dev/full").open("w") as full:
+        code = f"{log}; main.console.note('one'); main.console.note('two')"
+        body = f"from cococli.cli import main; main.app = lambda **s: exec({code!r}); main.run()"
+        assert subprocess.run([sys.executable, "-c", body], stderr=full).returncode == 0
+    lines = [line.split(" ", 2)[2] for line in (tmp_path / "log").read_text().splitlines()]
+    assert lines == ["one", "warning: cannot write to stderr: No space left on device", "two"]
+
+
+BY_NOBODY = ["unshare", "--user", "--map-user=12345"]  # a user without an entry in /etc/passwd
+
+
+@pytest.mark.skipif(
+    subprocess.run([*BY_NOBODY, "true"], capture_output=True).returncode != 0, reason="needs user namespaces"
+)
+def test_user_without_home_needs_only_coca_home(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        command = [*BY_NOBODY, sys.executable, "-m", "cococli", *arguments]
+        return subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+
+    assert run("models", "path", COCA_HOME="/cache").stdout == "/cache\n"
+    assert run("config", "--path", COCA_HOME="/cache").returncode == 0
+    for arguments in ("--version", "finetune --help", "--show-completion bash"):
+        assert (run(*arguments.split()).returncode, run(*arguments.split()).stderr) == (0, "")
+    refused = run("models")
+    assert refused.stderr.splitlines() == [
+        "error: you have no home folder",
+        "hint: set COCA_HOME to the full path of a folder",
+    ]
+    assert refused.returncode == 2
+    unknown = run("models", COCA_HOME="~nobody-of-this-name/cache")
+    assert unknown.stderr.splitlines()[0] == (
+        "error: the home folder in COCA_HOME=~nobody-of-this-name/cache is unknown"
+    )
+
+
+INTERRUPTING = """
+import os, signal, sys, types
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+from cococli.__main__ import run
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["cococli.cli", "typer", "cococli.cli.config", "cococli.captioning.outputs", "numpy", "rich.console"],
+)
+def test_interrupt_while_importing_prints_no_traceback(module: str, tmp_path: Path) -> None:
+    code = INTERRUPTING.replace("MODULE", repr(module))
+    command = [sys.executable, "-c", code, "caption", str(tmp_path / "missing.mp4")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 129)])
+def test_fatal_signals_unwind(number: int, code: int) -> None:
+    body = f"""
+    import signal
+    try:
+        signal.raise_signal({int(number)})
+    finally:
+        main.console.result("cleaned up")"""
+    run = run_with(body)
+    assert run.stdout == "cleaned up\n"
+    assert run.stderr.splitlines()[0] == "error: interrupted"
+    assert run.returncode == code
+
+
+def test_nohup_is_heeded() -> None:
+    body = "import signal; signal.raise_signal(signal.SIGHUP); main.console.result('done')"
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom cococli.cli import main\n"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}main.app = lambda **s: exec({body!r}, globals())\nmain.run()"],
+        capture_output=True,
+        text=True,
+    )
+    assert (run.stdout, run.returncode) == ("done\n", 0)
+
+
+def test_interrupt_in_a_destructor_is_quiet() -> None:
+    body = """
+    import signal
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+    Interrupted()"""
+    assert run_with(body).stderr == ""
