@@ -102,9 +102,7 @@ def read_errors(path: Path) -> Iterator[None]:
         UsageError: It cannot.
     """
     try:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise UsageError(f"{path} is not a regular file")
+        require_regular(path)
         yield
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
@@ -114,3 +112,15 @@ def read_errors(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} is not UTF-8 text") from None
     except ValueError as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a FIFO or a device, which may never end.
+
+    Raises:
+        UsageError: It is one.
+        OSError: There is no such file.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UsageError(f"{path} is not a regular file")

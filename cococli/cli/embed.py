@@ -152,7 +152,7 @@ def _write(outputs: "Outputs", folder: Path, works: Sequence[Work]) -> None:
     entries = index.entries(work.name for work in works)
     vectors = index.vectors[[entry.row for entry in entries]]
     for path in outputs.files:
-        write(path, entries, vectors)
+        write(path, entries, vectors, index.about)
     if outputs.stdout:
-        for line in json_lines(entries, vectors):
+        for line in json_lines(entries, vectors, index.about.model):
             console.result(line)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -82,6 +83,14 @@ def search(
             "the package usearch.",
         ),
     ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Where the videos are now, if they were moved: the folder itself or one above it.",
+        ),
+    ] = None,
     as_json: options.Json = False,
     paths0: Annotated[
         bool,
@@ -126,11 +135,18 @@ def search(
     with console.status("reading the index"):
         index = Index(Path(folder))
     if duplicates:
-        _show_duplicates(index, threshold, as_json)
+        _show_duplicates(index, threshold, root, as_json)
         return
     searcher = _searcher(index, model, choice, among, approximate)
+    left_out = False
 
     def show(found: "Sequence[Found]") -> None:
+        nonlocal left_out
+        found = [replace(one, entry=_located(one.entry, root)) for one in found]
+        missing = _warn_of_missing([one.entry.video for one in found], root)
+        if missing and (paths0 or cut):  # what is printed is run or opened
+            found = [one for one in found if one.entry.video not in missing]
+            left_out = True
         if paths0:
             console.paths0(dict.fromkeys(one.entry.video for one in found if one.entry.video))
         elif cut:
@@ -147,6 +163,24 @@ def search(
         _converse(searcher, limits, show)
     else:
         show(searcher.search(query, **limits))
+        if left_out:
+            raise typer.Exit(1)
+
+
+def _located(entry: "Entry", root: Path | None) -> "Entry":
+    from ..retrieval.paths import find_below
+
+    return replace(entry, video=find_below(entry.video, root)) if root and entry.video else entry
+
+
+def _warn_of_missing(videos: Iterable[str], root: Path | None) -> set[str]:
+    """Return which of these files are missing, after a warning."""
+    named = dict.fromkeys(filter(None, videos))
+    missing = [video for video in named if not os.path.lexists(video)]
+    if missing:
+        advice = f"they are not in {root} either" if root else "--root FOLDER says where they were moved"
+        console.warning(f"{len(missing)} of {len(named)} files are missing (first: {missing[0]}); {advice}")
+    return set(missing)
 
 
 def _searcher(index: "Index", model: str | None, choice: "Choice", among: Any, approximate: bool | None) -> "Searcher":
@@ -156,6 +190,9 @@ def _searcher(index: "Index", model: str | None, choice: "Choice", among: Any, a
 
     files = find_model(model or index.about.model)
     check_model(index.folder, index.about, About(files.name, files.identity))
+    if index.vectors.shape[1] != files.config.embed_dim:
+        what = f"holds vectors of {index.vectors.shape[1]} numbers, not {files.config.embed_dim}"
+        raise UsageError(f"{index.folder} {what}", "coca embed --overwrite makes the index anew")
     warn_of_vectors(files.name)
     if approximate is None and len(index.rows) > MANY:
         approximate = _usearch_is_here()
@@ -254,15 +291,19 @@ def _ask() -> str:
         os.dup2(2, 1)
 
 
-def _show_duplicates(index: "Index", threshold: float, as_json: bool) -> None:
+def _show_duplicates(index: "Index", threshold: float, root: Path | None, as_json: bool) -> None:
     from ..retrieval.duplicates import duplicates
 
     rows: dict[str, list[int]] = {}
+    entries: list[Entry] = []  # one of each video
     for entry in map(index.entry, index.rows[~index.is_text].tolist()):
+        if entry.video not in rows:
+            entries.append(entry)
         rows.setdefault(entry.video, []).append(entry.row)
-    names = list(rows)
-    with console.status(f"comparing {len(names)} videos"):
+    with console.status(f"comparing {len(entries)} videos"):
         groups = duplicates(index.vectors, list(rows.values()), threshold)
+    names = [_located(entry, root).video for entry in entries]
+    _warn_of_missing([names[i] for group in groups for i in group.members], root)
     if as_json:
         told = [{"score": round(group.score, 4), "videos": [names[i] for i in group.members]} for group in groups]
         console.result(json.dumps(told))

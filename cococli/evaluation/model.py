@@ -80,4 +80,4 @@ def joined(*reports: Report) -> Report:
 
 def vectors_of(index: Index, names: Sequence[str]) -> np.ndarray:
     """[K, D] float32, of works that have one entry each in an index."""
-    return np.asarray(index.vectors[[index.row_of[name] for name in names]], np.float32)
+    return np.asarray(index.vectors[index.rows_of(names)], np.float32)

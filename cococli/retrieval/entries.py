@@ -1,15 +1,17 @@
 """What a vector of an index stands for: a line of `entries.jsonl`."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ..journal import Failure, dump, failure_from_json, number, rounded, text_name
+from ..journal import Failure, dump, failure_from_json, rounded, text_name
+from ..parsing import validate
 
 
 @dataclass(frozen=True)
 class Entry:
     """A video, a segment of one, a picture, or a text."""
 
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
     row: int  # of `vectors.npy`
     video: str = ""  # path as it was found; empty for a text
     start: float = 0.0  # seconds into the video
@@ -41,22 +43,16 @@ class Entry:
         return dump({"row": self.row, **self.fields(), "status": "ok", **({"key": key} if key else {})})
 
 
-def from_json(fields: dict[str, Any]) -> Entry | Failure:
-    """What `to_json` wrote.
+def from_json(fields: dict[str, Any], where: str = "damaged entry") -> Entry | Failure:
+    """Read what `to_json` wrote.
 
     Raises:
-        KeyError, TypeError, ValueError: these are not its fields.
+        KeyError: A field is missing.
+        UsageError: A field has the wrong type, or is a number that is not finite.
     """
     if fields["status"] != "ok":
         return failure_from_json(fields)
     if "video" not in fields:
-        return Entry(int(fields["row"]), text=str(fields["text"]))
-    return Entry(
-        row=int(fields["row"]),
-        video=str(fields["video"]),
-        start=number(fields["start"]),
-        end=number(fields["end"]),
-        frames=tuple(map(number, fields["frames"])),
-        segments=int(fields.get("segments", 1)),
-        text=str(fields.get("caption", "")),
-    )
+        return validate({"row": fields["row"], "text": fields["text"]}, Entry, where)
+    line = {name: fields[name] for name in ("row", "video", "start", "end", "frames")}
+    return validate({**line, "segments": fields.get("segments", 1), "text": fields.get("caption", "")}, Entry, where)

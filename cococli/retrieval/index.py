@@ -1,31 +1,36 @@
 """An index: a folder of `vectors.npy`, `entries.jsonl` and `index.json`, which other programs read as they are.
 
+Paths in `entries.jsonl` are relative to the folder, or absolute where they only share the root with it.
+
 `entries.jsonl` is the journal, and each of its lines names a row of `vectors.npy`. A vector is written before its line
 is, so that no line is without one, whenever a run is killed. Rows that no line names are free, and written next.
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import UsageError
 from ..files import write_atomically
-from ..journal import Failure, Journal, Work, look, open_journal, told
-from ..video.sampling import Frames
+from ..journal import Failure, Journal, Work, look, open_journal, text_of, told
+from ..parsing import parse_json, read_json, require_regular, validate
+from ..video.sampling import Frames, Sampling
 from . import approximate
 from .entries import Entry, from_json
+from .paths import Paths
 from .vectors import VectorFile, are_unit, create, map_vectors
 
 ABOUT, ENTRIES, VECTORS = "index.json", "entries.jsonl", "vectors.npy"
-VERSION = 1
+VERSION = 2  # 1 kept paths as they were given to the run
 _ROW = re.compile(rb'\{"row": (\d{1,18}), "(video|text)": ')
 
 
@@ -37,7 +42,8 @@ class About:
     identity: str  # changes when the weights do
     frames: Frames = "middle"  # how videos were sampled last, and pooled
     num_frames: int = 8
-    pool: str = "joint"
+    pool: Literal["joint", "mean"] = "joint"
+    version: int = field(default=VERSION, repr=False)  # of the format; says nothing about the vectors
 
 
 class Index:
@@ -52,11 +58,14 @@ class Index:
         self.folder = folder
         self.about = read_about(folder)
         try:
+            for name in (ENTRIES, VECTORS):
+                require_regular(folder / name)
             self._state = _state_of(folder)
             self._lines = (folder / ENTRIES).read_bytes()  # first: a run that is under way writes vectors before
             self.vectors = map_vectors(folder / VECTORS)  # [N, D]
         except OSError as error:
             raise UsageError(f"{folder} is damaged: {error.filename}: {error.strerror}", _REMAKE) from None
+        self.paths = _paths(folder, self.about)
         named = _named_rows(folder / ENTRIES, self._lines)
         self.rows = named[:, 0]  # [K] int64, ascending: the rows that an entry names
         self._starts = named[:, 1]  # where its line begins
@@ -68,37 +77,54 @@ class Index:
         return _state_of(self.folder) != self._state
 
     def entry(self, row: int) -> Entry:
-        """What the vector of a row stands for."""
-        start = self._starts[np.searchsorted(self.rows, row)]
-        try:
-            entry = from_json(json.loads(self._lines[start : self._lines.index(b"\n", start)]))
-        except (KeyError, TypeError, ValueError):
-            entry = None
-        if not isinstance(entry, Entry):
-            raise UsageError(f"{self.folder} is damaged: the entry of row {row}", "--overwrite makes it anew")
-        return entry
+        """Return what the vector of a row stands for, its path as it is used in the working folder.
+
+        Raises:
+            UsageError: The entry is damaged.
+        """
+        entry = self._kept(row)
+        return replace(entry, video=self.paths.find(entry.video)) if entry.video else entry
 
     @cached_property
     def videos(self) -> np.ndarray:
         """[N] int64: for each row a number of its video, or text; -1 where no entry names it."""
         numbers: dict[str, int] = {}
         videos = np.full(len(self.vectors), -1, np.int64)
-        for entry in map(self.entry, self.rows.tolist()):
+        for entry in map(self._kept, self.rows.tolist()):
             videos[entry.row] = numbers.setdefault(entry.name, len(numbers))
         return videos
 
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """The row of each work by its name, the last one where it has several."""
-        return {entry.name: entry.row for entry in map(self.entry, self.rows.tolist())}
+    def rows_of(self, names: Iterable[str]) -> list[int]:
+        """Return the row of each work by its name, the last one where it has several."""
+        return [self._row_of[_kept_name(self.paths, name)] for name in names]
 
     def entries(self, names: Iterable[str]) -> list[Entry]:
         """The entries of these works, in this order, those of a video in the order of time."""
         found: dict[str, list[Entry]] = {name: [] for name in names}
-        for entry in map(self.entry, self.rows.tolist()):
-            if entry.name in found:
-                found[entry.name].append(entry)
+        name_of = {_kept_name(self.paths, name): name for name in found}
+        for entry in map(self._kept, self.rows.tolist()):
+            if name := name_of.get(entry.name):
+                found[name].append(replace(entry, video=name) if entry.video else entry)
         return [entry for own in found.values() for entry in sorted(own, key=lambda entry: entry.start)]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {entry.name: entry.row for entry in map(self._kept, self.rows.tolist())}
+
+    def _kept(self, row: int) -> Entry:
+        """Return the entry of a row with its path as it is kept."""
+        start = self._starts[np.searchsorted(self.rows, row)]
+        reason = "it is not an entry of coca"
+        try:
+            entry = from_json(parse_json(self._lines[start : self._lines.index(b"\n", start)]))
+            if isinstance(entry, Entry):
+                return entry
+        except UsageError as error:
+            reason = error.message
+        except (KeyError, TypeError, ValueError):
+            pass
+        number = self._lines.count(b"\n", 0, start) + 1
+        raise UsageError(f"line {number} of {self.folder / ENTRIES}: {reason}", _ANEW)
 
     def _verify(self) -> None:
         rows = self.rows
@@ -113,11 +139,13 @@ class Index:
 class IndexWriter:
     """An index under way. `open_index` makes one."""
 
-    def __init__(self, folder: Path, journal: Journal[Entry | Failure], vectors: VectorFile) -> None:
+    def __init__(
+        self, folder: Path, journal: Journal[Entry | Failure], vectors: VectorFile, paths: Paths, works: Sequence[Work]
+    ) -> None:
         self.folder = folder
-        self.reused = journal.reused  # the entries of each work of this run that need not be made again
-        self._journal, self._vectors, self._written_before = journal, vectors, vectors.count
-        named = {line.get("row") for line in journal.lines}  # some past the end, where a power cut took vectors
+        self.reused = _reused(paths, works, journal.reused)  # entries of each work that need not be made again
+        self._journal, self._vectors, self._paths, self._written_before = journal, vectors, paths, vectors.count
+        named = _used_rows(folder / ENTRIES, journal.lines)  # some past the end, where a power cut took vectors
         self._free = (row for row in count() if row not in named)
 
     def append(self, work: Work, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
@@ -137,7 +165,8 @@ class IndexWriter:
             self._vectors.write(rows, vectors)
         row = iter(rows)
         placed = [replace(entry, row=next(row)) if isinstance(entry, Entry) else entry for entry in entries]
-        self._journal.append(work, placed)
+        name = _kept_name(self._paths, work.name)
+        self._journal.append(Work(name, work.key), [_renamed(entry, name) for entry in placed])
 
 
 @contextmanager
@@ -171,7 +200,10 @@ def open_index(
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / ABOUT).exists():
             _write_about(folder, about)
-    with open_journal(folder / ENTRIES, works, _parser(path), overwrite, retry_failed) as journal:
+    if not overwrite:
+        about = replace(about, version=read_about(folder).version)
+    paths = _paths(folder, about)
+    with open_journal(folder / ENTRIES, _kept_works(paths, works), _parser(path), overwrite, retry_failed) as journal:
         with told(folder):
             if overwrite or not path.exists():
                 (folder / approximate.NAME).unlink(missing_ok=True)
@@ -182,7 +214,7 @@ def open_index(
             if vectors.dimension != dimension:
                 what = f"holds vectors of {vectors.dimension} numbers, not {dimension}"
                 raise UsageError(f"{path} {what}", "--overwrite makes the index anew")
-            yield IndexWriter(folder, journal, vectors)
+            yield IndexWriter(folder, journal, vectors, paths, works)
         finally:
             vectors.close()
 
@@ -193,7 +225,11 @@ def indexed(folder: Path, works: Sequence[Work], retry_failed: bool = False) -> 
     Raises:
         UsageError: it is no index.
     """
-    return look(folder / ENTRIES, works, _parser(folder / VECTORS), retry_failed)
+    if not (folder / ABOUT).exists():
+        return {}
+    paths = _paths(folder, read_about(folder))
+    parser = _parser(folder / VECTORS)
+    return _reused(paths, works, look(folder / ENTRIES, _kept_works(paths, works), parser, retry_failed))
 
 
 def index_files(folder: Path) -> list[Path]:
@@ -224,6 +260,8 @@ def _is_index(folder: Path) -> bool:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
     about = folder / ABOUT  # other programs have one, too
+    if about.exists():
+        require_regular(about)
     if about.exists() and ((folder / ENTRIES).exists() or b"coca_index" in about.read_bytes()):
         return True
     if any(not path.name.startswith(".coca-") for path in folder.iterdir()):
@@ -250,24 +288,77 @@ def read_about(folder: Path) -> About:
     Raises:
         UsageError: there is no index, or one of a later version.
     """
+    path = folder / ABOUT
+    if not path.exists():
+        raise UsageError(f"{folder} is no index", "coca embed PATHS -o FOLDER/ makes one")
     try:
-        facts = json.loads((folder / ABOUT).read_bytes())
-        version, known = facts["coca_index"], {field.name for field in fields(About)}
-        if version > VERSION:
-            raise UsageError(f"{folder} was written by a newer coca", "pip install --upgrade cococli")
-        return About(**{name: value for name, value in facts.items() if name in known})
-    except OSError:
-        raise UsageError(f"{folder} is no index", "coca embed PATHS -o FOLDER/ makes one") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise UsageError(f"{folder / ABOUT} is damaged", "--overwrite makes the index anew") from None
+        facts = read_json(path)
+    except UsageError as error:
+        raise UsageError(error.message, _ANEW) from None
+    version = facts.get("coca_index") if isinstance(facts, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UsageError(f"{path} is damaged: 'coca_index' is not a version", _ANEW)
+    if version > VERSION:
+        raise UsageError(f"{folder} was written by a newer coca", "pip install --upgrade cococli")
+    about = validate({**facts, "version": version}, About, str(path), _ANEW)
+    if "\0" in about.model:
+        raise UsageError(f"{path}: 'model': it cannot be a name", _ANEW)
+    try:
+        Sampling(about.frames, about.num_frames)
+    except UsageError:
+        raise UsageError(f"{path}: 'num_frames': it is {about.num_frames}", _ANEW) from None
+    return about
 
 
+_ANEW = "--overwrite makes the index anew"
 _REMAKE = "coca embed with the same paths mends it; --overwrite makes it anew"
 
 
 def _write_about(folder: Path, about: About) -> None:
+    facts = asdict(about)
     with write_atomically(folder / ABOUT) as (file,):
-        file.write(json.dumps({"coca_index": VERSION, **asdict(about)}, indent=1).encode())
+        file.write(json.dumps({"coca_index": facts.pop("version"), **facts}, indent=1).encode())
+
+
+def _paths(folder: Path, about: About) -> Paths:
+    return Paths(os.path.realpath(folder), relative=about.version > 1)
+
+
+def _kept_name(paths: Paths, name: str) -> str:
+    """Return the name of a work as entries have it."""
+    return paths.keep(name) if text_of(name) is None else name
+
+
+def _kept_works(paths: Paths, works: Sequence[Work]) -> list[Work]:
+    return [Work(_kept_name(paths, work.name), work.key) for work in works]
+
+
+def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
+    return replace(record, video=name) if record.video else record
+
+
+def _reused(
+    paths: Paths, works: Sequence[Work], kept: Mapping[str, list[Entry | Failure]]
+) -> dict[str, list[Entry | Failure]]:
+    """Return the entries that a journal keeps under the names of the works."""
+    named = ((work.name, kept.get(_kept_name(paths, work.name))) for work in works)
+    return {name: [_renamed(entry, name) for entry in entries] for name, entries in named if entries}
+
+
+def _used_rows(path: Path, lines: list[dict[str, Any]]) -> set[int]:
+    """Return the rows that lines name.
+
+    Raises:
+        UsageError: An entry names none.
+    """
+    rows = set()
+    for number, line in enumerate(lines, start=1):
+        row = line.get("row")
+        if isinstance(row, int) and row >= 0:
+            rows.add(row)
+        elif line["status"] == "ok":
+            raise UsageError(f"line {number} of {path}: 'row' is missing or not a number", _ANEW)
+    return rows
 
 
 def _parser(path: Path) -> Callable[[dict[str, Any]], Entry | Failure]:

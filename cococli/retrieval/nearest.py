@@ -30,11 +30,12 @@ def combined(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Raises:
         UsageError: nothing is left of the sum.
     """
-    total = np.asarray(weights, np.float32) @ vectors
+    scale = np.abs(weights).max()  # a weight may be of any size
+    total = np.asarray(weights / scale if scale else weights, np.float64) @ vectors
     length = np.linalg.norm(total)
     if length < 1e-5:
         raise UsageError("these queries cancel each other out", "give them other weights")
-    return total / length
+    return (total / length).astype(np.float32)
 
 
 def scores(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:

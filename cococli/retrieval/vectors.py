@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..files import write_atomically
 
 BLOCK = 1 << 22  # numbers that are looked at at once
+_MOST = 1 << 20  # numbers of a vector
 CLOSE = 1e-3  # how far from 1 a vector's length may be; float16 rounds it by 5e-4 at most
 
 
@@ -114,7 +115,7 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
         except Exception:  # of any kind, as Python's own parser throws them at junk
             raise UsageError(f"{path} is damaged: no header", "--overwrite makes the index anew") from None
         offset = file.tell()
-    if len(shape) != 2 or fortran or dtype not in (np.float32, np.float16) or shape[1] < 1:
+    if len(shape) != 2 or fortran or dtype not in (np.float32, np.float16) or not 1 <= shape[1] <= _MOST:
         raise UsageError(f"{path} holds no vectors of coca: {dtype} {shape}", "--overwrite makes the index anew")
     if offset != len(_header(shape[0], shape[1], dtype)):
         raise UsageError(f"{path} was written by another program", "--overwrite makes the index anew")

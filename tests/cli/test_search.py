@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_a_table_json_paths_and_cuts_tell_the_same(coca, made: Path, tmp_path: P
         time = {0.0: "0:00.0-0:02.0", 2.0: "0:02.0-0:04.0"}[found["start"]]
         assert row == f"{found['score']:.3f}  {found['video']}  {time}  {found['caption']}"
 
-    cuts = coca("search", *query, "--cut").stdout.splitlines()
+    cuts = coca("search", *query, "--cut", cwd=tmp_path).stdout.splitlines()
     assert [cut.split()[-1] for cut in cuts] == [
         f"./moves_{found['start']:.2f}-{found['end']:.2f}.mp4" for found in moments
     ]
@@ -78,6 +79,47 @@ def test_paths_go_to_other_programs_byte_for_byte(coca, tmp_path: Path) -> None:
     )
     assert run.stdout == os.fsencode(name) + b"\0"  # once, for two moments
     assert run.stderr == b""
+
+
+def test_indexes_are_used_from_anywhere_and_after_moves(coca, tmp_path: Path) -> None:
+    (tmp_path / "lib/videos").mkdir(parents=True)
+    shutil.copy(EXAMPLES / "moves.mp4", tmp_path / "lib/videos/a.mp4")
+    embed = ["embed", "--engine", "torch", "-m", "shapes", "-o"]
+    assert coca(*embed, "index/", "videos", cwd=tmp_path / "lib").returncode == 0
+    again = coca(*embed, "lib/index/", "lib/videos/a.mp4", cwd=tmp_path)
+    assert again.stderr == "1 of 1 were embedded before; --overwrite makes them again\n"
+
+    search = ["search", YELLOW, "--engine", "torch", "--quiet"]
+    (tmp_path / "lib").rename(tmp_path / "moved")
+    for here, index, video in (("moved", "index", "videos/a.mp4"), ("home", "../moved/index", None)):
+        (tmp_path / here).mkdir(exist_ok=True)
+        run = coca(*search, index, "-0", cwd=tmp_path / here)
+        assert (run.stdout, run.returncode) == (f"{video or tmp_path / 'moved/videos/a.mp4'}\0", 0)
+
+    (tmp_path / "moved/videos").rename(tmp_path / "clips")
+    for printed in ("-0", "--cut"):
+        gone = coca(*search, "moved/index", printed, cwd=tmp_path)
+        assert (gone.stdout, gone.returncode) == ("", 1)
+        advice = "--root FOLDER says where they were moved"
+        assert gone.stderr == f"warning: 1 of 1 files are missing (first: moved/videos/a.mp4); {advice}\n"
+    found = coca(*search, "moved/index", "--cut", "--root", "clips", cwd=tmp_path)
+    assert " -i ./clips/a.mp4 " in found.stdout
+    assert (found.stderr, found.returncode) == ("", 0)
+
+
+def test_entries_of_wrong_types_are_named(coca, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "index")
+    for name, wrong in (("index.json", {"model": ["x"]}), ("entries.jsonl", {"start": "soon"})):
+        path = tmp_path / "index" / name
+        before = path.read_text()
+        if name == "index.json":
+            path.write_text(json.dumps({**json.loads(before), **wrong}))
+        else:
+            path.write_text("".join(json.dumps({**json.loads(line), **wrong}) + "\n" for line in before.splitlines()))
+        run = coca("search", YELLOW, tmp_path / "index", "--engine", "torch")
+        path.write_text(before)
+        assert re.match(rf"error: (line \d+ of )?{path}: (damaged entry: )?'{next(iter(wrong))}': input ", run.stderr)
+        assert (run.stdout, run.returncode) == ("", 2)
 
 
 def test_texts_are_found_on_request_and_what_is_weak_is_not(coca, made: Path) -> None:

@@ -1,11 +1,13 @@
 """What a line of an index says, and that it is read back."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cococli.errors import UsageError
 from cococli.journal import Failure, Work, text_of
 from cococli.retrieval.entries import Entry, from_json
 
@@ -64,5 +66,24 @@ def test_a_text_is_never_taken_for_a_video_of_that_name() -> None:
     ],
 )
 def test_what_is_no_entry_is_told(fields: dict) -> None:
-    with pytest.raises((KeyError, TypeError, ValueError)):
+    with pytest.raises((KeyError, UsageError)):
+        from_json(fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("row", [1]),
+        ("row", math.inf),
+        ("start", None),
+        ("start", math.inf),
+        ("end", math.nan),
+        ("frames", [1, "x"]),
+        ("segments", {}),
+        ("caption", 7),
+    ],
+)
+def test_fields_of_wrong_types_are_named(name: str, value: object) -> None:
+    fields = {"row": 1, "video": "a.mp4", "start": 0, "end": 1, "frames": [0.5], "status": "ok", name: value}
+    with pytest.raises(UsageError, match="'(text|frames|frames.1|" + name + ")': input should be"):
         from_json(fields)
