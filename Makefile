@@ -5,11 +5,7 @@ COCA = $(VENV)/bin/coca
 .PHONY: demo test test-full lint completions bundled examples clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
-	@echo '$$ coca caption examples/'
-	@$(COCA) caption examples/ --quiet --model shapes
-	@echo
-	@echo '$$ coca caption examples/ --frames multi'
-	@$(COCA) caption examples/ --frames multi --quiet --model shapes
+	@$(COCA) demo
 
 test: $(VENV)/installed ## install everything and run the tests
 	$(VENV)/bin/python -m pytest

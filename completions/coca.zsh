@@ -1,9 +1,11 @@
-
 #compdef coca
 
-_coca_completion() {
-  eval $(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" _COCA_COMPLETE=complete_zsh coca)
+_coca() {
+  eval "$(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" _COCA_COMPLETE=complete_zsh coca)"
 }
 
-compdef _coca_completion coca
-
+if [[ ${zsh_eval_context[-1]} == loadautofunc ]]; then
+  _coca "$@"
+else
+  compdef _coca coca
+fi

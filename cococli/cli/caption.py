@@ -23,6 +23,7 @@ from .running import (
     tell_as_wanted,
     tell_failures,
     tell_pace,
+    warn_before_start,
     warn_of_vectors,
 )
 
@@ -37,6 +38,7 @@ TIMED = 2  # videos that --dry-run times
 
 
 def caption(
+    context: typer.Context,
     paths: options.Paths,
     output: options.Output = None,
     subtitles: options.Subtitles = "srt",
@@ -85,7 +87,7 @@ def caption(
 ) -> None:
     """Caption videos and pictures.
 
-    A run that was stopped, however that came about, goes on where it was when the same command is given again.
+    An interrupted run resumes where it stopped when the same command is given again.
     """
     from ..captioning.captioner import check_request
     from ..captioning.formats import check_template
@@ -123,7 +125,7 @@ def caption(
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     style = CueStyle(max_seconds=max_cue)
     check_template(template)
-    videos, missed = find_files(paths, include, exclude, since)
+    videos, problems = find_files(paths, include, exclude, since)
     check_outputs(output or (), videos)
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, prompt, rerank)
@@ -150,6 +152,7 @@ def caption(
     if plan.index:
         check_index(*plan.index[:2], None, overwrite)
     check_files(plan.written, [*videos, *list_files(paths)], files, log_file)
+    warn_before_start(context, problems)
     show = _shower(videos, plan.outputs, beside, verbose)
 
     def load() -> "Captioner":
@@ -162,7 +165,7 @@ def caption(
         failed = _run(run, settings, load, show)
     if interrupts.came():
         raise KeyboardInterrupt
-    if failed or missed:
+    if failed or problems:
         raise typer.Exit(1)
 
 

@@ -6,10 +6,50 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from typer import _completion_classes, _completion_shared
+from typer._click.shell_completion import ShellComplete
 
 SCRIPTS = {"bash": "coca.bash", "zsh": "coca.zsh", "fish": "coca.fish"}
+
+
+# Typer's script completes nothing at the first TAB when zsh loads it from its fpath: it only defines a function then.
+_ZSH = """#compdef %(prog_name)s
+
+_%(prog_name)s() {
+  eval "$(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" %(autocomplete_var)s=complete_zsh %(prog_name)s)"
+}
+
+if [[ ${zsh_eval_context[-1]} == loadautofunc ]]; then
+  _%(prog_name)s "$@"
+else
+  compdef _%(prog_name)s %(prog_name)s
+fi"""
+
+
+def improve_typer() -> None:
+    """Replace Typer's script for zsh, and complete `--flag=VALUE` in all shells."""
+    _completion_shared._completion_scripts["zsh"] = _ZSH
+    _completion_classes.ZshComplete.source_template = _ZSH
+    complete = ShellComplete.get_completions
+
+    def get_completions(self: ShellComplete, args: list[str], incomplete: str) -> list[Any]:
+        flag, equals, _ = incomplete.partition("=")  # one word, except in bash
+        found = complete(self, [arg for arg in args if arg != "="], incomplete)
+        if equals and flag.startswith("--"):
+            for item in found:
+                item.value = f"{flag}={item.value}"
+        return found
+
+    ShellComplete.get_completions = get_completions  # type: ignore[method-assign]
+
+
+def complete_from(*words: str) -> Callable[[str], list[str]]:
+    """Complete one of these words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from .running import (
     load_engine,
     tell_as_wanted,
     tell_failures,
+    warn_before_start,
     warn_of_vectors,
 )
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def embed(
+    context: typer.Context,
     paths: options.PathsOrNone = None,
     output: Annotated[
         list[str] | None,
@@ -82,8 +84,7 @@ def embed(
 ) -> None:
     """Turn videos, pictures and texts into vectors of CoCa's joint space.
 
-    A run that was stopped, however that came about, goes on where it was when the same command is given again; what
-    is new or changed is added.
+    An interrupted run resumes where it stopped when the same command is given again. New and changed files are added.
     """
     from ..checkpoints.store import find_model
     from ..engines.choice import resolve
@@ -103,7 +104,7 @@ def embed(
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     if not paths and not texts:
         raise UsageError("nothing is named to embed", "name videos, pictures or folders, or --texts FILE")
-    videos, missed = find_files(paths, include, exclude, since) if paths else ([], False)
+    videos, problems = find_files(paths, include, exclude, since) if paths else ([], [])
     lines = read_texts(texts) if texts else []
     files = find_model(model or default_model())
     outputs = parse_outputs(output or (), repr((files.identity, half)))
@@ -114,6 +115,7 @@ def embed(
     if not overwrite:
         refuse_foreign(*outputs.files)
     check_files(outputs.written, [*videos, *list_files(paths or ()), *(texts or ())], files, log_file)
+    warn_before_start(context, problems)
     warn_of_vectors(files.name)
     said = repr((files.identity, pool, sampling, spans, *as_asked(precision)))
     works = [Work(str(path), key_of(path, said)) for path in videos]
@@ -137,7 +139,7 @@ def embed(
             _write(outputs, index.folder, works)
     if interrupts.came():
         raise KeyboardInterrupt
-    if tell_failures(failure.error for failure in failed) or missed:
+    if tell_failures(failure.error for failure in failed) or problems:
         raise typer.Exit(1)
 
 

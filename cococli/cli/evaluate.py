@@ -16,6 +16,7 @@ from ..journal import Failure, Work, key_of, text_name
 from ..overwrite import refuse_foreign, write_output
 from ..settings import home
 from . import interrupts, options
+from .completion import complete_from
 from .defaults import default_model
 from .running import (
     caption_works,
@@ -23,6 +24,7 @@ from .running import (
     embed_works,
     load_captioner,
     load_engine,
+    warn_before_start,
     warn_of_vectors,
 )
 
@@ -40,6 +42,7 @@ WORST_COLUMN = 14  # cells of a terminal beside the worst examples
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +54,8 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "val", "test"], typer.Option(help="Which part of the data.", rich_help_panel=options.DATA)
+        Literal["train", "val", "test"],
+        typer.Option(metavar="train|val|test", help="Which part of the data.", rich_help_panel=options.DATA),
     ] = "val",
     karpathy: options.Karpathy = None,
     images: options.Images = None,
@@ -74,6 +78,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="openai|simple|FILE",
+            autocompletion=complete_from("openai", "simple"),
             help="Sentences that a class's name is put into: CLIP's 80, its best 7, or the lines of a file.",
             rich_help_panel=options.DATA,
         ),
@@ -99,7 +104,7 @@ def evaluate(
     ] = None,
     only: Annotated[
         Literal["captions", "retrieval"] | None,
-        typer.Option(show_default=False, help="Measure captions, or vectors, alone."),
+        typer.Option(metavar="captions|retrieval", show_default=False, help="Measure captions, or vectors, alone."),
     ] = None,
     worst: Annotated[int, typer.Option(metavar="N", min=0, help="Show the N worst examples of each kind.")] = 5,
     output: Annotated[
@@ -147,6 +152,7 @@ def evaluate(
     from ..video.segments import Segments
 
     console.be_quiet(quiet)
+    warn_before_start(context)
     if predictions or references:
         if not (predictions and references) or data or classes:
             raise UsageError("--predictions and --references go together, without --data and --classes")

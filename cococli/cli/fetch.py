@@ -9,11 +9,13 @@ import typer
 
 from .. import console
 from . import options
+from .command import warn_of_flags
 from .completion import complete_architecture, complete_fetchable
 from .models import waiting
 
 
 def fetch(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -65,6 +67,7 @@ def fetch(
     from ..checkpoints.manifest import humanized
 
     console.be_quiet(quiet)
+    warn_of_flags(context)
     request = read_request(model, name, source, load_config(config) if config else None)
     with console.transfer() as progress:
         fetched = fetch_model(

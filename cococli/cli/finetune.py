@@ -8,6 +8,7 @@ import typer
 from .. import console
 from ..errors import UsageError
 from . import interrupts, options
+from .command import typed, warn_of_flags
 from .completion import complete_architecture
 from .defaults import default_model
 from .running import tell_as_wanted
@@ -197,7 +198,7 @@ def finetune(
 ) -> None:
     """Train a model on pictures or videos with captions. Prints the name of the new one.
 
-    A run that was stopped, however that came about, goes on where it was when the same command is given again.
+    An interrupted run resumes where it stopped when the same command is given again.
     """
     from ..training.parallel import join
 
@@ -209,6 +210,7 @@ def finetune(
     if precision != "fp32" and on_cpu() and not typed(context, "precision"):
         console.note(f"{precision}, as config.toml wants it, is for captions; training on CPU computes in fp32")
         precision = "fp32"
+    warn_of_flags(context)
     _check(model, from_scratch, config, precision, freeze, lora, caption, contrastive)
     if rate == 0:
         raise UsageError("--rate 0 trains nothing")
@@ -294,12 +296,6 @@ def _check(
     if precision != "fp32" and on_cpu():
         why = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
         raise UsageError(f"--precision {precision} needs an Ascend: {why}")
-
-
-def typed(context: typer.Context, name: str) -> bool:
-    """Whether a parameter was given on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def on_cpu() -> bool:

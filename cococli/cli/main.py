@@ -14,9 +14,12 @@ from ..settings import debugging, home, provide_home
 from . import interrupts
 from .bench import bench
 from .caption import caption
+from .command import Command, Group
+from .completion import improve_typer
 from .config import config
 from .configuration import default_map
 from .convert import convert
+from .demo import demo
 from .embed import embed
 from .evaluate import evaluate
 from .fetch import fetch
@@ -29,21 +32,26 @@ HUNG_UP = 129
 
 app = typer.Typer(
     name="coca",
+    cls=Group,
     help="Caption, embed and search videos and pictures, with CoCa on MindSpore.",
-    epilog="Start with: coca fetch vit-l-14-coco, then: coca caption VIDEOS",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
 )
-app.command(no_args_is_help=True)(fetch)
-app.command(no_args_is_help=True)(caption)
-app.command(no_args_is_help=True)(embed)
-app.command(no_args_is_help=True)(search)
-app.command(no_args_is_help=True)(evaluate)
-app.command(no_args_is_help=True)(finetune)
+app.command()(demo)
+app.command()(fetch)
+app.command()(caption)
+app.command()(embed)
+app.command()(search)
+app.command()(evaluate)
+app.command()(finetune)
 app.command()(bench)
-app.command(no_args_is_help=True)(convert)
-app.add_typer(models, name="models")
+app.command()(convert)
+app.add_typer(models, name="models", cls=Group)
 app.command()(config)
+for group in (app, models):
+    for registered in group.registered_commands:
+        registered.cls, registered.no_args_is_help = Command, False
+improve_typer()
 
 
 def run() -> None:

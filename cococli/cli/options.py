@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .completion import complete_model
+from .completion import complete_from, complete_model
 
 OUTPUT = "Output"
 INPUT = "Input"
@@ -63,17 +63,19 @@ BatchSize = Annotated[
 Engine = Annotated[
     Literal["auto", "mindspore", "torch", "openvino"],
     typer.Option(
+        metavar="NAME",
         envvar="COCA_ENGINE",
-        help="What computes. auto takes torch where there is a graphics card, else openvino if it is installed, else "
-        "torch, too. coca bench times them.",
+        help="What computes: auto, mindspore, torch or openvino. auto takes torch on a graphics card, else openvino if "
+        "it is installed, else torch. coca bench times them.",
         rich_help_panel=MODEL,
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda|mps",
-        help="Where torch computes; cuda:1 is the second card.",
+        metavar="NAME",
+        autocompletion=complete_from("auto", "cpu", "cuda", "mps"),
+        help="Where torch computes: auto, cpu, cuda or mps; cuda:1 is the second card.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -81,8 +83,9 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16", "int8"],
     typer.Option(
         envvar="COCA_PRECISION",
-        help="What it computes in. auto takes 16 bits where the machine is quick at them, else 32. int8 (openvino) is "
-        "the fastest on a CPU, and a little less exact.",
+        metavar="BITS",
+        help="auto, fp32, bf16, fp16 or int8. auto takes 16 bits where the machine is fast at them, else 32. int8 "
+        "(openvino) is the fastest on a CPU and a little less exact.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -92,6 +95,7 @@ Threads = Annotated[
 Frames = Annotated[
     Literal["middle", "multi"],
     typer.Option(
+        metavar="middle|multi",
         help="Look at the frame in the middle of a video, or at several, spread over it.",
         rich_help_panel=FRAMES,
     ),
@@ -100,6 +104,7 @@ NumFrames = Annotated[int, typer.Option(metavar="N", help="How many frames multi
 Pool = Annotated[
     Literal["joint", "mean"],
     typer.Option(
+        metavar="joint|mean",
         help="How several frames become one: looked at together, or averaged frame by frame.",
         rich_help_panel=FRAMES,
     ),
@@ -108,7 +113,8 @@ SegmentsOption = Annotated[
     str,
     typer.Option(
         metavar="none|scene|SECONDS",
-        help="Caption a video as a whole, scene by scene, or piece by piece of so many seconds.",
+        autocompletion=complete_from("none", "scene"),
+        help="Take a video as a whole, scene by scene, or in pieces of this many seconds.",
         rich_help_panel=FRAMES,
     ),
 ]
@@ -138,7 +144,9 @@ Output = Annotated[
 ]
 Subtitles = Annotated[
     Literal["srt", "vtt"],
-    typer.Option(help="The format of subtitles in a folder or beside videos.", rich_help_panel=OUTPUT),
+    typer.Option(
+        metavar="srt|vtt", help="The format of subtitles in a folder or beside videos.", rich_help_panel=OUTPUT
+    ),
 ]
 Beside = Annotated[
     bool, typer.Option("--beside", metavar="", help="Write subtitles beside each video.", rich_help_panel=OUTPUT)
@@ -172,9 +180,11 @@ Template = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", metavar="", help="Make all anew, in place of what is there.", rich_help_panel=OUTPUT),
+    typer.Option("--overwrite", metavar="", help="Overwrite existing output.", rich_help_panel=OUTPUT),
 ]
-Replace = Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace a file though coca did not write it.")]
+Replace = Annotated[
+    bool, typer.Option("--overwrite", metavar="", help="Replace existing files that coca did not write.")
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", metavar="", help="Try again what failed before.", rich_help_panel=OUTPUT)
 ]
@@ -204,7 +214,9 @@ Since = Annotated[
 ]
 Timeout = Annotated[
     float,
-    typer.Option(metavar="SECONDS", min=0.1, help="Give a video up that takes longer to read.", rich_help_panel=INPUT),
+    typer.Option(
+        metavar="SECONDS", min=0.1, help="Skip videos that take longer than this to read.", rich_help_panel=INPUT
+    ),
 ]
 DryRun = Annotated[
     bool,
@@ -212,13 +224,15 @@ DryRun = Annotated[
         "--dry-run", metavar="", help="Show what would be done and about how long it would take, and write nothing."
     ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Tell of each caption that is written.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Print each caption as it is written.")]
 JsonProgress = Annotated[
-    bool, typer.Option("--json", metavar="", help="Tell progress, notes and errors as lines of JSON on stderr.")
+    bool, typer.Option("--json", metavar="", help="Print progress, notes and errors as lines of JSON on stderr.")
 ]
 LogFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", show_default=False, help="Add all that is told to this file, with the time of day."),
+    typer.Option(
+        metavar="FILE", show_default=False, help="Append notes, warnings and errors to this file, with the time."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]
 Quiet = Annotated[
@@ -235,8 +249,8 @@ Search = Annotated[
     Literal["beam", "legacy", "greedy", "top-k", "top-p"],
     typer.Option(
         metavar="METHOD",
-        help="beam finds the likeliest caption, greedy is quicker, top-k and top-p draw words at random, "
-        "legacy is the beam search of open_clip.",
+        help="beam finds the most likely caption, greedy is faster, top-k and top-p draw words at random, legacy is "
+        "the beam search of open_clip.",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from .. import console
 from ..captioning.records import Record
 from ..catalog import MODELS
@@ -16,6 +18,7 @@ from ..journal import Failure, Work
 from ..overwrite import check_log, check_paths
 from ..settings import config_file
 from . import interrupts
+from .command import warn_of_flags
 
 if TYPE_CHECKING:
     from ..captioning.captioner import Captioner
@@ -41,11 +44,11 @@ def tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
 
 def find_files(
     paths: Sequence[str], include: Sequence[str] | None, exclude: Sequence[str] | None, since: str | None
-) -> tuple[list[Path], bool]:
-    """Find the files that the arguments stand for, and warn of patterns without a match and of URLs.
+) -> tuple[list[Path], list[CocaError]]:
+    """Find the files that the arguments stand for.
 
     Returns:
-        The files, and whether there were warnings.
+        The files, and why arguments stand for none: patterns without a match and URLs.
 
     Raises:
         UsageError: There is no file.
@@ -56,9 +59,14 @@ def find_files(
     problems: list[CocaError] = []
     earliest = parse_since(since) if since else None
     files = discover(paths, include=include or (), exclude=exclude or (), since=earliest, warn=problems.append)
+    return files, problems
+
+
+def warn_before_start(context: typer.Context, problems: Sequence[CocaError] = ()) -> None:
+    """Warn of arguments that stand for no file, and of flags without effect."""
+    warn_of_flags(context)
     for problem in problems:
         console.warning(f"{problem.message}; {problem.hint}")
-    return files, bool(problems)
 
 
 def check_files(

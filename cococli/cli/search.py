@@ -14,7 +14,7 @@ import typer
 from .. import console
 from ..errors import CocaError, UsageError
 from . import interrupts, options
-from .running import load_engine, warn_of_vectors
+from .running import load_engine, warn_before_start, warn_of_vectors
 
 if TYPE_CHECKING:
     from ..engines.choice import Choice
@@ -27,6 +27,7 @@ PROMPT = "search> "
 
 
 def search(
+    context: typer.Context,
     query_and_index: Annotated[
         list[str],
         typer.Argument(
@@ -56,7 +57,11 @@ def search(
     ] = None,
     among: Annotated[
         Literal["videos", "texts"] | None,
-        typer.Option(show_default=False, help="What to find; by default videos and pictures, where there are any."),
+        typer.Option(
+            metavar="videos|texts",
+            show_default=False,
+            help="What to find; by default videos and pictures, where there are any.",
+        ),
     ] = None,
     interactive: Annotated[
         bool,
@@ -72,7 +77,7 @@ def search(
     ] = False,
     threshold: Annotated[
         float,
-        typer.Option(metavar="COSINE", min=-1, max=1, help="From when on --duplicates takes two videos for the same."),
+        typer.Option(metavar="COSINE", min=-1, max=1, help="How similar two videos are for --duplicates."),
     ] = 0.96,
     approximate: Annotated[
         bool | None,
@@ -132,6 +137,7 @@ def search(
     elif not wanted:
         raise UsageError("it takes a query and an index", f"coca search 'a dog jumps' {folder}")
     query = parse_query(wanted, exclude or ())
+    warn_before_start(context)
     with console.status("reading the index"):
         index = Index(Path(folder))
     if duplicates:

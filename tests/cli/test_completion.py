@@ -56,6 +56,10 @@ def test_bash_completes_commands_options_choices_and_models(shell_folder: Path) 
     add_run("better", 1)
     assert bash("caption --model r", shell_folder) == ["run:better"]
     assert "vit-l-14" in bash("convert a.bin --config vit", shell_folder)
+    assert bash("caption --model = sh", shell_folder) == ["shapes"]  # bash splits words at =
+    assert bash("embed --segments ''", shell_folder) == ["none", "scene"]
+    assert bash("caption --device c", shell_folder) == ["cpu", "cuda"]
+    assert bash("evaluate --templates s", shell_folder) == ["simple"]
 
 
 def test_bash_leaves_paths_to_itself(shell_folder: Path) -> None:
@@ -67,6 +71,7 @@ def test_fish_completes_choices_models_and_paths(shell_folder: Path) -> None:
     source = f"source {ROOT}/completions/coca.fish; complete -C"
     assert ask("fish", f"{source} 'coca caption --frames '", shell_folder) == ["middle", "multi"]
     assert ask("fish", f"{source} 'coca caption --model '", shell_folder) == ["shapes"]
+    assert ask("fish", f"{source} 'coca caption --model=sh'", shell_folder) == ["--model=shapes"]
     assert "video.mp4" in ask("fish", f"{source} 'coca caption vi'", shell_folder)
 
 
@@ -75,11 +80,32 @@ def test_fish_completes_choices_models_and_paths(shell_folder: Path) -> None:
     [
         ("caption --frames mi", "caption --frames middle"),
         ("caption --model s", "caption --model shapes"),
+        ("caption --model=sh", "caption --model=shapes"),
+        ("caption --device m", "caption --device mps"),
+        ("caption --segments s", "caption --segments scene"),
+        ("caption --segments=s", "caption --segments=scene"),
+        ("caption --num", "caption --num-frames"),
+        ("caption --model r", "caption --model run:"),
+        ("capt", "caption"),
         ("caption vi", "caption video.mp4"),
     ],
 )
-def test_zsh_completes_choices_models_and_paths(shell_folder: Path, typed: str, shown: str) -> None:
-    setup = f"PS1='ready '; autoload -U compinit; compinit -u -D; source {ROOT}/completions/coca.zsh"
+def test_zsh_completes_at_the_first_tab(shell_folder: Path, typed: str, shown: str) -> None:
+    complete_in_zsh(shell_folder, typed, shown, sourced=False)
+
+
+def test_zsh_completes_once_the_script_is_sourced(shell_folder: Path) -> None:
+    complete_in_zsh(shell_folder, "caption --model=sh", "caption --model=shapes", sourced=True)
+
+
+def complete_in_zsh(shell_folder: Path, typed: str, shown: str, sourced: bool) -> None:
+    add_run("better", 1)
+    script = ROOT / "completions/coca.zsh"
+    (shell_folder / "functions").mkdir()
+    shutil.copy(script, shell_folder / "functions/_coca")
+    setup = "PS1='ready '; autoload -U compinit; "
+    setup += "compinit -u -D" if sourced else "fpath=(~+/functions $fpath); compinit -u -D"
+    setup += f"; source {script}" if sourced else ""
     (shell_folder / ".zshrc").write_text(setup)
     # An interactive zsh on a terminal of its own: type, press TAB, and wait for what should appear.
     code = f"""
@@ -99,6 +125,19 @@ def test_zsh_completes_choices_models_and_paths(shell_folder: Path, typed: str, 
     print -r -- ${{(V)screen}}
     zpty -d z"""
     assert f"coca {shown}" in "".join(ask("zsh", code, shell_folder))
+
+
+def test_zsh_completes_at_every_tab(shell_folder: Path) -> None:
+    """The autoloaded function is replaced by the one that its file defines."""
+    functions = shell_folder / "functions"
+    functions.mkdir()
+    shutil.copy(ROOT / "completions/coca.zsh", functions / "_coca")
+    command = shell_folder / "bin/coca"
+    command.write_text('#!/bin/sh\necho asked >>"$PWD/asked"\n')
+    code = f"fpath=({functions} $fpath); autoload -Uz compinit; compinit -D -u; (( $+_comps[coca] )) && echo known"
+    code += "; words=(coca cap); CURRENT=2; $_comps[coca]; $_comps[coca]; $_comps[coca]"
+    assert ask("zsh", code, shell_folder) == ["known"]
+    assert (shell_folder / "asked").read_text().split() == ["asked"] * 3
 
 
 def test_installing_puts_the_script_where_the_shell_looks(coca, tmp_path: Path, monkeypatch) -> None:

@@ -1,0 +1,166 @@
+"""What all commands have in common: help with examples, and advice on flags and URLs."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+from .. import console
+
+EXAMPLES = {
+    "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
+    "coca demo": ("coca demo",),
+    "coca fetch": ("coca fetch vit-l-14-coco", "coca fetch ORG/REPO --name mine", "coca fetch vit-l-14 --from FILE"),
+    "coca caption": (
+        "coca caption videos/ -o captions.jsonl -o captions.csv",
+        "coca caption film.mkv --segments scene -o film.srt",
+        "coca caption 'trips/**/*.mov' --frames multi --num-frames 16",
+    ),
+    "coca embed": ("coca embed videos/ -o index/", "coca embed videos/ --segments scene -o index/"),
+    "coca search": (
+        'coca search "a dog jumps" index/',
+        'coca search photo.jpg "at night^0.5" index/ --not "a car" -k 3',
+        'coca search "a dog jumps" index/ --cut | bash',
+    ),
+    "coca evaluate": (
+        "coca evaluate --data coco/ --karpathy dataset_coco.json --split test",
+        "coca evaluate --predictions out.jsonl --references captions.json",
+    ),
+    "coca finetune": (
+        "coca finetune --data coco/ --model vit-b-32 --epochs 3",
+        "coca finetune --data clips/captions.csv --frames multi --lora 8",
+    ),
+    "coca bench": ("coca bench", "coca bench --engines torch,openvino --model vit-l-14"),
+    "coca convert": ("coca convert epoch_3.pt mine.ckpt", "coca convert NAME out.safetensors --to open_clip"),
+    "coca config": ("coca config", "coca config --all"),
+    "coca models": ("coca models", "coca models available", "coca models verify"),
+    "coca models available": ("coca models available",),
+    "coca models show": ("coca models show vit-l-14-coco",),
+    "coca models verify": ("coca models verify", "coca models verify vit-l-14-coco"),
+    "coca models rm": ("coca models rm vit-b-32 --yes",),
+    "coca models prune": ("coca models prune",),
+    "coca models path": ("coca models path vit-l-14-coco",),
+    "coca models export": ("coca models export vit-l-14-coco model.tar",),
+    "coca models import": ("coca models import model.tar",),
+}
+
+Given = Mapping[str, Any]  # values by the names of parameters
+
+
+def _searches(*methods: str) -> Callable[[Given], bool]:
+    return lambda given: given.get("search") in (None, *methods)
+
+
+def _writes(given: Given, *suffixes: str) -> bool:
+    return any(str(path).lower().endswith(suffixes) for path in given.get("output") or ())
+
+
+def _writes_folder(given: Given) -> bool:
+    return any(path.endswith("/") or Path(path).is_dir() for path in given.get("output") or ())
+
+
+def _no(name: str) -> Callable[[Given], bool]:
+    return lambda given: not given.get(name)
+
+
+_READING = ("include", "exclude", "since", "timeout", "segments", "frames")
+_MODEL = ("model", "engine", "device", "precision", "threads", "batch_size", "frames", "search", "only")
+
+# Flags, when they have no effect, and whether they have one.
+_EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
+    (("num_frames", "pool"), "without --frames multi", lambda given: given.get("frames") == "multi"),
+    (("merge",), "without --segments", lambda given: given.get("segments") != "none"),
+    (("top_k",), "without --search top-k", _searches("top-k")),
+    (("top_p",), "without --search top-p", _searches("top-p")),
+    (("temperature", "seed"), "without --search top-k or top-p", _searches("top-k", "top-p")),
+    (("beams", "length_penalty"), "without --search beam or legacy", _searches("beam", "legacy")),
+    (
+        ("subtitles",),
+        "without --beside or -o FOLDER/",
+        lambda given: given.get("beside") or _writes_folder(given),
+    ),
+    (
+        ("max_cue",),
+        "without subtitles: -o FILE.srt, -o FOLDER/ or --beside",
+        lambda given: given.get("beside") or _writes_folder(given) or _writes(given, ".srt", ".vtt"),
+    ),
+    (("template",), "without -o FILE.txt", lambda given: _writes(given, ".txt")),
+    (("retry_failed",), "with --overwrite", _no("overwrite")),
+    (("verbose",), "with --quiet", _no("quiet")),
+    (_READING, "without videos or pictures", lambda given: "paths" not in given or bool(given["paths"])),
+    (("threshold",), "without --duplicates", lambda given: bool(given.get("duplicates"))),
+    (("count", "min_score", "per_video", "among", "approximate"), "with --duplicates", _no("duplicates")),
+    (("karpathy", "images", "limit", "only"), "without --data", lambda given: bool(given.get("data"))),
+    (("templates",), "without --classes", lambda given: bool(given.get("classes"))),
+    (_MODEL, "with --predictions", _no("predictions")),
+    (("epochs",), "with --steps", _no("steps")),
+    (("keep_download",), "with --from", lambda given: "source" not in given or given["source"] is None),
+)
+
+
+def warn_of_flags(context: typer.Context) -> None:
+    """Warn of flags on the command line that have no effect, given the others."""
+    for names, when, effective in _EFFECTS:
+        for option in context.command.params:
+            if option.name in names and typed(context, option.name) and not effective(context.params):
+                console.warning(f"{max(option.opts, key=len)} has no effect {when}")
+
+
+def typed(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+class Command(TyperCommand):
+    """A command whose help ends with examples, and that refuses URLs where it takes files."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed_urls = [arg.partition("=")[2] if arg.startswith("--") else arg for arg in args if "://" in arg]
+        rest: list[str] = super().parse_args(ctx, args)
+        paths = {value for value in ctx.params.values() if isinstance(value, Path)}
+        for url in typed_urls if not ctx.resilient_parsing else ():
+            if Path(url) in paths:
+                from ..video.discover import refuse_url
+
+                refuse_url(url)
+        return rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        prepare_help(self, ctx)
+        super().format_help(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands whose help ends with examples."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        prepare_help(self, ctx)
+        super().format_help(ctx, formatter)
+
+
+def prepare_help(command: Any, ctx: Any) -> None:
+    """Reflow the text, leave out types that say nothing, and end with examples."""
+    from rich.markup import escape
+
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    command.epilog = escape("\n".join(("Examples:", *(f"  {line}" for line in EXAMPLES[ctx.command_path]))))
+    for param in command.get_params(ctx):
+        is_argument = isinstance(param, TyperArgument)
+        if is_argument or param.is_flag:
+            param.display_type_rich = lambda ctx: ""
+        if is_argument:
+            param._usage_display_name = lambda usage=_usage(param): usage
+        elif isinstance(param.show_default, str):  # Typer's own has doubled brackets
+            param._get_default_string = lambda text=param.show_default, **_: text
+
+
+def _usage(argument: TyperArgument) -> str:
+    """`PATHS...`, in brackets where it may be left out."""
+    repeated = argument.nargs != 1 and " " not in argument.display_name_raw
+    name = f"{argument.display_name_raw}..." if repeated else argument.display_name_raw
+    return name if argument.required else f"[{name}]"

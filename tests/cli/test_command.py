@@ -1,0 +1,136 @@
+"""Help pages, and what is said of flags without effect."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from cococli.cli.command import EXAMPLES, prepare_help, warn_of_flags
+from cococli.cli.main import app
+
+MOVES = Path(__file__).parents[2] / "examples/moves.mp4"
+COCA = get_command(app)
+
+
+def contexts(context: typer.Context) -> Iterator[typer.Context]:
+    """The context of a command and of those below it."""
+    yield context
+    for name, command in getattr(context.command, "commands", {}).items():
+        yield from contexts(typer.Context(command, parent=context, info_name=name))
+
+
+ALL = list(contexts(typer.Context(COCA, info_name="coca", help_option_names=["-h", "--help"])))
+
+
+def test_every_command_has_examples_of_its_own() -> None:
+    assert EXAMPLES.keys() == {context.command_path for context in ALL}
+    for path, lines in EXAMPLES.items():
+        assert all(f"{line} ".startswith(f"{path} ") for line in lines)
+
+
+@pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
+def test_examples_can_be_typed(context: typer.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in EXAMPLES[context.command_path]:
+        command, words = COCA, shlex.split(line.partition(" | ")[0])[1:]
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        command.make_context("coca", words)
+
+
+@pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
+def test_help_fits_80_columns_and_breaks_no_word(
+    context: typer.Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    context.command.format_help(context, None)
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 80
+    assert not any(kind in page for kind in ("<bool>", "<list", "<str>", "[default: ("))
+    assert page.rstrip().splitlines()[-1].strip() == EXAMPLES[context.command_path][-1]
+    prepare_help(context.command, context)
+    for param in context.command.get_params(context):
+        assert f"{param.display_type_rich(context)}" in page
+        for word in " ".join([*param.opts, *param.secondary_opts]).split():
+            assert param.param_type_name == "argument" or word in page
+
+
+def warnings(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What is said of the flags of a command line."""
+    name, *words = shlex.split(line)
+    with typer.Context(COCA, info_name="coca") as root:
+        warn_of_flags(COCA.commands[name].make_context(name, words, parent=root))
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "idle"),
+    [
+        ("caption a.mp4 --num-frames 3 --pool mean", ["--num-frames", "--pool"]),
+        ("caption a.mp4 --num-frames 3 --pool mean --frames multi", []),
+        ("caption a.mp4 --merge 0.9", ["--merge"]),
+        ("caption a.mp4 --merge 0.9 --segments 5", []),
+        ("caption a.mp4 --search top-p --top-k 5 --beams 2 --seed 1", ["--top-k", "--beams"]),
+        ("caption a.mp4 --search top-p --top-p 0.5 --temperature 2 --seed 1", []),
+        ("caption a.mp4 --top-p 0.5 --temperature 2 --seed 1", ["--top-p", "--temperature", "--seed"]),
+        ("caption a.mp4 --search greedy --beams 3 --length-penalty 2", ["--beams", "--length-penalty"]),
+        ("caption a.mp4 --search legacy --beams 3 --length-penalty 2", []),
+        ("caption a.mp4 --subtitles vtt --max-cue 3 --template x", ["--subtitles", "--max-cue", "--template"]),
+        ("caption a.mp4 --max-cue 3 --subtitles vtt -o a.srt", ["--subtitles"]),
+        ("caption a.mp4 --max-cue 3 --subtitles vtt --template x -o subs/ -o a.TXT", []),
+        ("caption a.mp4 --max-cue 3 --subtitles vtt --beside", []),
+        ("caption a.mp4 --quiet --verbose --overwrite --retry-failed", ["--retry-failed", "--verbose"]),
+        ("embed --texts a.txt -o i/ --since 7d --frames multi --pool mean", ["--since", "--frames"]),
+        ("embed a.mp4 -o i/ --since 7d --segments scene --retry-failed", []),
+        ("search dog index/ --threshold 0.9 -k 3 --min-score 0.1", ["--threshold"]),
+        ("search --duplicates index/ --threshold 0.9 -k 3 --per-video 2", ["-k", "--per-video"]),
+        ("evaluate --classes a/ --templates simple", []),
+        ("evaluate --data a/ --templates simple --beams 3 --only captions", ["--templates"]),
+        ("evaluate --predictions a.json --references b.json --engine torch --split test", ["--engine"]),
+        ("finetune --data a/ --steps 3 --epochs 2 --seed 3", ["--epochs"]),
+        ("fetch vit-l-14 --from a.bin --keep-download", ["--keep-download"]),
+        ("fetch vit-l-14 --keep-download", []),
+    ],
+)
+def test_flags_without_effect_are_warned_of(line: str, idle: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = warnings(line, capsys)
+    assert sorted(text.split()[1] for text in said) == sorted(idle)
+    assert all(" has no effect with" in text for text in said)
+
+
+def test_defaults_and_config_are_not_warned_of(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text("top_k = 5\nmerge = 0.9\n")
+    monkeypatch.setenv("COCA_CONFIG", str(tmp_path / "config.toml"))
+    run = coca("caption", MOVES, "--model", "shapes", "--engine", "torch", "-q")
+    assert (run.stderr, run.returncode) == ("", 0)
+
+
+def test_flags_without_effect_change_nothing_else(coca) -> None:
+    command = ["caption", MOVES, "--model", "shapes", "--engine", "torch", "--quiet"]
+    plain, idle = coca(*command), coca(*command, "--verbose", "--top-k", 5, "--num-frames", 2)
+    assert idle.stdout == plain.stdout
+    assert idle.stderr.splitlines() == [
+        "warning: --num-frames has no effect without --frames multi",
+        "warning: --top-k has no effect without --search top-k",
+        "warning: --verbose has no effect with --quiet",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--steps", "3"], ["--help"]], ids=str)
+def test_a_missing_option_is_two_lines(coca, arguments: list[str]) -> None:
+    run = coca("finetune", *arguments)
+    if arguments == ["--help"]:
+        assert "Examples:" in run.stdout
+    else:
+        assert run.stderr.splitlines() == ["error: Missing option '--data'.", "hint: coca finetune --help"]
+        assert (run.stdout, run.returncode) == ("", 2)
+
+
+def test_a_url_for_a_path_is_named_unchanged(coca) -> None:
+    for flag in (["--data", "https://example.com/coco"], ["--data=https://example.com/coco"]):
+        run = coca("finetune", *flag)
+        assert run.stderr.startswith("error: https://example.com/coco is a URL, not a file\n")
+        assert run.returncode == 2
