@@ -123,7 +123,7 @@ def caption(
     style = CueStyle(max_seconds=max_cue)
     check_template(template)
     earliest = parse_since(since) if since else None
-    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest)
+    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest, note=console.note)
     check_outputs(output or (), videos)
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, prompt, rerank)

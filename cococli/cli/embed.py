@@ -95,7 +95,11 @@ def embed(
     earliest = parse_since(since) if since else None
     if not paths and not texts:
         raise UsageError("nothing is named to embed", "name videos, pictures or folders, or --texts FILE")
-    videos = discover(paths, include=include or (), exclude=exclude or (), since=earliest) if paths else []
+    videos = (
+        discover(paths, include=include or (), exclude=exclude or (), since=earliest, note=console.note)
+        if paths
+        else []
+    )
     lines = read_texts(texts) if texts else []
     files = find_model(model or default_model())
     outputs = parse_outputs(output or (), repr((files.identity, half)))
