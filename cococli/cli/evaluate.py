@@ -314,7 +314,7 @@ def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
     from ..evaluation.model import measure_classes, vectors_of
     from ..evaluation.zeroshot import described, read_templates
 
-    sentences, classes = read_templates(templates), class_folders(folder)
+    sentences, classes = read_templates(templates), class_folders(folder, console.note)
     paths = [path for files in classes.values() for path in files]
     failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
     if failed:

@@ -58,7 +58,14 @@ def find_files(
 
     problems: list[CocaError] = []
     earliest = parse_since(since) if since else None
-    files = discover(paths, include=include or (), exclude=exclude or (), since=earliest, warn=problems.append)
+    files = discover(
+        paths,
+        include=include or (),
+        exclude=exclude or (),
+        since=earliest,
+        warn=problems.append,
+        note=console.note,
+    )
     return files, problems
 
 

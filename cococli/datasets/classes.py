@@ -1,5 +1,6 @@
 """Folders that are classes, with the pictures or videos of each."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UsageError
@@ -9,10 +10,13 @@ from ..video.discover import discover
 _NAMES = "classes.json"
 
 
-def class_folders(data: Path) -> dict[str, list[Path]]:
+def class_folders(data: Path, note: Callable[[str], None] = lambda text: None) -> dict[str, list[Path]]:
     """The files of each class: a class is a folder, `golden_retriever` the class "golden retriever".
 
     A `classes.json` in the folder, {"n02099601": "golden retriever"}, names those that it lists.
+
+    Args:
+        note: Called with what was skipped because it cannot be read.
 
     Raises:
         UsageError: there are no two classes, one is empty, or two have one name; or `classes.json` is damaged.
@@ -28,7 +32,7 @@ def class_folders(data: Path) -> dict[str, list[Path]]:
         name = names.get(folder.name, folder.name.replace("_", " "))
         if name in classes:
             raise UsageError(f"two folders in {data} are the class {name!r}: one is {folder.name}")
-        classes[name] = _files(folder)
+        classes[name] = _files(folder, note)
     return classes
 
 
@@ -44,8 +48,8 @@ def _names(path: Path, folders: list[Path]) -> dict[str, str]:
     return names
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, note: Callable[[str], None]) -> list[Path]:
     try:
-        return discover([str(folder)])
+        return discover([str(folder)], note=lambda text: note(f"{folder}: {text}"))
     except UsageError:
         raise UsageError(f"{folder} holds no picture and no video", "each folder is a class") from None

@@ -6,7 +6,7 @@ import shlex
 from itertools import chain, count
 from pathlib import Path
 
-from ..video.videos import first_frame_time
+from ..video.videos import timestamp_offset
 from .entries import Entry
 
 _ROUNDED = 0.0005  # seconds by which an entry's times may be off: they are kept in milliseconds
@@ -26,15 +26,18 @@ def cut_command(entry: Entry, taken: set[str] | None = None) -> str:
         VideoError: the video cannot be read any more.
     """
     path = Path(entry.video)
-    shift = first_frame_time(path) - _ROUNDED  # ffmpeg counts from the first packet, which may be one of sound
-    start, end = max(0.0, entry.start + shift), entry.end + shift
-    seek = max(0.0, start - _EARLY)
+    demuxer, offset = timestamp_offset(path)
+    start = max(0.0, entry.start - _ROUNDED) + offset
+    seek = start - _EARLY if entry.start > _EARLY else 0.0
     words = [
         *("ffmpeg", "-nostdin"),  # else it eats the commands after it when a shell reads them from a pipe
+        *("-protocol_whitelist", "file", "-f", demuxer),  # whatever the file holds by then, it opens no other
+        *("-seek_timestamp", "1"),  # versions of ffmpeg differ in where they think that a file begins
         *_seconds("-ss", seek),
         *("-i", _argument(path)),
         *_seconds("-ss", start - seek),
-        *_seconds("-t", end - start),
+        *_seconds("-t", entry.end - _ROUNDED + offset - start),
+        *("-fps_mode", "vfr"),  # keep the frames as they are; ffmpeg 5 repeats them up to the time base
         *("-enc_time_base:v", "1/90000"),  # rounded to a frame rate, as usual, the last frame may drop out
         *("-c:v", "libx264", "-crf", "18", "-c:a", "aac"),
         _argument(Path(_name(path, entry, set() if taken is None else taken))),

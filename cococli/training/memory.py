@@ -8,6 +8,7 @@ import numpy as np
 from ..video.clips import ReadRequest, view
 from ..video.discover import is_image
 from ..video.events import ClipRead, Event, VideoFailed, VideoRead
+from ..video.pictures import opened
 from ..video.pool import Job, read_videos
 from ..video.sampling import Sampling
 from ..video.segments import Segments
@@ -49,10 +50,8 @@ def replay(kept: Kept, jobs: Iterable[Job]) -> Generator[Event, None, None]:
 
 def _decoded_size(path: Path) -> int:
     """Bytes that a picture takes; too many if it moves, and 0 if it cannot be read."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             moves = getattr(picture, "is_animated", False)
             return LARGEST + 1 if moves else picture.width * picture.height * 3
     except Exception:  # PIL raises anything, and the reader says why

@@ -16,7 +16,7 @@ from .segments import Segments, spans
 
 @dataclass(frozen=True)
 class Clip:
-    """A span of a video, in seconds since its first frame, and the frames that stand for it."""
+    """A span of a video, in seconds on the clock of its file, and the frames that stand for it."""
 
     path: Path
     start: float

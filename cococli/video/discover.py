@@ -4,6 +4,7 @@ import glob
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -11,16 +12,25 @@ from typing import BinaryIO
 
 from ..errors import UsageError
 from .lists import read_list, read_stdin
+from .pictures import reads_heif
 from .wanted import Wanted, parse_glob
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".ivf", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov",
-    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+    ".264", ".265", ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".hevc",
+    ".ivf", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts",
+    ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m",
 })
 IMAGE_SUFFIXES = frozenset({
-    ".apng", ".avif", ".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 })
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_UNREAD_SUFFIXES = (  # media that cannot be read: camera raw, drawings, documents
+    ".3fr", ".ai", ".arw", ".braw", ".cr2", ".cr3", ".crw", ".djvu", ".dng", ".eps", ".erf", ".exr", ".jxl", ".kdc",
+    ".mrw", ".nef", ".nrw", ".orf", ".pdf", ".pef", ".psb", ".psd", ".r3d", ".raf", ".rw2", ".rwl", ".sr2", ".srf",
+    ".srw", ".svg", ".svgz", ".swf", ".tga", ".x3f", ".xcf",
+)
 # fmt: on
 
 _HINT = "name files, folders, or a pattern such as 'videos/**/*.mp4'"
@@ -50,6 +60,7 @@ def discover(
     since: float | None = None,
     stdin: BinaryIO | None = None,
     warn: Callable[[UsageError], object] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """The files that the arguments of a command stand for.
 
@@ -69,6 +80,7 @@ def discover(
         since: Only files modified then or later are taken, in seconds since the epoch.
         stdin: Read in place of the process's own.
         warn: Called for each pattern without a match and for URLs, while the rest is taken. By default they are raised.
+        note: Called with what was skipped in folders because it cannot be read, such as camera raw.
 
     Returns:
         Files in the order of the arguments, sorted within each, each file once under its first spelling.
@@ -81,8 +93,9 @@ def discover(
     folders: dict[str, str] = {}
     first_spelling: dict[tuple[str, str], str] = {}
     problems: list[UsageError] = []
+    skipped: set[str] = set()
     for argument in paths:
-        for name in _files_of(argument, wanted, stdin, problems):
+        for name in _files_of(argument, wanted, stdin, problems, skipped):
             first_spelling.setdefault(_place(name, folders), name)
     for problem in problems:
         if warn is None or not first_spelling:
@@ -91,7 +104,10 @@ def discover(
     if not first_spelling:
         named = ", ".join(map(repr, paths)) or "no path"
         limits = " within --include, --exclude and --since" if wanted != Wanted() else ""
-        raise UsageError(f"{named}: no video or picture found{limits}" if paths else "no file is named", _HINT)
+        hint = "; ".join(_describe(skipped)) or _HINT
+        raise UsageError(f"{named}: no video or picture found{limits}" if paths else "no file is named", hint)
+    for text in _describe(skipped):
+        note(text)
     return [Path(name) for name in first_spelling.values()]
 
 
@@ -114,6 +130,18 @@ def _url_error(urls: list[str]) -> UsageError:
     return UsageError(f"{urls[0]} {are}", f"download it first, for example: yt-dlp {shlex.quote(urls[0])}")
 
 
+def _describe(skipped: Iterable[str]) -> Iterator[str]:
+    """Say how many files of which suffixes were skipped, and what to do about it."""
+    counts = Counter(Path(path).suffix.lower() for path in skipped)
+    for advice, suffixes in (
+        ("pip install pillow-heif", _HEIF_SUFFIXES),
+        ("convert them to JPEG, PNG or MP4 first", _UNREAD_SUFFIXES),
+    ):
+        if found := [f"{counts[suffix]} {suffix}" for suffix in suffixes if counts[suffix]]:
+            plural = "s" * (sum(counts[suffix] for suffix in suffixes) > 1)
+            yield f"skipped {', '.join(found)} file{plural}: {advice}"
+
+
 def _place(path: str, folders: dict[str, str]) -> tuple[str, str]:
     """Where a file or folder really is: its folder, resolved once for all that are in it, and its name there."""
     folder, name = os.path.split(path)
@@ -131,7 +159,9 @@ def _resolved(path: str) -> str:
         return path
 
 
-def _files_of(argument: str, wanted: Wanted, stdin: BinaryIO | None, problems: list[UsageError]) -> Iterable[str]:
+def _files_of(
+    argument: str, wanted: Wanted, stdin: BinaryIO | None, problems: list[UsageError], skipped: set[str]
+) -> Iterable[str]:
     """The files that an argument stands for; appends why it stands for none."""
     if argument == "-":
         named = list(read_stdin(stdin))
@@ -140,14 +170,14 @@ def _files_of(argument: str, wanted: Wanted, stdin: BinaryIO | None, problems: l
     elif os.path.lexists(argument) or _is_url(argument) or not glob.has_magic(argument):
         named = [argument]
     else:
-        return _files_matched(argument, wanted, problems)
+        return _files_matched(argument, wanted, problems, skipped)
     if urls := list(filter(_is_url, named)):
         problems.append(_url_error(urls))
         named = [name for name in named if not _is_url(name)]
-    return (file for path in named for file in _files_under(path, len(Path(path).parent.parts), 0, wanted))
+    return (file for path in named for file in _files_under(path, len(Path(path).parent.parts), 0, wanted, skipped))
 
 
-def _files_matched(pattern: str, wanted: Wanted, problems: list[UsageError]) -> Iterable[str]:
+def _files_matched(pattern: str, wanted: Wanted, problems: list[UsageError], skipped: set[str]) -> Iterable[str]:
     parts = Path(pattern).parts
     start = len(list(takewhile(lambda part: not glob.has_magic(part), parts)))
     unnamed = _SYSTEM_FOLDERS - {part.lower() for part in parts}
@@ -155,11 +185,14 @@ def _files_matched(pattern: str, wanted: Wanted, problems: list[UsageError]) -> 
     matches = [match for match in found if unnamed.isdisjoint(part.lower() for part in Path(match).parts[start:])]
     if not matches and not _matches(pattern, lambda folder: False):
         problems.append(UsageError(f"{pattern!r} matches no file", _HINT))
-    return (file for match in matches for file in _files_under(match, start, start, wanted))
+    return (file for match in matches for file in _files_under(match, start, start, wanted, skipped))
 
 
-def _files_under(path: str, names: int, top: int, wanted: Wanted) -> list[str]:
-    """The file itself, or the videos and pictures below a folder, sorted; those that are wanted."""
+def _files_under(path: str, names: int, top: int, wanted: Wanted, skipped: set[str]) -> list[str]:
+    """The file itself, or the videos and pictures below a folder, sorted; those that are wanted.
+
+    Media that cannot be read are added to `skipped`.
+    """
     if not os.path.isdir(path):  # noqa: PTH112 - pathlib's may raise
         return [path] if wanted.takes(path, names, top) else []
     top = len(Path(path).parts)  # globs begin in the folder
@@ -167,8 +200,11 @@ def _files_under(path: str, names: int, top: int, wanted: Wanted) -> list[str]:
         return []
     unreadable: list[str] = []  # kept, so that reading them says why they are missing
     walk = _walk(path, lambda folder: wanted.skips(folder, names, top), unreadable)
-    media = (file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES) and _may_be_video(file))
-    return sorted([file for file in media if wanted.takes(file, names, top)] + unreadable)
+    media = (file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES + _UNREAD_SUFFIXES))
+    found = [file for file in media if wanted.takes(file, names, top) and _may_be_video(file)]
+    unread = _UNREAD_SUFFIXES if reads_heif() else _UNREAD_SUFFIXES + _HEIF_SUFFIXES
+    skipped.update(file for file in found if file.lower().endswith(unread))
+    return sorted([file for file in found if file not in skipped] + unreadable)
 
 
 def _may_be_video(file: str) -> bool:

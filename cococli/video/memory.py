@@ -60,10 +60,10 @@ def opened(source: Any) -> Iterator[Path | Reader]:
 def _frames(source: Any) -> np.ndarray:
     """[F, H, W, 3] uint8."""
     if hasattr(source, "getexif") and hasattr(source, "convert"):  # PIL
-        from .pictures import _rgb
+        from .pictures import rgb_pixels
 
         try:
-            return _rgb(source)[None]
+            return rgb_pixels(source)[None]
         except Exception as error:  # as for damaged files, see `pictures`
             raise VideoError(f"damaged picture: {reason(error)}") from None
     return _as_bytes(_channels_last(_array(source)))

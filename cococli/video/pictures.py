@@ -1,77 +1,235 @@
-"""Still and moving pictures, read by PIL."""
+"""Still and moving pictures, read by Pillow."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import VideoError
-from .reading import Frame, reason
+from .reading import MAX_FRAME_PIXELS, Frame, progressed, reason
+
+# Formats that Pillow may take a file for. Others start programs (EPS starts Ghostscript) or are rarely used.
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 1 << 28  # of a still picture; phones take pictures of 200 megapixels
 
 _MOVING_PICTURES = {"GIF", "PNG", "WEBP", "AVIF"}  # other formats of several pictures hold pages or thumbnails
+_MAX_MOVING_PIXELS = 1 << 33  # of all frames together: over an hour of a small GIF, minutes at 1080p
 _INSTANT = 0.1  # seconds; what browsers make of a picture that is to be shown for no time at all
+
+_HUGE = 1 << 26  # pixels; a larger picture is reduced while it is read, or its copies fill the memory
+_ENOUGH = 2160  # pixels of the short side that are left of it
+_STRIP = 1 << 24  # pixels that are converted at a time
+
+_MAX_TEXT = 64 << 20  # bytes of text in a PNG; Pillow by default refuses files with more than 1 MiB
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339  # tags of TIFF and Exif
+_UNSIGNED = (1,)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, still or moving, read by PIL."""
+    """A picture, still or moving, read by Pillow."""
 
     path: Path
     starts: np.ndarray
     end: float
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        from PIL import Image
+        if self.end == 0:
+            pixels = self._still()
+            yield from (Frame(0.0, pixels) for _ in indices)
+            return
+        with _picture_errors(), opened(self.path) as picture:
+            for index in _forward(picture, indices):
+                yield Frame(float(self.starts[index]), rgb_pixels(picture))
 
-        with _picture_errors(), Image.open(self.path) as picture:
-            for index in indices:
-                picture.seek(index)
-                yield Frame(float(self.starts[index]), _rgb(picture))
+    def _still(self) -> np.ndarray:
+        """The pixels [H, W, 3]. Of a damaged file, what can be decoded, if anything, as image viewers show it."""
+        try:
+            with _picture_errors(), opened(self.path, damaged=False) as picture:
+                return rgb_pixels(picture)
+        except VideoError as error:
+            with _picture_errors(), opened(self.path) as picture:
+                pixels = rgb_pixels(picture)
+            if (pixels == pixels[0, 0]).all():  # grey or black, which stands for what is missing
+                raise error from None
+            return pixels
 
 
 def open_picture(path: Path) -> Picture | None:
-    """The picture, or None where the content is not one, whatever its name says."""
-    from PIL import Image, UnidentifiedImageError
+    """Read the frame times of a picture; None if the content is not one, whatever the file's name."""
+    from PIL import UnidentifiedImageError
 
     with _picture_errors():
         try:
-            opened: Any = Image.open(path)
+            with opened(path) as picture:
+                _check_size(picture.width * picture.height, MAX_PIXELS)
+                count = getattr(picture, "n_frames", 1) if picture.format in _MOVING_PICTURES else 1
+                if count == 1:
+                    return Picture(path, np.zeros(1), 0.0)
+                _check_size(picture.width * picture.height, MAX_FRAME_PIXELS)
+                _check_size(picture.width * picture.height * count, _MAX_MOVING_PIXELS)
+                ends = np.cumsum(_durations(picture, count, path.stat().st_size))
         except UnidentifiedImageError:
             return None
-        with opened as picture:
-            if picture.format not in _MOVING_PICTURES or getattr(picture, "n_frames", 1) == 1:
-                return Picture(path, np.zeros(1), 0.0)
-            ends = np.cumsum([_shown_for(picture, index) for index in range(picture.n_frames)])
     return Picture(path, np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
 
 
-def _shown_for(picture: Any, index: int) -> float:
-    picture.seek(index)
-    picture.load()  # WebP tells a frame's duration only now
-    return picture.info.get("duration", 0) / 1000 or _INSTANT
+@contextmanager
+def opened(path: Path, damaged: bool = True) -> Iterator[Any]:
+    """Open a picture with Pillow, in one of FORMATS, with the limits of this module in place of Pillow's.
+
+    Args:
+        damaged: Whether to read damaged and truncated files as far as possible, as image viewers do.
+
+    Raises:
+        UnidentifiedImageError: it is in none of these formats.
+    """
+    from PIL import Image, ImageFile, PngImagePlugin
+
+    if reads_heif():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    with ExitStack() as stack:
+        for module, name, value in (
+            (Image, "MAX_IMAGE_PIXELS", None),  # checked here
+            (ImageFile, "LOAD_TRUNCATED_IMAGES", damaged),
+            (PngImagePlugin, "MAX_TEXT_CHUNK", _MAX_TEXT),
+            (PngImagePlugin, "MAX_TEXT_MEMORY", _MAX_TEXT),
+        ):
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+        yield stack.enter_context(Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]))
 
 
-def _rgb(picture: Any) -> np.ndarray:
-    """[H, W, 3] uint8, upright."""
-    from PIL import ImageOps
+def reads_heif() -> bool:
+    """Whether HEIC pictures can be read."""
+    return find_spec("pillow_heif") is not None
 
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I"):  # 16 bits of grey: PIL makes whatever is above 255 white
-        grey = (np.asarray(upright) // 256).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(upright.convert("RGB"))
+
+def _check_size(pixels: int, most: int) -> None:
+    if pixels > most:
+        raise VideoError(f"more than {most:,} pixels")
+
+
+def _durations(picture: Any, count: int, size: int) -> list[float]:
+    """Seconds that each frame is on screen, up to where the file is damaged or breaks off."""
+    seconds: list[float] = []
+    with suppress(OSError, EOFError, SyntaxError, ValueError):
+        for _ in _forward(picture, range(count)):
+            picture.load()  # WebP tells a frame's duration only now
+            seconds.append(picture.info.get("duration", 0) / 1000 or _INSTANT)
+            progressed(size // count)
+    if not seconds:
+        raise VideoError("damaged picture: no frame can be decoded")
+    return seconds
+
+
+def _forward(picture: Any, indices: Sequence[int]) -> Iterator[int]:
+    """Seek to each of the ascending indices."""
+    for index in indices:
+        picture.seek(index)
+        yield index
+
+
+def rgb_pixels(picture: Any) -> np.ndarray:
+    """[H, W, 3] uint8, upright, with white where the picture is transparent; huge pictures at a fraction of their size.
+
+    People see transparent pictures on white. open_clip drops the transparency instead, which uncovers colours that
+    nobody sees.
+    """
+    from PIL import Image, ImageOps
+
+    huge = picture.width * picture.height > _HUGE
+    if huge and picture.format in ("JPEG", "MPO"):  # decodes at a half, a quarter or an eighth of the size
+        shrink = max(min(picture.size) / _ENOUGH, 1)
+        picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
+    factor = max(min(picture.size) // _ENOUGH, 1) if huge else 1
+    picture.load()
+    levels = _levels(picture)
+    rows = factor * max(_STRIP // (factor * picture.width), 1)
+    strips = [_rgb(strip, levels).reduce(factor) for strip in _strips(picture, rows)]
+    whole = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
+    for number, strip in enumerate(strips):
+        whole.paste(strip, (0, number * (rows // factor)))
+    whole.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+    return np.asarray(ImageOps.exif_transpose(whole))
+
+
+def _strips(picture: Any, rows: int) -> Iterator[Any]:
+    for top in range(0, picture.height, rows):
+        yield picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """How numbers that are no bytes become grey: linearly, from `black` to `white`."""
+
+    dtype: Any
+    black: float
+    white: float
+
+
+def _levels(picture: Any) -> _Levels | None:
+    """The levels of a picture of 16-bit, 32-bit or floating-point numbers, which Pillow would clip to a byte.
+
+    16 bits are shown from 0 to their maximum, as image viewers do. Wider numbers have no range that viewers agree on:
+    floats in 0..1 are shown from 0 to 1, integers in 0..255 or 0..65535 likewise, and anything else is stretched from
+    its least to its greatest value.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return None
+    tags = getattr(picture, "tag_v2", {})
+    dtype: Any = np.asarray(picture.crop((0, 0, 1, 1))).dtype
+    if picture.mode == "I" and _BITS_PER_SAMPLE in tags and tags.get(_SAMPLE_FORMAT, _UNSIGNED) == _UNSIGNED:
+        dtype = np.uint32  # Pillow reads it as signed
+    if picture.mode.startswith("I;"):
+        black, white = 0.0, 2.0 ** max(tags.get(_BITS_PER_SAMPLE, (16,))) - 1
+    else:
+        black, white = _range(picture, dtype)
+    inverted = tags.get(_PHOTOMETRIC) == 0
+    return _Levels(dtype, white, black) if inverted else _Levels(dtype, black, white)
+
+
+def _range(picture: Any, dtype: Any) -> tuple[float, float]:
+    extremes = []
+    for strip in _strips(picture, max(_STRIP // picture.width, 1)):
+        values = np.asarray(strip).view(dtype)
+        values = values[np.isfinite(values)]
+        if values.size:
+            extremes += [float(values.min()), float(values.max())]
+    least, most = min(extremes, default=0.0), max(extremes, default=0.0)
+    for white in (1.0,) if picture.mode == "F" else (255.0, 65535.0):
+        if least >= 0 and most <= white:
+            return 0.0, white
+    return least, most
+
+
+def _rgb(strip: Any, levels: _Levels | None) -> Any:
+    from PIL import Image
+
+    if levels:
+        values = np.asarray(strip).view(levels.dtype).astype(np.float32)
+        grey = (np.nan_to_num(values) - levels.black) / ((levels.white - levels.black) or 1) * 255
+        # Rounded down: the upper byte of 16 bits.
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if not strip.has_transparency_data:
+        return strip.convert("RGB")
+    seen = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 
 
 @contextmanager
 def _picture_errors() -> Iterator[None]:
-    from PIL import Image
-
     try:
         yield
-    except Image.DecompressionBombError:
-        raise VideoError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
-    except Exception as error:  # on damaged files PIL raises anything: OSError, SyntaxError, struct.error, ...
+    except (VideoError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files Pillow raises anything: OSError, SyntaxError, struct.error, ...
         raise VideoError(f"damaged picture: {reason(error)}") from None

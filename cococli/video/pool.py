@@ -77,7 +77,7 @@ def read_each(
     Args:
         jobs: Paths, and what to make of each. Taken as they are needed, so there may be any number.
         processes: How many read.
-        timeout: Seconds after which a video of which nothing more is decoded is given up.
+        timeout: Seconds after which a video is given up that gives no clip or frame and takes in less than 16 KiB.
         ahead: Videos that are read before they are asked for, each to its first few clips.
         busy: Whether the caller has other things to do rather than to wait.
 

@@ -2,27 +2,55 @@
 
 import os
 import stat
+import tarfile
 from pathlib import Path
 
 from ..errors import VideoError
-from .discover import is_image
-from .pictures import open_picture
+from .pictures import open_picture, reads_heif
 from .reading import Reader, open_file, reason
 from .videos import open_video
 
+_MOTION_JPEG = (".mjpeg", ".mjpg")  # a row of JPEGs, of which Pillow would read the first
+
+_ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"PK\x07\x08": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2")  # of the file type box: a still picture
+
 
 def open_reader(path: Path) -> Reader:
-    """Read the frame times of a video or picture.
+    """Read the frame times of a video or picture. The content decides which it is, whatever the file's name.
 
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
     _require_content(path)
-    if is_image(path):
-        picture = open_picture(path)
-        if picture is not None:
-            return picture
+    with open_file(path) as file:
+        head = file.read(512)
+    if archive := _archive(head):
+        raise VideoError(f"a {archive} archive, not a video or picture: unpack it first")
+    if path.suffix.lower() not in _MOTION_JPEG and (picture := open_picture(path)):
+        return picture
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:  # FFmpeg would show one tile of it
+        raise VideoError(f"not a HEIC picture that can be read{'' if reads_heif() else ': pip install pillow-heif'}")
     return open_video(path)
+
+
+def _archive(head: bytes) -> str | None:
+    """The kind of archive that a file is, by its first 512 bytes. FFmpeg would find the pictures inside."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return next((kind for magic, kind in _ARCHIVES.items() if head.startswith(magic)), None)
+    return "tar"
 
 
 def _require_content(path: Path) -> None:

@@ -8,20 +8,26 @@ import numpy as np
 
 from ..errors import VideoError
 
+MAX_FRAME_PIXELS = 100_000_000  # of a video or animation: three times 8K; decoders hold several frames at once
+ENOUGH_BYTES = 16 << 10  # compressed bytes whose decoding counts as progress
+
 
 class Frame(NamedTuple):
     """A decoded frame."""
 
-    time: float  # seconds since the first frame of its video
+    time: float  # seconds, on the clock of its file
     pixels: np.ndarray  # [H, W, 3] uint8, RGB, upright
 
 
 class Reader(Protocol):
-    """A video or picture whose frames are timed and not decoded yet."""
+    """A video or picture whose frames are timed and not decoded yet.
+
+    Times are those that players show: 0 is where the file begins, be it with sound or with a picture.
+    """
 
     @property
     def starts(self) -> np.ndarray:
-        """[N] float64, when each frame comes on screen: seconds since the first, ascending."""
+        """[N] float64, when each frame comes on screen: seconds, ascending."""
 
     @property
     def end(self) -> float:
@@ -37,18 +43,21 @@ class Reader(Protocol):
         """
 
 
-_listeners: list[Callable[[], object]] = []
+_listeners: list[Callable[[int], object]] = []
 
 
-def report_progress(to: Callable[[], object]) -> None:
-    """Call a function for every packet and frame from now on: so a long video can be told from one that hangs."""
+def report_progress(to: Callable[[int], object]) -> None:
+    """Call a function with the bytes of each packet and frame from now on."""
     _listeners[:] = [to]
 
 
-def progressed() -> None:
-    """Say that a video got on by a packet or a frame."""
+def progressed(size: int = ENOUGH_BYTES) -> None:
+    """Report that so many compressed bytes were taken in; by default, that something was achieved.
+
+    Frames alone are no progress: a few bytes may stand for thousands of huge ones.
+    """
     for listener in _listeners:
-        listener()
+        listener(size)
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from ..errors import UsageError
 from .reading import Reader
 
 Kind = Literal["none", "scene", "seconds"]
-Span = tuple[float, float]  # seconds since the first frame: from, to
+Span = tuple[float, float]  # seconds on the clock of the file: from, to
 
 _LEAST = 0.1  # seconds of a piece
 

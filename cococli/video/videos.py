@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import VideoError, is_transient
 from .display import displayed, is_ordinary
-from .reading import Frame, open_file, progressed, reason
+from .reading import MAX_FRAME_PIXELS, Frame, open_file, progressed, reason
 
 # Their index leads to a keyframe by its presentation time. Others seek by decoding time, and not always exactly.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -23,6 +23,16 @@ _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 # MPEG program streams give few times; those between are guessed, wrongly after a seek. Decoded from the start.
 _GUESSED_AFTER_SEEK = {"mpeg"}
+
+# Containers that FFmpeg may take a file for. Others open further files or sockets (HLS, DASH, concat, SDP, RTSP), run
+# filter graphs (lavfi), or are picture formats that Pillow reads.
+DEMUXERS = (
+    *("amv", "apng", "asf", "av1", "avi", "bmp_pipe", "cavsvideo", "dirac", "dnxhd", "dv", "evc", "flv", "gif", "gxf"),
+    *("h261", "h263", "h264", "hevc", "ivf", "j2k_pipe", "jpeg_pipe", "live_flv", "m4v", "matroska", "mjpeg", "mov"),
+    *("mpeg", "mpegts", "mpegvideo", "mxf", "nsv", "nut", "obu", "ogg", "png_pipe", "psd_pipe", "rm", "tiff_pipe"),
+    *("vc1", "vc1test", "vvc", "webp_pipe", "wtv", "yuv4mpegpipe"),
+)
+_OPTIONS = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
 _LONGEST = 86_400  # seconds that one frame may be on screen
 
@@ -35,6 +45,7 @@ class Video:
     ticks: np.ndarray  # [N] int64, presentation times in units of `tick`, ascending
     end_tick: int
     tick: Fraction  # seconds
+    begin: float  # seconds from where the file begins to the first frame
     keys: list[tuple[int, int]]  # (presentation, seek) ticks of the frames to start decoding at; none: only counted
     plain: bool  # decord can be trusted with it
 
@@ -47,7 +58,7 @@ class Video:
         return float(self._seconds(np.int64(self.end_tick)))
 
     def _seconds(self, ticks: Any) -> Any:
-        return (ticks - self.ticks[0]) * self.tick.numerator / self.tick.denominator
+        return (ticks - self.ticks[0]) * self.tick.numerator / self.tick.denominator + self.begin
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         done = 0
@@ -178,7 +189,7 @@ def _packets(stream: Any) -> Iterator[Any]:
 
     try:
         for packet in stream.container.demux(stream):
-            progressed()
+            progressed(packet.size)
             if packet.size:
                 yield packet
     except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: at the end, where streams turned up on the way
@@ -194,7 +205,14 @@ def _av_stream(path: Path) -> Iterator[Any]:
 
     with open_file(path) as file:  # any name is a name here: bytes that are no text, colons, new lines
         try:
-            container = av.open(file, io_open=_refuse_other_files, metadata_errors="replace")  # titles in Latin-1
+            container = av.open(
+                file,
+                options=_OPTIONS,
+                io_open=_refuse_other_files,
+                metadata_errors="replace",  # titles in Latin-1
+            )
+        except av.ArgumentError:  # not in the list of formats
+            raise VideoError("not a video or picture in a supported format") from None
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(reason(error) if is_transient(error) else _why_not_a_video(path, error)) from None
         with container:
@@ -203,6 +221,8 @@ def _av_stream(path: Path) -> Iterator[Any]:
                 raise VideoError("no video stream")
             if stream.codec_context is None:
                 raise VideoError("unknown video codec")
+            if stream.width * stream.height > MAX_FRAME_PIXELS:
+                raise VideoError(f"frames of more than {MAX_FRAME_PIXELS:,} pixels")
             stream.codec_context.thread_count = 1  # videos are read side by side; threads decode ahead in vain
             yield stream
 
@@ -233,26 +253,51 @@ def open_video(path: Path) -> Video:
             if not index.untimed:
                 raise VideoError("no video frames")
             # A raw stream, such as .h264: frames are counted, and decoding starts at the first.
-            return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, [], False)
+            return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, 0.0, [], False)
         longest = round(_LONGEST / stream.time_base)
         ticks = _without_strays(np.sort(np.array(index.ticks, np.int64)), longest)
         end_tick = int(ticks[-1]) + min(index.last_duration or round(1 / rate / stream.time_base), longest)
+        if stream.container.format.name.endswith("_pipe") and len(ticks) == 1:  # a picture
+            end_tick = int(ticks[0])
+        begin = _begin(stream, int(ticks[0]))
         keys = sorted(index.keys)
         if stream.container.format.name in _GUESSED_AFTER_SEEK:
             keys = keys[:1]
-        return Video(path, ticks, end_tick, stream.time_base, keys, _is_plain(stream, index) and _looks_plain(stream))
+        plain = _is_plain(stream, index) and _looks_plain(stream)
+        return Video(path, ticks, end_tick, stream.time_base, begin, keys, plain)
 
 
-def first_frame_time(path: Path) -> float:
-    """When the first frame comes on screen, in seconds since the file begins, as FFmpeg's tools count time.
+def timestamp_offset(path: Path) -> tuple[str, float]:
+    """Return what FFmpeg's tools need to find a time in a video.
+
+    Returns:
+        The name of the container's demuxer, and the seconds to add to a time of the video to get the container's
+        timestamp.
 
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
     video = open_video(path)
     with _av_stream(path) as stream:
-        begin = (stream.container.start_time or 0) / 1_000_000
-    return float(video.ticks[0] * video.tick) - begin
+        name = stream.container.format.name.partition(",")[0]
+    return name, float(video.ticks[0] * video.tick) - video.begin
+
+
+def _begin(stream: Any, first_tick: int) -> float:
+    """Seconds from where a file begins, be it with sound, to its first frame.
+
+    Sound before 0 is not heard: it only fills the decoder.
+    """
+    from av.stream import Disposition
+
+    others = [other for other in (*stream.container.streams.audio, *stream.container.streams.video) if other != stream]
+    starts = [
+        other.start_time * other.time_base
+        for other in others
+        if other.start_time is not None and not other.disposition & Disposition.attached_pic
+    ]
+    begin = first_tick * stream.time_base - max(min(starts, default=first_tick * stream.time_base), 0)
+    return float(begin) if 0 < begin <= _LONGEST else 0.0  # damage makes up times of weeks
 
 
 def _without_strays(ticks: np.ndarray, longest: int) -> np.ndarray:

@@ -20,9 +20,9 @@ from ..errors import CocaError, is_transient
 from ..settings import debugging
 from .clips import ReadRequest, read_clips
 from .events import ClipRead, Event, VideoFailed, VideoRead
-from .reading import report_progress
+from .reading import ENOUGH_BYTES, report_progress
 
-MEMORY = 4 << 30  # bytes of address space: several times what 8K takes; a file that lies must not fill the machine
+MEMORY = 1_900_000_000  # bytes: several times what 8K takes; a file that lies must not fill the machine
 
 _BEAT = 0.1  # seconds between signs of life
 
@@ -34,7 +34,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(ValueError, OSError):  # a lower limit holds already
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     parent = Connection(int(sys.argv[1]))
     report_progress(_heartbeat(parent))
     jobs: SimpleQueue[_Job] = SimpleQueue()
@@ -70,15 +70,17 @@ def _read(place: int, path: Path, request: ReadRequest) -> Iterator[Event]:
         yield VideoFailed(place, f"unexpected: {type(error).__name__}: {error}", is_transient(error))
 
 
-def _heartbeat(parent: Connection) -> Callable[[], None]:
-    """Tells the parent, now and then, that a long video gets on."""
+def _heartbeat(parent: Connection) -> Callable[[int], None]:
+    """Return a function that tells the parent, now and then, that a long video makes progress."""
     last = time.monotonic()
+    taken = 0
 
-    def beat() -> None:
-        nonlocal last
-        if time.monotonic() - last >= _BEAT:
+    def beat(size: int) -> None:
+        nonlocal last, taken
+        taken += size
+        if taken >= ENOUGH_BYTES and time.monotonic() - last >= _BEAT:
             parent.send(None)
-            last = time.monotonic()
+            last, taken = time.monotonic(), 0
 
     return beat
 

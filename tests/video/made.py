@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 80, 48
 # Encoder settings of x264 and x265: one keyframe in 12, bidirectional frames, closed or open groups of pictures.
 CLOSED = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:open-gop=0"
 OPEN = CLOSED.replace("open-gop=0", "open-gop=1")
+X264 = {"options": {"x264-params": CLOSED}}
 
 
 # What a frame says of its colours, and how the matrices weigh red and blue.
@@ -145,11 +146,11 @@ def trim(source: Path, target: Path, first: int) -> Path:
     return target
 
 
-def with_sound(source: Path, target: Path) -> Path:
+def with_sound(source: Path, target: Path, codec: str = "aac") -> Path:
     """The same video with a tenth of a second of silence, from 0.0 on."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
-        add_sound(new)
+        add_sound(new, codec)
         for packet in old.demux(old.streams.video[0]):
             if packet.size:
                 packet.stream = stream

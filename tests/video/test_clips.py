@@ -12,7 +12,7 @@ from video.made import make_video, number_of, numbered
 from cococli.errors import VideoError
 from cococli.video.clips import Clip, ReadRequest, read_clip, read_clips
 from cococli.video.preprocess import MEAN, STD, random_crop
-from cococli.video.reading import Frame, report_progress
+from cococli.video.reading import ENOUGH_BYTES, Frame, report_progress
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
 from cococli.video.videos import Video
@@ -112,13 +112,16 @@ def test_all_clips_take_one_pass_and_each_comes_as_soon_as_it_is_decoded(video: 
     assert passes == [[6, 18, 31, 43]]
 
 
-def test_every_packet_and_frame_is_a_sign_of_life(video: Path):
-    signs: list[None] = []
-    report_progress(lambda: signs.append(None))
+def test_packets_report_their_bytes_and_frames_enough(video: Path):
+    sizes: list[int] = []
+    report_progress(sizes.append)
     clips = read_clips(video, ReadRequest(Sampling("multi", 8), Segments("none"), 40))
     next(clips)
-    report_progress(lambda: None)
-    assert len(signs) >= 50 + 8
+    report_progress(lambda size: None)
+    assert sizes.count(ENOUGH_BYTES) == 8
+    packets = [size for size in sizes if size != ENOUGH_BYTES]
+    assert len(packets) >= 50
+    assert 0 < sum(packets) < 2 * video.stat().st_size
 
 
 def test_all_frames_of_a_clip_are_cropped_alike(video: Path):

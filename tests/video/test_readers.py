@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from video.made import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim, with_sound
 
 from cococli.errors import VideoError
 from cococli.video.readers import open_reader
-from cococli.video.videos import Video, first_frame_time
+from cococli.video.videos import Video, timestamp_offset
 
 # Name of the file, how it is made, and whether decord is to read it.
 KINDS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -38,7 +39,6 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
     "h264.flv": ({}, False),
     "lossless.mkv": ({"codec": "ffv1", "pixel_format": "yuv444p"}, False),
     "av1.mp4": ({"codec": "libsvtav1", "options": {"preset": "10", "svtav1-params": "film-grain=0"}}, False),
-    "colours.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
     "raw.h264": ({"kind": "h264"}, False),
 }
 
@@ -121,6 +121,46 @@ def test_alpha_is_dropped(tmp_path: Path):
     frames = [numbered(number) for number in range(8)]
     video = opened(make_video(tmp_path / "a.mov", "png", frames, pixel_format="rgba"))
     assert numbers(video, [0, 5]) == [0, 5]
+
+
+# The clock
+
+
+def by_each_reader(video: Video) -> dict[str, Video]:
+    """The same video, for either reader."""
+    return {"decord": dataclasses.replace(video, plain=True), "pyav": dataclasses.replace(video, plain=False)}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts", "a.flv"])
+def test_time_begins_with_the_first_sound(tmp_path: Path, name: str):
+    silent = make_video(tmp_path / "silent.mp4", at=range(50, 110))
+    video = opened(with_sound(silent, tmp_path / name))
+    np.testing.assert_allclose(video.starts, 2 + np.arange(60) / 25, atol=0.15)  # sound of 8 kHz starts in steps
+    assert np.diff(video.starts) == pytest.approx(1 / 25, abs=0.0011)
+    assert video.end - video.starts[-1] == pytest.approx(1 / 25, abs=0.002)
+    for by_either in by_each_reader(video).values() if video.plain else [video]:
+        frames = list(by_either.frames([0, 30]))
+        assert [number_of(frame.pixels) for frame in frames] == [0, 30]
+        assert [frame.time for frame in frames] == video.starts[[0, 30]].tolist()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv", "a.h264"])
+def test_a_file_that_starts_late_as_a_whole_starts_at_0(tmp_path: Path, name: str):
+    path = make_video(tmp_path / name, at=None if name == "a.h264" else range(125, 185))
+    assert opened(path).starts[0] == 0
+    assert timestamp_offset(path)[1] == pytest.approx(0 if name == "a.h264" else 5)
+
+
+def test_sound_before_0_does_not_delay_the_picture(tmp_path: Path):
+    """Opus begins with a few milliseconds that only fill the decoder."""
+    video = opened(with_sound(make_video(tmp_path / "silent.mp4"), tmp_path / "a.webm.mkv", "libopus"))
+    assert video.starts[0] == 0
+
+
+def test_a_file_without_a_picture_has_no_clock(tmp_path: Path):
+    with pytest.raises(VideoError) as caught:
+        timestamp_offset(make_sound(tmp_path / "a.mp4"))
+    assert caught.value.message == "no video stream"
 
 
 # Damage
@@ -289,23 +329,7 @@ def test_any_mode_of_picture_becomes_rgb(tmp_path: Path, mode: str):
     assert number_of(frame.pixels) == 5
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264"])
-def test_the_first_frame_comes_when_the_file_begins(tmp_path: Path, name: str):
-    assert first_frame_time(make_video(tmp_path / name, at=None if name == "a.h264" else range(125, 185))) == 0
-
-
-def test_the_first_frame_may_come_after_the_first_sound(tmp_path: Path):
-    silent = make_video(tmp_path / "silent.mp4", at=range(12, 72))
-    assert first_frame_time(with_sound(silent, tmp_path / "a.mp4")) == pytest.approx(12 / 25)
-
-
-def test_a_file_without_a_picture_has_no_first_frame(tmp_path: Path):
-    with pytest.raises(VideoError) as caught:
-        first_frame_time(make_sound(tmp_path / "a.mp4"))
-    assert caught.value.message == "no video stream"
-
-
-@pytest.mark.parametrize("name", ["a.webp", "a.png"])
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif"])
 def test_a_moving_picture_is_a_video(tmp_path: Path, name: str):
     first, *others = [Image.fromarray(numbered(number)) for number in range(4)]
     first.save(tmp_path / name, save_all=True, append_images=others, duration=[100, 400, 200, 300], lossless=True)
@@ -330,13 +354,36 @@ def test_content_wins_over_a_wrong_suffix(tmp_path: Path):
     assert numbers(open_reader(tmp_path / "b.mp4"), [0]) == [9]
 
 
-def test_a_damaged_picture_fails_in_one_line(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "format"), [("a.jpg", "JPEG"), ("progressive.jpg", "JPEG"), ("c.jpg", "PNG"), ("d.mp4", "BMP")]
+)
+def test_truncated_pictures_are_read_as_far_as_they_go(tmp_path: Path, name: str, format: str):
+    noise = np.random.default_rng(0).integers(0, 20, (256, 320, 3), np.uint8)
+    Image.fromarray(numbered(5, 320, 256) + noise).save(tmp_path / name, format, progressive="progressive" in name)
+    content = (tmp_path / name).read_bytes()
+    for length in (len(content) - 2, 2 * len(content) // 3):
+        (tmp_path / name).write_bytes(content[:length])
+        (frame,) = open_reader(tmp_path / name).frames([0])
+        assert frame.pixels.shape == (256, 320, 3)
+        assert number_of(frame.pixels) == 5
+
+
+def test_a_picture_of_which_nothing_is_left_fails_in_one_line(tmp_path: Path):
     path = tmp_path / "a.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:1500])
+    path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(VideoError, match=r"^damaged picture: ") as caught:
         list(open_reader(path).frames([0]))
     assert "\n" not in caught.value.message
+
+
+def test_long_texts_in_a_png_are_passed_over(tmp_path: Path):
+    texts = PngInfo()
+    texts.add_text("plain", "x" * (2 << 20))
+    texts.add_text("packed", "y" * (2 << 20), zip=True)
+    texts.add_itxt("international", "z" * (2 << 20), zip=True)
+    Image.fromarray(numbered(5)).save(tmp_path / "a.png", pnginfo=texts)
+    assert numbers(open_reader(tmp_path / "a.png"), [0]) == [5]
 
 
 def test_a_picture_too_large_for_the_memory_is_refused(tmp_path: Path):
