@@ -2,19 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .. import console
 from ..errors import CocaError, UsageError
 from ..journal import Failure, Work, key_of, text_name
+from ..parsing import read_json
 from ..settings import home
 from . import interrupts, options
 from .defaults import default_model
+from .finetune import typed
 from .running import caption_works, embed_works, load_captioner, load_engine, warn_of_vectors
 
 if TYPE_CHECKING:
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
     from ..retrieval.index import About, Index
     from ..video.flow import Reading
 
+REPORT = "report.json"
 WORST_COLUMN = 14  # cells of a terminal beside the worst examples
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +60,16 @@ def evaluate(
             metavar="FOLDER",
             show_default=False,
             help="Classify the pictures of a folder of class folders, by the classes' names.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Names of the class folders: a list that comes with ImageNet, lines of a folder and its name, or a "
+            "JSON object of them.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -100,6 +114,9 @@ def evaluate(
             help="Keep the report (report.json), captions and vectors here; by default in the cache folder.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", metavar="", help="Replace the report of another evaluation in the folder.")
+    ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     model: options.Model = None,
@@ -124,8 +141,10 @@ def evaluate(
     """
     from ..captioning.captioner import check_request
     from ..checkpoints.store import find_model
+    from ..datasets.classes import class_folders
     from ..decoding.options import SearchOptions
     from ..engines.choice import resolve
+    from ..evaluation.captions import check_installed
     from ..evaluation.model import joined
     from ..retrieval.index import About
     from ..video.clips import ReadRequest
@@ -134,13 +153,22 @@ def evaluate(
     from ..video.segments import Segments
 
     console.be_quiet(quiet)
+    _warn_of_flags(context, data, classes, predictions or references)
     if predictions or references:
         if not (predictions and references) or data or classes:
             raise UsageError("--predictions and --references go together, without --data and --classes")
-        _show(_of_files(predictions, references, split), worst, output, as_json)
+        settings: dict[str, Any] = {
+            "predictions": _whole(predictions),
+            "references": _whole(references),
+            "split": split,
+        }
+        _check_report(output, settings, overwrite)
+        _show(_of_files(predictions, references, split), settings, worst, output, as_json)
         return
     if not (data or classes):
         raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
+    if data and only != "retrieval":
+        check_installed()
     choice = resolve(engine, device, precision, threads)
     asked = SearchOptions(
         method=search, beams=beams, min_length=min_length, max_length=max_length, length_penalty=length_penalty
@@ -148,12 +176,26 @@ def evaluate(
     sampling = Sampling(frames, num_frames)
     lost: set[str] = set()
     dataset = _dataset(data, split, karpathy, images, limit, lost) if data else None
+    named = class_folders(classes, class_names) if classes else {}
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
     reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
     bits = () if choice.precision == "fp32" else (choice.precision,)
+    settings = {
+        "model": files.name,
+        "identity": files.identity,
+        "data": data and {"folder": _whole(data), "split": split, "limit": limit, "only": only},
+        "karpathy": karpathy and _whole(karpathy),
+        "images": images and _whole(images),
+        "classes": classes and {"folder": _whole(classes), "templates": templates, "names": list(named)},
+        "search": None if only == "retrieval" or not data else asdict(asked),
+        "frames": asdict(sampling) | {"pool": pool},
+        "precision": choice.precision,
+    }
     folder = output or _in_cache(files.identity, asdict(asked), about, data, *bits)
+    report = output or folder / _digest(settings)
+    _check_report(output, settings, overwrite)
     task = _Task(files, choice, asked, about, reading, folder, bits, lost)
     if only != "captions":
         warn_of_vectors(files.name)
@@ -161,8 +203,8 @@ def evaluate(
     if dataset:
         reports.append(_of_dataset(task, dataset, only))
     if classes:
-        reports.append(_of_classes(task, classes, templates))
-    _show(joined(*reports), worst, task.folder, as_json)
+        reports.append(_of_classes(task, named, templates))
+    _show(joined(*reports), settings, worst, report, as_json)
     if lost:
         raise typer.Exit(1)
 
@@ -206,8 +248,56 @@ def _dataset(
 
 def _in_cache(*said: object) -> Path:
     """A folder of the cache that a run goes on from."""
-    digest = hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return home() / "evaluations" / digest
+    return home() / "evaluations" / _digest(said)
+
+
+def _digest(said: object) -> str:
+    return hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _whole(path: Path) -> str:
+    """A path as reports name it, whatever folder the command runs in."""
+    return str(path.resolve())
+
+
+def _check_report(folder: Path | None, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Keep a report from being replaced by that of another evaluation.
+
+    Raises:
+        UsageError: the folder has one.
+    """
+    if folder is None or overwrite or not (folder / REPORT).exists():
+        return
+    hint = "another -o FOLDER, or --overwrite"
+    now = json.loads(json.dumps(settings))
+    try:
+        before = read_json(folder / REPORT)["evaluation"]
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    except (UsageError, KeyError, TypeError):
+        raise UsageError(f"{folder / REPORT} is not known to be of this evaluation", hint) from None
+    if changed:
+        raise UsageError(f"{folder / REPORT} is of another evaluation: other {', '.join(changed)}", hint)
+
+
+def _warn_of_flags(context: typer.Context, data: Path | None, classes: Path | None, captions: Path | None) -> None:
+    """Warn of flags of the command line that have no effect."""
+    asked = context.params
+    about_model = ("model", "engine", "device", "precision", "threads", "batch_size", "timeout")
+    about_search = ("search", "beams", "min_length", "max_length", "length_penalty")
+    idle = [
+        (data is None, ("limit", "karpathy", "images", "only"), "without --data"),
+        (data is None and captions is None, ("split", *about_search), "without --data"),
+        (asked["only"] == "retrieval", about_search, "with --only retrieval"),
+        (classes is None, ("class_names", "templates"), "without --classes"),
+        (captions is not None, (*about_model, "frames", *about_search), "with --predictions"),
+        (asked["output"] is None, ("overwrite",), "without --output"),
+        (asked["frames"] != "multi", ("num_frames", "pool"), "without --frames multi"),
+        (asked["search"] not in ("beam", "legacy"), ("beams", "length_penalty"), f"with --search {asked['search']}"),
+    ]
+    for without_effect, names, why in idle:
+        given = [f"--{name.replace('_', '-')}" for name in names if typed(context, name)]
+        if without_effect and given:
+            console.warning(f"{', '.join(given)} {'have' if len(given) > 1 else 'has'} no effect {why}")
 
 
 def _of_files(predictions: Path, references: Path, split: str) -> "Report":
@@ -250,12 +340,11 @@ def _of_dataset(task: _Task, dataset: "Dataset", only: str | None) -> "Report":
     return joined(*reversed(reports))
 
 
-def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
-    from ..datasets.classes import class_folders
+def _of_classes(task: _Task, classes: Mapping[str, Sequence[Path]], templates: str) -> "Report":
     from ..evaluation.model import measure_classes, vectors_of
     from ..evaluation.zeroshot import described, read_templates
 
-    sentences, classes = read_templates(templates), class_folders(folder)
+    sentences = read_templates(templates)
     paths = [path for files in classes.values() for path in files]
     failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
     if failed:
@@ -329,14 +418,14 @@ def _stop_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
-def _show(report: "Report", worst: int, folder: Path | None, as_json: bool) -> None:
+def _show(report: "Report", settings: Mapping[str, Any], worst: int, folder: Path | None, as_json: bool) -> None:
     """Print a report, and keep it."""
     from ..files import write_atomically
 
-    facts = json.dumps(report.to_dict(), indent=1)
+    facts = json.dumps({"evaluation": settings} | report.to_dict(), indent=1)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(folder / "report.json") as (file,):
+        with write_atomically(folder / REPORT) as (file,):
             file.write(facts.encode())
     if as_json:
         console.result(facts)
