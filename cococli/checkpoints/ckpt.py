@@ -73,7 +73,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return {name: _array(data, slices) for name, slices in _parameters(data).items()}
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, OverflowError) as error:
         raise ModelError(f"{path} is no MindSpore checkpoint, or is damaged: {error}") from None
 

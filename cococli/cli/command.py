@@ -67,6 +67,7 @@ def _no(name: str) -> Callable[[Given], bool]:
 
 
 _READING = ("include", "exclude", "since", "timeout", "segments", "frames")
+_SEARCH = ("search", "beams", "min_length", "max_length", "length_penalty")
 _MODEL = ("model", "engine", "device", "precision", "threads", "batch_size", "frames", "search", "only")
 
 # Flags, when they have no effect, and whether they have one.
@@ -94,9 +95,10 @@ _EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
     (("threshold",), "without --duplicates", lambda given: bool(given.get("duplicates"))),
     (("count", "min_score", "per_video", "among", "approximate"), "with --duplicates", _no("duplicates")),
     (("karpathy", "images", "limit", "only"), "without --data", lambda given: bool(given.get("data"))),
-    (("templates",), "without --classes", lambda given: bool(given.get("classes"))),
+    (("templates", "class_names"), "without --classes", lambda given: bool(given.get("classes"))),
+    (("split",), "without --data or --predictions", lambda given: bool(given.get("data") or given.get("predictions"))),
+    (_SEARCH, "with --only retrieval", lambda given: given.get("only") != "retrieval"),
     (_MODEL, "with --predictions", _no("predictions")),
-    (("epochs",), "with --steps", _no("steps")),
     (("keep_download",), "with --from", lambda given: "source" not in given or given["source"] is None),
 )
 

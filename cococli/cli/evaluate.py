@@ -3,17 +3,18 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .. import console
 from ..errors import CocaError, UsageError
 from ..journal import Failure, Work, key_of, text_name
-from ..overwrite import refuse_foreign, write_output
+from ..overwrite import write_output
+from ..parsing import read_json
 from ..settings import home
 from . import interrupts, options
 from .completion import complete_from
@@ -74,6 +75,16 @@ def evaluate(
             rich_help_panel=options.DATA,
         ),
     ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Names of the class folders: a list that comes with ImageNet, lines of a folder and its name, or a "
+            "JSON object of them.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
     templates: Annotated[
         str,
         typer.Option(
@@ -117,7 +128,9 @@ def evaluate(
             help="Keep the report (report.json), captions and vectors here; by default in the cache folder.",
         ),
     ] = None,
-    overwrite: options.Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", metavar="", help="Replace the report of another evaluation in the folder.")
+    ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     model: options.Model = None,
@@ -142,8 +155,10 @@ def evaluate(
     """
     from ..captioning.captioner import check_request
     from ..checkpoints.store import find_model
+    from ..datasets.classes import class_folders
     from ..decoding.options import SearchOptions
     from ..engines.choice import resolve
+    from ..evaluation.captions import check_installed
     from ..evaluation.model import joined
     from ..retrieval.index import About, open_index
     from ..video.clips import ReadRequest
@@ -156,11 +171,18 @@ def evaluate(
     if predictions or references:
         if not (predictions and references) or data or classes:
             raise UsageError("--predictions and --references go together, without --data and --classes")
-        _check_output(output, [predictions, references], None, overwrite)
-        _show(_of_files(predictions, references, split), worst, output, as_json)
+        settings: dict[str, Any] = {
+            "predictions": _whole(predictions),
+            "references": _whole(references),
+            "split": split,
+        }
+        _check_output(output, settings, [predictions, references], None, overwrite)
+        _show(_of_files(predictions, references, split), settings, worst, output, as_json)
         return
     if not (data or classes):
         raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
+    if data and only != "retrieval":
+        check_installed()
     choice = resolve(engine, device, precision, threads)
     asked = SearchOptions(
         method=search, beams=beams, min_length=min_length, max_length=max_length, length_penalty=length_penalty
@@ -168,15 +190,28 @@ def evaluate(
     sampling = Sampling(frames, num_frames)
     lost: set[str] = set()
     dataset = _dataset(data, split, karpathy, images, limit, lost) if data else None
+    named = class_folders(classes, class_names, console.note) if classes else {}
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
     reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
     bits = () if choice.precision == "fp32" else (choice.precision,)
+    settings = {
+        "model": files.name,
+        "identity": files.identity,
+        "data": data and {"folder": _whole(data), "split": split, "limit": limit, "only": only},
+        "karpathy": karpathy and _whole(karpathy),
+        "images": images and _whole(images),
+        "classes": classes and {"folder": _whole(classes), "templates": templates, "names": list(named)},
+        "search": None if only == "retrieval" or not data else asdict(asked),
+        "frames": asdict(sampling) | {"pool": pool},
+        "precision": choice.precision,
+    }
     folder = output or _in_cache(files.identity, asdict(asked), about, data, *bits)
+    report = output or folder / _digest(settings)
+    read = [Path(templates), *filter(None, (data, karpathy, class_names)), *(_read(dataset, named) if output else ())]
+    _check_output(report, settings, read, files, overwrite)
     task = _Task(files, choice, asked, about, reading, folder, bits, lost, overwrite)
-    read = [Path(templates), *filter(None, (data, karpathy)), *(_read(dataset, classes) if output else ())]
-    _check_output(output, read, files, overwrite)
     if only != "captions":
         warn_of_vectors(files.name)
     if overwrite and task.index.exists():
@@ -186,8 +221,8 @@ def evaluate(
     if dataset:
         reports.append(_of_dataset(task, dataset, only))
     if classes:
-        reports.append(_of_classes(task, classes, templates))
-    _show(joined(*reports), worst, task.folder, as_json)
+        reports.append(_of_classes(task, named, templates))
+    _show(joined(*reports), settings, worst, report, as_json)
     if lost:
         raise typer.Exit(1)
 
@@ -234,19 +269,23 @@ def _dataset(
     return dataset
 
 
-def _read(dataset: "Dataset | None", classes: Path | None) -> list[Path]:
+def _read(dataset: "Dataset | None", classes: Mapping[str, Sequence[Path]]) -> list[Path]:
     """Every file of the data."""
-    from ..datasets.classes import class_folders
-
     examples = [dataset.source, *(example.path for example in dataset.examples)] if dataset else []
-    return [*examples, *(path for paths in class_folders(classes).values() for path in paths)] if classes else examples
+    return [*examples, *(path for paths in classes.values() for path in paths)]
 
 
-def _check_output(folder: Path | None, read: Iterable[Path], model: "ModelFiles | None", overwrite: bool) -> None:
+def _check_output(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    read: Iterable[Path],
+    model: "ModelFiles | None",
+    overwrite: bool,
+) -> None:
     """Refuse a folder in which the files of an evaluation would replace others.
 
     Raises:
-        UsageError: One is read, or coca did not write it.
+        UsageError: One is read, or the folder has the report of another evaluation.
     """
     from ..retrieval.index import index_files
     from ..tables import split_column
@@ -256,14 +295,31 @@ def _check_output(folder: Path | None, read: Iterable[Path], model: "ModelFiles 
     report = folder / REPORT
     files = [report, folder / CAPTIONS, *index_files(folder / INDEX)]
     check_files([(str(path), path) for path in files], (split_column(str(path))[0] for path in read), model)
-    if not overwrite:
-        refuse_foreign(report)
+    if overwrite or not report.exists():
+        return
+    hint = "name another folder with -o, or pass --overwrite"
+    now = json.loads(json.dumps(settings))
+    try:
+        before = read_json(report)["evaluation"]
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    except (UsageError, KeyError, TypeError):
+        raise UsageError(f"{report} is not a report of this evaluation", hint) from None
+    if changed:
+        raise UsageError(f"{report} belongs to another evaluation: other {', '.join(changed)}", hint)
 
 
 def _in_cache(*said: object) -> Path:
     """A folder of the cache that a run goes on from."""
-    digest = hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return home() / "evaluations" / digest
+    return home() / "evaluations" / _digest(said)
+
+
+def _digest(said: object) -> str:
+    return hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _whole(path: Path) -> str:
+    """A path as reports name it, whatever folder the command runs in."""
+    return str(path.resolve())
 
 
 def _of_files(predictions: Path, references: Path, split: str) -> "Report":
@@ -309,12 +365,11 @@ def _of_dataset(task: _Task, dataset: "Dataset", only: str | None) -> "Report":
     return joined(*reversed(reports))
 
 
-def _of_classes(task: _Task, folder: Path, templates: str) -> "Report":
-    from ..datasets.classes import class_folders
+def _of_classes(task: _Task, classes: Mapping[str, Sequence[Path]], templates: str) -> "Report":
     from ..evaluation.model import measure_classes, vectors_of
     from ..evaluation.zeroshot import described, read_templates
 
-    sentences, classes = read_templates(templates), class_folders(folder, console.note)
+    sentences = read_templates(templates)
     paths = [path for files in classes.values() for path in files]
     failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
     if failed:
@@ -389,9 +444,9 @@ def _stop_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
-def _show(report: "Report", worst: int, folder: Path | None, as_json: bool) -> None:
+def _show(report: "Report", settings: Mapping[str, Any], worst: int, folder: Path | None, as_json: bool) -> None:
     """Print a report, and keep it."""
-    facts = json.dumps(report.to_dict(), indent=1)
+    facts = json.dumps({"evaluation": settings} | report.to_dict(), indent=1)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         with write_output(folder / REPORT) as (file,):

@@ -1,5 +1,6 @@
 """`coca finetune`: train a model on pictures or videos with captions."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -139,7 +140,9 @@ def finetune(
             rich_help_panel=TRAINING,
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another order.", rich_help_panel=TRAINING)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Another seed, another order.", rich_help_panel=TRAINING)
+    ] = 0,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"],
         typer.Option(help="What to compute in. On CPU fp32 alone.", rich_help_panel=TRAINING),
@@ -156,7 +159,10 @@ def finetune(
     hold_out: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="Pictures of the val split to look at now and then; 0: none.", rich_help_panel=RUN
+            metavar="N",
+            min=0,
+            help="Held-out pictures at most, of the val split or else of all; 0: none.",
+            rich_help_panel=RUN,
         ),
     ] = 100,
     validate_every: Annotated[
@@ -212,10 +218,20 @@ def finetune(
         precision = "fp32"
     warn_of_flags(context)
     _check(model, from_scratch, config, precision, freeze, lora, caption, contrastive)
+    _check_numbers(epochs=epochs, rate=rate, decay=decay, clip=clip, caption=caption, contrastive=contrastive)
     if rate == 0:
         raise UsageError("--rate 0 trains nothing")
+    if typed(context, "epochs"):
+        if typed(context, "steps"):
+            raise UsageError("--steps and --epochs exclude each other")
+        steps = None  # what config.toml says of steps is not meant
+    if steps is None and epochs == 0:
+        raise UsageError("--epochs 0 trains nothing", "coca caption takes the model as it is")
     if not hold_out and (patience or validate_every):
         raise UsageError("--patience and --validate-every need held-out pictures, but --hold-out is 0")
+    if batch_size == 1 and contrastive:
+        console.warning("--batch-size 1 leaves no other caption to compare with: the contrastive loss has no effect")
+    _check_mindspore()
     from ..errors import CocaError
     from ..training.data import Source
     from ..training.run import Asked, finetune
@@ -298,7 +314,24 @@ def _check(
         raise UsageError(f"--precision {precision} needs an Ascend: {why}")
 
 
+def _check_numbers(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"--{name} cannot be {value}")
+
+
+def _check_mindspore() -> None:
+    try:
+        import mindspore  # noqa: F401
+    except ImportError as error:
+        if error.name != "mindspore":
+            raise
+        hint = "pip install mindspore (Python 3.11 or 3.12)"
+        raise UsageError("coca finetune needs MindSpore, which is not installed", hint) from None
+
+
 def on_cpu() -> bool:
+    _check_mindspore()
     import mindspore
 
     return bool(mindspore.get_context("device_target") == "CPU")
@@ -326,6 +359,7 @@ class _Teller:
 
     def look(self, step: int, found: "Validation", best: bool) -> None:
         scores = ", ".join(f"{name} {value:.3f}" for name, value in found.scores.items() if name.endswith(SHOWN))
-        console.note(f"step {step}: {scores}{'; the best so far' if best else ''}")
+        loss = f"held-out loss {found.loss:.3f}"
+        console.note(f"step {step}: {scores}, {loss}{'; the best so far' if best else ''}")
         for sample in found.samples:
             console.note(f"  {sample.path.name}: {sample.caption} (people say: {sample.reference})")

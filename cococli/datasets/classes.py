@@ -1,32 +1,58 @@
 """Folders that are classes, with the pictures or videos of each."""
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UsageError
-from ..parsing import read_json
+from ..parsing import read_errors, read_json
 from ..video.discover import discover
 
 _NAMES = "classes.json"
+_IMAGENET = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "classnames.txt", "synset_words.txt", "words.txt")
+_WNID = re.compile(r"n\d{8}")
+
+# ImageNet calls two classes "crane" and two "maillot"; CLIP's authors call them so.
+_TELLING = {
+    "n02012849": "crane bird",
+    "n03126707": "construction crane",
+    "n03710637": "maillot",
+    "n03710721": "one-piece bathing suit",
+}
 
 
-def class_folders(data: Path, note: Callable[[str], None] = lambda text: None) -> dict[str, list[Path]]:
+def class_folders(
+    data: Path, names_file: Path | None = None, note: Callable[[str], None] = lambda text: None
+) -> dict[str, list[Path]]:
     """The files of each class: a class is a folder, `golden_retriever` the class "golden retriever".
 
-    A `classes.json` in the folder, {"n02099601": "golden retriever"}, names those that it lists.
+    A `classes.json` in the folder, {"n02099601": "golden retriever"}, names those that it lists. Folders that are
+    ImageNet's wnids are named by one of ImageNet's own lists in the folder or beside it.
 
     Args:
+        names_file: Names them in place of these files: any of their forms.
         note: Called with what was skipped because it cannot be read.
 
     Raises:
-        UsageError: there are no two classes, one is empty, or two have one name; or `classes.json` is damaged.
+        UsageError: there are no two classes, one is empty, or two have one name; or a file of names is damaged, or a
+            folder is a wnid without a name.
     """
     if not data.is_dir():
         raise UsageError(f"{data} is no folder", "it holds a folder of pictures or videos for each class")
     folders = sorted(entry for entry in data.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(folders) < 2:
         raise UsageError(f"{data} has no two folders, which would be classes to tell apart")
-    names = _names(data / _NAMES, folders)
+    names = read_names(names_file) if names_file else _names(data / _NAMES, folders)
+    wnids = [folder.name for folder in folders if _WNID.fullmatch(folder.name)]
+    if any(wnid not in names for wnid in wnids) and not names_file:
+        places = (place / name for place in (data, data.resolve().parent) for name in _IMAGENET)
+        names = next((read_names(path) for path in places if path.is_file()), {}) | names
+    if unnamed := [wnid for wnid in wnids if not names.get(wnid, "").strip()]:
+        some = f"{len(unnamed)} of {len(folders)} folders in {data} are numbers, not names of classes: {unnamed[0]}"
+        raise UsageError(some, f"put {_IMAGENET[0]} there, or give their names by --class-names FILE")
+    repeated = {name for name, count in Counter(names[wnid] for wnid in wnids).items() if count > 1}
+    names |= {wnid: _TELLING[wnid] for wnid in wnids if names[wnid] in repeated and wnid in _TELLING}
     classes: dict[str, list[Path]] = {}
     for folder in folders:
         name = names.get(folder.name, folder.name.replace("_", " "))
@@ -34,6 +60,40 @@ def class_folders(data: Path, note: Callable[[str], None] = lambda text: None) -
             raise UsageError(f"two folders in {data} are the class {name!r}: one is {folder.name}")
         classes[name] = _files(folder, note)
     return classes
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Read the names of class folders: a JSON object or lines of a folder and its name.
+
+    Of several names, as in `n01440764 tench, Tinca tinca`, the first is taken. `imagenet_class_index.json` has
+    {"0": ["n01440764", "tench"]}.
+
+    Raises:
+        UsageError: the file cannot be read or has another form.
+    """
+    hint = "lines as in: n01440764 tench"
+    if path.suffix.lower() == ".json":
+        content = read_json(path)
+        pairs = content.items() if isinstance(content, dict) else ()
+        names = {
+            (value[0] if _is_pair(value) else key): (value[1] if _is_pair(value) else value) for key, value in pairs
+        }
+    else:
+        with read_errors(path):
+            lines = [line.split(None, 1) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        if short := next((line for line in lines if len(line) < 2), None):
+            raise UsageError(f"{path} has no name for {short[0]}", hint)
+        names = dict(lines)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names.values()):
+        raise UsageError(f"{path} does not hold names of classes", hint)
+    return {
+        folder: (name.split(",")[0].replace("_", " ") if _WNID.fullmatch(folder) else name).strip()
+        for folder, name in names.items()
+    }
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _names(path: Path, folders: list[Path]) -> dict[str, str]:

@@ -65,11 +65,21 @@ def score_captions(
     )
 
 
-def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], metrics: Sequence[str]) -> None:
+def check_installed() -> None:
+    """Fail before work that pycocoevalcap is needed for only at its end.
+
+    Raises:
+        UsageError: it is missing.
+    """
     try:
-        import pycocoevalcap  # noqa: F401
+        import pycocoevalcap.cider.cider
+        import pycocoevalcap.tokenizer.ptbtokenizer  # noqa: F401
     except ImportError:
         raise UsageError("caption metrics need pycocoevalcap", "pip install 'cococli[evaluate]'") from None
+
+
+def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], metrics: Sequence[str]) -> None:
+    check_installed()
     for name in metrics:
         if name not in METRICS:
             raise UsageError(f"{name} is none of the metrics {', '.join(METRICS)}")

@@ -28,13 +28,16 @@ class Data:
     held_out: Dataset | None
 
 
-def find_data(source: Source, hold_out: int, context_length: int, strict: bool, told: Callable[[str], object]) -> Data:
+def find_data(
+    source: Source, hold_out: int, context_length: int, strict: bool, told: Callable[[str], object], before: int = 0
+) -> Data:
     """Find the examples to train on and, where wanted, some to hold out: of the val split, or else a share of all.
 
     Args:
         hold_out: How many examples to hold out at most; 0: none.
         strict: Whether what is wrong with the data ends it.
         told: Told what is there, and what is wrong with it.
+        before: How many examples a run that goes on has held out so far; 0: it starts now.
 
     Raises:
         UsageError: there is no data, or nothing of it can be used, or it is not whole where it must be.
@@ -46,7 +49,7 @@ def find_data(source: Source, hold_out: int, context_length: int, strict: bool, 
     if val:
         val = _checked(val, context_length, strict, told)
         return Data(train, replace(val, examples=spread(val.examples, hold_out)))
-    train, val = split_off(train, hold_out)
+    train, val = split_off(train, hold_out, before)
     if not train.examples:
         raise UsageError("there is one file with captions, and none to hold out", "--hold-out 0 trains on it alone")
     told(f"{why}: {len(val.examples)} of {len(train.examples) + len(val.examples)} files are held out")

@@ -58,6 +58,7 @@ def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Names, by which TensorBoard groups, and numbers."""
     if "scores" in record:
         found = {f"held-out/{name.replace(' ', '-').replace('@', '-at-')}": it for name, it in record["scores"].items()}
+        found["held-out/loss"] = record.get("held_out_loss")
     else:
         found = {f"train/{name}": value for name, value in record.items() if name != "step"}
     return ((name, value) for name, value in found.items() if isinstance(value, int | float))

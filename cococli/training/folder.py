@@ -3,6 +3,7 @@
     run.json            what was asked and must stay, and the version of the program
     metrics.jsonl       a line for each step and each evaluation
     checkpoints/STEP/   model.ckpt and config.json, optimizer.ckpt, progress.json
+    checkpoints/STEP.damaged/   one that could not be loaded, kept for the user to restore or remove
     best/               the model of the best checkpoint, without its optimizer
     plot.png  README.md  events/
 
@@ -10,19 +11,22 @@ It lives in `COCA_HOME/runs/NAME`. What is being written has a hidden name, `.co
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import FiniteFloat, NonNegativeInt
 
 from .. import __version__
 from ..catalog import CocaConfig
@@ -34,6 +38,7 @@ from ..checkpoints.runs import RUN, run_folder, run_steps
 from ..errors import CocaError, ModelError, UsageError
 from ..files import undisturbed, unwinding_on_sigterm, write_atomically
 from ..journal import dump, told, write_all
+from ..parsing import parse_json, read_json, validate
 
 KEEP = 2  # checkpoints, the newest
 ASKED, METRICS, PLOT, CARD, EVENTS = "run.json", "metrics.jsonl", "plot.png", "README.md", "events"
@@ -55,6 +60,33 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class _Progress:
+    """What `progress.json` holds."""
+
+    step: NonNegativeInt
+    files: dict[str, int]  # sizes
+    facts: dict[str, Any]
+    sha256: dict[str, str] = field(default_factory=dict)  # earlier versions did not write it
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What `run.json` holds."""
+
+    asked: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What is read again of a line of the metrics."""
+
+    step: NonNegativeInt
+    score: FiniteFloat | None = None
+    held_out_loss: FiniteFloat | None = None
+    scores: dict[str, FiniteFloat | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """A run that this process holds. `open_run` makes one."""
 
@@ -72,19 +104,31 @@ class RunFolder:
             write_all(file, f"{dump(_plain(record))}\n".encode())
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of the metrics."""
+        """The lines of the metrics.
+
+        Raises:
+            UsageError: a line was changed to something else.
+        """
         return [record for record, _ in self._lines()]
 
-    def rewind(self, step: int) -> None:
-        """Drop what was measured and kept after a step, or all with step -1, so that it can be done again.
+    def rewind(self, step: int) -> dict[int, Path]:
+        """Drop what was measured after a step, or all with step -1, so that it can be done again.
+
+        Checkpoints after it are renamed, never removed: after `last` they are the damaged ones.
+
+        Returns:
+            Where each of these checkpoints is now.
 
         Raises:
             CocaError: the disk is full.
+            UsageError: a line of the metrics was changed to something else.
         """
-        path = self.path / METRICS
-        with told(path), write_atomically(path) as (file,):
-            file.writelines(line for record, line in self._lines() if record["step"] <= step)
-        self._discard(later for later in run_steps(self.path) if later > step)
+        path, lines = self.path / METRICS, self._lines()
+        with told(path):
+            aside = {later: _set_aside(self._place(later)) for later in run_steps(self.path) if later > step}
+            with write_atomically(path) as (file,):
+                file.writelines(line for record, line in lines if record["step"] <= step)
+        return aside
 
     def save(
         self, step: int, weights: Arrays, state: Arrays, config: CocaConfig, facts: Mapping[str, Any], keep: int = KEEP
@@ -106,9 +150,11 @@ class RunFolder:
             _write_arrays(part / _OPTIMIZER, state)
             _write(part / CONFIG, config.to_open_clip())
             sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-            _write(part / _PROGRESS, {"step": step, "files": sizes, "facts": dict(facts)})
+            digests = {name: _digest(part / name) for name in sizes}
+            _write(part / _PROGRESS, {"step": step, "files": sizes, "sha256": digests, "facts": dict(facts)})
             self._take_place(part, self._place(step))
-        self._discard(run_steps(self.path)[:-keep])
+        for old in run_steps(self.path)[:-keep]:
+            shutil.rmtree(self._put_away(self._place(old)), ignore_errors=True)
 
     def keep_best(self, step: int) -> None:
         """Make the model of a checkpoint the best one. It takes no room while the checkpoint is there.
@@ -129,32 +175,66 @@ class RunFolder:
 
     def best_step(self) -> int | None:
         """The step of the best model; None: there is none yet."""
-        with suppress(OSError, ValueError, KeyError):
-            return int(json.loads((self.path / "best" / _PROGRESS).read_bytes())["step"])
+        with suppress(OSError, ValueError, UsageError):
+            path = self.path / "best" / _PROGRESS
+            return validate(parse_json(path.read_bytes()), _Progress, str(path)).step
         return None
 
-    def last(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, and a note on each newer one, which is damaged."""
-        notes: list[str] = []
-        for step in reversed(run_steps(self.path)):
-            try:
-                return _load(self._place(step)), notes
-            except ModelError as error:
-                notes.append(f"the checkpoint of step {step} is damaged and passed over: {error.message}")
-        return None, notes
+    def last(self) -> tuple[Checkpoint | None, dict[int, str]]:
+        """Return the newest whole checkpoint, and why each newer one is damaged. None: the run has not saved any yet.
 
-    def _lines(self) -> list[tuple[dict[str, Any], bytes]]:
-        """The whole lines of the metrics: what they say, and as they stand there."""
+        Raises:
+            CocaError: there are checkpoints, but none of them is whole, or one cannot be read at the moment.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self._steps()):
+            try:
+                return _load(self._place(step)), damaged
+            except ModelError as error:
+                damaged[step] = error.message
+            except OSError as error:
+                raise _unreadable(self._place(step), error) from None
+        if not damaged and not self._has_saved():
+            return None, {}
+        reasons = "; ".join(f"step {step}: {why}" for step, why in damaged.items()) or "there is none left"
+        options = f"restore one in {self.path / 'checkpoints'}, start anew with --overwrite, or take another --name"
+        raise CocaError(f"no checkpoint of the run {self.name} can be loaded: {reasons}", f"{options}; nothing changed")
+
+    def _steps(self) -> list[int]:
+        """Steps of all checkpoints, damaged ones included.
+
+        Raises:
+            CocaError: the folder cannot be read.
+        """
+        folder = self.path / "checkpoints"
         try:
-            lines = (self.path / METRICS).read_bytes().splitlines(keepends=True)
+            os.scandir(folder).close()
         except FileNotFoundError:
             return []
-        return [(record, line) for line in lines if line.endswith(b"\n") and (record := _record(line))]
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+        return run_steps(self.path)
 
-    def _discard(self, steps: Iterable[int]) -> None:
-        """Remove the checkpoints of some steps."""
-        for step in steps:
-            shutil.rmtree(self._put_away(self._place(step)), ignore_errors=True)
+    def _has_saved(self) -> bool:
+        """Whether something is left of the checkpoints of a run that has none."""
+        return (self.path / "best").exists() or any((self.path / "checkpoints").glob("*.damaged*"))
+
+    def _lines(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The whole lines of the metrics: what they say, and as they stand there.
+
+        Raises:
+            CocaError: the file cannot be read.
+            UsageError: a line was changed to something else.
+        """
+        path = self.path / METRICS
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        whole = (line for line in lines if line.endswith(b"\n"))  # the last one may have been cut
+        return [(_record(line, f"line {number} of {path}"), line) for number, line in enumerate(whole, start=1)]
 
     def _place(self, step: int) -> Path:
         return self.path / "checkpoints" / str(step)
@@ -239,11 +319,26 @@ def _start(path: Path, asked: Mapping[str, Any]) -> None:
         file.write(text.encode() + b"\n")
 
 
-def _check_asked(path: Path, asked: Mapping[str, Any]) -> None:
+def asked_before(name: str) -> dict[str, Any]:
+    """Return what a run was asked for when it was started, flattened; empty if there is no such run.
+
+    Raises:
+        UsageError: no run can be called so, or its `run.json` is damaged.
+    """
+    path = run_folder(name)
+    return _asked(path) if (path / ASKED).exists() else {}
+
+
+def _asked(path: Path) -> dict[str, Any]:
+    hint = "restore the file, take another --name, or start the run anew with --overwrite"
     try:
-        before = flattened(json.loads((path / ASKED).read_bytes())["asked"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path / ASKED} is missing or damaged", "--overwrite starts the run anew") from None
+        return flattened(validate(read_json(path / ASKED), _Start, str(path / ASKED), hint).asked)
+    except (UsageError, RecursionError) as error:
+        raise UsageError(getattr(error, "message", f"{path / ASKED} is nested too deeply"), hint) from None
+
+
+def _check_asked(path: Path, asked: Mapping[str, Any]) -> None:
+    before = _asked(path)
     now = flattened(json.loads(json.dumps(dict(asked))))
     changed = [
         f"{key} was {_value(before, key)}, is {_value(now, key)}"
@@ -269,27 +364,58 @@ def _value(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _load(place: Path) -> Checkpoint:
+    """Read a checkpoint and compare every file with what was written.
+
+    Raises:
+        ModelError: it is damaged.
+        OSError: it cannot be read, which may pass: too many open files, a network file system that is away.
+    """
     try:
-        progress = json.loads((place / _PROGRESS).read_bytes())
-        step, files, facts = progress["step"], progress["files"], progress["facts"]
-        for name, size in files.items():
+        progress = validate(parse_json((place / _PROGRESS).read_bytes()), _Progress, _PROGRESS)
+        for name, size in progress.files.items():
             if (found := (place / name).stat().st_size) != size:
                 raise ModelError(f"{name} has {found} bytes, not {size}")
-    except FileNotFoundError as error:
+        for name, digest in progress.sha256.items():
+            if _digest(place / name) != digest:
+                raise ModelError(f"{name} is not what was written")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ModelError(f"{Path(error.filename).name} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, UsageError):
         raise ModelError(f"{_PROGRESS} is damaged") from None
-    return Checkpoint(
-        step, load_config(place / CONFIG), ckpt.read(place / WEIGHTS), ckpt.read(place / _OPTIMIZER), facts
-    )
+    try:
+        config = load_config(place / CONFIG)
+        weights, state = ckpt.read(place / WEIGHTS), ckpt.read(place / _OPTIMIZER)
+    except ModelError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+    return Checkpoint(progress.step, config, weights, state, progress.facts)
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
-        record = json.loads(line)
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            return record
-    return None
+def _set_aside(place: Path) -> Path:
+    """Rename a damaged checkpoint, beside others of its step that were damaged before."""
+    names = (f"{place.name}.damaged{f'-{number}' if number > 1 else ''}" for number in count(1))
+    away = next(path for path in map(place.with_name, names) if not path.exists())
+    return place.rename(away)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> CocaError:
+    return CocaError(f"cannot read {path}: {error.strerror or error}", "nothing changed: the same command can go on")
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    hint = "restore the line or remove it; the run goes on from its last checkpoint"
+    try:
+        record = parse_json(line)
+    except ValueError as error:
+        raise UsageError(f"{where} is not valid JSON: {error}", hint) from None
+    valid = vars(validate(record, _Line, where, hint))
+    return {name: valid.get(name, value) for name, value in record.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ class Plan:
         steps: Of the whole run.
         rate: The highest learning rate.
         warmup: Steps in which the rate rises to it.
-        accumulate: Batches whose gradients are averaged to one step.
+        accumulate: Micro-batches that make one step.
         max_norm: Gradients are clipped to it.
         validate_every: Steps between two looks at the held-out examples; 0: none is looked at.
         save_every: Steps between two checkpoints.
@@ -63,18 +63,30 @@ class Course:
 
     step: int = 0  # steps done
     best_score: float = -np.inf
+    best_loss: float = np.inf  # on the held-out examples, of the best model
     best_step: int = 0
     looks_since: int = 0  # without a better score
     looked: int = 0  # the step of the last look
 
-    def look(self, step: int, score: float) -> bool:
-        """Take note of a score; tells whether it is the best."""
+    def look(self, step: int, score: float | None, loss: float | None) -> bool:
+        """Take note of a validation and return whether its model is the best so far.
+
+        The higher score wins; where scores are equal, as CIDEr's often are at 0, the lower held-out loss, then the
+        later step.
+
+        Args:
+            score: None or NaN counts as worse than any number.
+            loss: Likewise. Runs of earlier versions have none.
+        """
         self.looked = step
-        if score > self.best_score:
-            self.best_score, self.best_step, self.looks_since = score, step, 0
-            return True
-        self.looks_since += 1
-        return False
+        score = -np.inf if score is None or np.isnan(score) else score
+        loss = np.inf if loss is None or np.isnan(loss) else loss
+        rank, best = (score, -loss), (self.best_score, -self.best_loss)
+        self.looks_since = 0 if rank > best else self.looks_since + 1
+        if rank < best:
+            return False
+        self.best_score, self.best_loss, self.best_step = score, loss, step
+        return True
 
     def over(self, plan: Plan) -> bool:
         """Whether all steps are done, or enough looks found nothing better."""
@@ -87,7 +99,7 @@ def course_of(records: Iterable[dict[str, Any]]) -> Course:
     for record in records:
         course.step = record["step"]
         if "score" in record:
-            course.look(record["step"], record["score"])
+            course.look(record["step"], record["score"], record.get("held_out_loss"))
     return course
 
 
@@ -119,7 +131,7 @@ def train(
 
     def look() -> None:
         found = validate()
-        best = course.look(course.step, found.score)
+        best = course.look(course.step, found.score, found.loss)
         if best:
             recorder.keep_best(course.step)
         recorder.log(_told(course.step, found))  # last: killed before it, the look is taken again
@@ -184,4 +196,10 @@ def _told(step: int, found: Validation) -> dict[str, Any]:
     samples = [
         {"path": str(sample.path), "caption": sample.caption, "reference": sample.reference} for sample in found.samples
     ]
-    return {"step": step, "score": found.score, "scores": found.scores, "samples": samples}
+    return {
+        "step": step,
+        "score": found.score,
+        "held_out_loss": found.loss,
+        "scores": found.scores,
+        "samples": samples,
+    }

@@ -72,15 +72,20 @@ def losses_and_gradients(
     workers: Workers = ALONE,
     precision: Precision = "fp32",
     scale: float = 1.0,
+    tokens: int | None = None,
+    batches: int = 1,
 ) -> tuple[Losses, list[Tensor]]:
     """The losses of a batch, and the gradients of their weighted sum for the weights called `names`.
 
     Where several workers have a part of the batch each, the losses are those of the whole, and the gradients of all
-    workers are to be summed.
+    workers are to be summed. Where a step has several micro-batches, their losses and gradients are to be summed, too:
+    the caption loss is divided by the tokens of the whole step, the contrastive loss by the number of micro-batches.
 
     Args:
         precision: What layers compute in; losses are computed in float32.
         scale: The gradients are multiplied by it.
+        tokens: Caption tokens (see `token_count`) of the step, over all micro-batches and workers; None: of this batch.
+        batches: Micro-batches of the step.
 
     Raises:
         KeyError: a name is none that the objective trains (see `trained`).
@@ -93,11 +98,13 @@ def losses_and_gradients(
         x = _read(tape, config, weights, ids)
         texts = tape.run(teacher.project_cls, x, *_named(weights, "text", towers.LAST))
         latents = images, texts, weights["logit_scale"]
+        weight = scale * objective.contrastive / batches
         if workers.count == 1:
-            contrastive = tape.loss(losses.contrastive_loss, scale * objective.contrastive, *latents)
+            value = tape.loss(losses.contrastive_loss, weight, *latents)
         else:
             others = workers.others(images[:, :1]), workers.others(texts)
-            contrastive = tape.loss(losses.part_of_contrastive_loss, scale * objective.contrastive, *latents, *others)
+            value = tape.loss(losses.part_of_contrastive_loss, weight, *latents, *others)
+        contrastive = value / batches
         x = tape.run(teacher.without_last_and_cls, x)
     else:
         x = _read_words(tape, config, weights, ids[:, :-1])
@@ -105,14 +112,19 @@ def losses_and_gradients(
         x = _decode(tape, config, weights, x, images, still=batch.images is not None)
         projection = weights["text_decoder.text_projection"]
         labels = ids[:, 1:]
-        tokens = float(np.count_nonzero(labels != config.pad_id))
-        share = tokens / workers.total(tokens)
+        own = token_count(config, batch)
+        share = own / (workers.total(own) if tokens is None else tokens)
         words = x, projection, Tensor(labels), config.pad_id
         caption = share * tape.loss(losses.caption_loss, scale * objective.caption * share, *words)
     gradients = tape.gradients()
     caption, contrastive = workers.total(float(caption)), workers.total(float(contrastive))
     total = objective.caption * caption + objective.contrastive * contrastive
     return Losses(caption, contrastive, total), gradients
+
+
+def token_count(config: CocaConfig, batch: Batch) -> int:
+    """Count the tokens that the caption loss of a batch is averaged over."""
+    return int(np.count_nonzero(batch.ids[:, 1:] != config.pad_id))
 
 
 def encode_images(config: CocaConfig, weights: Weights, pixels: np.ndarray) -> np.ndarray:

@@ -17,18 +17,21 @@ class Order:
     batch comes, is left to chance.
     """
 
-    def __init__(self, seed: int, lengths: np.ndarray, batch_size: int) -> None:
+    def __init__(self, seed: int, lengths: np.ndarray, batch_size: int, accumulate: int = 1, workers: int = 1) -> None:
         """
         Args:
             lengths: [P], what `padded_lengths` gives for each pair.
+            accumulate: Micro-batches of `batch_size` that make one batch here.
+            workers: Processes that each micro-batch is shared out among.
 
         Raises:
             UsageError: there are not enough pairs for a batch.
         """
-        self.seed, self.batch_size, self._lengths = seed, batch_size, lengths
-        if len(lengths) < batch_size:
-            few = f"{len(lengths)} pairs of a file and a caption make no batch of {batch_size}"
-            raise UsageError(few, f"--batch-size {len(lengths)} or less")
+        self.seed, self.batch_size, self._lengths = seed, batch_size * accumulate, lengths
+        if len(lengths) < self.batch_size:
+            product = f" ({batch_size} x --accumulate {accumulate})" if accumulate > 1 else ""
+            few = f"{len(lengths)} captions are fewer than the {self.batch_size} of one step{product}"
+            raise UsageError(few, _fitting(len(lengths), batch_size, accumulate, workers))
         self._epoch = lru_cache(maxsize=2)(self._arranged)  # a batch that is read ahead may be of the next one
 
     @property
@@ -55,3 +58,11 @@ class Order:
     def _shuffled(self, epoch: int) -> np.ndarray:
         """By raw random numbers, which no version of numpy may change as it may `permutation`."""
         return np.argsort(np.random.PCG64([self.seed, epoch]).random_raw(len(self._lengths)), kind="stable")
+
+
+def _fitting(pairs: int, batch_size: int, accumulate: int, workers: int) -> str:
+    """Name the largest batch, or the most micro-batches, that so many pairs fill."""
+    fewer = [f"--accumulate {pairs // batch_size}"] if pairs >= batch_size else []
+    if size := pairs // accumulate // workers * workers:
+        fewer.insert(0, f"--batch-size {size}")
+    return f"{' or '.join(fewer)} or less" if fewer else "more captions, or fewer workers"

@@ -104,6 +104,10 @@ def _draw_loss(axes: "Axes", records: Records) -> None:
     axes.set_title("Loss")
     axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8)
     axes.plot(steps, smoothed(losses, max(5, len(losses) // 30)), color=BLUE, linewidth=2)
+    held_out = curve(records, "held_out_loss")
+    if len(held_out[0]):
+        axes.plot(*held_out, color=COLOURS[0], linewidth=2, marker="o", markersize=3, label="held-out captions")
+        axes.legend(frameon=False)
     if len(losses) and losses.min() > 0 and losses.max() > 10 * losses.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -17,6 +17,7 @@ from ..checkpoints.manifest import humanized
 from ..checkpoints.runs import run_folder
 from ..checkpoints.store import find_model
 from ..errors import UsageError
+from ..evaluation.captions import check_installed
 from ..video.clips import ReadRequest
 from ..video.flow import Reading
 from ..video.sampling import Sampling
@@ -26,7 +27,7 @@ from .card import write_card
 from .data import Data, Source, find_data
 from .features import Tower, cached_feed, identity_of, prepare
 from .feeding import Feeding, StepBatch, feed, stop
-from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run
+from .folder import EVENTS, METRICS, PLOT, RunFolder, asked_before, open_run
 from .initial import initial
 from .lengths import padded_lengths
 from .loop import Course, Diverged, Plan, Recorder, course_of, train
@@ -37,7 +38,7 @@ from .parallel import ALONE, Workers
 from .plot import draw
 from .precision import Precision
 from .step import Step, Trainer
-from .validation import Validation, validate
+from .validation import ENOUGH, Validation, validate
 
 WARMUP = 0.1  # a share of the steps
 LOOKS, OFTEN = 10, 50  # looks at the held-out examples in a run, and steps between two of them at least
@@ -100,6 +101,7 @@ class Base:
     identity: str
     config: CocaConfig
     weights: Callable[[], Mapping[str, np.ndarray]]  # read, or drawn, when they are needed
+    file: Path | None = None  # that holds them
 
 
 def finetune(
@@ -116,14 +118,19 @@ def finetune(
         CocaError: the loss is no number any more, or the disk is full; the last checkpoint is kept.
     """
     base = open_base(asked)
-    data = find_data(asked.source, asked.hold_out, base.config.context_length, asked.strict, teller.note)
-    pairs = pairs_of(data.train, base.config.context_length)
+    name = asked.name or slug(f"{asked.source.folder.resolve().name}--{base.name or 'scratch'}")
+    if asked.overwrite and base.file and base.file.resolve().is_relative_to(run_folder(name).resolve()):
+        raise UsageError(f"--overwrite would remove the run {name}, whose model this one starts from", "another --name")
+    before = {} if asked.overwrite else asked_before(name)
+    context = base.config.context_length
+    data = find_data(asked.source, asked.hold_out, context, asked.strict, teller.note, before.get("data.held_out", 0))
+    pairs = pairs_of(data.train, context)
     lengths = padded_lengths(pairs.ids, base.config.pad_id)
-    order = Order(asked.seed, lengths, asked.batch_size * asked.accumulate)
+    order = Order(asked.seed, lengths, asked.batch_size, asked.accumulate, workers.count)
     if asked.batch_size % workers.count:
         raise UsageError(f"a batch of {asked.batch_size} cannot be shared out among {workers.count} workers evenly")
     plan = planned(asked, order, data)
-    name = asked.name or slug(f"{asked.source.folder.resolve().name}--{base.name or 'scratch'}")
+    _check_validation(asked, plan, data, teller)
     facts = must_stay(asked, base, data, plan)
     with workers.ending_together(Diverged), ExitStack() as stack:
         with workers.first_alone():
@@ -176,24 +183,54 @@ def open_base(asked: Asked) -> Base:
         config = load_config(asked.config or "")
         return Base("", f"noise {asked.seed}", config, lambda: initial(config, asked.seed))
     files = find_model(asked.model)
-    return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights))
+    return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights), files.weights)
 
 
 def planned(asked: Asked, order: Order, data: Data) -> Plan:
-    """The plan of a run, where a user left something open."""
+    """The plan of a run, where a user left something open.
+
+    Raises:
+        UsageError: the learning rate would rise to the end.
+    """
     steps = asked.steps or max(1, round(asked.epochs * order.steps))
     usual = 1e-4 if asked.lora else 1e-5 if asked.model else 1e-3
     every = asked.validate_every or max(OFTEN, -(-steps // LOOKS))
+    if asked.warmup is not None and asked.warmup >= steps:
+        raise UsageError(
+            f"--warmup {asked.warmup} must be less than the {steps} step{'s' * (steps > 1)} of the run",
+            f"leave it out for a tenth of them, or ask for more {'steps' if asked.steps else 'epochs'}",
+        )
     return Plan(
         steps=steps,
         rate=usual if asked.rate is None else asked.rate,
-        warmup=round(WARMUP * steps) if asked.warmup is None else min(asked.warmup, steps - 1),
+        warmup=round(WARMUP * steps) if asked.warmup is None else asked.warmup,
         accumulate=asked.accumulate,
         max_norm=asked.clip or np.inf,
         validate_every=every if data.held_out else 0,
         save_every=asked.save_every,
         patience=asked.patience,
     )
+
+
+def _check_validation(asked: Asked, plan: Plan, data: Data, teller: Teller) -> None:
+    """Find out before the first step whether validation will work and tell something.
+
+    Raises:
+        UsageError: pycocoevalcap is missing.
+    """
+    if not data.held_out:
+        return
+    if asked.caption:
+        check_installed()
+    if (count := len(data.held_out.examples)) < ENOUGH:
+        ask = "a larger --hold-out" if asked.hold_out < ENOUGH else "more data"
+        teller.warning(f"scores of {count} held-out examples are not reliable; {ask} helps ({ENOUGH} or more)")
+    looks = plan.steps // plan.validate_every + bool(plan.steps % plan.validate_every)
+    if asked.validate_every and asked.validate_every > plan.steps:
+        teller.warning(f"--validate-every {asked.validate_every} has no effect: the run has {plan.steps} steps")
+    if plan.patience and plan.patience >= looks:
+        told = f"--patience {plan.patience} has no effect: there are {looks} validations in {plan.steps} steps"
+        teller.warning(f"{told}; --validate-every makes more")
 
 
 def must_stay(asked: Asked, base: Base, data: Data, plan: Plan) -> dict[str, Any]:
@@ -226,11 +263,11 @@ def must_stay(asked: Asked, base: Base, data: Data, plan: Plan) -> dict[str, Any
 
 def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller, workers: Workers) -> tuple[Trainer, Course]:
     """The model as the last checkpoint left it, or as it starts."""
-    checkpoint, notes = folder.last()
-    for note in notes:
-        teller.warning(note)
+    checkpoint, damaged = folder.last()
     if not workers.rank:
-        folder.rewind(checkpoint.step if checkpoint else -1)
+        aside = folder.rewind(checkpoint.step if checkpoint else -1)
+        for step, why in damaged.items():
+            teller.warning(f"the checkpoint of step {step} is damaged and set aside as {aside[step]}: {why}")
     objective = Objective(asked.caption, asked.contrastive, asked.frozen)
     weights = checkpoint.weights if checkpoint else base.weights()
     adamw = AdamWOptions(decay=asked.decay)
@@ -239,7 +276,8 @@ def _resumed(folder: RunFolder, asked: Asked, base: Base, teller: Teller, worker
         return trainer, Course()
     trainer.load(checkpoint.state)
     teller.note(f"run {folder.name} stands at step {checkpoint.step}, and goes on from there")
-    return trainer, replace(course_of(folder.records()), step=checkpoint.step)
+    course = course_of(folder.records())
+    return trainer, replace(course, step=checkpoint.step, best_step=folder.best_step() or course.best_step)
 
 
 def _batches(

@@ -13,7 +13,7 @@ from ..engines.mindspore import as_tensor
 from . import inplace
 from .adamw import AdamW, AdamWOptions
 from .lora import Adapters, adapted
-from .network import Batch, Losses, Objective, losses_and_gradients, trained
+from .network import Batch, Losses, Objective, losses_and_gradients, token_count, trained
 from .parallel import ALONE, Workers
 from .precision import LossScale, Precision
 
@@ -24,7 +24,7 @@ MAX_LOGIT_SCALE = math.log(100)
 class Step:
     """What a step found."""
 
-    losses: Losses  # averaged over its batches
+    losses: Losses  # of all its batches
     norm: float  # of all gradients together, before clipping
     applied: bool  # False where loss or norm is not a number: then nothing has changed
     skipped: bool = False  # float16 overflowed: the next steps compute with a smaller loss scale
@@ -83,10 +83,11 @@ class Trainer:
             self._adapters.load(state)
 
     def step(self, batches: Sequence[Batch], rate: float, max_norm: float = math.inf) -> Step:
-        """Train on batches whose gradients are averaged, unless a loss or gradient is not finite.
+        """Train on the micro-batches of one step, unless a loss or gradient is not finite.
 
-        The contrastive loss compares the captions of one batch with each other, never those of two. Several workers
-        each give their parts of the same batches.
+        The caption loss is that of one large batch: the mean over the tokens of all micro-batches. The contrastive loss
+        compares the captions of one micro-batch with each other, never those of two, and is averaged over them. Several
+        workers each give their parts of the same micro-batches.
 
         Args:
             rate: The learning rate.
@@ -112,20 +113,20 @@ class Trainer:
         return Step(losses, norm, applied=True)
 
     def _accumulated(self, batches: Sequence[Batch]) -> tuple[Losses, list[Tensor]]:
-        """Losses and gradients, averaged over the batches."""
-        losses, gradients = self._backward(batches[0])
-        found = [losses]
+        """Return the losses and gradients of all batches."""
+        own = sum(token_count(self.config, batch) for batch in batches)
+        tokens = int(self._workers.total(own))
+        found, gradients = self._backward(batches[0], tokens, len(batches))
+        each = [found]
         for batch in batches[1:]:
-            losses, more = self._backward(batch)
-            found.append(losses)
+            found, more = self._backward(batch, tokens, len(batches))
+            each.append(found)
             inplace.add(gradients, more)
-        if len(found) > 1:
-            inplace.scale(gradients, 1 / len(found))
-        return Losses(*(float(np.mean(values)) for values in zip(*map(astuple, found), strict=True))), gradients
+        return Losses(*(sum(values) for values in zip(*map(astuple, each), strict=True))), gradients
 
-    def _backward(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
+    def _backward(self, batch: Batch, tokens: int, batches: int) -> tuple[Losses, list[Tensor]]:
         names = list(self._trained)
-        how = self._workers, self._precision, self._loss_scale.value
+        how = self._workers, self._precision, self._loss_scale.value, tokens, batches
         return losses_and_gradients(self.config, self.tensors, names, batch, self.objective, *how)
 
 

@@ -1,6 +1,7 @@
 """`coca evaluate`, as a user runs it, with the bundled model and pictures of its world."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -74,6 +75,14 @@ def test_a_folder_is_measured_once_and_the_report_is_what_is_printed(coca, data:
     assert again.stderr.splitlines() == [*kept["notes"], f"kept in {report}"]  # nothing is made again
 
     truths = data / "annotations" / "captions_val2017.json"
+    for other in (["--limit", "4"], ["--split", "train"], ["--only", "captions"], ["--search", "greedy"],
+                  ["--classes", data]):  # fmt: skip
+        refused = coca("evaluate", "--data", data, "-o", report, *other)
+        assert (refused.stdout, refused.returncode) == ("", 2)
+        assert f"error: {report}/report.json is of another evaluation: other " in refused.stderr
+        assert refused.stderr.splitlines()[-1] == "hint: another -o FOLDER, or --overwrite"
+    assert json.loads((report / "report.json").read_text()) == kept
+
     files = coca("evaluate", "--predictions", report / "captions.jsonl", "--references", truths, "--json")
     captions = {name: score for name, score in kept["scores"].items() if name not in RECALLS}
     assert json.loads(files.stdout)["scores"] == captions
@@ -172,6 +181,53 @@ def test_pictures_are_put_into_classes(coca, data: Path, tmp_path: Path, home: P
     ]
 
 
+def test_reports_in_the_cache_are_one_for_each_evaluation(coca, data: Path, tmp_path: Path, no_java: None) -> None:
+    def reported(*arguments: object) -> Path:
+        run = coca("evaluate", "--data", data, "--only", "captions", "--search", "greedy", *arguments)
+        assert run.returncode == 0
+        return Path(run.stderr.splitlines()[-1].removeprefix("kept in ")) / "report.json"
+
+    few, fewer, train = reported("--limit", "3"), reported("--limit", "2"), reported("--split", "train")
+    evaluations = [json.loads(path.read_text())["evaluation"]["data"] for path in (few, fewer, train)]
+    assert [(found["split"], found["limit"]) for found in evaluations] == [("val", 3), ("val", 2), ("train", None)]
+    assert len(said(few.parents[1])) == 4  # captions are shared
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.json").write_text('{"quarter": 3}')
+    run = coca("evaluate", "--data", data, "--limit", "2", "--only", "captions", "--search", "greedy",
+               "-o", tmp_path / "mine")  # fmt: skip
+    assert (run.returncode, (tmp_path / "mine" / "report.json").read_text()) == (2, '{"quarter": 3}')
+    assert reported("--limit", "2", "-o", tmp_path / "mine", "--overwrite").parent == tmp_path / "mine"
+
+
+def test_class_folders_of_imagenet_need_their_names(coca, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet" / "val"
+    for path, wnid in zip(sorted((data / "val2017").iterdir()), ("n01440764", "n01443537"), strict=False):
+        (folder / wnid).mkdir(parents=True)
+        shutil.copy(path, folder / wnid)
+    command = ["evaluate", "--classes", folder, "--templates", "simple", "--json", "--limit", "3"]
+    run = coca(*command)
+    assert (run.stdout, run.returncode) == ("", 2)
+    assert run.stderr.splitlines() == [
+        "warning: --limit has no effect without --data",
+        f"error: 2 of 2 folders in {folder} are numbers, not names of classes: n01440764",
+        "hint: put LOC_synset_mapping.txt there, or give their names by --class-names FILE",
+    ]
+    names = folder.parent / "LOC_synset_mapping.txt"
+    names.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+    assert set(json.loads(coca(*command).stdout)["per_class"]) == {"tench", "goldfish"}
+    names = names.rename(tmp_path / "mine.txt")
+    assert set(json.loads(coca(*command, "--class-names", names).stdout)["per_class"]) == {"tench", "goldfish"}
+
+
+def test_caption_metrics_are_asked_for_before_captioning(coca, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "pycocoevalcap.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    run = coca("evaluate", "--data", data, "-o", tmp_path / "report", env=os.environ | {"PYTHONPATH": path})
+    assert run.stderr == "error: caption metrics need pycocoevalcap\nhint: pip install 'cococli[evaluate]'\n"
+    assert not (tmp_path / "report").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
@@ -196,5 +252,5 @@ def test_pictures_are_put_into_classes(coca, data: Path, tmp_path: Path, home: P
 )
 def test_what_is_wrong_is_told_at_once(coca, tmp_path: Path, arguments: list[str], message: str, hint: str) -> None:
     run = coca("evaluate", *arguments, cwd=tmp_path)
-    assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
+    assert run.stderr.endswith(f"error: {message}\n" + f"hint: {hint}\n" * bool(hint))
     assert (run.stdout, run.returncode) == ("", 2)

@@ -61,3 +61,40 @@ def test_folders_that_are_no_classes_are_refused(pets: Path):
     )
     (pets / "empty").mkdir()
     assert refused(pets) == f"{pets / 'empty'} holds no picture and no video"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("LOC_synset_mapping.txt", "n01440764 tench, Tinca tinca\nn02012849 crane\nn03126707 crane\n"),
+        ("words.txt", "n01440764\ttench, Tinca tinca\nn02012849\tcrane\nn03126707\tcrane\nn00001740\tentity\n"),
+        ("imagenet_class_index.json", {"0": ["n01440764", "tench"], "1": ["n02012849", "crane"],
+                                       "2": ["n03126707", "crane"]}),
+        ("classnames.txt", "n01440764 tench\nn02012849 crane\nn03126707 crane\n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", [".", ".."])
+def test_imagenet_folders_are_named_by_its_lists(tmp_path: Path, name: str, content: Any, beside: str) -> None:
+    folder = tmp_path / "val"
+    for wnid in ("n01440764", "n02012849", "n03126707"):
+        (folder / wnid).mkdir(parents=True)
+        (folder / wnid / "a.jpg").touch()
+    assert refused(folder) == f"3 of 3 folders in {folder} are numbers, not names of classes: n01440764"
+    (folder / beside / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    assert list(class_folders(folder)) == ["tench", "crane bird", "construction crane"]
+
+
+@pytest.mark.parametrize("content", ["", "n0212", "{", "[]", '{"n0212": 1}', '{"0": ["n0212"]}'])
+def test_names_of_classes_in_another_form_are_refused(pets: Path, tmp_path: Path, content: str) -> None:
+    for suffix in (".txt", ".json"):
+        path = tmp_path / f"names{suffix}"
+        path.write_text(content)
+        if suffix == ".json" or " " not in content:
+            with pytest.raises(UsageError, match=str(path)):
+                class_folders(pets, path)
+
+
+def test_given_names_stand_for_the_folders_that_they_list(pets: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.json"
+    names.write_text('{"n0212": "tabby, cat", "other": "x"}')
+    assert list(class_folders(pets, names)) == ["cat", "golden retriever", "tabby, cat"]

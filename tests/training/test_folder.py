@@ -107,21 +107,22 @@ def test_a_run_may_be_called_as_a_known_model() -> None:
         assert run.name == "shapes"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"asked": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"asked": 1}', '{"a":' * 900 + "1" + "}" * 900])
 def test_a_run_that_does_not_say_what_was_asked_is_not_touched(home: Path, content: str) -> None:
     path = home / "runs" / "mine" / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(UsageError) as caught, open_run("mine", ASKED):
         pass
-    assert caught.value.message == f"{path} is missing or damaged"
+    assert caught.value.message.startswith(f"{path}")
+    assert caught.value.hint == "restore the file, take another --name, or start the run anew with --overwrite"
     assert path.read_text() == content
 
 
 def test_a_checkpoint_is_read_as_it_was_written(run: RunFolder) -> None:
     save(run, 10)
-    checkpoint, notes = run.last()
-    assert checkpoint and notes == []
+    checkpoint, damaged = run.last()
+    assert checkpoint and damaged == {}
     assert (checkpoint.step, checkpoint.config, checkpoint.facts) == (10, CONFIG, {"epoch": 1, "order": [3, 1]})
     assert_same(checkpoint.weights, arrays(10))
     assert_same(checkpoint.state, state(10))
@@ -130,7 +131,7 @@ def test_a_checkpoint_is_read_as_it_was_written(run: RunFolder) -> None:
 
 
 def test_a_new_run_has_no_checkpoint(run: RunFolder) -> None:
-    assert run.last() == (None, [])
+    assert run.last() == (None, {})
     assert run.best_step() is None
     assert run.records() == []
 
@@ -148,23 +149,119 @@ def test_a_checkpoint_takes_the_place_of_another_of_its_step(run: RunFolder) -> 
     assert_same(run.last()[0].weights, arrays(3))
 
 
-def test_damaged_checkpoints_are_passed_over_with_a_note(run: RunFolder) -> None:
-    for step in range(1, 6):
+def test_damaged_checkpoints_are_set_aside(run: RunFolder) -> None:
+    for step in range(1, 8):
         save(run, step, keep=9)
-    places = {step: run.path / "checkpoints" / str(step) for step in range(1, 6)}
-    (places[5] / "progress.json").unlink()
-    (places[4] / "model.ckpt").unlink()
-    os.truncate(places[3] / "optimizer.ckpt", 100)
+        run.log({"step": step})
+    places = {step: run.path / "checkpoints" / str(step) for step in range(1, 8)}
+    (places[7] / "progress.json").unlink()
+    (places[6] / "model.ckpt").unlink()
+    os.truncate(places[5] / "optimizer.ckpt", 100)
     size = (places[1] / "optimizer.ckpt").stat().st_size
-    (places[2] / "progress.json").write_text("{")
-    checkpoint, notes = run.last()
-    assert checkpoint.step == 1
-    assert notes == [
-        "the checkpoint of step 5 is damaged and passed over: progress.json is missing",
-        "the checkpoint of step 4 is damaged and passed over: model.ckpt is missing",
-        f"the checkpoint of step 3 is damaged and passed over: optimizer.ckpt has 100 bytes, not {size}",
-        "the checkpoint of step 2 is damaged and passed over: progress.json is damaged",
-    ]
+    (places[4] / "progress.json").write_text("{")
+    (places[3] / "progress.json").write_text('{"step": "three", "files": {}, "facts": {}}')
+    with (places[2] / "model.ckpt").open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        file.write(b"x")
+    checkpoint, damaged = run.last()
+    assert checkpoint and checkpoint.step == 1
+    assert damaged == {
+        7: "progress.json is missing",
+        6: "model.ckpt is missing",
+        5: f"optimizer.ckpt has 100 bytes, not {size}",
+        4: "progress.json is damaged",
+        3: "progress.json is damaged",
+        2: "model.ckpt is not what was written",
+    }
+    assert run.rewind(1) == {step: places[step].with_name(f"{step}.damaged") for step in damaged}
+    assert inside(run.path / "checkpoints") == ["1", *(f"{step}.damaged" for step in range(2, 8))]
+    save(run, 2, keep=9)
+    (places[2] / "model.ckpt").unlink()
+    assert run.rewind(1) == {2: places[2].with_name("2.damaged-2")}
+
+
+def test_a_run_whose_checkpoints_are_all_lost_is_not_touched(run: RunFolder) -> None:
+    save(run, 1)
+    save(run, 2)
+    run.keep_best(2)
+    for step in (1, 2):
+        (run.path / "checkpoints" / str(step) / "model.ckpt").unlink()
+    with pytest.raises(CocaError) as caught:
+        run.last()
+    assert caught.value.message == (
+        "no checkpoint of the run mine can be loaded: step 2: model.ckpt is missing; step 1: model.ckpt is missing"
+    )
+    folder = run.path / "checkpoints"
+    assert caught.value.hint == (
+        f"restore one in {folder}, start anew with --overwrite, or take another --name; nothing changed"
+    )
+    for step in (1, 2):
+        (folder / str(step)).rename(run.path.parent / str(step))
+    with pytest.raises(CocaError, match="there is none left"):
+        run.last()
+
+
+@pytest.mark.usefixtures("as_nobody")
+def test_what_cannot_be_read_now_is_not_damaged(tmp_path: Path) -> None:
+    run = RunFolder("mine", tmp_path)
+    save(run, 1)
+    save(run, 2)
+    run.log({"step": 2})
+    place = run.path / "checkpoints" / "2"
+    for path in (place / "model.ckpt", place / "progress.json", place, place.parent, run.path / "metrics.jsonl"):
+        mode = path.stat().st_mode
+        path.chmod(0)
+        with pytest.raises(CocaError) as caught:
+            run.last()
+            run.records()
+        path.chmod(mode)
+        assert caught.value.message.startswith("cannot read ")
+        assert caught.value.message.endswith(": Permission denied")
+    assert run.last()[0].step == 2
+
+
+# With every descriptor but a few taken, the newest checkpoint cannot be read.
+MANY_FILES = """
+import resource, sys
+from pathlib import Path
+from cococli.errors import CocaError
+from cococli.training.folder import RunFolder
+
+run = RunFolder("mine", Path(sys.argv[1]))
+for room in range(8):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    held = []
+    while True:
+        try:
+            held.append(open("/dev/null"))
+        except OSError:
+            break
+    del held[:room]
+    try:
+        print(run.last()[0].step)
+    except CocaError as error:
+        print(error.message.rpartition(": ")[2])
+"""
+
+
+def test_too_many_open_files_are_no_damage(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(run, 1)
+    save(run, 2)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    process = subprocess.run([sys.executable, "-c", MANY_FILES, run.path], capture_output=True, text=True)
+    assert process.stderr == ""
+    assert {*process.stdout.splitlines()} == {"2", "Too many open files"}
+
+
+def test_metrics_of_wrong_types_are_named_by_line(run: RunFolder) -> None:
+    path = run.path / "metrics.jsonl"
+    wrong = ("[]", '{"step": "x"}', '{"step": -1}', '{"score": 1}', "torn", "[" * 9999)
+    for line in (*wrong, *(f'{{"step": 1, "score": {score}}}' for score in ("[1]", '"high"', "1e999", "NaN"))):
+        path.write_text(f'{{"step": 1, "loss": null}}\n{line}\n')
+        with pytest.raises(UsageError) as caught:
+            run.rewind(0)
+        assert caught.value.message.startswith(f"line 2 of {path}")
+        assert path.read_text().endswith(f"{line}\n")
 
 
 def test_the_best_model_outlives_its_checkpoint_and_takes_no_room_before(run: RunFolder) -> None:
@@ -228,15 +325,6 @@ def test_rewinding_leaves_what_an_uninterrupted_run_had(
     assert len(run.records()) == kept
 
 
-def test_rewinding_drops_later_checkpoints(run: RunFolder) -> None:
-    for step in (1, 2, 3):
-        save(run, step, keep=9)
-    run.rewind(2)
-    assert inside(run.path / "checkpoints") == ["1", "2"]
-    run.rewind(-1)
-    assert run.last() == (None, [])
-
-
 # Holds the run, saves step 1, and stops in the middle of step 2.
 SAVING = """
 import sys
@@ -289,8 +377,8 @@ def test_killed_while_it_saves_a_run_has_its_last_whole_checkpoint(
     assert inside(path / "checkpoints") == ["1"]
     with open_run("mine", ASKED) as run:
         assert inside(path) == ["checkpoints", "run.json"]
-        checkpoint, notes = run.last()
-        assert (checkpoint.step, notes) == (1, [])
+        checkpoint, damaged = run.last()
+        assert (checkpoint.step, damaged) == (1, {})
         assert_same(checkpoint.weights, arrays(1))
         save(run, 2)
         assert run.last()[0].step == 2

@@ -1,6 +1,7 @@
 """The loop: what it trains on, when it looks and saves, and that a stop anywhere changes nothing."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ def run(golden, kept: Kept, plan: Plan = PLAN, scores: Sequence[float] = (), sto
         plan,
         course,
         kept,
-        lambda: Validation({"CIDEr": 0.0}, next(found), [Sample(Path("a.jpg"), "a dog", "a cat")]),
+        lambda: Validation({"CIDEr": 0.0}, next(found), 1.0, [Sample(Path("a.jpg"), "a dog", "a cat")]),
         lambda step, found, rate: None,
         lambda step, found, best: None,
         lambda: course.step == stop_after,
@@ -107,21 +108,40 @@ def test_a_look_comes_after_a_save_and_the_best_is_safe_before_the_look_is_told(
     assert kept.records[2] == {
         "step": 2,
         "score": 0.5,
+        "held_out_loss": 1.0,
         "scores": {"CIDEr": 0.0},
         "samples": [{"path": "a.jpg", "caption": "a dog", "reference": "a cat"}],
     }
 
 
-def test_of_equal_scores_the_first_is_the_best(tiny) -> None:
+def test_of_equal_scores_the_last_is_the_best(tiny) -> None:
     kept = Kept(trainer(tiny))
     run(tiny, kept, Plan(4, 1e-3, 0, validate_every=1), scores=[0.1, 0.4, 0.4, 0.3])
-    assert kept.best == 2
+    assert kept.best == 3
+
+
+@pytest.mark.parametrize(
+    ("looks", "best", "since"),
+    [
+        ([(0.0, 5.5), (0.0, 2.3), (0.0, 2.6)], 2, 1),  # as of one picture, whose CIDEr is always 0
+        ([(0.2, 1.0), (0.3, 2.0), (0.1, 0.5)], 2, 1),
+        ([(0.0, 2.0), (0.0, 2.0), (0.0, 2.0)], 3, 2),
+        ([(0.1, None), (0.1, None)], 2, 1),  # of earlier versions
+        ([(0.1, None), (0.1, 9.0)], 2, 0),
+        ([(0.1, 1.0), (None, 0.5), (math.nan, 0.5), (0.1, math.nan)], 1, 3),
+    ],
+)
+def test_scores_rank_then_loss_then_step(looks: list[tuple[float, float]], best: int, since: int) -> None:
+    course = Course()
+    for step, (score, loss) in enumerate(looks, start=1):
+        assert course.look(step, score, loss) == (course.best_step == step)
+    assert (course.best_step, course.looks_since) == (best, since)
 
 
 def test_a_run_ends_early_after_looks_without_a_better_score_and_stays_ended(tiny) -> None:
     kept, plan = Kept(trainer(tiny)), Plan(9, 1e-3, 0, validate_every=1, patience=2)
     course = run(tiny, kept, plan, scores=[0.4, 0.3, 0.5, 0.5, 0.1, 0.9])
-    assert (course.step, course.best_step, kept.best) == (5, 3, 3)
+    assert (course.step, course.best_step, kept.best) == (5, 4, 4)
     assert 5 in kept.saved
     before = list(kept.did)
     run(tiny, kept, plan, scores=[0.9])
@@ -158,6 +178,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(tiny) -> None
 
 
 def test_how_a_run_went_is_told_by_its_records() -> None:
-    looks = [{"step": step, "score": score} for step, score in ((2, 0.1), (4, 0.3), (6, 0.3), (8, 0.2))]
+    scores = ((2, 0.1), (4, 0.3), (6, 0.3), (8, 0.2))
+    looks = [{"step": step, "score": score, "held_out_loss": 2.0} for step, score in scores]
     course = course_of([{"step": 1, "loss": 2.0}, *looks, {"step": 9, "loss": 1.0}])
-    assert course == Course(step=9, best_score=0.3, best_step=4, looks_since=2, looked=8)
+    assert course == Course(step=9, best_score=0.3, best_loss=2.0, best_step=6, looks_since=2, looked=8)

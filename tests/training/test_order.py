@@ -70,8 +70,21 @@ def test_a_window_is_no_wider_than_it_is() -> None:
     assert early[0] == early[1]
 
 
-def test_fewer_pairs_than_a_batch_are_told() -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "workers", "step", "hint"),
+    [
+        (8, 1, 1, "8 of one step", "--batch-size 7 or less"),
+        (4, 3, 1, "12 of one step (4 x --accumulate 3)", "--batch-size 2 or --accumulate 1 or less"),
+        (8, 3, 1, "24 of one step (8 x --accumulate 3)", "--batch-size 2 or less"),
+        (2, 8, 1, "16 of one step (2 x --accumulate 8)", "--accumulate 3 or less"),
+        (8, 1, 4, "8 of one step", "--batch-size 4 or less"),
+        (8, 1, 8, "8 of one step", "more captions, or fewer workers"),
+    ],
+)
+def test_fewer_pairs_than_a_step_takes_are_told(
+    batch_size: int, accumulate: int, workers: int, step: str, hint: str
+) -> None:
     with pytest.raises(UsageError) as caught:
-        Order(0, ALIKE[:7], 8)
-    assert caught.value.message == "7 pairs of a file and a caption make no batch of 8"
-    assert caught.value.hint == "--batch-size 7 or less"
+        Order(0, ALIKE[:7], batch_size, accumulate, workers)
+    assert caught.value.message == f"7 captions are fewer than the {step}"
+    assert caught.value.hint == hint

@@ -23,11 +23,13 @@ from cococli.decoding.options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
 from cococli.training.data import Source, find_data
 from cococli.training.folder import open_run
-from cococli.training.loop import Diverged
+from cococli.training.loop import Diverged, Plan
 from cococli.training.order import Order
-from cococli.training.run import Asked, finetune, open_base, planned
+from cococli.training.run import Asked, finetune, must_stay, open_base, planned
 from cococli.video.clips import read_clip
 from cococli.video.sampling import Sampling
+
+PLAN = Plan(steps=6, rate=0.01, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def test_a_run_without_a_better_score_ends_early_and_stays_ended(data: Path, hom
     stuck = asked(data, steps=9, rate=1e-9, hold_out=2, validate_every=1, patience=2)
     told = train(stuck)
     assert told.steps == [1, 2, 3]
-    assert [best for _, _, best in told.looks] == [True, False, False]
+    assert [found.loss for _, found, _ in told.looks] == [told.looks[0][1].loss] * 3
     assert train(stuck).steps == []
 
 
@@ -235,7 +237,7 @@ def test_the_frozen_tower_looks_once_for_all_runs(data: Path, home: Path) -> Non
         ({"steps": None, "epochs": 0.1}, 1, 1e-3, 0, 50),
         ({"steps": 950, "model": "mine"}, 950, 1e-5, 95, 95),
         ({"steps": 950, "model": "mine", "lora": 4}, 950, 1e-4, 95, 95),
-        ({"rate": 0.5, "warmup": 100, "validate_every": 4}, 6, 0.5, 5, 4),
+        ({"rate": 0.5, "warmup": 5, "validate_every": 4}, 6, 0.5, 5, 4),
     ],
 )
 def test_what_is_left_open_suits_the_rest(
@@ -259,4 +261,69 @@ def test_the_model_to_start_from_must_be_there(data: Path) -> None:
 def test_a_batch_needs_as_many_captions(data: Path) -> None:
     with pytest.raises(UsageError) as caught:
         train(asked(data, batch_size=8, accumulate=3))
-    assert caught.value.message == "16 pairs of a file and a caption make no batch of 24"
+    assert caught.value.message == "16 captions are fewer than the 24 of one step (8 x --accumulate 3)"
+    assert caught.value.hint == "--batch-size 5 or --accumulate 2 or less"
+
+
+@pytest.mark.parametrize("warmup", [6, 1000])
+def test_a_warmup_as_long_as_the_run_is_refused(data: Path, home: Path, warmup: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(asked(data, warmup=warmup))
+    assert caught.value.message == f"--warmup {warmup} must be less than the 6 steps of the run"
+    assert not (home / "runs").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_list(folder, [{"path": path.name, "caption": "a thing"} for path in pictures(folder, 16)])
+    wanted = asked(folder, steps=6, hold_out=9, validate_every=2)
+    told = train(wanted, stop_after=3)
+    assert told.notes[1].endswith("4 of 16 files are held out")
+    run = home / "runs" / "mine"
+    asked_then = json.loads((run / "run.json").read_text())
+    old = find_data(Source(folder), 9, CONFIG.context_length, False, str, before=1)
+    asked_then["asked"]["data"] = must_stay(wanted, open_base(wanted), old, PLAN)["data"]
+    (run / "run.json").write_text(json.dumps(asked_then))
+    lines = (run / "metrics.jsonl").read_text().replace('"held_out_loss"', '"unknown"')
+    (run / "metrics.jsonl").write_text(lines)
+    progress = run / "checkpoints" / "3" / "progress.json"
+    progress.write_text(
+        json.dumps({key: it for key, it in json.loads(progress.read_text()).items() if key != "sha256"})
+    )
+    told = train(wanted)
+    assert "run mine stands at step 3, and goes on from there" in told.notes
+    assert told.notes[1].endswith("1 of 16 files are held out")
+    assert [step for step, _, best in told.looks if best] == [4, 6] or told.looks[0][2]
+
+
+def test_one_held_out_picture_keeps_the_learned_model(home: Path, tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "data", train=8, val=0)
+    with (folder / "captions.jsonl").open("a") as file:
+        file.write(json.dumps({"path": "0.png", "caption": "a red thing", "split": "val"}) + "\n")
+    told = train(asked(folder, steps=24, hold_out=9, validate_every=6, contrastive=0.0))
+    assert {found.scores["CIDEr"] for _, found, _ in told.looks} == {0}
+    losses = {step: found.loss for step, found, _ in told.looks}
+    best = json.loads((home / "runs/mine/best/progress.json").read_text())["step"]
+    assert best == min(losses, key=losses.__getitem__) > 6
+    assert [warning.partition(";")[0] for warning in told.warnings] == [
+        "scores of 1 held-out examples are not reliable"
+    ]
+
+
+def test_a_model_is_not_removed_by_its_own_fine_tune(data: Path, home: Path) -> None:
+    train(asked(data, steps=1))
+    for model in ("run:mine", str(home / "runs" / "mine" / "checkpoints" / "1")):
+        with pytest.raises(
+            UsageError, match=r"^--overwrite would remove the run mine, whose model this one starts from$"
+        ):
+            train(asked(data, model=model, overwrite=True))
+    assert find_model("run:mine")
+
+
+def test_validations_that_cannot_end_a_run_are_told(data: Path) -> None:
+    told = train(asked(data, steps=2, hold_out=2, validate_every=3, patience=1))
+    assert told.warnings[1:] == [
+        "--validate-every 3 has no effect: the run has 2 steps",
+        "--patience 1 has no effect: there are 1 validations in 2 steps; --validate-every makes more",
+    ]

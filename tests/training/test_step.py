@@ -8,7 +8,7 @@ import pytest
 
 from cococli.errors import ModelError
 from cococli.training.adamw import AdamWOptions
-from cococli.training.network import Batch, Objective, losses_and_gradients, trained
+from cococli.training.network import Batch, Objective, losses_and_gradients, token_count, trained
 from cococli.training.parallel import ALONE, Workers
 from cococli.training.step import Trainer
 
@@ -56,15 +56,34 @@ def test_weights_that_were_given_stay_as_they_are(tiny):
         assert np.shares_memory(array, tiny.arrays[name]) == name.startswith("visual."), name
 
 
-def test_gradients_of_several_batches_are_averaged(tiny):
-    names = trained(tiny.config, BOTH)
+def test_contrastive_gradients_of_several_batches_are_averaged(tiny):
+    objective = Objective(caption=0)
+    names = trained(tiny.config, objective)
     batches = [batch(tiny, 0, 1, 2), batch(tiny, 2, 3, 0), batch(tiny, 5, 4, 3)]
-    alone = [losses_and_gradients(tiny.config, tiny.weights(), names, each, BOTH) for each in batches]
-    step = trainer(tiny, workers=Watched()).step(batches, RATE)
-    assert step.losses.caption == pytest.approx(np.mean([losses.caption for losses, _ in alone]), rel=1e-6)
+    alone = [losses_and_gradients(tiny.config, tiny.weights(), names, each, objective) for each in batches]
+    step = trainer(tiny, objective, workers=Watched()).step(batches, RATE)
+    assert step.losses.contrastive == pytest.approx(np.mean([losses.contrastive for losses, _ in alone]), rel=1e-6)
     assert step.losses.total == pytest.approx(np.mean([losses.total for losses, _ in alone]), rel=1e-6)
     for array, *parts in zip(Watched.seen, *(gradients for _, gradients in alone), strict=True):
         np.testing.assert_allclose(array, np.mean([part.asnumpy() for part in parts], axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1), (1, 2)])
+def test_micro_batches_weigh_every_token_as_one_batch(tiny, sizes):
+    objective = Objective(contrastive=0)
+    names = trained(tiny.config, objective)
+    ids, pixels = tiny.oracle["text_ids"].copy(), tiny.oracle["pixels"][:3][:, None]
+    ids[0, 2:] = 0  # much shorter than the others
+    large, wanted = losses_and_gradients(tiny.config, tiny.weights(), names, Batch(ids, pixels), objective)
+    ends = np.cumsum(sizes)[:-1]
+    parts = [Batch(*part) for part in zip(np.split(ids, ends), np.split(pixels, ends), strict=True)]
+    counts = [token_count(tiny.config, part) for part in parts]
+    assert len({count / size for count, size in zip(counts, sizes, strict=True)}) > 1
+    step = trainer(tiny, objective, workers=Watched()).step(parts, RATE)
+    assert step.losses.caption == pytest.approx(large.caption, rel=1e-5)
+    assert step.losses.total == pytest.approx(large.total, rel=1e-5)
+    for array, whole in zip(Watched.seen, wanted, strict=True):
+        np.testing.assert_allclose(array, whole.asnumpy(), rtol=1e-3, atol=2e-6)
 
 
 def test_long_gradients_are_shortened_all_together(tiny):

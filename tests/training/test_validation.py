@@ -13,9 +13,11 @@ from cococli.datasets.dataset import Dataset, Example
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError
 from cococli.evaluation.model import joined, measure_captions, measure_retrieval
+from cococli.training import validation
 from cococli.training.adamw import AdamWOptions
 from cococli.training.initial import initial
-from cococli.training.network import Objective
+from cococli.training.network import Batch, Objective, losses_and_gradients
+from cococli.training.pairs import pairs_of
 from cococli.training.step import Trainer
 from cococli.training.validation import GREEDY, METRICS, split_off, spread, validate
 from cococli.video.clips import ReadRequest, read_clip
@@ -60,10 +62,21 @@ def test_scores_are_those_of_its_own_captions_and_vectors(pupil: Trainer, data: 
     ]
 
 
+def test_the_held_out_loss_is_that_of_one_large_batch(pupil: Trainer, data: Dataset, monkeypatch) -> None:
+    pairs = pairs_of(data, CONFIG.context_length)
+    pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
+    batch = Batch(pairs.ids, pixels[pairs.file])
+    whole, _ = losses_and_gradients(CONFIG, pupil.tensors, (), batch, Objective(contrastive=0))
+    assert validate(pupil, data, READING).loss == pytest.approx(whole.caption, abs=1e-3)
+    monkeypatch.setattr(validation, "_PAIRS", 3)
+    assert validate(pupil, data, READING).loss == pytest.approx(whole.caption, abs=1e-3)
+
+
 def test_a_model_that_trains_no_captions_is_chosen_by_its_recall(pupil: Trainer, data: Dataset) -> None:
     found = validate(pupil, data, READING, captions=False)
     assert [*found.scores] == RECALLS
     assert found.score == (found.scores[RECALLS[0]] + found.scores[RECALLS[3]]) / 2
+    assert 0 < found.loss < 9
 
 
 def test_a_model_that_trains_captions_alone_is_not_asked_for_vectors(pupil: Trainer, data: Dataset) -> None:
@@ -86,16 +99,20 @@ def test_where_no_file_can_be_read_there_is_nothing_to_look_at(pupil: Trainer, t
 def test_the_same_share_is_split_off_whatever_the_order(data: Dataset) -> None:
     many = replace(data, examples=examples(100))
     train, held_out = split_off(many, 1000)
-    assert (len(train.examples), len(held_out.examples)) == (95, 5)
+    assert (len(train.examples), len(held_out.examples)) == (92, 8)
     assert {*train.examples} | {*held_out.examples} == {*many.examples}
     _, again = split_off(replace(many, examples=many.examples[::-1]), 1000)
     assert {*again.examples} == {*held_out.examples}
     assert [int(one.id) for one in held_out.examples] != [*range(5)]
 
 
-@pytest.mark.parametrize(("count", "most", "out"), [(3, 10, 1), (100, 2, 2), (41, 10, 2)])
-def test_at_least_one_is_split_off_and_not_too_many(data: Dataset, count: int, most: int, out: int) -> None:
-    assert len(split_off(replace(data, examples=examples(count)), most)[1].examples) == out
+@pytest.mark.parametrize(
+    ("count", "most", "before", "out"),
+    [(3, 100, 0, 1), (20, 100, 0, 5), (32, 100, 0, 8), (400, 100, 0, 20), (9000, 100, 0, 100), (100, 2, 0, 2),
+     (40, 100, 2, 2)],
+)  # fmt: skip
+def test_eight_are_split_off_or_a_quarter(data: Dataset, count: int, most: int, before: int, out: int) -> None:
+    assert len(split_off(replace(data, examples=examples(count)), most, before)[1].examples) == out
 
 
 @pytest.mark.parametrize(("count", "ids"), [(1, "0"), (3, "0 2 4"), (7, "0 1 2 3 4 5 6"), (9, "0 1 2 3 4 5 6")])
