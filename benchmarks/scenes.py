@@ -1,29 +1,39 @@
 """Scene detectors on made videos whose cuts, fades and dissolves are known: see README.md in this folder.
 
-    python benchmarks/scenes.py [--pictures DIR] [--seed 1] [--folder /tmp/coca-scenes]
+    python benchmarks/scenes.py [--pictures DIR] [--seed 1] [--folder /tmp/coca-scenes] [--only slides ...]
 
-Shots are camera moves over made textures, or over the pictures of a folder. PySceneDetect takes part where it is
-installed (scenedetect, opencv-python-headless). Our detector was tuned on other videos.
+Shots are camera moves over made textures, or over the pictures of a folder; screens.py draws slides, pages and
+programs. FFmpeg's `scene` filter takes part at several thresholds, and PySceneDetect where it is installed
+(scenedetect, opencv-python-headless). Our detector was tuned on other videos.
 """
 
 import argparse
 import contextlib
+import itertools
 import math
+import re
+import shutil
+import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw
+from screens import SCREENS, Recording
 
 WIDTH, HEIGHT = 640, 360
 CANVAS = (1280, 720)
 RATES = (12, 24, 25, 30, 60)
+SCREEN_RATES = (5, 10, 15, 25, 30)
+FFMPEG_THRESHOLDS = (0.02, 0.05, 0.1, 0.3)
+TOLERANCE = 0.2  # seconds beside a cut
 
 Draw = Callable[[float], np.ndarray]  # seconds -> [HEIGHT, WIDTH, 3] float32
 Effect = Callable[[float, np.ndarray], np.ndarray]
@@ -54,6 +64,7 @@ KINDS = {
     "grain": Kind(3, effects=("grain",)),
     "blackouts": Kind(3, effects=("blackouts",), seconds=25.0),
     "screen": Kind(3, ("screen",), seconds=40.0),
+    **{name: Kind(6, changes=("drawn",)) for name in SCREENS},
 }
 
 
@@ -263,6 +274,8 @@ def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: i
     """Make a video, where it is not there yet."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     kind, path = KINDS[name], folder / f"{name}-{number}.mp4"
+    if name in SCREENS:
+        return record(path, name, rng)
     rate, quality = int(rng.choice(RATES)), str(rng.choice(["20", "26", "32"]))
     changes = [str(rng.choice(kind.changes)) for _ in range(11)] if kind.changes else []
     lasting = [0.0 if change == "cut" else rng.uniform(0.5, 2) for change in changes]
@@ -287,17 +300,43 @@ def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: i
         kept = abs(2 * share - 1)
         return shots[last - (share < 0.5)](t) * kept + colours[last - 1] * (1 - kept)
 
-    encode(path, (draw(i / rate) for i in range(round(seconds * rate))), rate, quality)
+    encode(path, ((i, draw(i / rate)) for i in range(round(seconds * rate))), rate, {"crf": quality})
     return made
 
 
-def encode(path: Path, frames: Iterator[np.ndarray], rate: int, quality: str) -> None:
+def record(path: Path, name: str, rng: Random) -> Made:
+    """Record a screen, as coarsely, as seldom and with as many keyframes as programs do that record them."""
+    recording, rate = SCREENS[name](rng), int(rng.choice(SCREEN_RATES))
+    options = {"crf": str(rng.choice([20, 27, 34])), "g": str(rng.choice([15, 50, 250]))}
+    changing_only = bool(rng.random() < 0.3)
+    cuts = [math.ceil(at * rate - 1e-3) / rate for at in recording.cuts]
+    gradual = [(math.floor(start * rate) / rate, math.ceil(end * rate) / rate) for start, end in recording.gradual]
+    if not path.exists():
+        encode(path, drawn(recording, rate, changing_only), rate, options)
+    return Made(path, name, recording.seconds, cuts, gradual)
+
+
+def drawn(recording: Recording, rate: int, changing_only: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and pixels of frames, without those that repeat the one before where only changes are recorded."""
+    last, count = None, round(recording.seconds * rate)
+    for i in range(count):
+        pixels = np.asarray(recording.draw(i / rate))
+        if not changing_only or last is None or i == count - 1 or not np.array_equal(pixels, last):
+            yield i, pixels
+        last = pixels
+
+
+def encode(path: Path, frames: Iterator[tuple[int, np.ndarray]], rate: int, options: dict[str, str]) -> None:
+    first = next(frames)
     unfinished = path.with_suffix(".part")
     with av.open(str(unfinished), "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=rate, options={"crf": quality, "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for frame in frames:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24")))
+        stream = output.add_stream("libx264", rate=rate, options={"preset": "veryfast", **options})
+        stream.height, stream.width = first[1].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for number, pixels in itertools.chain([first], frames):
+            frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, rate)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode())
     unfinished.rename(path)
 
@@ -306,7 +345,9 @@ def encode(path: Path, frames: Iterator[np.ndarray], rate: int, quality: str) ->
 
 
 def detectors() -> dict[str, Callable[[Path], list[float]]]:
-    found = {"coca": ours}
+    found: dict[str, Callable[[Path], list[float]]] = {"coca": ours}
+    for threshold in FFMPEG_THRESHOLDS:
+        found[f"ffmpeg scene > {threshold}"] = partial(ffmpegs, threshold)
     with contextlib.suppress(ImportError):
         import scenedetect
 
@@ -320,6 +361,23 @@ def ours(path: Path) -> list[float]:
     from cococli.video.scenes import find_scenes
 
     return find_scenes(open_reader(path))
+
+
+def ffmpegs(threshold: float, path: Path) -> list[float]:
+    """FFmpeg's `scene` filter; of changes within a second only the first counts, as in `min_scene_len`."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        import imageio_ffmpeg
+
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    chosen = f"select='gt(scene,{threshold})',showinfo"
+    command = [program, "-hide_banner", "-threads", "1", "-i", str(path), "-vf", chosen, "-an", "-f", "null", "-"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found: list[float] = []
+    for match in re.finditer(r"Parsed_showinfo.* pts_time:\s*([\d.]+)", told):
+        if not found or float(match[1]) - found[-1] >= 1:
+            found.append(float(match[1]))
+    return found
 
 
 def theirs(detector: Callable[..., object], path: Path) -> list[float]:
@@ -345,8 +403,8 @@ class Score:
     seconds: float = 0.0
 
     def add(self, made: Made, found: list[float]) -> None:
-        """A cut is found within 0.25 s, a gradual change anywhere from its start to its end, each once."""
-        spans = [(cut - 0.25, cut + 0.25) for cut in made.cuts] + made.gradual
+        """A cut is found within the tolerance, a gradual change from its start to its end, each once."""
+        spans = [(cut - TOLERANCE, cut + TOLERANCE) for cut in made.cuts] + made.gradual
         left, hits = sorted(found), 0
         for start, end in sorted(spans):
             inside = [at for at in left if start <= at <= end]
@@ -371,18 +429,21 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder of .jpg or .png pictures, instead of textures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/coca-scenes"), help="for some 100 MB of videos")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of videos")
+    parser.add_argument("--misses", action="store_true", help="print where ours is wrong, and nothing else")
     arguments = parser.parse_args()
+    kinds = {name: KINDS[name] for name in arguments.only}
     pictures = sorted(path for path in arguments.pictures.glob("*.[jp][pn]g")) if arguments.pictures else []
     folder = arguments.folder / f"{arguments.pictures.name if arguments.pictures else 'textures'}-{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(name, number) for name, kind in KINDS.items() for number in range(kind.videos)]
+    wanted = [(name, number) for name, kind in kinds.items() for number in range(kind.videos)]
     with ProcessPoolExecutor(2) as processes:
         videos = list(processes.map(partial(make, folder, arguments.seed, pictures), *zip(*wanted, strict=True)))
     minutes = sum(made.seconds for made in videos) / 60
-    row("detector", *(f"{name}, F1" if kind.changes else f"{name}, false/min" for name, kind in KINDS.items()), "s/min")
-    row("---", *("---:" for _ in KINDS), "---:")
+    row("detector", *(f"{name}, F1" if kind.changes else f"{name}, false/min" for name, kind in kinds.items()), "s/min")
+    row("---", *("---:" for _ in kinds), "---:")
     for name, detect in detectors().items():
-        scores = {kind: Score() for kind in KINDS}
+        scores = {kind: Score() for kind in kinds}
         start = time.perf_counter()
         found = [detect(made.path) for made in videos]
         taken = time.perf_counter() - start

@@ -1,17 +1,22 @@
-"""Where the scenes of a video begin: at hard cuts, and in the middle of fades and dissolves.
+"""Find where the scenes of a video begin: at hard cuts, in the middle of fades and dissolves, and at new pages.
 
-Thumbnails are enough to see it, so that decoding is what takes the time. benchmarks/README.md says how well this works
-and why it is not PySceneDetect.
+Thumbnails of the frames are enough for films, and small grey pictures for slides and other pages (see pages.py), so
+that decoding takes most of the time. benchmarks/README.md says how well this works and why it is not PySceneDetect.
 """
 
 import math
 from bisect import bisect
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from .pages import HEIGHT as PAGE_HEIGHT
+from .pages import TICK as PAGE_TICK
+from .pages import WIDTH as PAGE_WIDTH
+from .pages import page_changes, scrolled
 from .reading import Reader, progressed
 from .videos import Video, _av_stream, _counted, _decoded, _timed
 
@@ -19,7 +24,9 @@ SHORTEST = 1.0  # seconds of a scene
 
 WIDTH, HEIGHT = 32, 18  # of a thumbnail, in pixels: grain and small movements are gone
 
-_FLAT = 3.0  # standard deviation of a thumbnail, in grey levels, below which it shows nothing, as in a fade
+_FLAT = 3.0  # standard deviation of a picture, in grey levels, below which it shows nothing, as in a fade
+_DIM = 0.3  # of the contrast around: beside blank frames, those that show less are faded
+_BESIDE = 1.0  # seconds
 
 # Hard cuts. How far apart two frames are is 1 - their correlation.
 _STEP = 0.2  # from the frame before to the first of the scene, at least
@@ -28,6 +35,12 @@ _AROUND = 0.3  # seconds
 _ALONE = 2.0  # a cut is so many times the steps around it: fast motion goes on for several frames
 _CELLS = (6, 8)  # down and across; more than half of them must change, so that a window that opens is no cut
 _CHANGED = 0.4  # of the contrast: by so much the colour of a cell changes
+
+# Cuts in a part of the picture, as in a split screen
+_PART = 0.3  # of the picture, at least
+_FILLED = 0.5  # of its pixels change
+_STEP_OF_PIXEL = 5.0  # grey levels, at least
+_OUT = 1.5  # times the steps before and after
 
 # Dissolves
 _TICK = 0.1  # seconds
@@ -48,11 +61,35 @@ class _Change(NamedTuple):
     reach: float  # seconds to either side that it takes: 0 for a cut
 
 
+class _Frame(NamedTuple):
+    time: float  # seconds
+    clock: float  # seconds, with long pauses made short
+    pixels: np.ndarray  # [HEIGHT, WIDTH, 3] uint8
+    page: np.ndarray | None  # [PAGE_HEIGHT, PAGE_WIDTH] uint8; none where another frame follows in the same tick
+
+    @property
+    def tick(self) -> int:
+        return int(self.clock / PAGE_TICK)
+
+
 class _Stretch(NamedTuple):
     times: np.ndarray  # [N] seconds
     clock: np.ndarray  # [N] seconds, with long pauses made short
     pixels: np.ndarray  # [N, HEIGHT * WIDTH * 3] float32
+    pages: np.ndarray  # [P, PAGE_HEIGHT, PAGE_WIDTH] uint8
+    paged: np.ndarray  # [P] which frames they are
     core: tuple[float, float]  # times, from and before, that no other stretch looks after
+
+
+def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float, float]]:
+    """Spans of the scenes, in order: seconds. Blank spans that are as long as a scene belong to none of them."""
+    scenes, blanks = _analyse(reader, shortest)
+    start, end = float(reader.starts[0]), float(reader.end)
+    spans = list(pairwise([start, *scenes, end]))
+    for blank_start, blank_end in blanks:
+        parts = [part for one, other in spans for part in ((one, min(other, blank_start)), (max(one, blank_end), other))]
+        spans = sorted({part for part in parts if part[0] < part[1]})
+    return spans or [(start, end)]
 
 
 def find_scenes(reader: Reader, shortest: float = SHORTEST) -> list[float]:
@@ -61,7 +98,19 @@ def find_scenes(reader: Reader, shortest: float = SHORTEST) -> list[float]:
     Args:
         shortest: Seconds that a scene lasts at least; of two changes closer than this the weaker one is dropped.
     """
-    changes = [change for stretch in _stretches(_thumbnails(reader)) for change in _changes(stretch)]
+    return _analyse(reader, shortest)[0]
+
+
+def _analyse(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[float, float]]]:
+    """Return the times at which scenes begin, and the blank spans."""
+    changes: list[_Change] = []
+    blank: list[tuple[float, bool]] = []
+    for stretch in _stretches(_thumbnails(reader)):
+        begin, end = stretch.core
+        changes += [change for change in _changes(stretch) if begin <= change.time < end]
+        times = stretch.times[stretch.paged]
+        inside = (begin <= times) & (times < end)
+        blank += zip(times[inside].tolist(), (_contrast(stretch.pages[inside]) < _FLAT).tolist(), strict=True)
     start, end = float(reader.starts[0]), float(reader.end)
     found = [start, end]
     for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):  # cuts are surer
@@ -71,11 +120,39 @@ def find_scenes(reader: Reader, shortest: float = SHORTEST) -> list[float]:
             if room >= max(shortest, change.reach):
                 found.insert(place, change.time)
     frames = np.searchsorted(reader.starts, np.array(found[1:-1]) + 1e-6, side="right") - 1
-    return [float(time) for time in reader.starts[frames]]
+    return [float(time) for time in reader.starts[frames]], _blank_spans(blank, end, shortest)
 
 
-def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray]]:
-    """Time and pixels [HEIGHT, WIDTH, 3] uint8 of all frames, of whatever shape they were."""
+def _contrast(pictures: np.ndarray) -> np.ndarray:
+    """Standard deviation of each picture: [N, ...] -> [N]"""
+    return np.array([picture.std() for picture in pictures])
+
+
+def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """[N] whether pictures are blank, or on the way to or from blank ones."""
+    contrast = _contrast(pictures)
+    blank = np.flatnonzero(contrast < _FLAT)
+    faded = contrast < _FLAT
+    for i in np.flatnonzero(np.any(np.abs(times[:, None] - times[blank]) < _BESIDE, axis=1)):
+        around = contrast[np.searchsorted(times, times[i] - _BESIDE) : np.searchsorted(times, times[i] + _BESIDE)]
+        faded[i] |= contrast[i] < _DIM * around.max()
+    return faded
+
+
+def _blank_spans(frames: Iterable[tuple[float, bool]], end: float, shortest: float) -> list[tuple[float, float]]:
+    """Spans of blank frames that are long enough to be scenes, and what is too short to be one between them."""
+    spans: list[tuple[float, float]] = []
+    runs = [(next(run)[0], blank) for blank, run in groupby(frames, key=lambda frame: frame[1])]
+    for (start, blank), (stop, _) in pairwise([*runs, (end, False)]):
+        if blank and spans and start - spans[-1][1] < shortest:
+            spans[-1] = spans[-1][0], stop
+        elif blank:
+            spans.append((start, stop))
+    return [span for span in spans if span[1] - span[0] >= shortest]
+
+
+def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Time, pixels [HEIGHT, WIDTH, 3] uint8 and page [PAGE_HEIGHT, PAGE_WIDTH] uint8 of all frames, of any shape."""
     if isinstance(reader, Video):
         yield from _decoded_small(reader)
         return
@@ -83,54 +160,89 @@ def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray]]:
 
     for frame in reader.frames(range(len(reader.starts))):
         progressed()
-        yield frame.time, np.asarray(Image.fromarray(frame.pixels).resize((WIDTH, HEIGHT), Image.Resampling.BOX))
+        image = Image.fromarray(frame.pixels)
+        page = image.convert("L").resize((PAGE_WIDTH, PAGE_HEIGHT), Image.Resampling.BILINEAR)
+        yield frame.time, np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)), np.asarray(page)
 
 
-def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray]]:
+def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
     """As `_thumbnails`. No frame is ever converted at its full size, which would take as long as decoding it."""
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
     with _av_stream(video.path) as stream, suppress(av.FFmpegError, ValueError):  # frames of a kind that has no colours
-        shrink = VideoReformatter().reformat  # one for all frames: preparing it takes longer than using it
+        shrink, shrink_again = VideoReformatter().reformat, VideoReformatter().reformat  # preparing them takes long
         for frame in (_timed if video.keys else _counted)(_decoded(stream)):
-            small = shrink(frame, WIDTH, HEIGHT, "rgb24", interpolation=Interpolation.AREA)
-            yield float(video._seconds(frame.pts)), small.to_ndarray()
+            small = shrink(frame, PAGE_WIDTH, PAGE_HEIGHT, "yuv420p", interpolation=Interpolation.AREA)
+            pixels = shrink_again(small, WIDTH, HEIGHT, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
+            plane = small.planes[0]
+            page = np.frombuffer(plane, np.uint8).reshape(PAGE_HEIGHT, plane.line_size)[:, :PAGE_WIDTH]
+            yield float(video._seconds(frame.pts)), pixels, page.copy()
 
 
-def _stretches(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[_Stretch]:
-    held: list[tuple[float, float, np.ndarray]] = []
+def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterator[_Stretch]:
+    held: list[_Frame] = []
     begin = -math.inf
-    for time, pixels in frames:
-        if held and time <= held[-1][0]:
+    for time, pixels, page in frames:
+        if held and time <= held[-1].time:
             continue  # damaged
-        clock = held[-1][1] + min(time - held[-1][0], _PAUSE) if held else 0.0
-        held.append((time, clock, pixels))
-        if clock - held[0][1] >= _STRETCH:
-            end = next(at for at, passed, _ in held if passed >= clock - _MARGIN)
+        clock = held[-1].clock + min(time - held[-1].time, _PAUSE) if held else 0.0
+        frame = _Frame(time, clock, pixels, page)
+        if held and held[-1].tick == frame.tick:
+            held[-1] = held[-1]._replace(page=None)
+        held.append(frame)
+        if clock - held[0].clock >= _STRETCH:
+            end = next(one.time for one in held if one.clock >= clock - _MARGIN)
             yield _stretch(held, begin, end)
-            held = [frame for frame in held if frame[1] >= clock - 2 * _MARGIN]
+            held = [one for one in held if one.clock >= clock - 2 * _MARGIN]
             begin = end
     if held:
         yield _stretch(held, begin, math.inf)
 
 
-def _stretch(held: list[tuple[float, float, np.ndarray]], begin: float, end: float) -> _Stretch:
-    times, clock, pixels = zip(*held, strict=True)
+def _stretch(held: list[_Frame], begin: float, end: float) -> _Stretch:
+    times, clock, pixels, pages = zip(*held, strict=True)
     flat = np.stack(pixels).reshape(len(pixels), -1).astype(np.float32)
-    return _Stretch(np.array(times), np.array(clock), flat, (begin, end))
+    paged = np.array([i for i, page in enumerate(pages) if page is not None])
+    return _Stretch(np.array(times), np.array(clock), flat, np.stack([pages[i] for i in paged]), paged, (begin, end))
 
 
-def _changes(stretch: _Stretch) -> list[_Change]:
-    times, clock, pixels, (begin, end) = stretch
-    # What was seen last stands for black, white and faded frames: so a fade to another scene is a cut.
-    seen = np.flatnonzero(pixels.std(axis=1) >= _FLAT)
+def _changes(stretch: _Stretch) -> Iterator[_Change]:
+    yield from _page_changes(stretch)
+    seen = _last_seen(~_is_faded(stretch.times, stretch.pixels))
+    if len(seen):
+        pixels = stretch.pixels[seen]
+        for change in (*_cuts(stretch.times, pixels), *_dissolves(stretch.times, stretch.clock, pixels)):
+            times = stretch.times[stretch.paged]
+            before = max(0, np.searchsorted(times, change.time - change.reach) - 1)
+            after = min(len(times) - 1, np.searchsorted(times, change.time + change.reach))
+            if not scrolled(stretch.pages[before], stretch.pages[after]):
+                yield change
+
+
+def _last_seen(shown: np.ndarray) -> np.ndarray:
+    """[N] bool -> [N] which frame was shown last: it stands for black, white and faded ones that follow.
+
+    So a fade to another scene is a cut. Empty where all frames are blank.
+    """
+    seen = np.flatnonzero(shown)
+    last = np.searchsorted(seen, np.arange(len(shown)), side="right") - 1
+    return seen[np.maximum(last, 0)] if len(seen) else seen
+
+
+def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
+    """Changes of pages, at the first frame that is more like the page after than like the one before."""
+    ticks = (stretch.clock[stretch.paged] / PAGE_TICK).astype(int)
+    seen = _last_seen(~_is_faded(stretch.times[stretch.paged], stretch.pages))
     if not len(seen):
-        return []
-    last = np.searchsorted(seen, np.arange(len(pixels)), side="right") - 1
-    pixels = pixels[seen[np.maximum(last, 0)]]
-    found = [*_cuts(times, pixels), *_dissolves(times, clock, pixels)]
-    return [change for change in found if begin <= change.time < end]
+        return
+    shown = seen[np.searchsorted(ticks, np.arange(ticks[0], ticks[-1] + 1), side="right") - 1]  # at the end of a tick
+    for change in page_changes(stretch.pages, shown):
+        before, after = stretch.paged[shown[change.first]], stretch.paged[shown[change.last]]
+        between = stretch.pixels[before : after + 1]
+        closer = np.linalg.norm(between - between[-1], axis=1) < np.linalg.norm(between - between[0], axis=1)
+        reach = (change.last - change.first - 1) * PAGE_TICK / 2
+        yield _Change(float(stretch.times[before + int(closer.argmax())]), change.strength, reach)
 
 
 def _looks(pixels: np.ndarray) -> np.ndarray:
@@ -140,16 +252,42 @@ def _looks(pixels: np.ndarray) -> np.ndarray:
 
 
 def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
-    """Steps that stand alone, after which nothing looks as before."""
+    """Steps that stand alone, after which nothing looks as before, in all of the picture or in a large part of it."""
     looks = _looks(pixels)
     steps = 1 - np.sum(looks[1:] * looks[:-1], axis=1)  # steps[i] is from frame i to i + 1
-    for i in np.flatnonzero(steps > _STEP):
-        first = min(i, int(np.searchsorted(times, times[i + 1] - _AROUND)))
-        end = max(i + 2, int(np.searchsorted(times, times[i + 1] + _AROUND)))
-        apart = np.quantile(1 - looks[first : i + 1] @ looks[i + 1 : end].T, 0.25)
-        others = np.sort(np.delete(steps[first : end - 1], i - first))[-2:].sum() / 2  # a flash beside it is two steps
-        if apart > _APART and steps[i] > _ALONE * others and _all_over(*pixels[i : i + 2]):
-            yield _Change(float(times[i + 1]), float(steps[i] * apart), 0.0)
+    parts = dict(_changed_parts(pixels))
+    for i in np.union1d(np.flatnonzero(steps > _STEP), np.array(list(parts), int)):
+        strength = _strength(times, pixels, i) if steps[i] > _STEP and _all_over(*pixels[i : i + 2]) else 0.0
+        if not strength and i in parts:
+            strength = _strength(times, pixels, i, parts[i])
+        if strength:
+            yield _Change(float(times[i + 1]), strength, 0.0)
+
+
+def _strength(times: np.ndarray, pixels: np.ndarray, i: int, part: np.ndarray | slice = slice(None)) -> float:
+    """How strong the cut from frame i to the next is in some pixels; 0 where it is none."""
+    first = min(i, int(np.searchsorted(times, times[i + 1] - _AROUND)))
+    end = max(i + 2, int(np.searchsorted(times, times[i + 1] + _AROUND)))
+    looks, place = _looks(pixels[first:end, part]), i - first
+    steps = 1 - np.sum(looks[1:] * looks[:-1], axis=1)
+    apart = np.quantile(1 - looks[: place + 1] @ looks[place + 1 :].T, 0.25)
+    others = np.sort(np.delete(steps, place))[-2:].sum() / 2  # a flash beside it is two steps
+    if steps[place] > _STEP and apart > _APART and steps[place] > _ALONE * others:
+        return float(steps[place] * apart)
+    return 0.0
+
+
+def _changed_parts(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames after which much of a large rectangle changes more than right before and after, and its pixels: [P]"""
+    steps = np.abs(np.diff(pixels, axis=0)).reshape(-1, HEIGHT, WIDTH, 3).mean(axis=-1)
+    beside = np.pad(steps, ((1, 1), (0, 0), (0, 0)))
+    out = (steps > _STEP_OF_PIXEL) & (steps > _OUT * np.maximum(beside[:-2], beside[2:]))
+    for i in np.flatnonzero(out.mean(axis=(1, 2)) > _PART * _FILLED):
+        lines = [out[i].sum(axis=axis) for axis in (1, 0)]
+        rows, columns = (line >= line.max() / 2 for line in lines)
+        part = np.logical_and.outer(rows, columns)
+        if part.mean() > _PART and out[i][part].mean() > _FILLED:
+            yield int(i), np.repeat(part.ravel(), 3)
 
 
 def _all_over(before: np.ndarray, after: np.ndarray) -> bool:

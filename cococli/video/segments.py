@@ -39,16 +39,14 @@ def parse(text: str) -> Segments:
 
 
 def spans(reader: Reader, segments: Segments) -> list[Span]:
-    """The spans of a video, in order and without gaps; of a still picture one of no length."""
+    """The spans of a video, in order, without gaps but for blanks between scenes; of a still picture one of no length."""
     start, end = float(reader.starts[0]), float(reader.end)
     if end <= start or segments.kind == "none":
         return [(start, max(start, end))]
     if segments.kind == "scene":
-        from .scenes import find_scenes
+        from .scenes import scene_spans
 
-        edges = [start, *find_scenes(reader), end]
-    else:
-        # A last piece of less than half the length belongs to the one before.
-        pieces = max(1, int((end - start) / segments.seconds + 0.5))
-        edges = [*(start + i * segments.seconds for i in range(pieces)), end]
-    return list(pairwise(edges))
+        return scene_spans(reader)
+    # A last piece of less than half the length belongs to the one before.
+    pieces = max(1, int((end - start) / segments.seconds + 0.5))
+    return list(pairwise([*(start + i * segments.seconds for i in range(pieces)), end]))

@@ -1,0 +1,189 @@
+"""Where slides, pages and other large regions that stand still give way to others.
+
+Thumbnails blur text away, so this works on small grey pictures in which lines of text are still apart, ten a second.
+They are compared block by block. Only blocks that stand still before and after a change take part in it, which leaves
+out films within pages; and a change is not a page that was scrolled, nor a small region, such as a line that is typed.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+WIDTH, HEIGHT = 256, 144  # of a picture, in pixels
+TICK = 0.1  # seconds
+
+_BLOCK = 8  # pixels
+_DOWN, _ACROSS = HEIGHT // _BLOCK, WIDTH // _BLOCK
+
+_NOISE = 256.0  # energy of a block from which it shows something: 2 grey levels from pixel to pixel
+_MOVING = 0.15  # squared distance of a block from one tick to the next, by its energy at both
+_STILL = 2  # ticks before and after a change in which nothing moves
+_STEADY = 5  # ticks before and after a change in which nothing moves slowly either
+_LENGTHS = (1, 2, 4, 8)  # ticks that a change takes: 1 for a cut, more for animated slides
+
+_CORRELATED = 0.6  # blocks that show the same
+_LARGE = 0.27  # of the picture: a region that changes
+_DENSE = 0.08  # of the picture: blocks that change in it, at least
+_REPLACED = 0.5  # of the blocks that show something, before and after: another page, even of few words
+_FEW = 0.015  # of the picture: blocks that change in it, at least
+
+_SHIFTED = 0.45  # of the blocks of a region show the same after it was scrolled
+_LEFT = 0.25  # of the energy of a region: so much is still on screen after scrolling
+
+
+class PageChange(NamedTuple):
+    """Ticks between which a large region changes."""
+
+    first: int
+    last: int
+    strength: float
+
+
+def page_changes(pictures: np.ndarray, ticks: np.ndarray) -> Iterator[PageChange]:
+    """Find changes of large regions between still pictures.
+
+    Args:
+        pictures: [N, HEIGHT, WIDTH] uint8.
+        ticks: [T] which of them is on screen at each tick, ascending.
+    """
+    moving = _moving(pictures)[ticks[1:] - 1] & (np.diff(ticks) > 0)[:, None]  # [T - 1, B] from tick i to i + 1
+    edge = np.zeros((_STILL, moving.shape[1]), bool)
+    calm = ~_any_of(np.concatenate([edge, moving, edge]), _STILL)
+    before, after = calm[: len(ticks)], calm[_STILL:]  # [T, B] still for some ticks until, and from, tick i
+    found = np.zeros(len(ticks), bool)
+    for length in _LENGTHS:
+        if len(ticks) <= length:
+            return
+        still = before[:-length] & after[length:]
+        blocks = np.mean(_any_of(moving, length) & still, axis=1)  # that change, [T - length]
+        for first in _peaks(blocks, _FEW):
+            last = first + length
+            if found[first : last + 1].any():
+                continue  # it took less time than this
+            around = (max(0, first - _STEADY), first, last, min(len(ticks) - 1, last + _STEADY))
+            strokes = [_strokes(pictures[ticks[tick]]) for tick in around]
+            steady = ~_differ(*strokes[:2]) & ~_differ(*strokes[2:])
+            strength = _change(*strokes[1:3], still[first] & steady)
+            if strength:
+                found[first : last + 1] = True
+                yield PageChange(first, last, strength)
+
+
+def _any_of(values: np.ndarray, length: int) -> np.ndarray:
+    """[N, B] bool -> [N - length + 1, B], whether any of so many in a row is true."""
+    return np.lib.stride_tricks.sliding_window_view(values, length, axis=0).any(axis=-1)
+
+
+def _peaks(values: np.ndarray, least: float) -> Iterator[int]:
+    """The middle of the highest values of each run of values of at least so much."""
+    high = np.flatnonzero(np.diff(values >= least, prepend=False, append=False))
+    for begin, end in high.reshape(-1, 2):
+        highest = np.flatnonzero(values[begin:end] == values[begin:end].max())
+        yield int(begin + highest[len(highest) // 2])
+
+
+def _strokes(picture: np.ndarray) -> np.ndarray:
+    """Differences from pixel to pixel along a row: they tell lines of text apart, and light does not matter."""
+    return np.diff(picture.astype(np.float32), axis=-1, append=picture[..., -1:])
+
+
+def _by_block(values: np.ndarray) -> np.ndarray:
+    """Sum of values [HEIGHT, WIDTH] over blocks: [B]"""
+    rows = np.add.reduce(values.reshape(_DOWN, _BLOCK, WIDTH), axis=1)
+    return np.add.reduce(rows.reshape(_DOWN, _ACROSS, _BLOCK), axis=2).ravel()
+
+
+def _moving(pictures: np.ndarray) -> np.ndarray:
+    """[N - 1, B] whether a block changes from a picture to the next."""
+    moving = np.zeros((max(1, len(pictures) - 1), _DOWN * _ACROSS), bool)
+    for i, (before, after) in enumerate(pairwise(map(_strokes, pictures))):
+        moving[i] = _differ(before, after)
+    return moving
+
+
+def _differ(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """[B] whether the strokes of a block moved."""
+    energy = _by_block(before**2 + after**2)
+    return _by_block((before - after) ** 2) > _MOVING * (energy + _NOISE)
+
+
+def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
+    """How strongly the still blocks change from some strokes to others.
+
+    It is 0 unless they make up a large region, or most of what is shown, and they were not just scrolled.
+    """
+    old, new = _by_block(before**2), _by_block(after**2)
+    common = _by_block(before * after)
+    differs = (np.maximum(old, new) > _NOISE) & _uncorrelated(old, new, common)
+    changed, shown_before, shown_after = differs & still, still & (old > _NOISE), still & (new > _NOISE)
+    gone = np.sum(changed & shown_before & (common < old / 2)) / max(1, np.sum(shown_before))
+    come = np.sum(changed & shown_after & (common < new / 2)) / max(1, np.sum(shown_after))
+    share, extent = float(changed.mean()), float(_region(changed).mean())
+    large = extent >= _LARGE and share >= _DENSE
+    if not large and not (min(gone, come) >= _REPLACED and share >= _FEW):
+        return 0.0
+    return 0.0 if _shifted(before, after) else float(max(extent, min(gone, come)))
+
+
+def _region(changed: np.ndarray) -> np.ndarray:
+    """Rows and columns of blocks [B] in which something changes, with the space between lines: [DOWN, ACROSS] bool"""
+    changed = changed.reshape(_DOWN, _ACROSS)
+    return np.logical_and.outer(_closed(changed.sum(axis=1) > 1), _closed(changed.sum(axis=0) > 1))
+
+
+def _closed(line: np.ndarray) -> np.ndarray:
+    """A line of booleans without gaps of one or two."""
+    padded = np.pad(line, 2)
+    left, right = padded[:-4] | padded[1:-3], padded[3:-1] | padded[4:]
+    return line | (left & right)
+
+
+def scrolled(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a picture [HEIGHT, WIDTH] uint8, or what changes in it, is the one before, moved up, down or sideways."""
+    return _shifted(_strokes(before), _strokes(after))
+
+
+def _shifted(before: np.ndarray, after: np.ndarray) -> bool:
+    mask = np.kron(_region(_differ(before, after)), np.ones((_BLOCK, _BLOCK), bool))
+    before, after = before * mask, after * mask
+    down = _aligned(before, after)
+    across = [one.T for one in _aligned(before.T, after.T)]
+    return any(_is_same(one, other) for one, other in (down, across))
+
+
+def _is_same(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether most blocks that have fine details have the same ones as before: soft slopes match others by chance."""
+    before, after = (np.diff(one, axis=1, append=one[:, -1:]) for one in (before, after))
+    old, new, common = _by_block(before**2), _by_block(after**2), _by_block(before * after)
+    shown = np.maximum(old, new) > _NOISE
+    same = shown & ~_uncorrelated(old, new, common)
+    return bool(shown.mean() > _FEW and same.sum() > _SHIFTED * shown.sum())
+
+
+def _uncorrelated(old: np.ndarray, new: np.ndarray, common: np.ndarray) -> np.ndarray:
+    return common < _CORRELATED * np.sqrt(np.maximum(old * new, 1))
+
+
+def _aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Strokes [Y, X] moved up or down, in half pixels, to where they match best; 0 where they are out of view."""
+    halves = [np.repeat(one, 2, axis=0) for one in (before, after)]
+    old, new = ((one + np.roll(one, -1, axis=0)) / 2 for one in halves)
+    rows = len(old)
+    spectra = [np.fft.rfft(one, 2 * rows, axis=0) for one in (old, new)]
+    common = np.fft.irfft(np.sum(spectra[0] * spectra[1].conj(), axis=1), 2 * rows)  # at each shift, [2 * rows]
+    shifts = np.arange(1 - rows, rows)
+    in_view = [_in_view(old, shifts), _in_view(new, -shifts)]
+    enough = np.minimum(in_view[0] / max(in_view[0].max(), 1), in_view[1] / max(in_view[1].max(), 1)) > _LEFT
+    best = np.argmax(enough * common[shifts] / np.sqrt(np.maximum(in_view[0] * in_view[1], 1)))
+    shift = int(shifts[best])
+    new, gone = np.roll(new, shift, axis=0), slice(0, shift) if shift >= 0 else slice(shift, None)
+    old[gone] = new[gone] = 0
+    return old[::2], new[::2]
+
+
+def _in_view(strokes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Energy of the rows of [Y, X] that are still in view after moving up by so many rows, or down where negative."""
+    sums = np.concatenate([[0.0], np.cumsum(np.sum(strokes**2, axis=1))])
+    return np.where(shifts >= 0, sums[-1] - sums[np.maximum(shifts, 0)], sums[len(strokes) + np.minimum(shifts, 0)])
