@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
@@ -20,11 +21,12 @@ Colour = tuple[int, int, int]
 Film = Callable[[float], Image.Image]  # seconds -> a picture
 Overlay = Callable[[float, Image.Image], None]  # draws on the picture of this second
 
-WORDS = (
-    "model data video the of and a in for with results training loss frames captions users system we is are method "
-    "learning error rate table figure quarterly revenue growth market plan risk budget team design review latency cache "
-    "server client request token image text encoder decoder attention layer sample scene change page region detect"
-).split()
+WORDS = """
+model data video the of and a in for with results training loss frames captions users system we is are
+method learning error rate table figure quarterly revenue growth market plan risk budget team design
+review latency cache server client request token image text encoder decoder attention layer sample scene
+change page region detect
+""".split()  # noqa: SIM905
 
 
 @dataclass
@@ -136,9 +138,13 @@ def person(rng: Random, width: int, height: int) -> Film:
         pencil.ellipse((x - 1.9 * size, y + 0.9 * size, x + 1.9 * size, y + 4 * size), shirt)
         pencil.ellipse((x - 0.75 * size, y - size, x + 0.75 * size, y + size), skin)
         mouth = 0.15 * size * abs(math.sin(phases[2] + 9 * t))
-        pencil.ellipse((x - 0.25 * size, y + 0.45 * size - mouth, x + 0.25 * size, y + 0.5 * size + mouth), (90, 30, 30))
+        pencil.ellipse(
+            (x - 0.25 * size, y + 0.45 * size - mouth, x + 0.25 * size, y + 0.5 * size + mouth), (90, 30, 30)
+        )
         for eye in (-0.3, 0.3):
-            pencil.ellipse((x + (eye - 0.1) * size, y - 0.3 * size, x + (eye + 0.1) * size, y - 0.1 * size), (20, 20, 20))
+            pencil.ellipse(
+                (x + (eye - 0.1) * size, y - 0.3 * size, x + (eye + 0.1) * size, y - 0.1 * size), (20, 20, 20)
+            )
         return image
 
     return draw
@@ -338,7 +344,11 @@ def pages(rng: Random) -> Recording:
     letters = [sentence(rng, 12) for _ in range(40)]
 
     def draw(t: float) -> Image.Image:
-        shares = [(min(1.0, (t + 1e-6 - at) / lasting) if lasting else 1.0, far) for at, lasting, far in events if t + 1e-6 >= at]
+        shares = [
+            (min(1.0, (t + 1e-6 - at) / lasting) if lasting else 1.0, far)
+            for at, lasting, far in events
+            if t + 1e-6 >= at
+        ]
         top = int(sum(share * far for share, far in shares))
         image = frame.copy()
         image.paste(document.crop((0, top, document.width, top + height)), (bar, 50))
@@ -449,7 +459,8 @@ def programs(rng: Random) -> Recording:
         if rng.random() < 0.25:
             films.append(terminal(rng))
         else:
-            films.append(lambda t, image=program(rng): image.copy())
+            image = program(rng)
+            films.append(lambda t, image=image: image.copy())
     kinds = [pointer(rng), typing(rng), dialog(rng), inset(rng, film, rng.uniform(0.05, 0.2)), logo(rng)]
     chosen = [kinds[i] for i in rng.choice(5, 2, replace=False)]
 
@@ -500,7 +511,8 @@ def calls(rng: Random) -> Recording:
     views: list[Film] = []
     for _ in range(7):
         if rng.random() < 0.5:
-            views.append(lambda t, image=slide(rng, back, look)[-1].resize(room): image)
+            image = slide(rng, back, look)[-1].resize(room)
+            views.append(lambda t, image=image: image)
         else:
             views.append(person(rng, *room))
     others = [person(rng, strip - 10, 130) for _ in range(4)]
@@ -569,7 +581,7 @@ def blanks(rng: Random) -> Recording:
         grey = np.full((360, 640, 3), colour) + np.roll(noise, int(997 * t), axis=1)
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
-    gradual = [(end - fade, start + fade) for (_, end), (start, _) in zip(shown, shown[1:], strict=False)]
+    gradual = [(end - fade, start + fade) for (_, end), (start, _) in pairwise(shown)]
     return Recording(t, draw, [], gradual)
 
 

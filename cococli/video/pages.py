@@ -66,7 +66,7 @@ def page_changes(pictures: np.ndarray, ticks: np.ndarray) -> Iterator[PageChange
             strokes = [_strokes(pictures[ticks[tick]]) for tick in around]
             steady = ~_differ(*strokes[:2]) & ~_differ(*strokes[2:])
             strength = _change(*strokes[1:3], still[first] & steady)
-            if strength:
+            if strength and not (length > 1 and _panned(pictures[ticks[first : last + 1]])):
                 found[first : last + 1] = True
                 yield PageChange(first, last, strength)
 
@@ -124,7 +124,7 @@ def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
     large = extent >= _LARGE and share >= _DENSE
     if not large and not (min(gone, come) >= _REPLACED and share >= _FEW):
         return 0.0
-    return 0.0 if _shifted(before, after) else float(max(extent, min(gone, come)))
+    return 0.0 if _shift(before, after) else float(max(extent, min(gone, come)))
 
 
 def _region(changed: np.ndarray) -> np.ndarray:
@@ -142,15 +142,21 @@ def _closed(line: np.ndarray) -> np.ndarray:
 
 def scrolled(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether a picture [HEIGHT, WIDTH] uint8, or what changes in it, is the one before, moved up, down or sideways."""
-    return _shifted(_strokes(before), _strokes(after))
+    return bool(_shift(_strokes(before), _strokes(after)))
 
 
-def _shifted(before: np.ndarray, after: np.ndarray) -> bool:
+def _panned(pictures: np.ndarray) -> bool:
+    """Whether pictures move at an angle from one to the next. Slides are pushed along a side, cameras hardly ever."""
+    shifts = [_shift(before, after) for before, after in pairwise(map(_strokes, pictures))]
+    return any(shift is not None and min(map(abs, shift)) > 2 for shift in shifts)
+
+
+def _shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int] | None:
+    """How far what changes was moved: half pixels up and pixels to the left. None where it was not."""
     mask = np.kron(_region(_differ(before, after)), np.ones((_BLOCK, _BLOCK), bool))
-    before, after = before * mask, after * mask
-    down = _aligned(before, after)
-    across = [one.T for one in _aligned(before.T, after.T)]
-    return any(_is_same(one, other) for one, other in (down, across))
+    old, new, shift = _aligned(before * mask, after * mask)
+    kept = np.sum(old**2) > _LEFT * np.sum((before * mask) ** 2)
+    return shift if kept and _is_same(old, new) else None
 
 
 def _is_same(before: np.ndarray, after: np.ndarray) -> bool:
@@ -166,24 +172,16 @@ def _uncorrelated(old: np.ndarray, new: np.ndarray, common: np.ndarray) -> np.nd
     return common < _CORRELATED * np.sqrt(np.maximum(old * new, 1))
 
 
-def _aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Strokes [Y, X] moved up or down, in half pixels, to where they match best; 0 where they are out of view."""
-    halves = [np.repeat(one, 2, axis=0) for one in (before, after)]
-    old, new = ((one + np.roll(one, -1, axis=0)) / 2 for one in halves)
-    rows = len(old)
-    spectra = [np.fft.rfft(one, 2 * rows, axis=0) for one in (old, new)]
-    common = np.fft.irfft(np.sum(spectra[0] * spectra[1].conj(), axis=1), 2 * rows)  # at each shift, [2 * rows]
-    shifts = np.arange(1 - rows, rows)
-    in_view = [_in_view(old, shifts), _in_view(new, -shifts)]
-    enough = np.minimum(in_view[0] / max(in_view[0].max(), 1), in_view[1] / max(in_view[1].max(), 1)) > _LEFT
-    best = np.argmax(enough * common[shifts] / np.sqrt(np.maximum(in_view[0] * in_view[1], 1)))
-    shift = int(shifts[best])
-    new, gone = np.roll(new, shift, axis=0), slice(0, shift) if shift >= 0 else slice(shift, None)
-    old[gone] = new[gone] = 0
-    return old[::2], new[::2]
-
-
-def _in_view(strokes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Energy of the rows of [Y, X] that are still in view after moving up by so many rows, or down where negative."""
-    sums = np.concatenate([[0.0], np.cumsum(np.sum(strokes**2, axis=1))])
-    return np.where(shifts >= 0, sums[-1] - sums[np.maximum(shifts, 0)], sums[len(strokes) + np.minimum(shifts, 0)])
+def _aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Strokes moved to where they match best, 0 where they are out of view; half pixels up and pixels to the left."""
+    old, new = (np.repeat(one, 2, axis=0) for one in (before, after))
+    old, new = ((one + np.roll(one, -1, axis=0)) / 2 for one in (old, new))
+    size = (2 * len(old), 2 * WIDTH)
+    common = np.fft.irfft2(np.fft.rfft2(old, size) * np.fft.rfft2(new, size).conj(), size)  # at each shift
+    best = np.unravel_index(np.argmax(common), size)
+    down, right = (int(at) if at < length else int(at) - 2 * length for at, length in zip(best, old.shape, strict=True))
+    new = np.roll(new, (down, right), axis=(0, 1))
+    for one in (old, new):
+        one[slice(0, down) if down >= 0 else slice(down, None)] = 0
+        one[:, slice(0, right) if right >= 0 else slice(right, None)] = 0
+    return old[::2], new[::2], (down, right)

@@ -87,7 +87,9 @@ def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float,
     start, end = float(reader.starts[0]), float(reader.end)
     spans = list(pairwise([start, *scenes, end]))
     for blank_start, blank_end in blanks:
-        parts = [part for one, other in spans for part in ((one, min(other, blank_start)), (max(one, blank_end), other))]
+        parts = [
+            part for one, other in spans for part in ((one, min(other, blank_start)), (max(one, blank_end), other))
+        ]
         spans = sorted({part for part in parts if part[0] < part[1]})
     return spans or [(start, end)]
 
@@ -131,11 +133,17 @@ def _contrast(pictures: np.ndarray) -> np.ndarray:
 def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     """[N] whether pictures are blank, or on the way to or from blank ones."""
     contrast = _contrast(pictures)
-    blank = np.flatnonzero(contrast < _FLAT)
     faded = contrast < _FLAT
-    for i in np.flatnonzero(np.any(np.abs(times[:, None] - times[blank]) < _BESIDE, axis=1)):
-        around = contrast[np.searchsorted(times, times[i] - _BESIDE) : np.searchsorted(times, times[i] + _BESIDE)]
-        faded[i] |= contrast[i] < _DIM * around.max()
+    edges = np.flatnonzero(np.diff(faded)) + 1
+    for first, end in pairwise([0, *edges, len(faded)]):  # runs of blank frames and of others
+        if faded[first]:
+            continue
+        for edge, step in ((first, 1), (end - 1, -1)):
+            if edge in (0, len(faded) - 1):
+                continue  # nothing blank is beside it
+            near = edge + step * np.arange(end - first)
+            near = near[np.abs(times[near] - times[edge]) < _BESIDE]
+            faded[near[contrast[near] < _DIM * contrast[near].max()]] = True
     return faded
 
 
@@ -209,7 +217,7 @@ def _stretch(held: list[_Frame], begin: float, end: float) -> _Stretch:
 
 def _changes(stretch: _Stretch) -> Iterator[_Change]:
     yield from _page_changes(stretch)
-    seen = _last_seen(~_is_faded(stretch.times, stretch.pixels))
+    seen = _last_seen(_contrast(stretch.pixels) >= _FLAT)
     if len(seen):
         pixels = stretch.pixels[seen]
         for change in (*_cuts(stretch.times, pixels), *_dissolves(stretch.times, stretch.clock, pixels)):
@@ -258,8 +266,8 @@ def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
     parts = dict(_changed_parts(pixels))
     for i in np.union1d(np.flatnonzero(steps > _STEP), np.array(list(parts), int)):
         strength = _strength(times, pixels, i) if steps[i] > _STEP and _all_over(*pixels[i : i + 2]) else 0.0
-        if not strength and i in parts:
-            strength = _strength(times, pixels, i, parts[i])
+        if i in parts:
+            strength = max(strength, _strength(times, pixels, i, parts[i]) * parts[i].mean() ** 2)
         if strength:
             yield _Change(float(times[i + 1]), strength, 0.0)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from video.made import RATE, make_video
 
 from cococli.video.readers import open_reader
 from cococli.video.reading import Frame
-from cococli.video.scenes import find_scenes
+from cococli.video.scenes import find_scenes, scene_spans
 from cococli.video.segments import Segments, spans
 
 HEIGHT, WIDTH = 72, 128
@@ -201,3 +201,49 @@ def test_what_a_damaged_file_still_shows_is_cut(tmp_path: Path) -> None:
     data[-len(data) // 3 :] = b""
     whole.write_bytes(data)
     assert find_scenes(open_reader(whole))[:1] == pytest.approx([2.0])
+
+
+# Slides, pages and split screens
+
+
+def page(seed: int, lines: int = 9, first: int = 0) -> np.ndarray:
+    """[720, 1280, 3] uint8: a white page with lines of words, those of another page for another seed."""
+    chance, image = np.random.default_rng(seed), Image.new("RGB", (1280, 720), "white")
+    for line in range(40):
+        text = " ".join("".join(chance.choice(list("abcdefghij"), chance.integers(2, 10))) for _ in range(9))
+        if first <= line < first + lines:
+            place = (90, 60 + 66 * (line - first))
+            ImageDraw.Draw(image).text(place, text, "black", ImageFont.load_default(30))
+    return np.asarray(image)
+
+
+def shown_for(*pages: np.ndarray, seconds: float = 2.0) -> Drawn:
+    return Drawn([one for one in pages for _ in range(round(10 * seconds))], rate=10)
+
+
+def test_every_new_slide_of_text_is_found() -> None:
+    assert find_scenes(shown_for(*map(page, range(4)))) == pytest.approx([2, 4, 6])
+    assert find_scenes(shown_for(*(page(seed, lines=1) for seed in range(4)))) == pytest.approx([2, 4, 6])
+
+
+def test_typing_and_scrolling_make_no_scene() -> None:
+    assert find_scenes(shown_for(*(page(0, lines=count) for count in range(1, 9)), seconds=0.6)) == []
+    assert find_scenes(shown_for(*(page(0, first=first) for first in range(8)))) == []
+
+
+def test_cuts_in_half_of_the_picture_are_found() -> None:
+    def draw(number: int) -> np.ndarray:
+        picture = page(0).copy()[::10, ::10]
+        film = clouds(5 + number // 40, 72, 200, (8, 24))
+        picture[:, 64:] = film[:, number : number + 64]
+        return picture
+
+    assert find_scenes(Drawn([draw(number) for number in range(120)])) == pytest.approx([1.6, 3.2])
+
+
+def test_long_blanks_between_scenes_belong_to_none() -> None:
+    black = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 50
+    faded = [*stays(0, 2), *mixed(clouds(0), 0, 0.4), *black, *mixed(0, clouds(1), 0.4), *stays(1, 2), *black]
+    (start, out), (back, end) = scene_spans(Drawn(faded))
+    assert (start, out, back, end) == pytest.approx((0, 2.4, 4.4, 6.8), abs=0.2)
+    assert scene_spans(Drawn(black)) == [(0.0, 2.0)]
