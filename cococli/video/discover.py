@@ -101,12 +101,14 @@ def discover(
         if warn is None or not first_spelling:
             raise problem
         warn(problem)
+    unread = {_place(name, folders) for name in skipped} - first_spelling.keys()
+    advice = list(_describe(name for _, name in unread))
     if not first_spelling:
         named = ", ".join(map(repr, paths)) or "no path"
         limits = " within --include, --exclude and --since" if wanted != Wanted() else ""
-        hint = "; ".join(_describe(skipped)) or _HINT
+        hint = "; ".join(advice) or _HINT
         raise UsageError(f"{named}: no video or picture found{limits}" if paths else "no file is named", hint)
-    for text in _describe(skipped):
+    for text in advice:
         note(text)
     return [Path(name) for name in first_spelling.values()]
 
@@ -130,9 +132,9 @@ def _url_error(urls: list[str]) -> UsageError:
     return UsageError(f"{urls[0]} {are}", f"download it first, for example: yt-dlp {shlex.quote(urls[0])}")
 
 
-def _describe(skipped: Iterable[str]) -> Iterator[str]:
+def _describe(names: Iterable[str]) -> Iterator[str]:
     """Say how many files of which suffixes were skipped, and what to do about it."""
-    counts = Counter(Path(path).suffix.lower() for path in skipped)
+    counts = Counter(Path(name).suffix.lower() for name in names)
     for advice, suffixes in (
         ("pip install pillow-heif", _HEIF_SUFFIXES),
         ("convert them to JPEG, PNG or MP4 first", _UNREAD_SUFFIXES),

@@ -18,6 +18,9 @@ from .reading import MAX_FRAME_PIXELS, Frame, open_file, progressed, reason
 
 # Their index leads to a keyframe by its presentation time. Others seek by decoding time, and not always exactly.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")  # that such a file may begin with
+
 # decord finds the right frames in indexed containers of these only; _is_plain says what else must hold.
 _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
@@ -93,6 +96,10 @@ def _share_cpp_library() -> None:
 
 
 def _decord_reader(video: Video) -> Any:
+    with open_file(video.path) as file:
+        head = file.read(8)
+    if not head.startswith(_MATROSKA) and head[4:] not in _MP4_BOXES:  # it has no list of formats to keep to
+        raise VideoError("decord might take it for another container")
     _share_cpp_library()
     try:
         import decord

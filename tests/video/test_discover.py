@@ -239,6 +239,23 @@ def test_names_with_new_lines_and_bytes_that_are_no_text_survive(folder: Path):
     assert {b"videos/" + name for name in odd} <= found
 
 
+def test_unreadable_media_in_folders_are_counted(folder: Path):
+    for name in ("a.NEF", "b.nef", "c.svg", "d.psd", ".hidden.nef", "sub/e.heic", "left-out.nef"):
+        (folder / "videos" / name).touch()
+    notes: list[str] = []
+    found = names("videos", "videos/sub/../", "videos/d.psd", exclude=["left-out*"], note=notes.append)
+    assert found == [*IN_VIDEOS, "videos/sub/e.heic", "videos/d.psd"]
+    assert notes == ["skipped 2 .nef, 1 .svg files: convert them to JPEG, PNG or MP4 first"]
+
+
+def test_a_folder_of_unreadable_media_says_so(folder: Path):
+    (folder / "raw").mkdir()
+    (folder / "raw" / "a.nef").touch()
+    with pytest.raises(UsageError) as caught:
+        discover(["raw"])
+    assert caught.value.hint == "skipped 1 .nef file: convert them to JPEG, PNG or MP4 first"
+
+
 def test_pictures_are_told_by_suffix():
     assert is_image("a/b.JPG")
     assert is_image(Path("x.webp"))

@@ -14,7 +14,7 @@ from video.made import CLOSED, OPEN, make_sound, make_video, number_of, numbered
 
 from cococli.errors import VideoError
 from cococli.video.readers import open_reader
-from cococli.video.videos import Video, timestamp_offset
+from cococli.video.videos import Video, _decord_frames, timestamp_offset
 
 # Name of the file, how it is made, and whether decord is to read it.
 KINDS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -75,6 +75,15 @@ def test_decord_and_pyav_give_the_same_pixels(tmp_path: Path):
         assert ours.time == theirs.time
         assert ours.pixels.dtype == np.uint8
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+
+
+def test_decord_opens_only_what_begins_as_its_containers_do(tmp_path: Path):
+    """It cannot be given a list of formats."""
+    video = opened(make_video(tmp_path / "a.mp4", frames=5))
+    assert video.plain
+    video.path.write_bytes(b"\0\0\0\x08junk" + video.path.read_bytes())
+    with pytest.raises(VideoError, match="another container"):
+        next(_decord_frames(video, [0]))
 
 
 def test_a_variable_frame_rate_keeps_its_real_times(tmp_path: Path):
