@@ -70,6 +70,13 @@ class _Progress:
 
 
 @dataclass(frozen=True)
+class _Best:
+    """What is read of the `progress.json` of the best model."""
+
+    step: NonNegativeInt
+
+
+@dataclass(frozen=True)
 class _Start:
     """What `run.json` holds."""
 
@@ -177,7 +184,7 @@ class RunFolder:
         """The step of the best model; None: there is none yet."""
         with suppress(OSError, ValueError, UsageError):
             path = self.path / "best" / _PROGRESS
-            return validate(parse_json(path.read_bytes()), _Progress, str(path)).step
+            return validate(parse_json(path.read_bytes()), _Best, str(path)).step
         return None
 
     def last(self) -> tuple[Checkpoint | None, dict[int, str]]:

@@ -362,7 +362,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
         bundle.unlink()
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
     command = [sys.executable, "-c", FULL, act, bundle]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
     doing = "import" if act == "import" else "export mine to"
     assert (run.stdout, run.stderr) == (f"cannot {doing} {bundle}: File too large\n", "")
     assert cache.names() == ([] if act == "import" else ["mine"])

@@ -139,7 +139,7 @@ def test_an_interrupt_leaves_nothing_of_the_new_model(home: Path, start, number:
     run = start("mine", "new")
     assert Path(said(run)).is_dir()
     run.send_signal(number)
-    assert run.wait(timeout=30) != 0
+    assert run.wait(timeout=900) != 0
     assert inside(home) == ["mine"]
     assert content("mine") == b"old"
 
@@ -172,7 +172,7 @@ def test_prune_removes_what_killed_processes_left_and_nothing_of_living_ones(hom
         (home / "downloads" / name / "abc.incomplete").write_bytes(b"part")
     assert cache.prune() == [cache.Removed(left, size), cache.Removed(home / "downloads" / "mine", 4)]
     assert Path(living).is_dir()
-    run.communicate("go on\n", timeout=30)
+    run.communicate("go on\n", timeout=900)
     assert cache.names() == ["other"]
     assert cache.prune() == [cache.Removed(home / "downloads" / "other", 4)]
     assert cache.prune() == []
@@ -202,11 +202,11 @@ def test_of_two_processes_at_once_the_second_waits(home: Path, start) -> None:
     second, other = start("mine", "second"), start("other", "other")
     assert said(second) == "waiting"
     assert said(other) == str(home / "models" / ".coca-other")
-    first.communicate("go on\n", timeout=30)
+    first.communicate("go on\n", timeout=900)
     assert said(second) == str(home / "models" / ".coca-mine")
     assert content("mine") == b"first"
-    second.communicate("go on\n", timeout=30)
-    other.communicate("go on\n", timeout=30)
+    second.communicate("go on\n", timeout=900)
+    other.communicate("go on\n", timeout=900)
     assert (content("mine"), content("other")) == (b"second", b"other")
     assert (first.returncode, second.returncode, other.returncode) == (0, 0, 0)
 
@@ -236,7 +236,7 @@ def test_threads_wait_for_each_other() -> None:
     thread = threading.Thread(target=second)
     with cache.locked("mine"):
         thread.start()
-        assert waited.wait(timeout=30)
+        assert waited.wait(timeout=900)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]

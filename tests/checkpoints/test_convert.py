@@ -318,7 +318,7 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path, end: st
         convert(old, tmp_path / "a.ckpt")
     there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     command = [sys.executable, "-c", INTERRUPTED, source, tmp_path / "a.ckpt", end]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
     status = {"SIGTERM": 128 + signal.SIGTERM, "SIGINT": -signal.SIGINT, "full": ModelError.exit_code}
     assert run.returncode == status[end], run.stderr
     assert ("File too large" in run.stdout) == (end == "full")

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import time
+from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -47,9 +47,8 @@ def test_a_large_checkpoint_streams_in_less_than_its_own_size(tmp_path: Path, na
     source = save(state_dict(VIT_L_14, dtype=dtype), tmp_path / name)
     for verify in ([], ["verify"]):
         assert measured("convert", source, tmp_path / "out.ckpt", *verify) < 1.3
-    start = time.perf_counter()
     weights = ckpt.read(tmp_path / "out.ckpt")
-    assert time.perf_counter() - start < 0.5
+    assert all(isinstance(array.base, mmap) for array in weights.values())  # mapped, not read
     assert {key: array.shape for key, array in weights.items()} == architecture.parameters(VIT_L_14)
     for path in (source, tmp_path / "out.ckpt"):
         path.unlink()

@@ -159,7 +159,7 @@ def test_a_package_that_is_damaged_says_how_to_mend_it(tmp_path: Path, monkeypat
 def test_processes_that_unpack_at_once_all_get_the_whole_model(home: Path) -> None:
     code = "from cococli.checkpoints import store; print(store.find_model('shapes').weights)"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    paths = {run.communicate(timeout=60)[0].strip() for run in runs}
+    paths = {run.communicate(timeout=900)[0].strip() for run in runs}
     (path,) = paths
     assert hashlib.sha256(Path(path).read_bytes()).hexdigest().startswith("fbe2d2d7")
     assert [file.name for file in Path(path).parent.iterdir()] == ["shapes.ckpt"]

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+LIMIT = 900  # seconds, against a hang alone: a loaded machine is slow
 Coca = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -29,6 +30,6 @@ def coca(monkeypatch: pytest.MonkeyPatch) -> Coca:
 
     def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "cococli", *map(str, arguments)]
-        return subprocess.run(command, text=True, timeout=120, **{"capture_output": True, **options})
+        return subprocess.run(command, text=True, timeout=LIMIT, **{"capture_output": True, **options})
 
     return run

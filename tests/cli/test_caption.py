@@ -95,7 +95,7 @@ def test_one_interrupt_finishes_the_batch_and_the_next_run_goes_on(
     output = tmp_path / "out.jsonl"
     run = started(many, output)
     run.send_signal(number)
-    errors = run.communicate(timeout=60)[1].splitlines()
+    errors = run.communicate(timeout=900)[1].splitlines()
     assert run.returncode == 130
     assert "finishing the batch; Ctrl-C again stops now" in errors
     assert errors[-2:] == ["error: interrupted", "hint: what was done before is kept"]
@@ -115,7 +115,7 @@ def test_two_interrupts_stop_at_once(many: Path, tmp_path: Path) -> None:
     while run.stderr.readline() != "finishing the batch; Ctrl-C again stops now\n":
         assert run.poll() is None
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate(timeout=900)
     assert run.returncode == 130
 
 

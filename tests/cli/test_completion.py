@@ -29,7 +29,7 @@ def ask(shell: str, code: str, folder: Path) -> list[str]:
     """What a shell prints, line by line."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    run = subprocess.run([shell, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([shell, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900)
     assert run.stderr == ""
     return run.stdout.split("\n")[:-1]
 

@@ -112,7 +112,7 @@ def test_killed_a_run_goes_on_where_it_was(coca, many: Path, tmp_path: Path) -> 
         time.sleep(0.001)
     done = content(index)  # while it is written to
     run.send_signal(signal.SIGKILL)
-    assert run.wait(60) == -signal.SIGKILL
+    assert run.wait(900) == -signal.SIGKILL
     assert 0 < len(done) < 30
     again = coca(*command)
     assert re.match(r"\d+ of 30 were embedded before; --overwrite makes them again\n", again.stderr)

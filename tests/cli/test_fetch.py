@@ -73,7 +73,7 @@ def test_a_damaged_model_is_no_reason_to_say_that_there_is_none(coca, home: Path
 def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_the_next_goes_on(
     coca, server: Hub, home: Path, sent: signal.Signals
 ) -> None:
-    server.piece, server.pause = 50_000, 0.05
+    server.piece, server.pause = 50_000, 0.5  # much longer than it takes to see the first pieces
     run = started()
     while not any(path.stat().st_size > 200_000 for path in home.rglob("*.incomplete")):
         assert run.poll() is None

@@ -1,6 +1,7 @@
 """`coca finetune`, as a user runs it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -41,19 +42,19 @@ def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "s
 
 @pytest.mark.slow
 def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Path, tmp_path: Path, home: Path) -> None:
-    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 16, "--batch-size", 4]
-    often = ["--save-every", 3, "--validate-every", 8, "--rate", 0.01]
+    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 64, "--batch-size", 4]
+    often = ["--save-every", 3, "--validate-every", 16, "--rate", 0.01]
     mine = [*usual, *often, "--name", "mine"]
 
     killed = start(mine, home, after=4, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     done = len(records(home, "mine"))
-    assert done < 17
+    assert done < 64
 
-    stopped = start([*mine, "--json"], home, after=9, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stopped = start([*mine, "--json"], home, after=18, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     stopped.send_signal(signal.SIGINT)
-    results, notes = stopped.communicate(timeout=100)
+    results, notes = stopped.communicate(timeout=900)
     events = [json.loads(line) for line in notes.splitlines()]
     assert (results, stopped.returncode) == ("", 130)
     said = [event["text"] for event in events if event["event"] != "progress"]
@@ -61,9 +62,9 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     assert said[-3:] == ["saving; Ctrl-C again stops now", "interrupted", "what was done before is kept"]
     moves = [event for event in events if event["event"] == "progress"]
     last = records(home, "mine")[-1]["step"]
-    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 16,
+    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 64,
                          "detail": moves[-1]["detail"]}  # fmt: skip
-    assert last < 16
+    assert last < 64
 
     finished = coca("finetune", *mine)
     assert f"run mine stands at step {last}, and goes on from there" in finished.stderr.splitlines()
@@ -93,12 +94,73 @@ run()
 def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path, tmp_path: Path) -> None:
     write_list(data, [{"path": f"{place}.png", "captions": ["a thing"] * 400} for place in range(4)])
     command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", "1000"]
-    run = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *command], capture_output=True, text=True, timeout=200)
+    run = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *command], capture_output=True, text=True, timeout=900)
     assert run.stderr.splitlines()[-2:] == [
         "error: there is not enough memory for this",
         "hint: a smaller --batch-size with --accumulate, --freeze vision, --contrastive 0 or --lora 8 take less",
     ]
     assert (run.stdout, run.returncode) == ("", 1)
+
+
+NO_MINDSPORE = """
+import sys
+sys.modules["mindspore"] = None
+from cococli.cli.main import run
+run()
+"""
+
+
+def test_without_mindspore_it_is_told(coca, data: Path) -> None:
+    command = [sys.executable, "-c", NO_MINDSPORE, "finetune", "--data", data, "--model", "shapes"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stderr.splitlines() == [
+        "error: coca finetune needs MindSpore, which is not installed",
+        "hint: pip install mindspore (Python 3.11 or 3.12)",
+    ]
+    assert (run.stdout, run.returncode) == ("", 2)
+
+
+@pytest.mark.slow
+def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_path: Path, home: Path) -> None:
+    run_folder = home / "runs" / "mine"
+    command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", 4,
+               "--steps", 4, "--save-every", 1, "--name", "mine", "--hold-out", 2]  # fmt: skip
+    (tmp_path / "lacking").mkdir()
+    (tmp_path / "lacking" / "pycocoevalcap.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path / "lacking"), os.environ["PYTHONPATH"]])
+    run = coca(*command, env=os.environ | {"PYTHONPATH": path})
+    assert run.stderr.splitlines()[-2:] == [
+        "error: caption metrics need pycocoevalcap", "hint: pip install 'cococli[evaluate]'"
+    ]  # fmt: skip
+    assert not run_folder.exists()
+    late = coca(*command, "--warmup", "1000")
+    assert late.stderr.splitlines()[-2] == "error: --warmup 1000 must be less than the 4 steps of the run"
+    few = coca(*command, "--accumulate", 5)
+    assert few.stderr.splitlines()[-2:] == [
+        "error: 16 captions are fewer than the 20 of one step (4 x --accumulate 5)",
+        "hint: --batch-size 3 or --accumulate 4 or less",
+    ]
+
+    assert coca(*command).returncode == 0
+    metrics = (run_folder / "metrics.jsonl").read_bytes()
+    os.truncate(run_folder / "checkpoints" / "4" / "model.ckpt", 1000)
+    again = coca(*command)
+    assert again.returncode == 0
+    (warning,) = (line for line in again.stderr.splitlines() if "damaged" in line)
+    assert warning.startswith(
+        f"warning: the checkpoint of step 4 is damaged and set aside as {run_folder}/checkpoints/4.damaged: "
+    )
+    assert sorted(path.name for path in (run_folder / "checkpoints").iterdir()) == ["3", "4", "4.damaged"]
+    assert b"seconds" in metrics and len((run_folder / "metrics.jsonl").read_bytes().splitlines()) == 5
+
+    for step in ("3", "4"):
+        (run_folder / "checkpoints" / step / "progress.json").write_text('{"step": []}')
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    lost = coca(*command)
+    assert (lost.stdout, lost.returncode) == ("", 1)
+    assert "error: no checkpoint of the run mine can be loaded: step 4: progress.json is damaged" in lost.stderr
+    assert "--overwrite" in lost.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -114,6 +176,10 @@ def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path,
         (["--from-scratch", "--lora", "4"], "from scratch, nothing can be frozen or adapted: noise would stay noise",
          ""),
         (["--model", "shapes", "--rate", "0"], "--rate 0 trains nothing", ""),
+        (["--model", "shapes", "--rate", "nan"], "--rate cannot be nan", ""),
+        (["--model", "shapes", "--epochs", "inf"], "--epochs cannot be inf", ""),
+        (["--model", "shapes", "--epochs", "0"], "--epochs 0 trains nothing", "coca caption takes the model as it is"),
+        (["--model", "shapes", "--epochs", "2", "--steps", "9"], "--steps and --epochs exclude each other", ""),
         (["--model", "shapes", "--hold-out", "0", "--patience", "2"],
          "--patience and --validate-every need held-out pictures, but --hold-out is 0", ""),
         (["--precision", "bf16"], f"--precision bf16 needs an Ascend: {ASCEND}", ""),
@@ -134,7 +200,15 @@ def test_a_precision_that_is_meant_for_captions_does_not_keep_from_training(coca
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--steps", "0"], ["--freeze", "all"], ["--epochs", "-1"], ["--precision", "fp8"], ["--keep", "0"]]
+    "arguments",
+    [
+        ["--steps", "0"],
+        ["--seed", "-1"],
+        ["--freeze", "all"],
+        ["--epochs", "-1"],
+        ["--precision", "fp8"],
+        ["--keep", "0"],
+    ],
 )
 def test_a_number_that_cannot_be_is_a_wrong_usage(coca, arguments: list[str]) -> None:
     run = coca("finetune", "--data", "none", *arguments)

@@ -146,7 +146,7 @@ def test_a_program_converses_a_line_a_query_until_ctrl_c(made: Path, monkeypatch
         assert ask(b"\xff --not " + YELLOW.encode())[0]["score"] < 1
         assert ask(b"\n\n" + YELLOW.encode())  # and none to an empty line
         run.send_signal(signal.SIGINT)
-        assert run.wait(60) == 130
+        assert run.wait(900) == 130
         assert (run.stdout.read(), run.stderr.readline()) == (b"", b"warning: there is no file gone.mp4\n")
         assert run.stderr.readline() == b"error: interrupted\n"
 

@@ -59,7 +59,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     def run(command: str) -> Path:
         folder = tmp_path / "cuts" / str(len(list(tmp_path.glob("cuts/*"))))
         folder.mkdir(parents=True)
-        subprocess.run(["bash"], input=os.fsencode(command), cwd=folder, capture_output=True, check=True, timeout=60)
+        subprocess.run(["bash"], input=os.fsencode(command), cwd=folder, capture_output=True, check=True, timeout=900)
         (file,) = folder.iterdir()
         return file
 

@@ -28,7 +28,7 @@ from cococli.training.parallel import Workers, buckets
 from cococli.training.run import Asked, finetune
 from cococli.training.tape import compiled
 
-WAIT = 150  # seconds for all that MindSpore's launcher does
+WAIT = 900  # seconds, against a hang alone
 
 
 def uneven(folder: Path) -> Path:
@@ -137,7 +137,7 @@ def both(first: Callable[[Workers], Any], second: Callable[[Workers], Any]) -> t
     workers = [Workers(rank, 2, launcher, (end,)) for rank, end in enumerate(ends)]
     with ThreadPoolExecutor() as pool:
         found = [pool.submit(do, worker) for do, worker in zip((first, second), workers, strict=True)]
-        return found[0].result(10), found[1].result(10)
+        return found[0].result(WAIT), found[1].result(WAIT)
 
 
 def test_workers_exchange_values_in_the_order_of_their_ranks() -> None:

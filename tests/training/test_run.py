@@ -298,9 +298,10 @@ def test_a_run_of_an_earlier_version_goes_on(home: Path, tmp_path: Path) -> None
 
 
 def test_one_held_out_picture_keeps_the_learned_model(home: Path, tmp_path: Path) -> None:
-    folder = captioned(tmp_path / "data", train=8, val=0)
-    with (folder / "captions.jsonl").open("a") as file:
-        file.write(json.dumps({"path": "0.png", "caption": "a red thing", "split": "val"}) + "\n")
+    folder = captioned(tmp_path / "data", train=7, val=1)
+    text = (folder / "captions.jsonl").read_text()
+    (folder / "captions.jsonl").write_text(text.replace("grey", "red"))
+    shutil.copy(folder / "0.png", folder / "7.png")
     told = train(asked(folder, steps=24, hold_out=9, validate_every=6, contrastive=0.0))
     assert {found.scores["CIDEr"] for _, found, _ in told.looks} == {0}
     losses = {step: found.loss for step, found, _ in told.looks}
@@ -313,7 +314,7 @@ def test_one_held_out_picture_keeps_the_learned_model(home: Path, tmp_path: Path
 
 def test_a_model_is_not_removed_by_its_own_fine_tune(data: Path, home: Path) -> None:
     train(asked(data, steps=1))
-    for model in ("run:mine", str(home / "runs" / "mine" / "checkpoints" / "1")):
+    for model in ("run:mine", "run:mine@1"):
         with pytest.raises(
             UsageError, match=r"^--overwrite would remove the run mine, whose model this one starts from$"
         ):
