@@ -6,7 +6,7 @@ import json
 import math
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,9 +25,10 @@ _COLUMNS = (
     "video", "start", "end", "caption", "logprob", "similarity", "weak", "candidates", "frames", "model",
     "status", "error",
 )  # fmt: skip
-CAPTION_ONLY = "{caption}"  # the template of a line of text, unless another is given
+CAPTION_ONLY, NAMED = "{caption}", r"{video}\t{caption}"  # templates of a line of text, for one video and for several
 STANDARD = CueStyle()
 
+_NO_TIMES = _NO_SCORES = (math.nan, math.nan)
 _SAMPLE = Record("a.mp4", 0.0, 1.0, "a cat", -0.5, 0.25, (0.5,), "shapes")  # what a template is tried on
 _ESCAPES = {r"\t": "\t", r"\n": "\n", r"\\": "\\"}
 _LINE_BREAKS = {ord(char): repr(char)[1:-1] for char in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
@@ -39,7 +40,7 @@ _ROW_GROUP = 10_000  # rows of Parquet that are held at once
 def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY, style: CueStyle = STANDARD) -> None:
     """Write what came of the videos; the suffix tells the format. What stood there stays on any failure.
 
-    JSONL, CSV and Parquet tell of videos that failed. Text lines and subtitles cannot; subtitles of a video that
+    JSONL, CSV and Parquet tell of videos that failed. In text their line has no caption, and subtitles of a video that
     failed leave the file as it was.
 
     Args:
@@ -91,12 +92,18 @@ def write_subtitles(
     return failed
 
 
-def text_line(record: Record, template: str) -> str:
+def default_template(videos: Sequence[Path]) -> str:
+    """Return the template of a line of text, unless the user gives one: only lines of several videos need names."""
+    return NAMED if len(videos) > 1 else CAPTION_ONLY
+
+
+def text_line(outcome: Outcome, template: str) -> str:
     r"""A record in the words of a template, as `{start:.1f}\t{caption}`: on one line unless the template breaks it.
 
     Its fields are those of the record, and `stem`, `name` and `folder` of the video. `\t`, `\n` and `\\` are a tab, a
-    line break and a backslash.
+    line break and a backslash. A failure has no caption, and times and scores that are not numbers.
     """
+    record = outcome if isinstance(outcome, Record) else Record(outcome.video, *_NO_TIMES, "", *_NO_SCORES, (), "")
     unescaped = re.sub(r"\\[tn\\]", lambda escape: _ESCAPES[escape[0]], template)
     return unescaped.format_map(_template_values(record))
 
@@ -129,7 +136,7 @@ def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueSt
     if suffix == ".csv":
         return _csv_lines(outcomes)
     if suffix == ".txt":
-        return (text_line(outcome, template) + "\n" for outcome in outcomes if isinstance(outcome, Record))
+        return (text_line(outcome, template) + "\n" for outcome in outcomes)
     if suffix in SUBTITLES:
         return [to_subtitles(_records(outcomes), SUBTITLES[suffix], style)]
     return (outcome.to_json() + "\n" for outcome in outcomes)

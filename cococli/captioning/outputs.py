@@ -19,17 +19,25 @@ def is_folder(output: str) -> bool:
     return output.endswith("/") or Path(output).is_dir()
 
 
-def check_outputs(outputs: Sequence[str], videos: Sequence[Path]) -> None:
+def only_subtitles(outputs: Sequence[str], beside: bool) -> bool:
+    """Return whether captions go nowhere but into subtitles, which pictures have none of."""
+    return (beside or bool(outputs)) and all(map(is_folder, outputs))
+
+
+def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool = False) -> None:
     """Refuse outputs that could not take the captions of these videos.
 
     Args:
         outputs: Files, folders for subtitles, and `-` for stdout.
         videos: What is captioned.
+        beside: Subtitles go beside each video.
 
     Raises:
         UsageError: an unknown format, a place that is missing or not writable, one place twice, or subtitles of
             several videos in one file, or of pictures.
     """
+    if beside:
+        _check_subtitles(videos)
     written = set()
     for output in outputs:
         try:

@@ -45,7 +45,7 @@ def caption(
     beside: options.Beside = False,
     max_cue: options.MaxCue = 7.0,
     embed: options.EmbedInto = None,
-    template: options.Template = "{caption}",
+    template: options.Template = None,
     overwrite: options.Overwrite = False,
     retry_failed: options.RetryFailed = False,
     quiet: options.Quiet = False,
@@ -90,8 +90,8 @@ def caption(
     An interrupted run resumes where it stopped when the same command is given again.
     """
     from ..captioning.captioner import check_request
-    from ..captioning.formats import check_template
-    from ..captioning.outputs import check_outputs
+    from ..captioning.formats import check_template, default_template
+    from ..captioning.outputs import check_outputs, only_subtitles
     from ..captioning.pipeline import Settings
     from ..captioning.run import Plan, open_run
     from ..captioning.subtitles import CueStyle
@@ -100,6 +100,7 @@ def caption(
     from ..engines.choice import resolve
     from ..retrieval.index import About, check_index
     from ..video.clips import ReadRequest
+    from ..video.discover import is_image
     from ..video.flow import Reading
     from ..video.sampling import Sampling
     from ..video.segments import parse as parse_segments
@@ -124,9 +125,13 @@ def caption(
     choice = resolve(engine, device, precision, threads)
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     style = CueStyle(max_seconds=max_cue)
-    check_template(template)
+    if template is not None:
+        check_template(template)
     videos, problems = find_files(paths, include, exclude, since)
-    check_outputs(output or (), videos)
+    check_outputs(output or (), videos, beside)
+    if not embed and only_subtitles(output or (), beside) and (pictures := sum(map(is_image, videos))):
+        console.warning(f"{pictures} of {len(videos)} files left out: pictures have no subtitles")
+        videos = [path for path in videos if not is_image(path)]
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, prompt, rerank)
     if rerank or embed or min_score is not None:
@@ -141,7 +146,7 @@ def caption(
         beside=beside,
         subtitles=f".{subtitles}",
         folders=[Path(path) for path in paths if Path(path).is_dir()],
-        template=template,
+        template=default_template(videos) if template is None else template,
         style=style,
         overwrite=overwrite,
         retry_failed=retry_failed,

@@ -170,9 +170,10 @@ EmbedInto = Annotated[
     ),
 ]
 Template = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="TEXT",
+        show_default=r"{caption}; for several videos {video}\t{caption}",
         help="A line of .txt, as '{video}\\t{start:.1f}\\t{caption}'; the fields are those of JSONL, and stem, name "
         "and folder.",
         rich_help_panel=OUTPUT,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from cococli.captioning.formats import check_template, text_line, write, write_subtitles
+from cococli.captioning.formats import check_template, default_template, text_line, write, write_subtitles
 from cococli.captioning.records import Candidate, Outcome, Record
 from cococli.errors import CocaError, UsageError
 from cococli.journal import Failure
@@ -89,7 +89,19 @@ def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, monkeypatc
 
 def test_text_is_a_caption_on_each_line(tmp_path: Path) -> None:
     write(tmp_path / "out.txt", [CAT, FAILED, replace(CAT, caption="a\ndog")])
-    assert (tmp_path / "out.txt").read_text() == "a cat, on a mat\na\\ndog\n"
+    assert (tmp_path / "out.txt").read_text() == "a cat, on a mat\n\na\\ndog\n"
+
+
+def test_lines_of_several_videos_name_them(tmp_path: Path) -> None:
+    assert default_template([Path("a.mp4")]) == "{caption}"
+    videos = [CAT, FAILED, replace(CAT, video="tab\there.mp4")]
+    write(tmp_path / "out.txt", videos, default_template([Path(outcome.video) for outcome in videos]))
+    assert (tmp_path / "out.txt").read_text().splitlines() == [
+        f"{CAT.video}\ta cat, on a mat",
+        f"{FAILED.video}\t",
+        "tab\\there.mp4\ta cat, on a mat",
+    ]
+    assert text_line(FAILED, "{stem} {start:.1f} {logprob:>6} {weak}|{caption}") == "broken nan    nan False|"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cococli.cli.caption import caption
 from cococli.decoding.options import SearchOptions
@@ -174,6 +175,33 @@ def test_people_read_captions_spaced_as_usual(coca, tmp_path: Path) -> None:
     assert record["caption"] in found.stdout
     banned = coca("caption", EXAMPLES / "moves.mp4", *options, "--ban", "man's hat")
     assert "which --ban forbids" in banned.stderr
+
+
+def test_every_video_has_a_line_of_text(coca, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    command = ["caption", EXAMPLES / "grows.mp4", tmp_path / "bad.mp4", EXAMPLES / "moves.mp4", "--search", "greedy"]
+    assert coca(*command, "-o", tmp_path / "out.txt").returncode == 1
+    grows, bad, moves = (line.split("\t") for line in (tmp_path / "out.txt").read_text().splitlines())
+    assert [grows[0], bad, moves[0]] == [str(command[1]), [str(command[2]), ""], str(command[3])]
+    assert " circle " in grows[1] and " circle " in moves[1]
+    assert coca(*command[:2], "-o", tmp_path / "one.txt", "--search", "greedy").returncode == 0
+    assert (tmp_path / "one.txt").read_text() == f"{grows[1]}\n"
+    assert coca(*command, "-o", tmp_path / "own.txt", "--template", "{stem}:{caption}").returncode == 1
+    assert (tmp_path / "own.txt").read_text() == f"grows:{grows[1]}\nbad:\nmoves:{moves[1]}\n"
+
+
+def test_pictures_have_no_subtitles(coca, tmp_path: Path) -> None:
+    picture, video = tmp_path / "a.png", tmp_path / "a.mp4"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    video.write_bytes((EXAMPLES / "moves.mp4").read_bytes())
+    for options in (["--beside"], ["-o", f"{tmp_path}/subtitles/"]):
+        run = coca("caption", picture, *options)
+        assert run.stderr == "error: pictures have no subtitles\nhint: use -o captions.jsonl\n"
+        assert (run.stdout, run.returncode) == ("", 2)
+        run = coca("caption", picture, video, *options, "--search", "greedy")
+        assert run.stderr.startswith("warning: 1 of 2 files left out: pictures have no subtitles\ncaptioned 1 of 1 in ")
+        assert run.returncode == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.srt")) == ["a.srt", "a.srt"]
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(coca, tmp_path: Path) -> None:
