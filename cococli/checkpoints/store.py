@@ -7,15 +7,14 @@ import hashlib
 import lzma
 import math
 import shlex
-import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import settings
 from ..catalog import MODELS, CocaConfig
 from ..errors import ModelError
-from ..files import write_atomically
+from ..files import temporary_folder, write_atomically
 from . import cache
 from .architecture import find_config, load_config, parameters
 from .manifest import CONFIG, WEIGHTS, humanized
@@ -174,6 +173,6 @@ def _unpacked(name: str, folder: Path) -> Path:
 @functools.cache
 def _temporary_folder() -> Path:
     """A private folder that lives as long as the process."""
-    folder = tempfile.mkdtemp(prefix="coca-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(temporary_folder())
