@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .errors import UsageError
+from .files import check_regular
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -101,6 +102,7 @@ def read_errors(path: Path) -> Iterator[None]:
         UsageError: It cannot.
     """
     try:
+        check_regular(path)
         yield
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None

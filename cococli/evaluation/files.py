@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import UsageError
+from ..files import check_regular
 
 _PICTURE = ("image_id", "id", "image", "video", "file_name", "filename")  # the first of these names it
 _PREDICTIONS = (
@@ -164,6 +165,7 @@ def _entry(record: Any) -> tuple[Any, Any]:
 def _load(path: Path) -> Any:
     """What a .json or a .jsonl holds."""
     try:
+        check_regular(path)
         text = path.read_text("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UsageError
+from ..files import check_regular
 
 _COLUMNS = ("path", "video", "file", "filename")  # where none is named, the first of these holds the paths
 _HINT = "a list is a .txt, .csv, .tsv, .jsonl or .parquet file, or one without suffix; @list.csv:path names a column"
@@ -42,6 +43,7 @@ def read_list(name: str) -> Iterator[str]:
     if path.suffix.lower() not in _READERS:
         raise UsageError(f"{path} is no list of paths", hint)
     with _told(path, hint):
+        check_regular(path)
         for entry in _some(_READERS[path.suffix.lower()](path, column), path):
             yield entry if os.path.lexists(entry) else _beside(path, entry)
 
