@@ -2,14 +2,18 @@
 
 A file is written under a random hidden name, `.coca-<16 hex digits>.part`, in the folder of its destination and moved
 there once it is complete. The process that writes it holds a lock on it, so whatever a killed process leaves behind can
-be told from a file that is being written and removed.
+be told from a file that is being written and removed. The next process that writes into the folder does so.
 """
 
+import errno
+import functools
 import os
 import re
 import secrets
+import shutil
 import signal
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,12 +34,14 @@ def write_atomically(*destinations: Path) -> Iterator[list[BinaryIO]]:
     `file.name` is the path of the temporary file, readable once flushed.
 
     Raises:
-        OSError: A folder is missing or not writable, or the disk is full.
+        OSError: A folder is missing or not writable, a destination is not a regular file, or the disk is full.
     """
     with unwinding_on_sigterm(), ExitStack() as stack:
         places = [Path(os.path.realpath(destination)) for destination in destinations]
         files: list[BinaryIO] = []
         for place in places:
+            if place.exists() and not place.is_file():
+                raise OSError(errno.EINVAL, "not a regular file", str(place))
             files.append(stack.enter_context(create_temporary(place.parent)))
             stack.callback(Path(files[-1].name).unlink, missing_ok=True)
         yield files
@@ -53,9 +59,12 @@ def write_atomically(*destinations: Path) -> Iterator[list[BinaryIO]]:
 def create_temporary(folder: Path) -> BinaryIO:
     """Create an empty file with a random name in a folder, open for reading and writing and locked by this process.
 
+    The first one in a folder removes what killed processes left there.
+
     Raises:
         OSError: The folder is missing or not writable.
     """
+    _remove_abandoned_once(folder)
     while True:
         path = folder / f".coca-{secrets.token_hex(8)}.part"
         file = path.open("x+b")  # exclusive: never an existing file, never through a link
@@ -64,16 +73,55 @@ def create_temporary(folder: Path) -> BinaryIO:
         file.close()  # removed as abandoned by another process, before it was locked
 
 
-def remove_abandoned(folder: Path) -> int:
-    """Remove the temporary files in a folder that no living process writes to. Return their size in bytes."""
-    size = 0
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Create a private folder for the block, in the system's folder for temporary files.
+
+    It belongs to a locked temporary file, so that the next process removes it if this one is killed.
+    """
+    with create_temporary(Path(tempfile.gettempdir())) as file:
+        folder = _folder_of(Path(file.name))
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(file.name).unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> dict[Path, int]:
+    """Remove the temporary files in a folder that no living process writes to. Return their sizes in bytes."""
+    removed = {}
     with suppress(OSError):
         for path in [entry for entry in folder.iterdir() if _TEMPORARY.fullmatch(entry.name)]:
             with suppress(OSError), open(path, "rb", opener=_open_regular) as file:
                 if lock(file):
-                    size += os.fstat(file.fileno()).st_size
+                    shutil.rmtree(_folder_of(path), ignore_errors=True)
                     path.unlink()
-    return size
+                    removed[path] = os.fstat(file.fileno()).st_size
+    return removed
+
+
+_remove_abandoned_once = functools.cache(remove_abandoned)
+
+
+def _folder_of(file: Path) -> Path:
+    return file.with_suffix(".folder")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a FIFO, a socket or a device, of which reading may never end.
+
+    What the shell has opened already ends when its writer does: `<(command)` and a pipe into /dev/stdin are fine.
+
+    Raises:
+        OSError: It is one, or there is no such file.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.samefile(os.devnull):
+        return
+    if not (stat.S_ISFIFO(mode) and re.fullmatch(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+", str(path))):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def lock(file: BinaryIO) -> bool:

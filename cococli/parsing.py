@@ -1,7 +1,6 @@
 """JSON that people and other programs write: what is wrong with it is one line with the file and the field."""
 
 import json
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .errors import UsageError
+from .files import check_regular
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -102,7 +102,7 @@ def read_errors(path: Path) -> Iterator[None]:
         UsageError: It cannot.
     """
     try:
-        require_regular(path)
+        check_regular(path)
         yield
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
@@ -112,15 +112,3 @@ def read_errors(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} is not UTF-8 text") from None
     except ValueError as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
-
-
-def require_regular(path: Path) -> None:
-    """Refuse a FIFO or a device, which may never end.
-
-    Raises:
-        UsageError: It is one.
-        OSError: There is no such file.
-    """
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UsageError(f"{path} is not a regular file")

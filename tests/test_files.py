@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,45 @@ def test_only_abandoned_temporaries_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".coca-0123456789abcdef.part").symlink_to(precious)
     os.mkfifo(tmp_path / ".coca-fedcba9876543210.part")
     try:
-        files.remove_abandoned(tmp_path)
+        assert abandoned in files.remove_abandoned(tmp_path)
         assert held.exists()
         assert not abandoned.exists()
         assert precious.read_text() == "mine"
     finally:
         living.kill()
         living.wait()
+
+
+def test_writing_removes_what_killed_processes_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / ".coca-0123456789abcdef.part").write_bytes(b"half")
+    (tmp_path / ".coca-0123456789abcdef.folder").mkdir()
+    with files.temporary_folder() as folder:
+        (folder / "file").write_text("inside")
+        assert len(list(tmp_path.iterdir())) == 2  # the folder, and the file that it belongs to
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_special_files_are_neither_read_nor_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "special"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="not a regular file"):
+        files.check_regular(path)
+    with pytest.raises(OSError, match="not a regular file"), files.write_atomically(path):
+        pass
+    assert not path.is_file()
+
+
+def test_pipes_of_the_shell_may_be_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    files.check_regular(Path(f"/dev/fd/{reading}"))
+    files.check_regular(Path(os.devnull))
+    files.check_regular(tmp_path)
+    os.close(reading)
+    os.close(writing)

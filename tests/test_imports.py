@@ -30,7 +30,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # videos.
 NEIGHBOURS = {
     *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "video")),
-    ("settings", "errors"),
+    *(("settings", "errors"), ("parsing", "files")),
 }
 
 NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}

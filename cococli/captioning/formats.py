@@ -116,9 +116,12 @@ def check_template(template: str) -> None:
     """
     known = _template_values(_SAMPLE)
     try:
-        for _, name, _, _ in string.Formatter().parse(template):
+        for _, name, form, _ in string.Formatter().parse(template):
             if name is not None and name not in known:
                 raise UsageError(f"--template has no field {{{name}}}", f"its fields are {', '.join(known)}")
+            if form and ("{" in form or re.search(r"\d{5}", form)):  # memory is taken for as many characters
+                hint = "widths up to 9999, and no field within another"
+                raise UsageError(f"--template cannot format {{{name}}} as {form!r}", hint)
         text_line(_SAMPLE, template)
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise UsageError(f"cannot read --template {template!r}: {error}", r"as in '{start:.1f}\t{caption}'") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ModelError, UsageError
+from ..files import check_regular
 from ..overwrite import check_paths, refuse_foreign, write_output
 from . import architecture, cache, ckpt
 from .locks import is_name, locked
@@ -113,6 +114,7 @@ def import_model(
         ModelError: the file is no bundle, cut short or spoilt, or the cache cannot be written to.
     """
     try:
+        check_regular(bundle)
         with bundle.open("rb") as file:
             found = _look_into(file, bundle.stat().st_size)
             name = name or found.name

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .. import settings
 from ..catalog import MODELS
 from ..errors import ModelError
-from ..files import undisturbed, unwinding_on_sigterm
+from ..files import remove_abandoned, undisturbed, unwinding_on_sigterm
 from . import manifest as manifests
 from .locks import check_name, free, is_name, locked, writing
 from .manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
@@ -190,6 +190,8 @@ def remove(name: str, waiting: Callable[[], object] = lambda: None) -> Removed:
 def prune() -> list[Removed]:
     """Remove what nobody needs: half-added models, unfinished downloads, unpacked models of other versions.
 
+    Temporary files of killed processes go as well, wherever they are in the cache.
+
     What a living process works on stays.
 
     Raises:
@@ -197,7 +199,12 @@ def prune() -> list[Removed]:
     """
     with writing():
         unheld = _discard_unheld([*_half_added(), *_downloads()])
-        return unheld + [_discard(path) for path in _other_unpackings()]
+        others = [_discard(path) for path in _other_unpackings()]
+        folders = [
+            settings.home(),
+            *(path for path in settings.home().rglob("*") if path.is_dir()),
+        ]
+        return unheld + others + [Removed(*file) for folder in folders for file in remove_abandoned(folder).items()]
 
 
 def _look(name: str) -> StoredModel:
@@ -296,7 +303,6 @@ def _discard_unheld(found: Iterable[tuple[Path, str]]) -> list[Removed]:
 
 
 def _other_unpackings() -> list[Path]:
-    """Bundled models that another version of the program unpacked, and what this one did not finish."""
+    """Bundled models that another version of the program unpacked."""
     ours = {digest[:16] for model in MODELS.values() if model.bundled for digest in model.sha256.values()}
-    folder = settings.home() / "bundled"
-    return [*(path for path in folder.glob("*") if path.name not in ours), *folder.glob(f"*/{_HIDDEN}*")]
+    return [path for path in (settings.home() / "bundled").glob("*") if path.name not in ours]

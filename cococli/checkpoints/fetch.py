@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import settings
 from ..catalog import MODELS, CocaConfig
 from ..errors import ModelError, UsageError
+from ..files import check_regular
 from . import architecture, cache, hub
 from .convert import convert
 from .locks import check_name, locked
@@ -71,8 +72,10 @@ def read_request(
 def _request(model: str, source: Path | None) -> Request:
     if known := MODELS.get(model):
         check_name(model)  # says that a bundled one needs no fetching
+        _check_regular(source)
         return Request(model, source, known.repository, config=known.config, sha256=dict(known.sha256))
     path = Path(model).expanduser()
+    _check_regular(source or path)
     if source is None and (path.exists() or model.startswith((".", "/", "~")) or "\\" in model):
         return Request(re.sub(r"[^\w@+.-]+", "-", path.stem, flags=re.ASCII).strip(".-"), path)
     if found := _HUB.fullmatch(model):
@@ -83,6 +86,14 @@ def _request(model: str, source: Path | None) -> Request:
     close = difflib.get_close_matches(model, [name for name, known in MODELS.items() if not known.bundled])
     hint = f"close: {', '.join(close)}" if close else "coca models available shows all; or name ORG/REPO, or a file"
     raise UsageError(f"no model or file is called {model!r}", hint)
+
+
+def _check_regular(file: Path | None) -> None:
+    try:
+        if file and file.exists():
+            check_regular(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
 def fetch(

@@ -7,15 +7,14 @@ import hashlib
 import lzma
 import math
 import shlex
-import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import settings
 from ..catalog import MODELS, CocaConfig
 from ..errors import ModelError
-from ..files import write_atomically
+from ..files import check_regular, temporary_folder, write_atomically
 from . import cache
 from .architecture import find_config, load_config, parameters
 from .manifest import CONFIG, WEIGHTS, humanized
@@ -72,7 +71,8 @@ def find_model(name_or_path: str) -> ModelFiles:
     try:
         return _at_path(name_or_path)
     except (OSError, RuntimeError) as error:  # too long a name, a closed folder, no such ~user
-        raise ModelError(f"cannot open {name_or_path!r}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot open {name_or_path!r}: {reason}") from None
 
 
 def compiled_folder(model: ModelFiles) -> Path:
@@ -138,6 +138,7 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
         raise ModelError(
             f"{weights} has no config beside it", f"put open_clip's config there as {weights.with_suffix('.json').name}"
         )
+    check_regular(weights)
     status = weights.stat()
     return ModelFiles(name, weights, load_config(config), f"{status.st_size} {status.st_mtime_ns}")
 
@@ -174,6 +175,6 @@ def _unpacked(name: str, folder: Path) -> Path:
 @functools.cache
 def _temporary_folder() -> Path:
     """A private folder that lives as long as the process."""
-    folder = tempfile.mkdtemp(prefix="coca-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(temporary_folder())

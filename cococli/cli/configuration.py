@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from ..errors import UsageError
+from ..files import check_regular
 from ..settings import config_file
 
 
@@ -65,6 +66,7 @@ def _read() -> dict[str, Any]:
     except UsageError:  # the user has no home folder, and so no file in it
         return {}
     try:
+        check_regular(file)
         text = file.read_text(encoding="utf-8-sig")  # Windows' editor writes a mark in front
     except FileNotFoundError:
         return {}

@@ -1,7 +1,7 @@
 """`coca embed`: vectors of videos, pictures and texts, in an index or a file."""
 
-import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,6 +89,7 @@ def embed(
     from ..checkpoints.store import find_model
     from ..engines.choice import resolve
     from ..errors import UsageError
+    from ..files import temporary_folder
     from ..journal import key_of, text_name
     from ..retrieval.embedding import read_texts
     from ..retrieval.index import About, check_index, open_index
@@ -123,10 +124,8 @@ def embed(
     reading = Reading(ReadRequest(sampling, spans, files.config.vision.image_size), batch_size, timeout)
 
     with (
-        tempfile.TemporaryDirectory(prefix="coca-") as temporary,
-        open_index(
-            outputs.index or Path(temporary), about, files.config.embed_dim, works, dtype, overwrite, retry_failed
-        ) as index,
+        nullcontext(outputs.index) if outputs.index else temporary_folder() as folder,
+        open_index(folder, about, files.config.embed_dim, works, dtype, overwrite, retry_failed) as index,
     ):
         todo = [work for work in works if work.name not in index.reused]
         if before := len(works) - len(todo):

@@ -63,7 +63,12 @@ def evaluate(
     limit: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, show_default=False, help="Take only the first N pictures.", rich_help_panel=options.DATA
+            metavar="N",
+            min=1,
+            max=1_000_000_000,
+            show_default=False,
+            help="Take only the first N pictures.",
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     classes: Annotated[
@@ -117,7 +122,9 @@ def evaluate(
         Literal["captions", "retrieval"] | None,
         typer.Option(metavar="captions|retrieval", show_default=False, help="Measure captions, or vectors, alone."),
     ] = None,
-    worst: Annotated[int, typer.Option(metavar="N", min=0, help="Show the N worst examples of each kind.")] = 5,
+    worst: Annotated[
+        int, typer.Option(metavar="N", min=0, max=1_000_000, help="Show the N worst examples of each kind.")
+    ] = 5,
     output: Annotated[
         Path | None,
         typer.Option(

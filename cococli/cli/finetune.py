@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..training.validation import Validation
 
 TRAINING, RUN = "Training", "Run"
+MOST = 1_000_000_000  # steps and the like
 SHOWN = ("CIDEr", "BLEU-4", "recall@1")  # scores; all are in the run's metrics.jsonl
 
 
@@ -65,22 +66,29 @@ def finetune(
         ),
     ] = None,
     epochs: Annotated[
-        float, typer.Option(metavar="N", min=0, help="Times that every caption is seen.", rich_help_panel=TRAINING)
+        float,
+        typer.Option(metavar="N", min=0, max=MOST, help="Times that every caption is seen.", rich_help_panel=TRAINING),
     ] = 1.0,
     steps: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, show_default=False, help="Steps, in place of epochs.", rich_help_panel=TRAINING
+            metavar="N",
+            min=1,
+            max=MOST,
+            show_default=False,
+            help="Steps, in place of epochs.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Captions in a batch.", rich_help_panel=TRAINING)
+        int, typer.Option(metavar="N", min=1, max=65_536, help="Captions in a batch.", rich_help_panel=TRAINING)
     ] = 32,
     accumulate: Annotated[
         int,
         typer.Option(
             metavar="N",
             min=1,
+            max=65_536,
             help="Batches that make one step: as one large batch for captions, in the memory of a small one.",
             rich_help_panel=TRAINING,
         ),
@@ -90,6 +98,7 @@ def finetune(
         typer.Option(
             metavar="X",
             min=0,
+            max=1,
             show_default="1e-05; LoRA 1e-04; from scratch 1e-03",
             help="The highest learning rate.",
             rich_help_panel=TRAINING,
@@ -100,26 +109,30 @@ def finetune(
         typer.Option(
             metavar="N",
             min=0,
+            max=MOST,
             show_default="a tenth of the steps",
             help="Steps in which the learning rate rises.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     decay: Annotated[
-        float, typer.Option(metavar="X", min=0, help="Weight decay of matrices.", rich_help_panel=TRAINING)
+        float, typer.Option(metavar="X", min=0, max=1000, help="Weight decay of matrices.", rich_help_panel=TRAINING)
     ] = 0.1,
     clip: Annotated[
         float,
-        typer.Option(metavar="X", min=0, help="Shorten longer gradients to it; 0: none.", rich_help_panel=TRAINING),
+        typer.Option(
+            metavar="X", min=0, max=MOST, help="Shorten longer gradients to it; 0: none.", rich_help_panel=TRAINING
+        ),
     ] = 1.0,
     caption: Annotated[
-        float, typer.Option(metavar="X", min=0, help="Weight of the caption loss.", rich_help_panel=TRAINING)
+        float, typer.Option(metavar="X", min=0, max=1000, help="Weight of the caption loss.", rich_help_panel=TRAINING)
     ] = 2.0,
     contrastive: Annotated[
         float,
         typer.Option(
             metavar="X",
             min=0,
+            max=1000,
             help="Weight of the contrastive loss; 0 trains captions alone and is quicker.",
             rich_help_panel=TRAINING,
         ),
@@ -136,6 +149,7 @@ def finetune(
         typer.Option(
             metavar="RANK",
             min=0,
+            max=1024,
             help="Train thin matrices beside those of attention, and nothing else; they are folded in.",
             rich_help_panel=TRAINING,
         ),
@@ -161,6 +175,7 @@ def finetune(
         typer.Option(
             metavar="N",
             min=0,
+            max=MOST,
             help="Held-out pictures at most, of the val split or else of all; 0: none.",
             rich_help_panel=RUN,
         ),
@@ -170,6 +185,7 @@ def finetune(
         typer.Option(
             metavar="N",
             min=1,
+            max=MOST,
             show_default="a tenth of the steps",
             help="Steps between two looks at them.",
             rich_help_panel=RUN,
@@ -180,16 +196,18 @@ def finetune(
         typer.Option(
             metavar="N",
             min=1,
+            max=MOST,
             show_default=False,
             help="End after so many looks without a better score.",
             rich_help_panel=RUN,
         ),
     ] = None,
     save_every: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps between two checkpoints.", rich_help_panel=RUN)
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Steps between two checkpoints.", rich_help_panel=RUN)
     ] = 500,
     keep: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Checkpoints to keep, besides the best.", rich_help_panel=RUN)
+        int,
+        typer.Option(metavar="N", min=1, max=MOST, help="Checkpoints to keep, besides the best.", rich_help_panel=RUN),
     ] = 2,
     tensorboard: Annotated[
         bool,

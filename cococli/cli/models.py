@@ -141,7 +141,7 @@ def rm(
 
 @app.command()
 def prune(as_json: options.Json = False) -> None:
-    """Remove what nobody needs: unfinished downloads, half-added models, what other versions unpacked."""
+    """Remove unfinished downloads, half-added models, what killed commands left and other versions unpacked."""
     from ..checkpoints import cache
 
     _show_removed(cache.prune(), as_json)

@@ -56,6 +56,7 @@ BatchSize = Annotated[
     typer.Option(
         metavar="N",
         min=1,
+        max=4096,
         help="Videos that go through the model at once. Fewer take less memory.",
         rich_help_panel=MODEL,
     ),
@@ -216,7 +217,11 @@ Since = Annotated[
 Timeout = Annotated[
     float,
     typer.Option(
-        metavar="SECONDS", min=0.1, help="Skip videos that take longer than this to read.", rich_help_panel=INPUT
+        metavar="SECONDS",
+        min=0.1,
+        max=1_000_000,
+        help="Skip videos that take longer than this to read.",
+        rich_help_panel=INPUT,
     ),
 ]
 DryRun = Annotated[
@@ -316,6 +321,8 @@ MinScore = Annotated[
     float | None,
     typer.Option(
         metavar="COSINE",
+        min=-1,
+        max=1,
         show_default=False,
         help="Mark captions as weak whose similarity to the picture is less.",
         rich_help_panel=SEARCH,

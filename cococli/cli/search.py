@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..retrieval.index import Index
     from ..retrieval.search import Found, Searcher
 
+MOST = 1_000_000_000  # results
 MANY = 1_000_000  # vectors from which approximate search is worth its graph
 PROMPT = "search> "
 
@@ -46,14 +47,14 @@ def search(
             help="Leave out what matches this better than the query. May be given several times.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many to find.")] = 10,
+    count: Annotated[int, typer.Option("-k", metavar="N", min=1, max=MOST, help="How many to find.")] = 10,
     min_score: Annotated[
         float | None,
-        typer.Option(metavar="COSINE", show_default=False, help="Leave out what matches less."),
+        typer.Option(metavar="COSINE", min=-1, max=1, show_default=False, help="Leave out what matches less."),
     ] = None,
     per_video: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, show_default=False, help="At most so many moments of one video."),
+        typer.Option(metavar="N", min=1, max=MOST, show_default=False, help="At most so many moments of one video."),
     ] = None,
     among: Annotated[
         Literal["videos", "texts"] | None,

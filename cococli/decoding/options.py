@@ -100,7 +100,7 @@ class SearchOptions:
         if self.min_length >= self.max_length:
             raise UsageError(f"--min-length {self.min_length} must be less than --max-length {self.max_length}")
         _check_range("--min-length", self.min_length, 0)
-        _check_range("--no-repeat-ngram", self.no_repeat_ngram, 0)
+        _check_range("--no-repeat-ngram", self.no_repeat_ngram, 0, 1000)
         _check_range("--length-penalty", self.length_penalty, -10, 10)
         _check_range("--repetition-penalty", self.repetition_penalty, 0.01, 100)
 
@@ -114,7 +114,7 @@ class SearchOptions:
             )
 
     def _check_sampling(self) -> None:
-        _check_range("--top-k", self.top_k, 1)
+        _check_range("--top-k", self.top_k, 1, 100_000)
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
         _check_range("--temperature", self.temperature, 0.01, 100)

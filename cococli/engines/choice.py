@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .base import Engine
 
 AUTO = "auto"
+MOST_THREADS = 1024  # with several thousand OpenMP crashes or fills the memory
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, and of either under Windows
 _GET_OPENVINO = "pip install 'cococli[openvino]'"
 
@@ -45,15 +46,16 @@ def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threa
         UsageError: this machine does not have what is asked for.
     """
     _check(engine, device, precision)
-    if threads < 0:
-        raise UsageError(f"--threads cannot be {threads}", "0 takes all cores")
+    threads = threads or _cores()
+    if not 0 < threads <= MOST_THREADS:
+        raise UsageError(f"--threads must be from 0 to {MOST_THREADS}, not {threads}", "0 takes all cores")
     in_vain = device == AUTO and engine in ("mindspore", "openvino")  # to look for cards
     where = "cpu" if in_vain else device
     fitting = [one for one in offers(where) if engine in (AUTO, one.engine) and precision in (AUTO, one.precision)]
     if not fitting:
         raise _refusal(engine, device, precision)
     note = _note(fitting[0]) if len(fitting) > 1 or engine == AUTO else ""
-    return replace(fitting[0], threads=threads or _cores(), note=note)
+    return replace(fitting[0], threads=threads, note=note)
 
 
 def offers(device: str = AUTO) -> Iterator[Choice]:

@@ -3,11 +3,12 @@
 import json
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ..files import temporary_folder
 
 _TOKENIZER = "stanford-corenlp-3.4.1.jar"
 _METEOR = "meteor-1.5.jar"
@@ -65,8 +66,8 @@ def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     """
     if missing := [name for name in _SPICE_MODELS if not (_folder() / "spice" / "lib" / name).exists()]:
         raise JavaError(f"{_folder() / 'spice' / 'lib'} has no {missing[0]}")
-    with tempfile.TemporaryDirectory() as folder:
-        captions, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
+    with temporary_folder() as folder:
+        captions, scores = folder / "captions.json", folder / "scores.json"
         pairs = enumerate(zip(predictions, references, strict=True))
         entries = [{"image_id": number, "test": test, "refs": list(refs)} for number, (test, refs) in pairs]
         captions.write_text(json.dumps(entries))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from ..files import check_regular
 from .retrieval import normalized, ranks, share_within
 
 KS = (1, 5)
@@ -47,6 +48,7 @@ def read_templates(name_or_path: str) -> list[str]:
     """
     path = _TEMPLATES / f"{name_or_path}.txt" if name_or_path in SETS else Path(name_or_path)
     try:
+        check_regular(path)
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UsageError(f"{path} is no UTF-8 text") from None

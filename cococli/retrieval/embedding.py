@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engines.base import Engine
 from ..errors import UsageError
+from ..files import check_regular
 from ..journal import Failure
 from ..tokenizer import tokenize
 from ..video.clips import read_clip
@@ -100,6 +101,7 @@ def read_texts(files: Sequence[Path]) -> list[str]:
 
 def _read_text(file: Path) -> str:
     try:
+        check_regular(file)
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UsageError
-from ..files import write_atomically
+from ..files import check_regular, write_atomically
 from ..journal import Failure, Journal, Work, look, open_journal, text_of, told
-from ..parsing import parse_json, read_json, require_regular, validate
+from ..parsing import parse_json, read_errors, read_json, validate
 from ..video.sampling import Frames, Sampling
 from . import approximate
 from .entries import Entry, from_json
@@ -59,7 +59,7 @@ class Index:
         self.about = read_about(folder)
         try:
             for name in (ENTRIES, VECTORS):
-                require_regular(folder / name)
+                check_regular(folder / name)
             self._state = _state_of(folder)
             self._lines = (folder / ENTRIES).read_bytes()  # first: a run that is under way writes vectors before
             self.vectors = map_vectors(folder / VECTORS)  # [N, D]
@@ -261,9 +261,9 @@ def _is_index(folder: Path) -> bool:
         raise UsageError(f"{folder} is not a folder")
     about = folder / ABOUT  # other programs have one, too
     if about.exists():
-        require_regular(about)
-    if about.exists() and ((folder / ENTRIES).exists() or b"coca_index" in about.read_bytes()):
-        return True
+        with read_errors(about):
+            if (folder / ENTRIES).exists() or b"coca_index" in about.read_bytes():
+                return True
     if any(not path.name.startswith(".coca-") for path in folder.iterdir()):
         raise UsageError(f"{folder} holds something else than an index", "name a new folder with -o")
     return False

@@ -59,6 +59,8 @@ def _check(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         hint = f"end its name in {', '.join(SUFFIXES)}, or in / for an index"
         raise UsageError(f"cannot tell the format of {path}", hint)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file")
     if path.suffix.lower() == ".parquet":
         load_pyarrow()
     folder = Path(os.path.realpath(path)).parent

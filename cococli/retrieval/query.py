@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..video.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
 
+MOST_WEIGHT = 1000
 _WEIGHT = re.compile(r"(.*[^\s^])\^(-?(?:\d+|\d*\.\d+))", re.DOTALL)  # as Lucene writes it: "a dog^2"
 
 
@@ -29,6 +30,8 @@ def parse_part(text: str) -> Part:
     """
     weighted = _WEIGHT.fullmatch(text)
     what, weight = (weighted[1], float(weighted[2])) if weighted and not os.path.lexists(text) else (text, 1.0)
+    if abs(weight) > MOST_WEIGHT:
+        raise UsageError(f"the weight of {what!r} must be at most {MOST_WEIGHT}")
     if not what.strip():
         raise UsageError("the query is empty", "say what to look for, as in: coca search 'a dog jumps' index/")
     refuse_url(what)

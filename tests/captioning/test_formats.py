@@ -133,7 +133,10 @@ def test_a_name_never_breaks_a_line_and_a_number_that_is_none_is_nan() -> None:
         ("{frames[7]}", "--template has no field {frames[7]}"),
         ("{caption", "cannot read --template '{caption': expected '}' before end of string"),
         ("{caption:.1f}", "cannot read --template '{caption:.1f}': Unknown format code 'f' for object of type 'str'"),
-        ("{caption:{width}}", "cannot read --template '{caption:{width}}': 'width'"),
+        ("{caption:{width}}", "--template cannot format {caption} as '{width}'"),
+        ("{caption:{start}}", "--template cannot format {caption} as '{start}'"),
+        ("{caption:>9999999999}", "--template cannot format {caption} as '>9999999999'"),
+        ("{start:.2000000000f}", "--template cannot format {start} as '.2000000000f'"),
     ],
 )
 def test_a_template_that_fits_no_record_is_refused(template: str, message: str) -> None:

@@ -293,3 +293,17 @@ def test_names_are_completed(coca, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_times_read_as_a_person_says_them(passed: float, told: str) -> None:
     assert _ago(datetime.fromtimestamp(time.time() - passed, UTC)) == told
+
+
+def test_leftovers_of_killed_commands_are_removed(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, output = tmp_path / "home", tmp_path / "output"
+    monkeypatch.setenv("COCA_HOME", str(home))
+    leftover = ".coca-0123456789abcdef.part"
+    for folder in (home / "journals", output):
+        folder.mkdir(parents=True)
+        (folder / leftover).write_bytes(b"half")
+    assert coca("convert", "shapes", output / "out.safetensors", "--to", "open_clip").returncode == 0
+    assert not (output / leftover).exists()
+    assert json.loads(coca("models", "prune", "--json").stdout) == [
+        {"path": str(home / "journals" / leftover), "size": 4},
+    ]

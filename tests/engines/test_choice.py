@@ -115,7 +115,8 @@ CPU = ("mindspore", "torch")
         ),
         (EVERYTHING, {"device": "cuda:x"}, "--device cannot be 'cuda:x'", None),
         (EVERYTHING, {"precision": "fp8"}, "--precision cannot be 'fp8'", "choose auto, fp32, bf16, fp16 or int8"),
-        (EVERYTHING, {"threads": -1}, "--threads cannot be -1", "0 takes all cores"),
+        (EVERYTHING, {"threads": -1}, "--threads must be from 0 to 1024, not -1", "0 takes all cores"),
+        (EVERYTHING, {"threads": 100_000}, "--threads must be from 0 to 1024, not 100000", "0 takes all cores"),
     ],
     ids=str,
 )
