@@ -43,7 +43,8 @@ def read_list(name: str) -> Iterator[str]:
     if path.suffix.lower() not in _READERS:
         raise UsageError(f"{path} is no list of paths", hint)
     with _told(path, hint):
-        check_regular(path)
+        if path.exists():
+            check_regular(path)
         for entry in _some(_READERS[path.suffix.lower()](path, column), path):
             yield entry if os.path.lexists(entry) else _beside(path, entry)
 
