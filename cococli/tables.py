@@ -159,7 +159,6 @@ def _rows(
         open_ended = _open_ended(names, column)
         for row in filter(None, rows):
             if len(row) > len(names):
-                spare = len(row) - len(names)
                 if not any(cell.strip() for cell in row[len(names) :]):
                     del row[len(names) :]
                 elif open_ended is None:
@@ -168,7 +167,8 @@ def _rows(
                         f"put fields that contain {delimiter!r} in double quotes",
                     )
                 else:
-                    row[open_ended : open_ended + spare + 1] = [delimiter.join(row[open_ended:][: spare + 1])]
+                    end = open_ended + len(row) - len(names) + 1
+                    row[open_ended:end] = [delimiter.join(row[open_ended:end])]
                     joined.append(rows.line_num)
             elif len(row) < len(names):
                 short.append(rows.line_num)

@@ -129,7 +129,8 @@ def test_captions_and_vectors_come_of_one_pass(coca, tmp_path: Path) -> None:
     command = ["caption", EXAMPLES, "--search", "greedy", "-o", output, "--embed", index]
     assert coca(*command).returncode == 0
     records, kept = [json.loads(line) for line in output.open()], Index(index)
-    assert [(entry.video, entry.start, entry.text) for entry in map(kept.entry, kept.rows.tolist())] == [
+    entries = map(kept.entry, kept.rows.tolist())
+    assert [(str(Path(entry.video).absolute()), entry.start, entry.text) for entry in entries] == [
         (record["video"], record["start"], record["caption"]) for record in records
     ]
     library = cococli.load("shapes", engine="mindspore")

@@ -118,7 +118,7 @@ def test_entries_of_wrong_types_are_named(coca, made: Path, tmp_path: Path) -> N
             path.write_text("".join(json.dumps({**json.loads(line), **wrong}) + "\n" for line in before.splitlines()))
         run = coca("search", YELLOW, tmp_path / "index", "--engine", "torch")
         path.write_text(before)
-        assert re.match(rf"error: (line \d+ of )?{path}: (damaged entry: )?'{next(iter(wrong))}': input ", run.stderr)
+        assert re.search(rf"error: (line \d+ of )?{path}: (damaged entry: )?'{next(iter(wrong))}': input ", run.stderr)
         assert (run.stdout, run.returncode) == ("", 2)
 
 

@@ -427,6 +427,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
         with pytest.raises(CocaError) as caught:
             fill(tmp_path / "index", A)
         assert caught.value.message == f"cannot write {tmp_path}/index: Permission denied"
+    assert refused(Index, tmp_path / "index")[0] == f"{tmp_path}/index is no index"
 
 
 # Reading what is damaged: each is told, and the hint mends it

@@ -122,6 +122,8 @@ def test_queries_are_added_by_their_weights() -> None:
     query = combined(np.eye(3, dtype=np.float32), np.array([3, -4, 0]))
     assert query.dtype == np.float32
     np.testing.assert_allclose(query, [0.6, -0.8, 0], atol=1e-7)
+    huge = combined(np.eye(3, dtype=np.float32), np.array([3e300, -4e300, 0]))
+    np.testing.assert_allclose(huge, [0.6, -0.8, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize("weights", [[0, 0], [1, -1]])

@@ -65,6 +65,11 @@ def test_what_is_called_like_a_file_is_none_where_it_is_missing(text: str) -> No
     assert (caught.value.message, caught.value.hint) == (f"there is no file {text.partition('^')[0]}", "")
 
 
+def test_weights_beyond_any_number_are_refused() -> None:
+    with pytest.raises(UsageError, match="too large"):
+        parse_part("a dog^" + "9" * 400)
+
+
 def test_a_link_to_nowhere_is_no_file() -> None:
     Path("old.mp4").symlink_to("gone.mp4")
     with pytest.raises(UsageError) as caught:

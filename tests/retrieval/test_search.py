@@ -31,6 +31,12 @@ TEXTS = [YELLOW, "a small red triangle on a pink background", "a white square be
 READING = Reading(ReadRequest(Sampling(), parse("2"), 64), 4)
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder without videos, so that their paths are absolute."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 @pytest.fixture(scope="module")
 def engine() -> MindSporeEngine:
     files = find_model("shapes")
