@@ -1,5 +1,6 @@
 """`coca finetune`: train a model on pictures or videos with captions."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -199,6 +200,10 @@ def finetune(
 
     An interrupted run resumes where it stopped when the same command is given again.
     """
+    from ..engines.choice import no_mindspore
+
+    if not find_spec("mindspore"):
+        raise no_mindspore("coca finetune")
     from ..training.parallel import join
 
     workers = join()
