@@ -1,4 +1,4 @@
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null) python3)
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 

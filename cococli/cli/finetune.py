@@ -1,6 +1,7 @@
 """`coca finetune`: train a model on pictures or videos with captions."""
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -224,6 +225,10 @@ def finetune(
 
     An interrupted run resumes where it stopped when the same command is given again.
     """
+    from ..engines.choice import no_mindspore
+
+    if not find_spec("mindspore"):
+        raise no_mindspore("coca finetune")
     from ..training.parallel import join
 
     workers = join()
@@ -249,7 +254,6 @@ def finetune(
         raise UsageError("--patience and --validate-every need held-out pictures, but --hold-out is 0")
     if batch_size == 1 and contrastive:
         console.warning("--batch-size 1 leaves no other caption to compare with: the contrastive loss has no effect")
-    _check_mindspore()
     from ..errors import CocaError
     from ..training.data import Source
     from ..training.run import Asked, finetune
@@ -338,18 +342,7 @@ def _check_numbers(**numbers: float | None) -> None:
             raise UsageError(f"--{name} cannot be {value}")
 
 
-def _check_mindspore() -> None:
-    try:
-        import mindspore  # noqa: F401
-    except ImportError as error:
-        if error.name != "mindspore":
-            raise
-        hint = "pip install mindspore (Python 3.11 or 3.12)"
-        raise UsageError("coca finetune needs MindSpore, which is not installed", hint) from None
-
-
 def on_cpu() -> bool:
-    _check_mindspore()
     import mindspore
 
     return bool(mindspore.get_context("device_target") == "CPU")

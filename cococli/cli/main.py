@@ -102,6 +102,10 @@ def _report(error: Exception) -> int:
         if message := error.format_message():  # empty where the help page said it all
             console.error(message.replace("Value error, ", ""), _help_hint(error))  # pydantic's words
         return error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        console.error(f"this needs {package}, which is not installed", f"pip install {package}")
+        return 1
     hint = "" if debugging() else "this is a bug in coca; COCA_DEBUG=1 shows where"
     console.error(f"unexpected {type(error).__name__}: {error}", hint)
     return 1

@@ -123,8 +123,9 @@ def _refusal(engine: str, device: str, precision: str) -> UsageError:
     if device not in (AUTO, "cpu") and not any(offers(device)):
         return UsageError(f"--device {device}: torch finds no such graphics card here", "leave the flag out")
     if engine not in (AUTO, "torch") and not find_spec(engine):
-        get = _GET_OPENVINO if engine == "openvino" else "pip install mindspore"
-        return UsageError(f"--engine {engine}: it is not installed", get)
+        if engine == "mindspore":
+            return no_mindspore("--engine mindspore")
+        return UsageError(f"--engine {engine}: it is not installed", _GET_OPENVINO)
     if precision == "int8" and engine in (AUTO, "openvino") and device in (AUTO, "cpu"):
         return UsageError("--precision int8 takes openvino and nncf, which are not installed", _GET_OPENVINO)
     named = {"engine": engine, "device": device, "precision": precision}
@@ -132,6 +133,13 @@ def _refusal(engine: str, device: str, precision: str) -> UsageError:
     others = [one.flags for one in offers() if one.precision == precision]
     precisions = ", ".join(dict.fromkeys(one.precision for one in offers()))
     return UsageError(f"nothing here computes with {asked}", " or ".join(others) or f"it can be {precisions}")
+
+
+def no_mindspore(needing: str) -> UsageError:
+    """Say that something needs MindSpore, and how to get it."""
+    has_wheels = sys.version_info < (3, 13)
+    hint = "pip install mindspore" if has_wheels else "MindSpore runs on Python 3.11 and 3.12"
+    return UsageError(f"{needing} needs MindSpore, which is not installed", hint)
 
 
 def _note(choice: Choice) -> str:

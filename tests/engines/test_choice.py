@@ -86,7 +86,12 @@ CPU = ("mindspore", "torch")
         (EVERYTHING, {"device": "cuda"}, f"--device cuda: {CARDS}", "leave the flag out"),
         (EVERYTHING, {"device": "mps", "engine": "torch"}, f"--device mps: {CARDS}", "leave the flag out"),
         (CPU, {"engine": "openvino"}, "--engine openvino: it is not installed", GET),
-        (("torch",), {"engine": "mindspore"}, "--engine mindspore: it is not installed", "pip install mindspore"),
+        (
+            ("torch",),
+            {"engine": "mindspore"},
+            "--engine mindspore needs MindSpore, which is not installed",
+            "pip install mindspore",
+        ),
         (CPU, {"precision": "int8"}, "--precision int8 takes openvino and nncf, which are not installed", GET),
         (
             EVERYTHING,
