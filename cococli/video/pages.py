@@ -65,7 +65,7 @@ def page_changes(pictures: np.ndarray, ticks: np.ndarray) -> Iterator[PageChange
             around = (max(0, first - _STEADY), first, last, min(len(ticks) - 1, last + _STEADY))
             strokes = [_strokes(pictures[ticks[tick]]) for tick in around]
             steady = ~_differ(*strokes[:2]) & ~_differ(*strokes[2:])
-            strength = _change(*strokes[1:3], still[first] & steady)
+            strength = _change(strokes[1], strokes[2], still[first] & steady)
             if strength and not (length > 1 and _panned(pictures[ticks[first : last + 1]])):
                 found[first : last + 1] = True
                 yield PageChange(first, last, strength)
@@ -156,7 +156,7 @@ def _shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int] | None:
     mask = np.kron(_region(_differ(before, after)), np.ones((_BLOCK, _BLOCK), bool))
     old, new, shift = _aligned(before * mask, after * mask)
     kept = np.sum(old**2) > _LEFT * np.sum((before * mask) ** 2)
-    return shift if kept and _is_same(old, new) else None
+    return shift if any(shift) and kept and _is_same(old, new) else None
 
 
 def _is_same(before: np.ndarray, after: np.ndarray) -> bool:

@@ -87,10 +87,9 @@ def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float,
     start, end = float(reader.starts[0]), float(reader.end)
     spans = list(pairwise([start, *scenes, end]))
     for blank_start, blank_end in blanks:
-        parts = [
-            part for one, other in spans for part in ((one, min(other, blank_start)), (max(one, blank_end), other))
-        ]
-        spans = sorted({part for part in parts if part[0] < part[1]})
+        cut = [part for one, other in spans for part in ((one, min(other, blank_start)), (max(one, blank_end), other))]
+        # What a blank leaves of a scene, as the end of a fade, must be long enough to be one.
+        spans = sorted({part for part in cut if part in spans or part[1] - part[0] >= shortest})
     return spans or [(start, end)]
 
 
@@ -183,9 +182,7 @@ def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray
         for frame in (_timed if video.keys else _counted)(_decoded(stream)):
             small = shrink(frame, PAGE_WIDTH, PAGE_HEIGHT, "yuv420p", interpolation=Interpolation.AREA)
             pixels = shrink_again(small, WIDTH, HEIGHT, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
-            plane = small.planes[0]
-            page = np.frombuffer(plane, np.uint8).reshape(PAGE_HEIGHT, plane.line_size)[:, :PAGE_WIDTH]
-            yield float(video._seconds(frame.pts)), pixels, page.copy()
+            yield float(video._seconds(frame.pts)), pixels, small.to_ndarray()[:PAGE_HEIGHT]
 
 
 def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterator[_Stretch]:
@@ -222,8 +219,8 @@ def _changes(stretch: _Stretch) -> Iterator[_Change]:
         pixels = stretch.pixels[seen]
         for change in (*_cuts(stretch.times, pixels), *_dissolves(stretch.times, stretch.clock, pixels)):
             times = stretch.times[stretch.paged]
-            before = max(0, np.searchsorted(times, change.time - change.reach) - 1)
-            after = min(len(times) - 1, np.searchsorted(times, change.time + change.reach))
+            before = max(0, int(np.searchsorted(times, change.time - change.reach)) - 1)
+            after = min(len(times) - 1, int(np.searchsorted(times, change.time + change.reach)))
             if not scrolled(stretch.pages[before], stretch.pages[after]):
                 yield change
 
@@ -246,7 +243,7 @@ def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
         return
     shown = seen[np.searchsorted(ticks, np.arange(ticks[0], ticks[-1] + 1), side="right") - 1]  # at the end of a tick
     for change in page_changes(stretch.pages, shown):
-        before, after = stretch.paged[shown[change.first]], stretch.paged[shown[change.last]]
+        before, after = (int(stretch.paged[shown[tick]]) for tick in (change.first, change.last))
         between = stretch.pixels[before : after + 1]
         closer = np.linalg.norm(between - between[-1], axis=1) < np.linalg.norm(between - between[0], axis=1)
         reach = (change.last - change.first - 1) * PAGE_TICK / 2

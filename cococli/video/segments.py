@@ -39,7 +39,7 @@ def parse(text: str) -> Segments:
 
 
 def spans(reader: Reader, segments: Segments) -> list[Span]:
-    """The spans of a video, in order, without gaps but for blanks between scenes; of a still picture one of no length."""
+    """The spans of a video in order, without gaps but for blank scenes; of a still picture one of no length."""
     start, end = float(reader.starts[0]), float(reader.end)
     if end <= start or segments.kind == "none":
         return [(start, max(start, end))]
