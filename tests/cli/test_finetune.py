@@ -230,4 +230,4 @@ def test_the_help_fits_80_columns_and_has_its_options_in_groups(coca, monkeypatc
     assert max(map(len, shown.splitlines())) <= 80
     titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭─")]
     assert titles == ["Options", "Data", "Frames", "Model", "Training", "Run"]
-    assert "goes on where it was when the same command is given again" in " ".join(shown.split())
+    assert "resumes where it stopped when the same command is given again" in " ".join(shown.split())
