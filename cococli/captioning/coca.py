@@ -66,4 +66,5 @@ class Coca:
 
     def _pixels(self, video: str | PathLike[str]) -> np.ndarray:
         """[1, F, 3, S, S] float32."""
-        return read_clip(Path(fspath(video)), self._sampling, self._captioner.image_size)[1][None]
+        preprocess = self._captioner.engine.config.preprocess
+        return read_clip(Path(fspath(video)), self._sampling, self._captioner.image_size, preprocess)[1][None]

@@ -16,7 +16,8 @@ def convert(
         typer.Argument(
             metavar="SRC",
             show_default=False,
-            help="A CoCa of open_clip: a .bin, .pt or .safetensors file; or a .ckpt. "
+            help="A CoCa of open_clip: a .bin, .pt or .safetensors file, the index of a sharded one, or a folder with "
+            "one of these; or a .ckpt. "
             "With --to open_clip a .ckpt or a model's name.",
         ),
     ],
@@ -56,6 +57,7 @@ def convert(
     from ..checkpoints.convert import convert as convert_weights
     from ..checkpoints.convert import default_destination
     from ..checkpoints.export import export
+    from ..checkpoints.source import find_checkpoint
 
     console.be_quiet(quiet)
     architecture = load_config(config) if config else None
@@ -63,6 +65,7 @@ def convert(
         if to == "open_clip":
             made = export(str(source), destination, architecture, verify, progress, "float16" if half else None)
         else:
+            source = find_checkpoint(source, "coca convert")
             made = convert_weights(
                 source,
                 destination or default_destination(source),
