@@ -1,11 +1,111 @@
 """What a CoCa is made of, and the checkpoints known by name."""
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ModelError
+
+# Largest plausible sizes: what a config asks for is built before it is compared with any weights.
+_MOST = {
+    **dict.fromkeys(("image_size", "patch_size"), 1 << 13),
+    **dict.fromkeys(("width", "head_width", "heads", "pooler_heads", "pooler_queries", "context_length"), 1 << 16),
+    "layers": 1 << 10,
+    "mlp_ratio": 64,
+    "vocab_size": 1 << 24,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the pixels that a model was trained on: open_clip's `preprocess_cfg`.
+
+    Its `size` is left out: open_clip takes that of the image tower, whatever the entry says.
+    """
+
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # RGB of pixels in 0..1, those of CLIP
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"  # or bilinear
+    resize_mode: str = "shortest"  # side that is resized to the image size; longest pads, squash resizes both
+    fill_color: tuple[int, int, int] = (0, 0, 0)  # of the padding
+
+    @classmethod
+    def from_open_clip(cls, entry: Any) -> "Preprocess":
+        """Read an open_clip `preprocess_cfg`; as in open_clip, what it leaves out has CLIP's value.
+
+        Raises:
+            ModelError: A value has another type, or open_clip does not know it.
+        """
+        if not isinstance(entry, dict):
+            raise ModelError(f"preprocess_cfg is not an object but {_shown(entry)}")
+        default = cls()
+        std = _three(entry, "std", default.std)
+        if not all(std):
+            raise ModelError("preprocess_cfg.std holds 0, which pixels cannot be divided by")
+        fill = _three(entry, "fill_color", default.fill_color)
+        if not all(value in range(256) for value in fill):
+            raise ModelError(f"preprocess_cfg.fill_color = {_shown(entry['fill_color'])} is not a number from 0 to 255")
+        _one_of(entry, "mode", ("RGB",))
+        interpolation = _one_of(entry, "interpolation", ("bicubic", "bilinear", "random"))
+        return cls(
+            mean=_three(entry, "mean", default.mean),
+            std=std,
+            interpolation=interpolation.replace("random", "bicubic"),  # random is for training
+            resize_mode=_one_of(entry, "resize_mode", ("shortest", "longest", "squash")),
+            fill_color=(int(fill[0]), int(fill[1]), int(fill[2])),
+        )
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """The same as an open_clip `preprocess_cfg`."""
+        entry: dict[str, Any] = {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "resize_mode": self.resize_mode,
+        }
+        if self.fill_color != Preprocess.fill_color:
+            grey = len(set(self.fill_color)) == 1
+            entry["fill_color"] = self.fill_color[0] if grey else list(self.fill_color)
+        return entry
+
+    def __str__(self) -> str:
+        """The values that differ from CLIP's, or `CLIP's`."""
+        default = CLIP.to_open_clip()
+        differing = {key: value for key, value in self.to_open_clip().items() if value != default.get(key)}
+        return ", ".join(f"{key} {value}" for key, value in differing.items()) or "CLIP's"
+
+
+CLIP = Preprocess()
+
+
+def _three(entry: dict[str, Any], key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+    """A number for each channel; one number stands for three. open_clip takes 0 and an empty list as not given."""
+    value = entry.get(key) or default
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) not in (1, 3) or not all(map(_is_finite, values)):
+        raise ModelError(f"preprocess_cfg.{key} = {_shown(value)} is not one finite number, or three")
+    red, green, blue = [float(value) for value in values] * (3 // len(values))
+    return red, green, blue
+
+
+def _one_of(entry: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
+    value = entry.get(key) or known[0]
+    if value not in known:
+        raise ModelError(f"preprocess_cfg.{key} = {_shown(value)} is not supported", f"supported: {', '.join(known)}")
+    return str(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e9
+
+
+def _shown(value: Any) -> str:
+    """A value as an error quotes it, on one line of bearable length."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True)
@@ -52,8 +152,18 @@ class CocaConfig:
     text: TextConfig = field(default_factory=TextConfig)
     decoder: TextConfig = field(default_factory=TextConfig)
     quick_gelu: bool = False  # x * sigmoid(1.702 x), as OpenAI's CLIP, in place of the exact GELU
+    preprocess_cfg: Preprocess | None = field(default=None, compare=False)  # None: its file says nothing of it
 
     def __post_init__(self) -> None:
+        for name, part, keys in (
+            ("vision_cfg", self.vision, _VISION_KEYS),
+            ("text_cfg", self.text, _TEXT_KEYS),
+            ("multimodal_cfg", self.decoder, _DECODER_KEYS),
+        ):
+            for theirs, ours in keys.items():
+                value, most = getattr(part, ours), _MOST[ours]
+                if not 0 < value <= most:
+                    raise ModelError(f"{name}.{theirs} = {_shown(value)} cannot be: from 1 to {most}")
         widths = {"embed_dim": self.embed_dim, "text width": self.text.width, "decoder width": self.decoder.width}
         if len(set(widths.values())) != 1:
             told = ", ".join(f"{name} {width}" for name, width in widths.items())
@@ -69,6 +179,11 @@ class CocaConfig:
         if self.vision.image_size % self.vision.patch_size:
             size, patch = self.vision.image_size, self.vision.patch_size
             raise ModelError(f"image size {size} is not a multiple of patch size {patch}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures are prepared: as the config says, else as for CLIP."""
+        return self.preprocess_cfg or CLIP
 
     @property
     def context_length(self) -> int:
@@ -97,32 +212,32 @@ class CocaConfig:
         """Read an open_clip model config (`open_clip_config.json`, or its `model_cfg` part).
 
         Raises:
-            ModelError: the config is not a CoCa, or asks for a part that this program does not have.
+            ModelError: the config is not a CoCa, asks for a part that this program does not have, or holds a value
+                that cannot be.
         """
+        preprocess = config.get("preprocess_cfg")
         config = config.get("model_cfg", config)
-        try:
-            vision, text, decoder = config["vision_cfg"], config["text_cfg"], config["multimodal_cfg"]
-            embed_dim = config["embed_dim"]
-        except (KeyError, TypeError, AttributeError):
+        parts = [config[name] for name in _PARTS if isinstance(config, dict) and isinstance(config.get(name), dict)]
+        if len(parts) < len(_PARTS) or "embed_dim" not in config:
             raise ModelError(
                 "this config is not open_clip's of a CoCa: it needs embed_dim, vision_cfg, text_cfg and multimodal_cfg"
-            ) from None
+            )
+        vision, text, decoder = parts
         _refuse_foreign(vision, _VISION_KEYS, _VISION_FIXED, "vision_cfg")
         _refuse_foreign(text, _TEXT_KEYS, _TEXT_FIXED, "text_cfg")
         _refuse_foreign(decoder, _DECODER_KEYS, {}, "multimodal_cfg")
-        try:
-            return cls(
-                embed_dim=int(embed_dim),
-                vision=VisionConfig(**_renamed(vision, _VISION_KEYS, VisionConfig(224, 16, 768, 12))),
-                text=TextConfig(**_renamed(text, _TEXT_KEYS, TextConfig(77, 49408, 512, 8, 12))),
-                decoder=TextConfig(**_renamed(decoder, _DECODER_KEYS, TextConfig(77, 49408, 512, 8, 12))),
-                quick_gelu=bool(config.get("quick_gelu", False)),
-            )
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise ModelError(f"a number in this config is not one: {error}") from None
+        small = TextConfig(77, 49408, 512, 8, 12)
+        return cls(
+            embed_dim=_number(config["embed_dim"], int, "embed_dim"),
+            vision=VisionConfig(**_renamed(vision, _VISION_KEYS, VisionConfig(224, 16, 768, 12), "vision_cfg")),
+            text=TextConfig(**_renamed(text, _TEXT_KEYS, small, "text_cfg")),
+            decoder=TextConfig(**_renamed(decoder, _DECODER_KEYS, small, "multimodal_cfg")),
+            quick_gelu=bool(config.get("quick_gelu", False)),
+            preprocess_cfg=None if preprocess is None else Preprocess.from_open_clip(preprocess),
+        )
 
     def to_open_clip(self) -> dict[str, Any]:
-        """The same architecture as open_clip's `model_cfg`."""
+        """The same architecture as an open_clip `model_cfg`."""
         config: dict[str, Any] = {
             "embed_dim": self.embed_dim,
             "vision_cfg": {
@@ -141,9 +256,14 @@ class CocaConfig:
             config["quick_gelu"] = True
         return config
 
+    def to_file(self) -> dict[str, Any]:
+        """The contents of an `open_clip_config.json`: the architecture, and how pictures are prepared."""
+        return {"model_cfg": self.to_open_clip(), "preprocess_cfg": self.preprocess.to_open_clip()}
+
 
 # open_clip's key -> ours. Keys that change nothing in inference stand in _IGNORED;
 # keys in *_FIXED must have the value that CoCa's checkpoints have.
+_PARTS = ("vision_cfg", "text_cfg", "multimodal_cfg")
 _VISION_KEYS = {
     "image_size": "image_size",
     "patch_size": "patch_size",
@@ -170,18 +290,27 @@ def _refuse_foreign(part: dict[str, Any], keys: dict[str, str], fixed: dict[str,
     for key, value in part.items():
         if key in fixed:
             if value not in fixed[key]:
-                raise ModelError(f"{where}: {key} = {value!r} is not supported, only {fixed[key][0]!r}")
+                raise ModelError(f"{where}: {key} = {_shown(value)} is not supported, only {fixed[key][0]!r}")
         elif key not in keys and key not in _IGNORED and value not in (None, False, 0):
-            raise ModelError(f"{where}: {key} = {value!r} is not supported")
+            raise ModelError(f"{where}: {key} = {_shown(value)} is not supported")
 
 
-def _renamed(part: dict[str, Any], keys: dict[str, str], defaults: Any) -> dict[str, Any]:
+def _renamed(part: dict[str, Any], keys: dict[str, str], defaults: Any, where: str) -> dict[str, Any]:
     """open_clip's part of a config with our names, its own defaults where a key is missing."""
     values = dataclasses.asdict(defaults)
     for theirs, ours in keys.items():
         if part.get(theirs) is not None:
-            values[ours] = type(values[ours])(part[theirs])
+            values[ours] = _number(part[theirs], type(values[ours]), f"{where}.{theirs}")
     return values
+
+
+def _number(value: Any, kind: type, where: str) -> Any:
+    """A number that is whole where it must be, in no way rounded."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != value // 1):
+        raise ModelError(f"{where} = {_shown(value)} is not a {'whole ' if kind is int else ''}number")
+    if abs(value) > max(_MOST.values()) or math.isnan(value):
+        raise ModelError(f"{where} = {_shown(value)} is too large")
+    return kind(value)
 
 
 def _unrenamed(part: Any, keys: dict[str, str]) -> dict[str, Any]:
@@ -265,3 +394,23 @@ MODELS = {
         warning="its embeddings are useless: take another model for vectors, search and similarity",
     ),
 }
+
+_SIZE = re.compile(r"vit-?(l-?14|b-?32)")
+_FILLERS = {"coca", "laion2b", "s13b", "b90k"}  # of open_clip's names that change nothing
+_COCO = {"coco", "mscoco", "finetuned"}
+
+
+def known_name(name: str) -> str | None:
+    """The catalog's name of a model that open_clip or its repository on the hub calls otherwise; None for others.
+
+    Takes `coca_ViT-L-14`, with a pretrained tag (`coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k`) or without.
+    """
+    plain = re.sub(r"[\s_/:-]+", "-", name.strip().lower())
+    found = _SIZE.search(plain)
+    if found is None or ("/" in name and not _SIZE.search(plain[: name.strip().index("/")])):
+        return None
+    others = set(filter(None, _SIZE.sub("", plain).split("-")))
+    if others - _FILLERS - _COCO:
+        return None
+    size = found[1].replace("-", "")
+    return f"vit-{size[0]}-{size[1:]}{'-coco' if others & _COCO else ''}"

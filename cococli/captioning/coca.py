@@ -147,12 +147,13 @@ class Coca:
 
     def _pixels(self, source: Any) -> np.ndarray:
         """[F, 3, S, S] float32."""
+        preprocess = self._captioner.engine.config.preprocess
         if not isinstance(source, str | PathLike):
             with opened(source) as readable:
-                return read_clip(readable, self._sampling, self._captioner.image_size)[1]
+                return read_clip(readable, self._sampling, self._captioner.image_size, preprocess)[1]
         refuse_url(fspath(source))
         try:
-            return read_clip(Path(fspath(source)), self._sampling, self._captioner.image_size)[1]
+            return read_clip(Path(fspath(source)), self._sampling, self._captioner.image_size, preprocess)[1]
         except VideoError as error:
             raise VideoError(f"{fspath(source)}: {error.message}", error.hint) from None
 

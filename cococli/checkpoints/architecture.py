@@ -1,7 +1,6 @@
 """Which CoCa a checkpoint is: read from its config, else recognised from the shapes of its tensors."""
 
 import difflib
-import json
 import math
 import os
 import re
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import catalog
-from ..catalog import CocaConfig, TextConfig, VisionConfig
-from ..errors import ModelError
+from ..catalog import CocaConfig, Preprocess, TextConfig, VisionConfig
+from ..errors import ModelError, UsageError
+from ..parsing import read_json
 
 Shape = tuple[int, ...]
 
@@ -178,20 +178,36 @@ def load_config(name_or_path: str | Path) -> CocaConfig:
         names = [name for name, model in catalog.MODELS.items() if model.config]
         close = difflib.get_close_matches(str(name_or_path), names)
         raise ModelError(f"no config file or model is called {name_or_path}", f"known: {', '.join(close or names)}")
-    config = _json(path)
+    config = read(path)
     try:
         return CocaConfig.from_open_clip(config)
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def load_preprocess(path: Path) -> Preprocess | None:
+    """How a config file says that pictures are prepared; None where it says nothing of it.
+
+    Raises:
+        ModelError: It cannot be read, or what it says cannot be.
+    """
+    entry = read(path).get("preprocess_cfg")
     try:
-        config = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
+        return None if entry is None else Preprocess.from_open_clip(entry)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error.message}", error.hint) from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The contents of a config file.
+
+    Raises:
+        ModelError: It cannot be read, or is not a JSON object.
+    """
+    try:
+        config = read_json(path)
+    except UsageError as error:
+        raise ModelError(error.message, error.hint) from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a model config: it holds a {type(config).__name__}")
     return config
@@ -212,7 +228,7 @@ def find_config(weights: Path) -> Path | None:
 def is_config(path: Path) -> bool:
     """Whether a file looks like the config of an open_clip model, though perhaps not of a CoCa."""
     try:
-        config = _json(path)
+        config = read(path)
     except ModelError:
         return False
     return "vision_cfg" in config or "model_cfg" in config

@@ -64,9 +64,12 @@ def _check_destination(source: Path, destination: Path, beside: Path) -> None:
 
 def _config_text(path: Path, config: CocaConfig) -> bytes:
     """The config as JSON; what stands there already when it says the same, as it may say more."""
-    if path.exists() and architecture.load_config(path) == config:
-        return path.read_bytes()
-    return json.dumps(config.to_open_clip(), indent=2).encode() + b"\n"
+    text = config.to_file()
+    if path.exists() and (found := architecture.load_config(path)) == config:
+        if found.preprocess_cfg == config.preprocess_cfg:
+            return path.read_bytes()
+        text = architecture.read(path) | {"preprocess_cfg": text["preprocess_cfg"]}
+    return json.dumps(text, indent=2).encode() + b"\n"
 
 
 def _write_tensors(file: BinaryIO, tensors: Sequence[Tensor]) -> Iterator[int]:

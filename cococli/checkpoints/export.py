@@ -23,12 +23,6 @@ from .store import find_model
 from .writing import Conversion, Dtype, Progress, Tensor, check_destination, write
 
 CONFIG_NAME = "open_clip_config.json"
-PREPROCESSING = {  # what CoCa is trained with, and `video.preprocess` computes
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
 _DTYPES = {"float32": "F32", "float16": "F16"}  # ours -> safetensors' names
 
 
@@ -85,19 +79,20 @@ def _find(source: str, config: CocaConfig | None) -> tuple[Path, CocaConfig | No
 
 def _config_text(path: Path, config: CocaConfig) -> bytes:
     """The config as open_clip's `push_to_hf_hub` writes it, and whatever else it says there already."""
-    text: dict[str, Any] = {"model_cfg": config.to_open_clip(), "preprocess_cfg": PREPROCESSING}
+    text = config.to_file()
     if path.exists():
         if not _describes(path, config):
             raise UsageError(f"{path} is in the way: it describes another model", "give another folder")
-        text |= json.loads(path.read_bytes())
+        text |= architecture.read(path)
     return json.dumps(text, indent=2).encode() + b"\n"
 
 
 def _describes(path: Path, config: CocaConfig) -> bool:
     try:
-        return architecture.load_config(path) == config
+        found = architecture.load_config(path)
     except ModelError:
         return False
+    return found == config and found.preprocess_cfg in (None, config.preprocess_cfg)
 
 
 def _tensors(model: Model, dtype: Dtype | None) -> list[Tensor]:

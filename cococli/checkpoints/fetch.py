@@ -2,7 +2,9 @@
 
 import difflib
 import math
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,18 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import settings
-from ..catalog import MODELS, CocaConfig
+from ..catalog import CLIP, MODELS, CocaConfig, known_name
 from ..errors import ModelError, UsageError
 from ..files import check_regular
 from . import architecture, cache, hub
 from .convert import convert
 from .locks import check_name, locked
 from .manifest import CONFIG, WEIGHTS, FileFacts, Manifest, Source, measure, record
+from .source import HUB_NAMES, INDEX, INDEX_NAMES, find_checkpoint, read_index
 from .writing import Dtype, Progress
 
-# What open_clip calls its weights on the hub, the best first: safetensors hold no code, and are read lazily.
-HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HUB_CONFIG = "open_clip_config.json"
+_LOCAL = "local-dir:"  # how open_clip marks a folder
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:\s]+))?")
 
 
@@ -33,7 +35,7 @@ class Request:
     path: Path | None = None  # of a local file; None: from the hub
     repository: str = ""
     revision: str = "main"
-    files: tuple[str, ...] = HUB_NAMES  # the first that the repository has
+    files: tuple[str, ...] = (*HUB_NAMES, *INDEX_NAMES)  # the first that the repository has
     config: CocaConfig | None = None  # None: the one beside the file, else what the shapes tell
     sha256: dict[str, str] = field(default_factory=dict)  # pinned, by the name of the file
 
@@ -55,7 +57,8 @@ def read_request(
     """Understand what a user wants to fetch.
 
     Args:
-        model: A name of the catalog, `org/repo[@revision][:file]` of the hub, or the path of a checkpoint.
+        model: A name of the catalog or open_clip's name of the same model, `org/repo[@revision][:file]` of the hub or
+            a pasted address of it, or the path of a checkpoint or of a folder that holds one.
         name: What to call it; by default the catalog's name, else one made of `model`.
         source: A local file to take for a model of the hub.
         config: The architecture, where the user knows better.
@@ -70,20 +73,30 @@ def read_request(
 
 
 def _request(model: str, source: Path | None) -> Request:
-    if known := MODELS.get(model):
-        check_name(model)  # says that a bundled one needs no fetching
+    if source:
         _check_regular(source)
-        return Request(model, source, known.repository, config=known.config, sha256=dict(known.sha256))
-    path = Path(model).expanduser()
-    _check_regular(source or path)
-    if source is None and (path.exists() or model.startswith((".", "/", "~")) or "\\" in model):
-        return Request(re.sub(r"[^\w@+.-]+", "-", path.stem, flags=re.ASCII).strip(".-"), path)
+        source = find_checkpoint(source, f"coca fetch {shlex.quote(model)} --from")
+    elif model not in MODELS and _is_path(model):
+        path = Path(model.removeprefix(_LOCAL)).expanduser()
+        _check_regular(path)
+        name = path.resolve().name if path.is_dir() else path.stem
+        return Request(
+            re.sub(r"[^\w@+.-]+", "-", name, flags=re.ASCII).strip(".-"), find_checkpoint(path, "coca fetch")
+        )
+    model = hub.unpasted(model)
+    if known := MODELS.get(named := known_name(model) or model):
+        check_name(named)  # says that a bundled one needs no fetching
+        config = known.config and replace(known.config, preprocess_cfg=CLIP)
+        return Request(named, source, known.repository, config=config, sha256=dict(known.sha256))
     if found := _HUB.fullmatch(model):
         repository, revision, file = found["repository"], found["revision"] or "main", found["file"]
-        return Request(cache.slug(model), source, repository, revision, (file,) if file else HUB_NAMES)
+        return Request(cache.slug(model), source, repository, revision, (file,) if file else (*HUB_NAMES, *INDEX_NAMES))
     if "://" in model:
-        raise UsageError(f"{model} cannot be fetched", "name it as ORG/REPO, ORG/REPO@REVISION or ORG/REPO:FILE")
-    close = difflib.get_close_matches(model, [name for name, known in MODELS.items() if not known.bundled])
+        hint = "download it, then: coca fetch FILE; of the hub, name ORG/REPO, ORG/REPO@REVISION or ORG/REPO:FILE"
+        raise UsageError(f"{model} is not an address on the model hub", hint)
+    names = {name.lower(): name for name, known in MODELS.items() if not known.bundled}
+    names |= {known.repository.partition("/")[2].lower(): name for name, known in MODELS.items() if not known.bundled}
+    close = dict.fromkeys(names[match] for match in difflib.get_close_matches(model.lower(), names))
     hint = f"close: {', '.join(close)}" if close else "coca models available shows all; or name ORG/REPO, or a file"
     raise UsageError(f"no model or file is called {model!r}", hint)
 
@@ -94,6 +107,10 @@ def _check_regular(file: Path | None) -> None:
             check_regular(file)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "/", "~", _LOCAL)) or "\\" in model or os.path.lexists(model)
 
 
 def fetch(
@@ -142,8 +159,6 @@ def _present(request: Request, dtype: Dtype) -> Fetched | None:
 
 def _local_source(path: Path, progress: Progress) -> Source:
     try:
-        if path.is_dir():
-            raise ModelError(f"{path} is a folder, not a checkpoint", "name the file in it")
         total = path.stat().st_size
         facts = measure(path, lambda done: progress("check", done, total))
     except OSError as error:
@@ -159,9 +174,13 @@ def _fetch_from_hub(request: Request, dtype: Dtype, keep_download: bool, progres
     _check_pinned(request, file.name, file.sha256)
     downloads = settings.home() / "downloads" / request.name
     folder = None if keep_download else downloads
-    _check_space(request, file, dtype, folder)
-    config = request.config or _hub_config(request, folder)
-    path = hub.download(file, folder, progress)
+    files = [file]
+    if file.name.endswith(INDEX):
+        shards = read_index(hub.download(file, folder, progress))
+        files += [_shard(request, file, shard.name) for shard in shards]
+    _check_space(request, files, dtype, folder)
+    config = _config(request, folder)
+    path, *_ = [hub.download(file, folder, progress) for file in files]
     facts = FileFacts(file.size, file.sha256) if file.sha256 else measure(path)
     _check_pinned(request, file.name, facts.sha256)
     source = Source(request.repository, file.commit, file.name, facts.sha256, facts.size)
@@ -174,18 +193,35 @@ def _fetch_from_hub(request: Request, dtype: Dtype, keep_download: bool, progres
 def _find(request: Request, names: tuple[str, ...]) -> hub.HubFile | None:
     try:
         return hub.find_file(request.repository, request.revision, names)
+    except hub.ProxyError:
+        raise
     except hub.Unreachable as error:
         known = request.name in MODELS
         take = f"coca fetch {request.name} --from FILE" if known else f"coca fetch FILE --name {request.name}"
         page = f"https://huggingface.co/{request.repository}"
-        raise ModelError(error.message, f"get {names[-1]} by hand from {page}, then: {take}") from None
+        file = HUB_NAMES[-1] if len(names) > 1 else names[0]
+        raise ModelError(error.message, f"get {file} by hand from {page}, then: {take}") from None
 
 
-def _hub_config(request: Request, folder: Path | None) -> CocaConfig | None:
-    """The config that stands beside the weights on the hub, if there is one."""
-    if file := _find(request, (HUB_CONFIG,)):
-        return architecture.load_config(hub.download(file, folder, lambda stage, done, total: None))
-    return None
+def _config(request: Request, folder: Path | None) -> CocaConfig | None:
+    """The config that was asked for, completed by the one beside the weights on the hub; or the latter alone."""
+    if request.config and request.config.preprocess_cfg:
+        return request.config
+    file = _find(request, (HUB_CONFIG,))
+    if file is None:
+        return request.config
+    path = hub.download(file, folder, lambda stage, done, total: None)
+    if request.config:
+        return replace(request.config, preprocess_cfg=architecture.load_preprocess(path))
+    return architecture.load_config(path)
+
+
+def _shard(request: Request, index: hub.HubFile, name: str) -> hub.HubFile:
+    """A file of a sharded checkpoint, of the same commit as the index beside it."""
+    path = f"{index.name.rpartition('/')[0]}/{name}".removeprefix("/")
+    if file := _find(replace(request, revision=index.commit), (path,)):
+        return file
+    raise ModelError(f"{request.repository} has no {path}, which its {index.name} names")
 
 
 def _check_pinned(request: Request, file: str, sha256: str) -> None:
@@ -197,12 +233,12 @@ def _check_pinned(request: Request, file: str, sha256: str) -> None:
         raise ModelError(problem, f"to take it all the same: coca fetch {request.repository}")
 
 
-def _check_space(request: Request, file: hub.HubFile, dtype: Dtype, folder: Path | None) -> None:
+def _check_space(request: Request, files: list[hub.HubFile], dtype: Dtype, folder: Path | None) -> None:
     """Refuse what there is no room for before anything is downloaded: the weights, and their download beside them."""
     shapes = architecture.parameters(request.config).values() if request.config else ()
-    needed = sum(map(math.prod, shapes)) * (2 if dtype == "float16" else 4) or file.size
-    if folder and not file.cached:
-        needed += file.size
+    needed = sum(map(math.prod, shapes)) * (2 if dtype == "float16" else 4) or sum(file.size for file in files)
+    if folder:
+        needed += sum(file.size for file in files if not file.cached)
     place = next(path for path in (settings.home(), *settings.home().absolute().parents) if path.exists())
     if (free := shutil.disk_usage(place).free) < needed:
         problem = f"{request.name} takes {needed / 1e9:.2f} GB in {settings.home()}, but {free / 1e9:.2f} GB are free"

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from urllib.parse import unquote
+from urllib.request import getproxies, proxy_bypass
 
 from .. import __version__
-from ..errors import ModelError
+from ..catalog import MODELS
+from ..errors import ModelError, UsageError
 from ..files import write_atomically
 from .writing import Progress
 
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
 PAUSES = (1.0, 2.0, 4.0)  # seconds before each new try when the hub fails
 PATIENCE = 60  # seconds that the hub may ask to wait for
 
+_HOSTS = ("huggingface.co", "hf.co", "hf-mirror.com")
+_PAGE = re.compile(  # of a model on the hub, or of a file of it
+    r"(?!datasets/|spaces/|papers/|docs/|collections/)(?:api/)?(?:models/)?(?P<repository>[\w.-]+/[\w.-]+?)(?:\.git)?/?"
+    r"(?:/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<file>.+)|/(?:tree|commit)/(?P<branch>[^/]+).*|/discussions.*)?"
+)
+_PROXY_AUTHENTICATION = 407  # HTTP status
 _PASSING = (408, 429, 500, 502, 503, 504)  # answers that another try may better
 _SIGN_IN = "set HF_TOKEN or run `hf auth login`"
 _CONTINUED = "what came is kept: the same command goes on from there"
@@ -30,6 +39,10 @@ Result = TypeVar("Result")
 
 class Unreachable(ModelError):
     """The hub did not answer: the network is closed, HF_HUB_OFFLINE is set, or there were only errors."""
+
+
+class ProxyError(Unreachable):
+    """The proxy that the environment names cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,38 @@ def find_file(repository: str, revision: str, names: Sequence[str]) -> HubFile |
         if cached is None:
             raise
         return cached
+
+
+def unpasted(name: str) -> str:
+    """Turn a pasted address of the hub or its mirror, or open_clip's `hf-hub:` form, into `ORG/REPO[@REVISION][:FILE]`.
+
+    Other names are returned as they are, but for the case of letters in a repository of the catalog.
+
+    Raises:
+        UsageError: It is the address of something else on the hub.
+    """
+    name = name.strip()
+    if prefix := re.match("hf-hub:|hf://", name):
+        return _known_spelling(name[prefix.end() :].strip("/"))
+    mirror = re.sub("^https?://", "", os.environ.get("HF_ENDPOINT", "")).rstrip("/")
+    hosts = "|".join(re.escape(host) for host in (*_HOSTS, mirror) if host)
+    page = rf"(?:https?://)?(?:www\.)?(?:{hosts})(?:/(?P<path>[^?#]*))?(?:[?#].*)?"
+    address = re.fullmatch(page, name, re.IGNORECASE)
+    if address is None:
+        return _known_spelling(name)
+    found = _PAGE.fullmatch(address["path"] or "")
+    if found is None:
+        raise UsageError(f"{name} is not the address of a model", "name it as ORG/REPO")
+    revision, file = unquote(found["revision"] or found["branch"] or "main"), unquote(found["file"] or "")
+    at = "" if revision == "main" else f"@{revision}"
+    return _known_spelling(found["repository"]) + at + (f":{file}" if file else "")
+
+
+def _known_spelling(name: str) -> str:
+    """A repository of the catalog spelt as the hub does, or the name as it is."""
+    repository = re.split("[@:]", name)[0]
+    known = {model.repository.lower(): model.repository for model in MODELS.values()}
+    return known.get(repository.lower(), repository) + name[len(repository) :]
 
 
 def download(file: HubFile, folder: Path | None, progress: Progress) -> Path:
@@ -148,7 +193,8 @@ def _on_hub(repository: str, revision: str, name: str) -> HubFile | None:
     except OSError as error:  # of the token's file
         raise ModelError(f"cannot read {error.filename}: {error.strerror}", "set HF_HOME to another folder") from None
     commit, etag, size = answer.commit_hash or "", answer.etag or "", answer.size
-    if not re.fullmatch(r"[\w-]+ [\w-]+", f"{commit} {etag}", re.ASCII) or size is None:  # they become file names
+    are_names = re.fullmatch(r"[\w-]+ [\w-]+", f"{commit} {etag}", re.ASCII)  # they become names of files
+    if not are_names or size is None or size < 0:
         raise ModelError(f"{endpoint} does not answer as a model hub", "check HF_ENDPOINT and the network's proxy")
     # By commit, lest the revision moves on. Not `answer.location`: it is signed, and expires before slow downloads end.
     url = hf_hub_url(repository, name, revision=commit, endpoint=endpoint)
@@ -192,6 +238,7 @@ def _patiently(attempt: Callable[[], Result], hint: str) -> Result:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    _check_proxies()
     for pause in (*PAUSES, None):
         asked = 0
         try:
@@ -199,6 +246,8 @@ def _patiently(attempt: Callable[[], Result], hint: str) -> Result:
         except OfflineModeIsEnabled:
             raise Unreachable("HF_HUB_OFFLINE is set", "unset it to download") from None
         except HfHubHTTPError as error:
+            if error.response.status_code == _PROXY_AUTHENTICATION:
+                raise _proxy_error(str(_PROXY_AUTHENTICATION)) from None
             if error.response.status_code not in _PASSING:
                 raise
             reason = f"it answers {error.response.status_code} {error.response.reason_phrase}"
@@ -206,13 +255,73 @@ def _patiently(attempt: Callable[[], Result], hint: str) -> Result:
             asked = int(wait) if wait.isdigit() else 0
         except (httpx2.RequestError, httpx2.InvalidURL, ConnectionError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, httpx2.ProxyError):
+                raise _proxy_error(reason) from None
         if asked > PATIENCE:
             reason += f" and asks to wait {asked} s"
             break
         if pause is None:
             break
         time.sleep(max(pause, asked))
+    if _proxy():
+        raise _proxy_error(reason)
     raise Unreachable(f"cannot download from {_endpoint()}: {reason}", hint)
+
+
+def _check_proxies() -> None:
+    """Open the session that all requests share, which reads the proxies of the environment.
+
+    Raises:
+        ProxyError: One of them cannot be used.
+    """
+    import httpx2
+    from huggingface_hub import get_session
+
+    try:
+        get_session()
+    except ImportError:
+        problem = "a SOCKS proxy is set, which takes the package socksio"
+        raise ProxyError(problem, "pip install socksio, or unset ALL_PROXY, HTTPS_PROXY and HTTP_PROXY") from None
+    except (ValueError, httpx2.InvalidURL):
+        for name, address in getproxies().items():
+            try:
+                httpx2.Client(proxy=address if "://" in address else f"http://{address}", trust_env=False).close()
+            except (ValueError, httpx2.InvalidURL):
+                hint = "write it as http://HOST:PORT or socks5://HOST:PORT, or unset it"
+                raise ProxyError(f"{_variable(name)} is not the address of a proxy: {_masked(address)}", hint) from None
+        raise
+
+
+def _proxy() -> tuple[str, str] | None:
+    """The variable that names the proxy to the hub, and the address without its password; None: there is no proxy."""
+    scheme, _, rest = _endpoint().partition("://")
+    proxies = getproxies()
+    name = next((name for name in (scheme, "all") if proxies.get(name)), None)
+    if name is None or proxy_bypass(rest.partition("/")[0]):
+        return None
+    return _variable(name), _masked(proxies[name])
+
+
+def _variable(name: str) -> str:
+    """The environment variable that names the proxy of a scheme."""
+    variables = (f"{name}_proxy", f"{name.upper()}_PROXY")
+    return next((variable for variable in variables if os.environ.get(variable)), "the system's proxy")
+
+
+def _masked(address: str) -> str:
+    """An address without a name and password."""
+    return re.sub("^([^/@]*//)?[^/]*@", r"\1", address)
+
+
+def _proxy_error(reason: str) -> ProxyError:
+    """Why the hub cannot be reached through the proxy, and what to do about it."""
+    variable, address = _proxy() or ("the system's proxy", "")
+    if str(_PROXY_AUTHENTICATION) in reason:
+        host = address.rpartition("//")[2]
+        hint = f"put them into it: {variable}=http://USER:PASSWORD@{host}"
+        return ProxyError(f"the proxy {address} ({variable}) asks for a user name and password (407)", hint)
+    hint = f"check that it runs, set {variable} to another one, or unset it"
+    return ProxyError(f"cannot reach {_endpoint()} through the proxy {address} ({variable}): {reason}", hint)
 
 
 def _refusal(error: "HfHubHTTPError", repository: str, revision: str) -> ModelError:

@@ -13,9 +13,11 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ModelError
+from ..parsing import parse_json
 
 WEIGHTS, CONFIG, MANIFEST = "model.ckpt", "config.json", "manifest.json"  # all that a model's folder must hold
 _PART_BYTES = 1 << 20  # read at a time
+_MOST = 1 << 62  # of any number in a manifest
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ class Manifest:
     def __post_init__(self) -> None:
         _require(self.files.keys() == {WEIGHTS, CONFIG}, "files")
         _require(self.dtype in ("float32", "float16"), "dtype")
-        _require(type(self.parameters) is int and self.parameters > 0, "parameters")
+        _require(type(self.parameters) is int and 0 < self.parameters <= _MOST, "parameters")
         _require(isinstance(self.program, str), "program")
+        _require(isinstance(self.date, str), "date")
         _require(datetime.fromisoformat(self.date).utcoffset() == timedelta(0), "date")
 
     def to_json(self) -> str:
@@ -82,10 +85,12 @@ class Manifest:
             ModelError: a field is missing, unknown or cannot be.
         """
         try:
-            fields = json.loads(text)
-            files = {name: FileFacts(**facts) for name, facts in fields["files"].items()}
-            return cls(**{**fields, "source": Source(**fields["source"]), "files": files})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            fields = _fields_of(cls, parse_json(text), "it")
+            files = _object(fields["files"], "files")
+            fields["files"] = {name: FileFacts(**_fields_of(FileFacts, files[name], f"files.{name}")) for name in files}
+            fields["source"] = Source(**_fields_of(Source, fields["source"], "source"))
+            return cls(**fields)
+        except (ValueError, TypeError) as error:
             raise ModelError(f"{MANIFEST} is damaged: {error}") from None
 
 
@@ -184,8 +189,23 @@ def _told(name: str, error: OSError) -> str:
     return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"cannot read {name}: {error.strerror}"
 
 
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not an object")
+    return value
+
+
+def _fields_of(kind: Any, value: Any, where: str) -> dict[str, Any]:
+    """The fields of a dataclass in a JSON object, which must be there and no others."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    if differing := names ^ _object(value, where).keys():
+        name = min(differing)
+        raise ValueError(f"{where} {'lacks' if name in names else 'has an unknown field'} {name[:60]!r}")
+    return dict(value)
+
+
 def _check_facts(size: object, sha256: object) -> None:
-    _require(type(size) is int and size >= 0, "size")
+    _require(type(size) is int and 0 <= size <= _MOST, "size")
     _require(isinstance(sha256, str) and bool(re.fullmatch("[0-9a-f]{64}", sha256)), "sha256")
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..catalog import CocaConfig
+from ..catalog import CLIP, CocaConfig
 from ..errors import ModelError
 from . import architecture, names
 from .architecture import Shape
@@ -121,13 +121,24 @@ def _split(tensor: SourceTensor, parameters: tuple[str, ...]) -> dict[str, Param
 def _choose_config(
     shapes: dict[str, Shape], path: Path, config: CocaConfig | None
 ) -> tuple[CocaConfig, tuple[str, ...]]:
-    """The config given, else the one beside the checkpoint, else what the shapes tell; and a note where from."""
-    notes: tuple[str, ...] = ()
-    if config is None and (beside := architecture.find_config(path)):
+    """The config given, else the one beside the checkpoint, else what the shapes tell; and notes on where from.
+
+    It always says how pictures are prepared: where the one given does not, the one beside the checkpoint may.
+    """
+    notes: list[str] = []
+    beside = architecture.find_config(path)
+    if config is None and beside:
         config = architecture.load_config(beside)
-        notes = (f"config read from {beside}",)
+        notes.append(f"config read from {beside}")
     if config is None:
         config = architecture.recognise(shapes)
-        notes = ("heads assumed to be 64 wide, the pooler's to be 8 and GELU to be exact: no config found",)
+        notes.append("heads assumed to be 64 wide, the pooler's to be 8 and GELU to be exact: no config found")
+    if config.preprocess_cfg is None:
+        found = architecture.load_preprocess(beside) if beside else None
+        if found is None:
+            notes.append("no preprocess_cfg found: pictures are prepared as for CLIP")
+        config = replace(config, preprocess_cfg=found or CLIP)
+    if config.preprocess != CLIP:
+        notes.append(f"pictures are prepared with {config.preprocess}")
     architecture.check(config, shapes)
-    return config, notes
+    return config, tuple(notes)

@@ -1,4 +1,8 @@
-"""Open checkpoints as lazily read tensors: safetensors, pickles of tensors without code, and MindSpore's `.ckpt`."""
+"""Open checkpoints as lazily read tensors: safetensors, pickles of tensors without code, and MindSpore's `.ckpt`.
+
+Safetensors and pickles may be sharded, as transformers writes them: several files, and an index that says which holds
+which tensor.
+"""
 
 import math
 import mmap
@@ -6,21 +10,37 @@ import pickle
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
+from ..parsing import read_json, validate
 from . import ckpt
 from .mapped import release
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of files that are likely open_clip's
+# What open_clip calls its weights on the hub, the best first: safetensors hold no code, and are read lazily.
+HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+INDEX = ".index.json"  # ends the name of the index of a sharded checkpoint
+INDEX_NAMES = ("open_clip_model.safetensors.index.json", "model.safetensors.index.json")  # on the hub
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<suffix>\.\w+)")
+_NO_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)")  # begins other files
+# Keys that training programs save a state dict under, those of the weights that were trained before averaged ones.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "state_dict_ema", "model_ema", "ema")
+# Parts of names that torch.compile, FSDP and activation checkpointing add wherever a module is wrapped.
+_WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_DEEPEST = 3  # such keys below each other
+_LANDMARK = "text_decoder.text_projection"  # a tensor that every CoCa has and nothing else does
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names -> torch's
 _PART_BYTES = 16 << 20  # of float32 in memory at a time
+_SLACK = 1 << 20  # bytes that the tensors of a file may claim beyond its size
+_SPARE = 1 << 30  # bytes of memory that loading a pickle may take beyond its size
 
 # A `.ckpt` starts with a parameter (field 1, its length), which starts with its name (field 1). Empty lines before a
 # web page can look like that, so web pages are told first, by their first tag.
@@ -32,7 +52,7 @@ _CKPT = re.compile(rb"\n[\x80-\xff]*[\x00-\x7f]\n")
 class SourceTensor:
     """A tensor of an open checkpoint."""
 
-    name: str  # as in the file, without `module.`
+    name: str  # as open_clip calls it, without what training programs put around it
     shape: tuple[int, ...]
     dtype: str  # as torch names it: float32, ...
     slice: Callable[[int, int], np.ndarray]  # rows from, to; a scalar is one row; bfloat16 comes as its bits in uint16
@@ -64,17 +84,95 @@ def _widened(bfloat16: np.ndarray) -> np.ndarray:
 def open_checkpoint(path: Path) -> Iterator[list[SourceTensor]]:
     """The tensors of a `.bin`, `.pt`, `.safetensors` or `.ckpt`, told apart by content. They are read when asked for.
 
+    Args:
+        path: Also the index of a sharded checkpoint.
+
     Raises:
         ModelError: not a checkpoint, truncated, or a pickle that holds code (which is not run).
     """
-    head = _head(path)
-    if _CKPT.match(head):
+    if is_ckpt(path):
         yield [_parameter(name, array) for name, array in ckpt.read(path).items()]
-    elif _is_safetensors(head, path):
+        return
+    with ExitStack() as stack:
+        shards = read_index(path) if path.name.endswith(INDEX) else {path: set[str]()}
+        tensors = []
+        for shard, names in shards.items():
+            found = stack.enter_context(_open(shard))
+            if missing := names - {tensor.name for tensor in found}:
+                raise ModelError(f"{shard} lacks {min(missing)}, which {path.name} says it holds", "download it again")
+            tensors += found
+        if not tensors:
+            raise ModelError(f"{path} holds no tensors")
+        yield _unwrapped(tensors)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[list[SourceTensor]]:
+    """The tensors of one file, named as in it."""
+    if _is_safetensors(_head(path), path):
         with _safetensors(path) as tensors:
-            yield _unprefixed(tensors, path)
+            yield tensors
     else:
-        yield _unprefixed(_pickled(path), path)
+        yield _pickled(path)
+
+
+def read_index(path: Path) -> dict[Path, set[str]]:
+    """The files of a sharded checkpoint, and the tensors that its index says are in each.
+
+    Raises:
+        ModelError: The index cannot be read, or names files that are not beside it.
+    """
+    try:
+        index = read_json(path)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        names = validate(weight_map, dict[str, str], f"weight_map in {path}")
+    except UsageError as error:
+        raise ModelError(error.message, error.hint) from None
+    shards: dict[Path, set[str]] = {}
+    for name, file in names.items():
+        if Path(file).name != file:
+            raise ModelError(f"{path}: {name} cannot be in {file!r}, which is not a file beside it")
+        shards.setdefault(path.with_name(file), set()).add(name)
+    if not any(name.endswith(_LANDMARK) for name in names):
+        raise ModelError(f"{path} is not of a CoCa: it lists no {_LANDMARK}")
+    return shards
+
+
+def find_checkpoint(path: Path, command: str) -> Path:
+    """The checkpoint in a folder, or the index that a shard belongs to. Other paths are returned as they are.
+
+    Args:
+        command: What to type before the path of a checkpoint, as `coca convert`.
+
+    Raises:
+        ModelError: The folder holds none, or several.
+    """
+    if not path.is_dir():
+        shard = _SHARD.fullmatch(path.name)
+        index = path.with_name(f"{shard['stem']}{shard['suffix']}{INDEX}") if shard else path
+        return index if index.is_file() else path
+    try:
+        files = {file.name: file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()}
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    if usual := next(filter(files.get, (*HUB_NAMES, *INDEX_NAMES)), None):
+        return files[usual]
+    found = [file for name, file in files.items() if _is_likely(name)]
+    found = found or [file for file in files.values() if file.suffix == ".ckpt"]
+    if not found:
+        raise ModelError(f"{path} is a folder without a checkpoint in it", "name the checkpoint itself")
+    if len(found) > 1:
+        newest = max(found, key=lambda file: file.stat().st_mtime_ns)
+        hint = f"name one of them; the newest: {command} {shlex.quote(str(newest))}"
+        raise ModelError(f"{path} is a folder with {len(found)} checkpoints", hint)
+    return found[0]
+
+
+def _is_likely(name: str) -> bool:
+    """Whether a file in a folder may be a checkpoint by its name: not a shard, nor what training keeps beside it."""
+    if _SHARD.fullmatch(name) or _NO_WEIGHTS.match(name):
+        return False
+    return name.endswith((*SUFFIXES, *(f"{suffix}{INDEX}" for suffix in SUFFIXES)))
 
 
 def is_ckpt(path: Path) -> bool:
@@ -90,7 +188,7 @@ def _head(path: Path) -> bytes:
     """The first bytes of a file that may be a checkpoint."""
     try:
         if path.is_dir():
-            raise _folder_error(path)
+            raise ModelError(f"{path} is a folder, not a checkpoint")
         if not path.is_file():
             raise ModelError(f"no such file: {path}")
         with path.open("rb") as file:
@@ -99,12 +197,6 @@ def _head(path: Path) -> bytes:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     _refuse_other_files(head, path)
     return head
-
-
-def _folder_error(folder: Path) -> ModelError:
-    inside = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    hint = f"coca convert {shlex.quote(str(inside[0]))}" if inside else ""
-    return ModelError(f"{folder} is a folder, not a checkpoint", hint)
 
 
 def _refuse_other_files(head: bytes, path: Path) -> None:
@@ -153,23 +245,60 @@ def _safetensor(file: Any, name: str) -> SourceTensor:
 def _pickled(path: Path) -> list[SourceTensor]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"  # torch's format since 1.6; what is older cannot be mapped
-    state = _load(path, zipped)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # a training checkpoint: epoch, optimizer and more stand beside it
+    if zipped:
+        _check_zip(path)
+    state = _state_dict(_load(path, zipped))
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds no state dict, but a {type(state).__name__}")
-    return [_torch_tensor(str(name), tensor, zipped, path) for name, tensor in state.items()]
+    tensors = [_torch_tensor(str(name), tensor, zipped, path) for name, tensor in state.items()]
+    claimed, size = sum(tensor.nbytes for tensor in state.values()), path.stat().st_size
+    if claimed > 4 * size + _SLACK:  # some may share their numbers
+        raise ModelError(f"{path} has {size:,} bytes, but its tensors claim {claimed:,}")
+    return tensors
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse an archive that is larger unpacked: torch compresses nothing, so it may be made to fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return  # torch tells what is wrong
+    if unpacked > (size := path.stat().st_size):
+        raise ModelError(f"{path} has {size:,} bytes, but takes {unpacked:,} unpacked: torch did not write it")
+
+
+@contextmanager
+def _limited_memory(size: int) -> Iterator[None]:
+    """Let this process take only so many more bytes of address space, where the system can limit that."""
+    try:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    except (ImportError, OSError):  # not on Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (used + size, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _load(path: Path, mapped: bool) -> Any:
     import torch
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # of formats that are refused anyway
+        # A pickle can ask for any amount of memory, however small it is.
+        with warnings.catch_warnings(action="ignore"), _limited_memory(2 * path.stat().st_size + _SPARE):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, str(error)) from None
     except Exception as error:  # torch raises whatever a damaged file leads it to
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise ModelError(f"{path} takes more memory than a checkpoint of its size, or than there is") from None
         if "TorchScript" in str(error):
             raise ModelError(f"{path} is a TorchScript program, not a checkpoint of tensors") from None
         reason = (
@@ -209,13 +338,31 @@ def _stored(tensor: Any) -> np.ndarray:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _unprefixed(tensors: list[SourceTensor], path: Path) -> list[SourceTensor]:
-    """Names without the `module.` that distributed training puts before every one of them."""
-    if not tensors:
-        raise ModelError(f"{path} holds no tensors")
-    if all(tensor.name.startswith("module.") for tensor in tensors):
-        return [replace(tensor, name=tensor.name.removeprefix("module.")) for tensor in tensors]
-    return tensors
+def _state_dict(state: Any) -> Any:
+    """The state dict in what a training program saved, where epoch, optimizer and more may stand beside it."""
+    for _ in range(_DEEPEST):
+        if not isinstance(state, dict) or _has_landmark(state):
+            break
+        inside = [state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)]
+        if inside:
+            state = next(filter(_has_landmark, inside), inside[0])
+    return state
+
+
+def _has_landmark(state: dict[Any, Any]) -> bool:
+    return any(isinstance(name, str) and name.endswith(_LANDMARK) for name in state)
+
+
+def _unwrapped(tensors: Sequence[SourceTensor]) -> list[SourceTensor]:
+    """Names without what training puts around them: a prefix of all names (`module.`, `model.`), wrapped modules."""
+    names = [_WRAPPED.sub("", tensor.name) for tensor in tensors]
+    marks = (_LANDMARK, "visual.proj")  # the latter for CLIPs, which are refused later on
+    prefix = next((name.removesuffix(mark) for mark in marks for name in names if name.endswith(mark)), "")
+    unwrapped = [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)]
+    unwrapped = [tensor for tensor in unwrapped if tensor.name != "n_averaged"]  # a counter beside averaged weights
+    if not all(tensor.name.startswith(prefix) for tensor in unwrapped):
+        return unwrapped
+    return [replace(tensor, name=tensor.name.removeprefix(prefix)) for tensor in unwrapped]
 
 
 def _one_line(error: Exception) -> str:

@@ -4,15 +4,16 @@ import atexit
 import difflib
 import functools
 import hashlib
+import json
 import lzma
 import math
 import shlex
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import settings
-from ..catalog import MODELS, CocaConfig
+from ..catalog import CLIP, MODELS, CocaConfig, known_name
 from ..errors import ModelError
 from ..files import check_regular, temporary_folder, write_atomically
 from . import cache
@@ -33,7 +34,16 @@ class ModelFiles:
     config: CocaConfig
     identity: str = field(
         default="", compare=False
-    )  # changes when the weights do: sha256, or else size and time of change
+    )  # changes when the weights do: sha256, or else size and time of change; and see `with_preprocess`
+    note: str = field(default="", compare=False)  # what its user should know
+
+
+def with_preprocess(identity: str, config: CocaConfig) -> str:
+    """Extend the identity of weights by how pictures are prepared for them, unless that is as for CLIP."""
+    if config.preprocess == CLIP:
+        return identity
+    entry = json.dumps(config.preprocess.to_open_clip(), sort_keys=True)
+    return f"{identity} {hashlib.sha256(entry.encode()).hexdigest()[:16]}"
 
 
 def model_names() -> list[str]:
@@ -63,7 +73,7 @@ def find_model(name_or_path: str) -> ModelFiles:
     if name_or_path in MODELS and MODELS[name_or_path].bundled:
         return _bundled(name_or_path)
     if name_or_path.startswith(RUN):
-        return _with_config(weights_of_run(name_or_path), name_or_path)
+        return replace(_with_config(weights_of_run(name_or_path), name_or_path), note="")  # trained as it is used
     if cache.has(cache.slug(name_or_path)):
         return _cached(name_or_path)
     if name_or_path in MODELS:
@@ -92,16 +102,24 @@ def _cached(name: str) -> ModelFiles:
     model = cache.stored(name)
     cache.mark_used(model.name)
     assert model.manifest  # as every whole model has
-    identity = model.manifest.files[WEIGHTS].sha256
-    return ModelFiles(model.name, model.folder / WEIGHTS, load_config(model.folder / CONFIG), identity)
+    config = load_config(model.folder / CONFIG)
+    identity = with_preprocess(model.manifest.files[WEIGHTS].sha256, config)
+    source = model.manifest.source
+    known = any(source.repository == known.repository for known in MODELS.values() if not known.bundled)
+    note = "" if known else _note(model.name, config, f"coca fetch {shlex.quote(source.origin)} --name {name} --force")
+    return ModelFiles(model.name, model.folder / WEIGHTS, config, identity, note)
 
 
 def _at_path(name: str) -> ModelFiles:
     path = Path(name).expanduser()
     if not name or not path.exists():
+        if known := known_name(name):
+            return find_model(known)
         raise _unknown(name)
     if path.is_dir():
         return _in_folder(path, path.resolve().name)
+    if not path.is_file():
+        raise ModelError(f"{path} is not a regular file")
     if path.suffix != ".ckpt":
         raise ModelError(f"{path} is not converted yet", f"coca convert {shlex.quote(str(path))}")
     return _with_config(path, path.stem)
@@ -120,15 +138,17 @@ def _unknown(name: str) -> ModelError:
 
 
 def _in_folder(folder: Path, name: str) -> ModelFiles:
-    from .source import SUFFIXES
+    from .source import find_checkpoint
 
     found = sorted(folder.glob("[!.]*.ckpt"))
     if len(found) == 1:
         return _with_config(found[0], name)
     if found:
         raise ModelError(f"{folder} holds {len(found)} models", f"name one of them: {shlex.quote(str(found[0]))}")
-    sources = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    hint = f"coca convert {shlex.quote(str(sources[0]))}" if sources else ""
+    try:
+        hint = f"coca convert {shlex.quote(str(find_checkpoint(folder, 'coca convert')))}"
+    except ModelError as error:
+        hint = error.hint
     raise ModelError(f"{folder} holds no converted model (.ckpt)", hint)
 
 
@@ -139,8 +159,16 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
             f"{weights} has no config beside it", f"put open_clip's config there as {weights.with_suffix('.json').name}"
         )
     check_regular(weights)
-    status = weights.stat()
-    return ModelFiles(name, weights, load_config(config), f"{status.st_size} {status.st_mtime_ns}")
+    known, status = load_config(config), weights.stat()
+    identity = with_preprocess(f"{status.st_size} {status.st_mtime_ns}", known)
+    return ModelFiles(name, weights, known, identity, _note(name, known, f"`preprocess_cfg` in {config}"))
+
+
+def _note(name: str, config: CocaConfig, mend: str) -> str:
+    """A note for a model that was converted before configs said how pictures are prepared."""
+    if config.preprocess_cfg:
+        return ""
+    return f"{name} does not say how to prepare pictures, so that is done as for CLIP; to record it: {mend}"
 
 
 def _bundled_config(name: str) -> CocaConfig:

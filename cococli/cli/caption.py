@@ -136,7 +136,7 @@ def caption(
     check_request(files.config, asked, pool, prompt, rerank)
     if rerank or embed or min_score is not None:
         warn_of_vectors(files.name)
-    request = ReadRequest(sampling, spans, files.config.vision.image_size)
+    request = ReadRequest(sampling, spans, files.config.vision.image_size, preprocess=files.config.preprocess)
     settings = Settings(Reading(request, batch_size, timeout), merge, min_score)
     said = (files.name, files.identity, pool, prompt, rerank, merge, min_score, *as_asked(precision))
     plan = Plan(

@@ -78,7 +78,9 @@ def _read() -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise UsageError(f"{file} is nested too deeply") from None
+    except ValueError as error:  # also of a number with thousands of digits
         raise UsageError(f"{file} is not TOML: {error}", 'text stands in quotes: model = "vit-l-14"') from None
 
 

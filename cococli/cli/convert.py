@@ -16,7 +16,8 @@ def convert(
         typer.Argument(
             metavar="SRC",
             show_default=False,
-            help="A CoCa of open_clip: a .bin, .pt or .safetensors file; or a .ckpt. "
+            help="A CoCa of open_clip: a .bin, .pt or .safetensors file, the index of a sharded one, or a folder with "
+            "one of these; or a .ckpt. "
             "With --to open_clip a .ckpt or a model's name.",
         ),
     ],
@@ -57,6 +58,7 @@ def convert(
     from ..checkpoints.convert import convert as convert_weights
     from ..checkpoints.convert import default_destination
     from ..checkpoints.export import export
+    from ..checkpoints.source import find_checkpoint
 
     console.be_quiet(quiet)
     architecture = load_config(config) if config else None
@@ -65,6 +67,7 @@ def convert(
         if to == "open_clip":
             made = export(str(source), destination, architecture, verify, progress, dtype, overwrite)
         else:
+            source = find_checkpoint(source, "coca convert")
             place = destination or default_destination(source)
             made = convert_weights(source, place, architecture, verify, progress, dtype or "float32", overwrite)
     for line in made.notes:

@@ -121,7 +121,8 @@ def embed(
     said = repr((files.identity, pool, sampling, spans, *as_asked(precision)))
     works = [Work(str(path), key_of(path, said)) for path in videos]
     works += [Work(text_name(text), " ".join(("text", *as_asked(precision)))) for text in lines]
-    reading = Reading(ReadRequest(sampling, spans, files.config.vision.image_size), batch_size, timeout)
+    request = ReadRequest(sampling, spans, files.config.vision.image_size, preprocess=files.config.preprocess)
+    reading = Reading(request, batch_size, timeout)
 
     with (
         nullcontext(outputs.index) if outputs.index else temporary_folder() as folder,

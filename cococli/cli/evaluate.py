@@ -201,7 +201,8 @@ def evaluate(
     files = find_model(model or default_model())
     check_request(files.config, asked, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
-    reading = Reading(ReadRequest(sampling, Segments(), files.config.vision.image_size), batch_size, timeout)
+    request = ReadRequest(sampling, Segments(), files.config.vision.image_size, preprocess=files.config.preprocess)
+    reading = Reading(request, batch_size, timeout)
     bits = () if choice.precision == "fp32" else (choice.precision,)
     settings = {
         "model": files.name,

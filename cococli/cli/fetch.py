@@ -22,7 +22,7 @@ def fetch(
             metavar="MODEL",
             show_default=False,
             help="A name, as vit-l-14 (coca models available shows all); ORG/REPO, ORG/REPO@REVISION or ORG/REPO:FILE "
-            "of the Hugging Face hub; or a checkpoint file.",
+            "of the Hugging Face hub, or a pasted address; or a checkpoint file, or a folder with one.",
             autocompletion=complete_fetchable,
         ),
     ],

@@ -127,8 +127,8 @@ def load_engine(files: "ModelFiles", choice: "Choice") -> "Engine[Any]":
     """Load the weights of a model."""
     from ..engines.choice import open_engine
 
-    if choice.note:
-        console.note(choice.note)
+    for note in filter(None, (choice.note, files.note)):
+        console.note(note)
     guard = interrupts.held() if choice.engine == "mindspore" else nullcontext()  # which an interrupt would crash
     with console.status(f"loading {files.name}") as say, guard:
         return open_engine(files, choice, say)

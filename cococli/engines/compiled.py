@@ -10,10 +10,12 @@ import hashlib
 import io
 import logging
 import os
+import secrets
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +29,10 @@ from ..files import unwinding_on_sigterm
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # reports every conversion, unasked
 import openvino as ov  # noqa: E402
 
-VERSION = 2  # of the network and of how it is quantised: what was made of another one is not used
-
 Weights = Mapping[str, np.ndarray]
 Progress = Callable[[str], object]
 
+_LOCK, _INT8 = "openvino.lock", "-int8"
 _WEIGHT = "weight:"  # begins the name of a graph's input that is a weight
 _TABLES = ("text.token_embedding", "text.positional_embedding")  # of which few rows are read: stay in the checkpoint
 _SIZES: dict[int | str, int] = {
@@ -75,11 +76,8 @@ def graphs(config: CocaConfig, cache: Path, progress: Progress) -> Path:
             progress(f"compiling {_TITLES[name]} for OpenVINO, once")
             ov.save_model(_traced(name, config, inputs), folder / f"{name}.xml", compress_to_fp16=False)
 
-    digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
-    kind = f"openvino-{ov.__version__.split('-')[0]}-v{VERSION}-"
-    if not (place := cache / f"{kind}{digest}").is_dir():
-        _forget_others(cache, kind)
-    return _made(place, make, progress)
+    digest = hashlib.sha256(repr((config, parameters(config))).encode()).hexdigest()[:8]
+    return _made(cache / f"openvino-{_key()}-{digest}", make, progress)
 
 
 def bound(graph: Path, weights: Weights, without: Collection[str] = ()) -> ov.Model:
@@ -112,7 +110,7 @@ def in_int8(folder: Path, weights: Weights, progress: Progress) -> Path:
     pictures the worst embedding then has a cosine of 0.98 to float32's, where this has 0.9999.
 
     Args:
-        folder: Of `graphs`.
+        folder: Of `graphs`; what stands beside it stays.
         weights: Named as in `checkpoints.architecture.parameters`.
 
     Raises:
@@ -130,7 +128,7 @@ def in_int8(folder: Path, weights: Weights, progress: Progress) -> Path:
                 model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
             ov.save_model(model, part / f"{name}.xml", compress_to_fp16=False)
 
-    return _made(folder.with_name(f"{folder.name}-int8"), make, progress)
+    return _made(folder.with_name(f"{folder.name}{_INT8}"), make, progress)
 
 
 def _inputs(config: CocaConfig) -> dict[str, list[_Input]]:
@@ -184,11 +182,26 @@ def _traced(network: str, config: CocaConfig, inputs: Sequence[_Input]) -> ov.Mo
     return model
 
 
-def _forget_others(cache: Path, kind: str) -> None:
-    """Remove what another version of OpenVINO or of this program made: each is as large as the weights in int8."""
-    for folder in cache.glob("openvino-*/"):
-        if not folder.name.startswith(kind):
-            shutil.rmtree(folder, ignore_errors=True)
+def _key() -> str:
+    """Hash what decides on the graph of an architecture: the code that makes it, and the libraries."""
+    digest = hashlib.sha256()
+    for source in (Path(__file__), Path(__file__).parents[1] / "model" / "torch_network.py"):
+        digest.update(source.read_bytes())
+    for library in ("openvino", "torch", "nncf"):
+        with contextlib.suppress(PackageNotFoundError):  # nncf is for int8 only
+            digest.update(f"{library} {version(library)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _remove_outdated(cache: Path, place: Path) -> None:
+    """Remove what other code or libraries made, as large as the weights in int8, and what killed processes left."""
+    kept = "-".join(place.name.split("-")[:2])
+    for path in cache.iterdir():
+        if path.name.startswith(("openvino-", ".coca-")) and not path.name.startswith(f"{kept}-"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _made(place: Path, make: Callable[[Path], None], progress: Progress) -> Path:
@@ -199,11 +212,11 @@ def _made(place: Path, make: Callable[[Path], None], progress: Progress) -> Path
         from filelock import FileLock
 
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock, part = FileLock(place.with_name(f"{place.name}.lock")), place.with_name(f"{place.name}.part")
-        locks.acquire(lock, lambda: progress("waiting for another process, which makes the same"))
+        lock, part = FileLock(place.with_name(_LOCK)), place.with_name(f".coca-{secrets.token_hex(8)}.part")
+        locks.acquire(lock, lambda: progress("waiting for another process that compiles the same model"))
         try:
             if not place.is_dir():
-                shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+                _remove_outdated(place.parent, place)
                 part.mkdir()
                 make(part)
                 for file in part.iterdir():

@@ -82,7 +82,7 @@ def embed_file(path: Path, engine: Engine[Any], sampling: Sampling, pool: str) -
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
-    _, pixels = read_clip(path, sampling, engine.config.vision.image_size)
+    _, pixels = read_clip(path, sampling, engine.config.vision.image_size, engine.config.preprocess)
     return engine.encode_clips(pixels[None], pool).embedding[0]
 
 

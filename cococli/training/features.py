@@ -11,13 +11,13 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .. import settings
-from ..catalog import CocaConfig
+from ..catalog import CLIP, CocaConfig, Preprocess
 from ..checkpoints.locks import acquire
 from ..checkpoints.manifest import humanized
 from ..errors import CocaError, UsageError, VideoError
@@ -43,12 +43,13 @@ Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normalis
 class Tower:
     """A frozen vision tower, and how files are shown to it: all that decides on what it makes of them."""
 
-    identity: str  # of its weights, see `identity_of`
+    identity: str  # of its weights and of how pictures are prepared for it, see `identity_of`
     sampling: Sampling
     image_size: int  # S, pixels
     queries: int  # Q
     width: int  # D
     dtype: str = "float32"  # or float16, which takes half the room
+    preprocess: Preprocess = field(default=CLIP, repr=False)  # its part of the folder's name is in `identity`
 
     @property
     def folder(self) -> Path:
@@ -69,8 +70,10 @@ class Features:
 
 
 def identity_of(config: CocaConfig, weights: Mapping[str, np.ndarray]) -> str:
-    """The sha256 of a vision tower."""
+    """The sha256 of a vision tower, and of how pictures are prepared for it unless that is as for CLIP."""
     digest = hashlib.sha256(repr((config.vision, config.quick_gelu)).encode())
+    if config.preprocess != CLIP:
+        digest.update(repr(config.preprocess).encode())
     for name in sorted(name for name in weights if name.startswith("visual.")):
         digest.update(f"{name} {weights[name].dtype}".encode())
         digest.update(np.ascontiguousarray(weights[name]).data)
@@ -106,7 +109,8 @@ def prepare(
         found = dict(zip(contents, files, strict=True))
         lacking = {content: path for content, path in found.items() if content and content not in store.rows}
         _check_room(tower, len(lacking))
-        reading = Reading(ReadRequest(tower.sampling, Segments("none"), tower.image_size), batch_size)
+        request = ReadRequest(tower.sampling, Segments("none"), tower.image_size, preprocess=tower.preprocess)
+        reading = Reading(request, batch_size)
         _compute(lacking, reading, encode, store, progress, failed, stopping)
     images = map_vectors(tower.folder / ROWS).reshape(-1, tower.queries, tower.width)
     return Features(images, np.array([store.rows.get(content, -1) for content in contents], np.int64))

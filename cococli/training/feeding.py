@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from ..catalog import CLIP, Preprocess
 from ..errors import VideoError
 from ..video.clips import ReadRequest
 from ..video.events import ClipRead, Event, VideoFailed
@@ -45,6 +46,7 @@ class Feeding:
     augment: bool = True  # crop at random, as open_clip trains; or as it evaluates
     processes: int = 2
     timeout: float = 60.0  # seconds after which a file of which nothing more is decoded is given up
+    preprocess: Preprocess = CLIP  # the model's
 
 
 class _Slot(NamedTuple):
@@ -90,7 +92,7 @@ def feed(
             while len(arrived[step]) < size:
                 slot, pixels = next(read)
                 arrived[slot.step].append((slot, pixels))
-            yield _batch(step, pairs, sorted(arrived.pop(step), key=lambda item: item[0]))
+            yield _batch(step, pairs, sorted(arrived.pop(step), key=lambda item: item[0]), feeding.preprocess)
 
 
 def _read(
@@ -108,7 +110,8 @@ def _read(
             under_way.append(slot)
             crop_seed = zlib.crc32(f"{seed} {slot.step} {slot.place}".encode()) if feeding.augment else None
             path = pairs.files[pairs.file[slot.pair]]
-            yield path, ReadRequest(feeding.sampling, Segments("none"), feeding.image_size, crop_seed)
+            whole = Segments("none")
+            yield path, ReadRequest(feeding.sampling, whole, feeding.image_size, crop_seed, feeding.preprocess)
 
     reading = True
     while reading:
@@ -128,12 +131,12 @@ def _read(
         reading = bool(again)  # the last ones failed, after nothing more was asked for
 
 
-def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]]) -> StepBatch:
+def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]], preprocess: Preprocess) -> StepBatch:
     frames = max(len(pixels) for _, pixels in arrived)
     # Among clips a picture is a clip that stands still: attention to F equal frames is that to one of them.
     clips = [np.repeat(pixels, frames // len(pixels), axis=0) for _, pixels in arrived]
     chosen = np.array([slot.pair for slot, _ in arrived])
-    return StepBatch(step, chosen, pairs.ids[chosen], normalise(np.stack(clips)))
+    return StepBatch(step, chosen, pairs.ids[chosen], normalise(np.stack(clips), preprocess))
 
 
 def _source(

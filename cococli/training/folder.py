@@ -155,7 +155,7 @@ class RunFolder:
             _check_room(self.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
             _write_arrays(part / WEIGHTS, weights)
             _write_arrays(part / _OPTIMIZER, state)
-            _write(part / CONFIG, config.to_open_clip())
+            _write(part / CONFIG, config.to_file())
             sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
             digests = {name: _digest(part / name) for name in sizes}
             _write(part / _PROGRESS, {"step": step, "files": sizes, "sha256": digests, "facts": dict(facts)})

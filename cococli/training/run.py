@@ -15,7 +15,7 @@ from ..checkpoints.architecture import load_config
 from ..checkpoints.cache import slug
 from ..checkpoints.manifest import humanized
 from ..checkpoints.runs import run_folder
-from ..checkpoints.store import find_model
+from ..checkpoints.store import find_model, with_preprocess
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
 from ..video.clips import ReadRequest
@@ -102,6 +102,7 @@ class Base:
     config: CocaConfig
     weights: Callable[[], Mapping[str, np.ndarray]]  # read, or drawn, when they are needed
     file: Path | None = None  # that holds them
+    note: str = ""  # what its user should know
 
 
 def finetune(
@@ -121,6 +122,8 @@ def finetune(
     name = asked.name or slug(f"{asked.source.folder.resolve().name}--{base.name or 'scratch'}")
     if asked.overwrite and base.file and base.file.resolve().is_relative_to(run_folder(name).resolve()):
         raise UsageError(f"--overwrite would remove the run {name}, whose model this one starts from", "another --name")
+    if base.note:
+        teller.note(base.note)
     before = {} if asked.overwrite else asked_before(name)
     context = base.config.context_length
     data = find_data(asked.source, asked.hold_out, context, asked.strict, teller.note, before.get("data.held_out", 0))
@@ -143,8 +146,8 @@ def finetune(
             log_event = _events(folder, course, stack) if asked.tensorboard else lambda record: None
             recorder = _Keeper(folder, trainer, asked.keep, log_event)
         batches = _batches(asked, trainer, pairs, order, range(course.step, plan.steps), teller, workers, stopping)
-        size = base.config.vision.image_size
-        reading = Reading(ReadRequest(asked.sampling, Segments("none"), size))
+        size, preprocess = base.config.vision.image_size, base.config.preprocess
+        reading = Reading(ReadRequest(asked.sampling, Segments("none"), size, preprocess=preprocess))
         if not workers.rank:
             stack.callback(_describe, folder, base, facts, teller)
         try:
@@ -181,9 +184,10 @@ def open_base(asked: Asked) -> Base:
     """
     if asked.model is None:
         config = load_config(asked.config or "")
-        return Base("", f"noise {asked.seed}", config, lambda: initial(config, asked.seed))
+        identity = with_preprocess(f"noise {asked.seed}", config)
+        return Base("", identity, config, lambda: initial(config, asked.seed))
     files = find_model(asked.model)
-    return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights), files.weights)
+    return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights), files.weights, files.note)
 
 
 def planned(asked: Asked, order: Order, data: Data) -> Plan:
@@ -298,11 +302,17 @@ def _batches(
 
     told = stop if asked.strict else failed
     if asked.frozen != "vision" or not steps:
-        return feed(pairs, order, steps, Feeding(asked.sampling, config.vision.image_size), told, workers.part)
+        feeding = Feeding(asked.sampling, config.vision.image_size, preprocess=config.preprocess)
+        return feed(pairs, order, steps, feeding, told, workers.part)
     weights = trainer.weights()
     vision = config.vision
     tower = Tower(
-        identity_of(config, weights), asked.sampling, vision.image_size, vision.pooler_queries, config.embed_dim
+        identity_of(config, weights),
+        asked.sampling,
+        vision.image_size,
+        vision.pooler_queries,
+        config.embed_dim,
+        preprocess=config.preprocess,
     )
 
     def progress(done: int, total: int) -> None:

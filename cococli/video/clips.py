@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..catalog import CLIP, Preprocess
 from .preprocess import crop, normalise, random_crop
 from .readers import open_reader
 from .reading import Reader, progressed
@@ -32,6 +33,7 @@ class ReadRequest:
     segments: Segments
     image_size: int | None  # S, pixels; None: frames as they are
     crop_seed: int | None = None  # decides on a random crop, the same for all frames, in place of the central one
+    preprocess: Preprocess = CLIP  # the model's
 
 
 def read_clips(source: Path | Reader, request: ReadRequest) -> Iterator[tuple[Clip, np.ndarray]]:
@@ -55,7 +57,9 @@ def read_clips(source: Path | Reader, request: ReadRequest) -> Iterator[tuple[Cl
         yield Clip(path, start, end, times), np.stack(pixels)
 
 
-def read_clip(source: Path | Reader, sampling: Sampling, image_size: int) -> tuple[Clip, np.ndarray]:
+def read_clip(
+    source: Path | Reader, sampling: Sampling, image_size: int, preprocess: Preprocess = CLIP
+) -> tuple[Clip, np.ndarray]:
     """Read a whole video, or a picture, as one clip.
 
     Args:
@@ -67,8 +71,9 @@ def read_clip(source: Path | Reader, sampling: Sampling, image_size: int) -> tup
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
-    ((clip, pixels),) = read_clips(source, ReadRequest(sampling, Segments("none"), image_size))
-    return clip, normalise(pixels)
+    request = ReadRequest(sampling, Segments("none"), image_size, preprocess=preprocess)
+    ((clip, pixels),) = read_clips(source, request)
+    return clip, normalise(pixels, preprocess)
 
 
 def view(frame: np.ndarray, request: ReadRequest) -> np.ndarray:
@@ -76,7 +81,7 @@ def view(frame: np.ndarray, request: ReadRequest) -> np.ndarray:
     if request.image_size is None:
         return frame
     if request.crop_seed is None:
-        return crop(frame, request.image_size)
+        return crop(frame, request.image_size, request.preprocess)
     return random_crop(frame, request.image_size, request.crop_seed)
 
 

@@ -155,7 +155,7 @@ def compute_videos(
             else:
                 _take(event, videos, waiting)
             while not stopping() and (batch := _next_batch(waiting, reading.batch_size)):
-                _begin(batch, paths, computer, spent)
+                _begin(batch, paths, computer, reading.request, spent)
             yield from _finished(videos)
             if stopping():
                 while computer.busy:
@@ -164,7 +164,7 @@ def compute_videos(
                     _take(last, videos, waiting)
                 break
     while not stopping() and waiting:
-        _begin(_next_batch(waiting, 1, reading.batch_size), paths, computer, spent)
+        _begin(_next_batch(waiting, 1, reading.batch_size), paths, computer, reading.request, spent)
     while computer.busy:
         _work(computer, spent)
     yield from _finished(videos, in_order=False)
@@ -207,10 +207,13 @@ def _frames(item: _Item[T]) -> int:
     return 0 if item.pixels is None else len(item.pixels)
 
 
-def _begin(batch: list[_Item[T]], paths: Sequence[Path], computer: Computer[T], spent: Spent) -> None:
+def _begin(
+    batch: list[_Item[T]], paths: Sequence[Path], computer: Computer[T], request: ReadRequest, spent: Spent
+) -> None:
     """Hand over a batch, and work until nothing of it waits."""
     with _computing(spent):
-        pixels = normalise(np.stack([item.pixels for item in batch if item.pixels is not None]))
+        frames = np.stack([item.pixels for item in batch if item.pixels is not None])
+        pixels = normalise(frames, request.preprocess)
         computer.take(batch, pixels, [_number(paths[item.place], item.index) for item in batch])
         for item in batch:
             item.pixels = None

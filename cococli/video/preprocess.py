@@ -5,9 +5,7 @@ from random import Random
 
 import numpy as np
 
-# OpenAI's, of CLIP's training images; RGB, for pixels in 0..1.
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+from ..catalog import Preprocess
 
 _LONGEST = 100  # long side over short side. A thinner frame is cut to this first, or resizing it fills the memory
 
@@ -15,10 +13,11 @@ _AREA = (0.9, 1.0)  # of a random crop, as a part of the frame: open_clip's defa
 _RATIO = (3 / 4, 4 / 3)  # its width by its height: torchvision's default
 
 
-def crop(frame: np.ndarray, image_size: int) -> np.ndarray:
-    """open_clip's evaluation transform but for `normalise`: bicubic to the short side, and the centre of that.
+def crop(frame: np.ndarray, image_size: int, preprocess: Preprocess) -> np.ndarray:
+    """Resize a frame to a square: open_clip's evaluation transform but for `normalise`.
 
-    Sizes and rounding are those of torchvision's `Resize` and `CenterCrop`.
+    Sizes and rounding are those of torchvision's `Resize` and `CenterCrop`, and of open_clip's `ResizeKeepRatio` and
+    `CenterCropOrPad`.
 
     Args:
         frame: [H, W, 3] uint8, RGB, upright.
@@ -29,10 +28,20 @@ def crop(frame: np.ndarray, image_size: int) -> np.ndarray:
     """
     from PIL import Image
 
+    resampling = Image.Resampling[preprocess.interpolation.upper()]
+    if preprocess.resize_mode == "squash":
+        return np.asarray(Image.fromarray(frame).resize((image_size, image_size), resampling))
+    if preprocess.resize_mode == "longest":
+        ratio = max(frame.shape[:2]) / image_size
+        height, width = (max(1, round(side / ratio)) for side in frame.shape[:2])
+        square = np.full((image_size, image_size, 3), preprocess.fill_color, np.uint8)
+        top, left = (image_size - height) // 2, (image_size - width) // 2
+        resized = Image.fromarray(frame).resize((width, height), resampling)
+        square[top : top + height, left : left + width] = np.asarray(resized)
+        return square
     frame = _centre(frame, *(min(side, _LONGEST * min(frame.shape[:2])) for side in frame.shape[:2]))
     width, height = _resized(frame.shape[1], frame.shape[0], image_size)
-    resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    return _centre(np.asarray(resized), image_size, image_size)
+    return _centre(np.asarray(Image.fromarray(frame).resize((width, height), resampling)), image_size, image_size)
 
 
 def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
@@ -66,9 +75,10 @@ def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, 
     return (height - down) // 2, (width - across) // 2, down, across
 
 
-def normalise(pixels: np.ndarray) -> np.ndarray:
-    """[..., S, S, 3] uint8 -> [..., 3, S, S] float32, by MEAN and STD."""
-    return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - MEAN) / STD, -1, -3))
+def normalise(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """[..., S, S, 3] uint8 -> [..., 3, S, S] float32, by the model's mean and standard deviation."""
+    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
+    return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - mean) / std, -1, -3))
 
 
 def _resized(width: int, height: int, short: int) -> tuple[int, int]:

@@ -87,6 +87,44 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, content: st
         architecture.load_config(tmp_path / "a.json")
 
 
+IMPOSSIBLE = {
+    "vision_cfg": ([], "it needs embed_dim, vision_cfg"),
+    "vision_cfg.layers": (1e9, "vision_cfg.layers = 1000000000.0 is too large"),
+    "text_cfg.layers": (2000, "text_cfg.layers = 2000 cannot be: from 1 to 1024"),
+    "text_cfg.heads": (0, "text_cfg.heads = 0 cannot be"),
+    "text_cfg.width": (-64, "text_cfg.width = -64 cannot be"),
+    "text_cfg.context_length": (10**400, "text_cfg.context_length = 1000"),
+    "text_cfg.vocab_size": ("many", "text_cfg.vocab_size = 'many' is not a whole number"),
+    "vision_cfg.image_size": ([224, 224], "vision_cfg.image_size = [224, 224] is not a whole number"),
+    "vision_cfg.patch_size": (14.5, "vision_cfg.patch_size = 14.5 is not a whole number"),
+    "vision_cfg.head_width": (True, "vision_cfg.head_width = True is not a whole number"),
+    "multimodal_cfg.mlp_ratio": (1e999, "multimodal_cfg.mlp_ratio = inf is too large"),
+    "embed_dim": ({}, "embed_dim = {} is not a whole number"),
+    "preprocess_cfg": ([], "preprocess_cfg is not an object but []"),
+    "preprocess_cfg.mean": ([0.5, 0.5], "preprocess_cfg.mean = [0.5, 0.5] is not one finite number, or three"),
+    "preprocess_cfg.std": ([1, 0, 1], "preprocess_cfg.std holds 0"),
+    "preprocess_cfg.fill_color": (256, "preprocess_cfg.fill_color = 256 is not a number from 0 to 255"),
+    "preprocess_cfg.mode": ("RGBA", "preprocess_cfg.mode = 'RGBA' is not supported"),
+    "preprocess_cfg.resize_mode": (["squash"], "preprocess_cfg.resize_mode = ['squash'] is not supported"),
+}
+
+
+@pytest.mark.parametrize("field", IMPOSSIBLE)
+def test_impossible_values_are_named_with_their_file(tmp_path: Path, field: str) -> None:
+    value, problem = IMPOSSIBLE[field]
+    config = SMALL.to_open_clip() | {"preprocess_cfg": {}}
+    part, _, key = field.partition(".")
+    if key:
+        config[part][key] = value
+    else:
+        config[part] = value
+    (tmp_path / "a.json").write_text(json.dumps(config).replace("Infinity", "1e999"))
+    with pytest.raises(ModelError) as caught:
+        architecture.load_config(tmp_path / "a.json")
+    assert caught.value.message.startswith(f"{tmp_path / 'a.json'}: ") and problem in caught.value.message
+    assert len(caught.value.message) < 300
+
+
 def test_the_config_beside_weights_is_found_in_order_and_foreign_ones_are_passed_over(tmp_path: Path) -> None:
     weights = tmp_path / "m.bin"
     (tmp_path / "m.json").write_text('{"model_type": "bert"}')

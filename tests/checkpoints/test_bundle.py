@@ -242,7 +242,7 @@ ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     ),
     "no manifest in the manifest": (
         lambda parts: tar(*members(parts, manifest=b"{}")),
-        "manifest.json is damaged: 'files'",
+        "manifest.json is damaged: it lacks 'date'",
     ),
     "weights of another size": (
         lambda parts: tar(*members(parts, manifest=told(parts, "model.ckpt", size=7))),
@@ -266,11 +266,11 @@ ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     ),
     "no end of layers": (
         lambda parts: with_config(parts, "text_cfg", "layers", 10**15),
-        "the config has more layers than there are weights",
+        "text_cfg.layers = 1000000000000000 is too large",
     ),
     "heads of no width": (
         lambda parts: with_config(parts, "vision_cfg", "head_width", 0),
-        "a number in this config is not one: integer division or modulo by zero",
+        "vision_cfg.head_width = 0 cannot be: from 1 to 65536",
     ),
 }
 
@@ -315,7 +315,7 @@ def test_a_bundle_that_is_cut_short_is_refused(kept: str, bundle: Path) -> None:
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_is_refused_or_changes_nothing(data: st.DataObject, bundle: Path) -> None:
-    """Bits of the padding change nothing, nor do those of the end of a tar."""
+    """Bits of the padding change nothing, nor do those of the end of a tar. What a manifest tells is in no checksum."""
     whole = bundle.read_bytes()
     near = data.draw(
         st.sampled_from([0, whole.index(b"mine/config.json"), whole.index(b"mine/model.ckpt"), len(whole)])
@@ -330,7 +330,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(data: st.DataObject, bundle
     except CocaError as error:
         assert error.message.startswith(f"cannot import {file}: ")
     else:
-        assert all(content in whole for content in contents(name).values())
+        assert all(content in whole for file, content in contents(name).items() if file != "manifest.json")
         cache.remove(name)
     assert cache.names() == []
 

@@ -297,7 +297,7 @@ def lose_config(folder: Path) -> str:
 
 def spoil_manifest(folder: Path) -> str:
     (folder / "manifest.json").write_text("{}")
-    return "manifest.json is damaged: 'files'"
+    return "manifest.json is damaged: it lacks 'date'"
 
 
 MENDED = {

@@ -22,6 +22,7 @@ from cococli.checkpoints.convert import convert, default_destination
 from cococli.errors import CocaError, ModelError, UsageError
 
 TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"
+ASSUMED = "no preprocess_cfg found: pictures are prepared as for CLIP"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -98,7 +99,7 @@ def test_a_config_given_wins_over_the_one_beside_the_source(tmp_path: Path) -> N
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_open_clip()))
     made = convert(source, tmp_path / "b.ckpt", other)
-    assert (made.config, made.notes) == (other, ())
+    assert (made.config, made.notes) == (other, (ASSUMED,))
     assert architecture.load_config(tmp_path / "b.json") == other
 
 
@@ -206,7 +207,7 @@ def test_half_precision_rounds_every_weight_and_says_so(tmp_path: Path, dtype: s
     assert_holds(made.path, state, np.float16)
     assert made.size < 0.55 * convert(source, tmp_path / "b.ckpt", SMALL).size
     rounded = "weights rounded to half precision: each by at most 0.05 %, or by 3e-8 where that is more"
-    assert made.notes == (() if dtype == "fp16" else (rounded,))
+    assert made.notes == ((ASSUMED,) if dtype == "fp16" else (ASSUMED, rounded))
 
 
 @given(st.floats(-65504, 65504, width=32))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from checkpoints.open_clip_state import SMALL, save, state_dict
@@ -17,12 +16,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cococli.catalog import VIT_L_14, CocaConfig
+from cococli.catalog import CLIP, VIT_L_14, CocaConfig
 from cococli.checkpoints import architecture, ckpt, names
 from cococli.checkpoints.convert import convert
-from cococli.checkpoints.export import CONFIG_NAME, PREPROCESSING, export
+from cococli.checkpoints.export import CONFIG_NAME, export
 from cococli.errors import ModelError, UsageError
-from cococli.video import preprocess
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 BITS = {torch.float32: torch.int32, torch.float16: torch.int16}
@@ -95,15 +93,10 @@ def test_both_directions_of_the_table_of_names_agree() -> None:
 def test_the_config_is_open_clips_and_conversion_reads_it_again(tmp_path: Path) -> None:
     made = export(converted(tmp_path), tmp_path / "b.safetensors")
     config = json.loads((tmp_path / CONFIG_NAME).read_text())
-    assert config == {"model_cfg": SMALL.to_open_clip(), "preprocess_cfg": PREPROCESSING}
+    assert config == {"model_cfg": SMALL.to_open_clip(), "preprocess_cfg": CLIP.to_open_clip()}
     again = convert(made.path, tmp_path / "again.ckpt")
     assert (again.config, again.notes) == (SMALL, (f"config read from {tmp_path / CONFIG_NAME}",))
     assert (tmp_path / "again.ckpt").read_bytes() == (tmp_path / "a.ckpt").read_bytes()
-
-
-def test_the_preprocessing_told_is_the_one_computed() -> None:
-    assert np.array_equal(np.float32(PREPROCESSING["mean"]), preprocess.MEAN)
-    assert np.array_equal(np.float32(PREPROCESSING["std"]), preprocess.STD)
 
 
 def test_the_header_says_that_tensors_are_torchs(tmp_path: Path) -> None:
@@ -154,7 +147,7 @@ def test_a_config_given_wins_and_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_config_that_says_more_keeps_what_it_says(tmp_path: Path, wrapped: bool) -> None:
     model = {**SMALL.to_open_clip(), "init_logit_scale": 3.0}
-    there = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}} if wrapped else model
+    there = {"model_cfg": model, "preprocess_cfg": {"size": 16, "fill_color": 0}} if wrapped else model
     (tmp_path / CONFIG_NAME).write_text(json.dumps(there))
     export(converted(tmp_path))
     config = json.loads((tmp_path / CONFIG_NAME).read_text())

@@ -14,7 +14,7 @@ from checkpoints.hub_server import Hub, know_only
 from checkpoints.open_clip_state import SMALL, save, state_dict
 from safetensors.torch import save as safetensors_bytes
 
-from cococli.catalog import MODELS
+from cococli.catalog import CLIP, MODELS
 from cococli.checkpoints import cache, ckpt, fetch, hub, store
 from cococli.checkpoints.convert import convert
 from cococli.checkpoints.fetch import Request, read_request
@@ -114,7 +114,7 @@ def test_a_kept_download_is_in_the_hubs_cache_where_the_next_fetch_finds_it(serv
 def test_a_broken_download_goes_on_at_the_next_fetch(server: Hub, home: Path) -> None:
     server.cuts = iter([0, 100_000, *[0] * 9])
     with pytest.raises(hub.Unreachable):
-        fetch.fetch(request(config=SMALL))
+        fetch.fetch(request(config=replace(SMALL, preprocess_cfg=CLIP)))
     assert cache.names() == []
     assert [path.stat().st_size for path in (home / "downloads").rglob("*.incomplete")] == [100_000]
     server.cuts = iter(())
@@ -180,8 +180,9 @@ def test_another_model_of_the_same_name_is_not_replaced_unasked(tmp_path: Path) 
 
 
 def test_a_model_too_large_for_the_disk_is_refused_before_anything_is_downloaded(server: Hub) -> None:
-    huge = replace(SMALL, text=replace(SMALL.text, vocab_size=10**14))
-    with pytest.raises(ModelError, match=r"org--coca takes 25600000\.00 GB in .*, but \d+\.\d\d GB are free") as caught:
+    text = replace(SMALL.text, width=1 << 16, vocab_size=1 << 24)
+    huge = replace(SMALL, embed_dim=1 << 16, text=text, decoder=replace(SMALL.decoder, width=1 << 16))
+    with pytest.raises(ModelError, match=r"org--coca takes 5291\.50 GB in .*, but \d+\.\d\d GB are free") as caught:
         fetch.fetch(request(config=huge))
     assert caught.value.hint == "make room, take --half, or set COCA_HOME to another disk"
     assert server.downloads == []
@@ -208,7 +209,7 @@ def test_the_model_fetched_last_is_the_newest(server: Hub) -> None:
 WRONG = {
     "vit-l-15": "close: vit-l-14, vit-l-14-coco, vit-b-32",
     "my-model": "coca models available shows all; or name ORG/REPO, or a file",
-    "https://huggingface.co/org/coca": "name it as ORG/REPO, ORG/REPO@REVISION or ORG/REPO:FILE",
+    "https://huggingface.co/datasets/org/coca": "name it as ORG/REPO",
     "shapes": "",
 }
 

@@ -71,6 +71,11 @@ DAMAGED = {
     "a date of nowhere": (["date"], "2026-01-01T00:00:00"),
     "a date of elsewhere": (["date"], "2026-01-01T00:00:00+01:00"),
     "no date": (["date"], "yesterday"),
+    "a number for a date": (["date"], 5),
+    "more parameters than there can be": (["parameters"], 10**400),
+    "a size that overflows": (["source", "size"], 10**400),
+    "no source": (["source"], None),
+    "nothing of a file": (["files", "model.ckpt"], []),
 }
 
 

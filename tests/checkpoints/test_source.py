@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import resource
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from checkpoints.open_clip_state import save
 
 from cococli.checkpoints import ckpt
-from cococli.checkpoints.source import is_ckpt, open_checkpoint
+from cococli.checkpoints.source import find_checkpoint, is_ckpt, open_checkpoint
 from cococli.errors import ModelError
 
 
@@ -208,11 +210,23 @@ def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
     assert "TorchScript" in refused(tmp_path / "a.pt").message
 
 
-def test_a_folder_points_to_the_checkpoint_inside(tmp_path: Path) -> None:
-    (tmp_path / "open clip.bin").write_bytes(b"")
-    error = refused(tmp_path)
-    assert "folder" in error.message
-    assert error.hint == f"coca convert '{tmp_path / 'open clip.bin'}'"
+def test_checkpoints_are_found_in_folders(tmp_path: Path) -> None:
+    for name in ("optimizer.bin", "training_args.bin", "model-00001-of-00002.bin", ".hidden.bin", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match="is a folder without a checkpoint in it"):
+        find_checkpoint(tmp_path, "coca convert")
+    for name in ("made.ckpt", "epoch 1.pt", "open_clip_model.safetensors"):  # each is preferred to those before
+        (tmp_path / name).touch()
+        assert find_checkpoint(tmp_path, "coca convert") == tmp_path / name
+    for name in ("open_clip_model.safetensors", "epoch 2.pt"):
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "epoch 2.pt").touch()
+    os.utime(tmp_path / "epoch 1.pt", (1, 1))
+    with pytest.raises(ModelError, match="is a folder with 2 checkpoints") as caught:
+        find_checkpoint(tmp_path, "coca fetch")
+    assert caught.value.hint.endswith(f"coca fetch '{tmp_path / 'epoch 2.pt'}'")
+    (tmp_path / "model.bin.index.json").touch()
+    assert find_checkpoint(tmp_path / "model-00001-of-00002.bin", "coca fetch") == tmp_path / "model.bin.index.json"
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -223,3 +237,123 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.bin")
     assert "no such file" in refused(tmp_path / "a.bin").message
+
+
+# What training programs put around weights
+
+NAMES = ("text_decoder.text_projection", "visual.proj", "visual.conv1.weight", "logit_scale")
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model.module.model.", "net.")
+
+
+def coca_like(prefix: str = "") -> dict[str, torch.Tensor]:
+    return {prefix + name: torch.tensor(float(value)) for value, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_of_all_names_are_removed(tmp_path: Path, prefix: str) -> None:
+    torch.save(coca_like(prefix), tmp_path / "a.pt")
+    assert_read(tmp_path / "a.pt", coca_like())
+    assert_read(save(coca_like(prefix), tmp_path / "a.safetensors"), coca_like())
+
+
+def test_wrapped_modules_and_averages_are_unwrapped(tmp_path: Path) -> None:
+    state = {f"module.{name.replace('.', '._orig_mod.', 1)}": tensor for name, tensor in coca_like().items()}
+    torch.save({**state, "n_averaged": torch.tensor(3)}, tmp_path / "a.pt")
+    assert_read(tmp_path / "a.pt", coca_like())
+
+
+@pytest.mark.parametrize("keys", [("state_dict",), ("model",), ("model_state_dict",), ("module",), ("model", "ema")])
+def test_state_dicts_are_found_among_other_things(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    saved: dict[str, object] = coca_like("module.")
+    for key in reversed(keys):
+        saved = {"epoch": 3, "optimizer": {"state": {0: {"step": 1}}}, "ema": None, key: saved}
+    torch.save(saved, tmp_path / "a.pt")
+    assert_read(tmp_path / "a.pt", coca_like())
+
+
+def test_weights_before_averaging_are_preferred(tmp_path: Path) -> None:
+    averaged = {name: -tensor for name, tensor in coca_like().items()}
+    torch.save({"state_dict_ema": averaged, "model": {"lr": 0.1}, "state_dict": coca_like()}, tmp_path / "a.pt")
+    assert_read(tmp_path / "a.pt", coca_like())
+
+
+def test_prefixes_of_some_names_stay(tmp_path: Path) -> None:
+    state = {**coca_like(), "module.other": torch.tensor(1.0)}
+    torch.save(state, tmp_path / "a.pt")
+    assert_read(tmp_path / "a.pt", state)
+
+
+# Shards
+
+INDEXES = {
+    "not JSON": ("{", "is not valid JSON"),
+    "nested deeply": ("[" * 100_000, "nested too deeply"),
+    "a list": ("[]", "weight_map in"),
+    "a number for a file": ('{"weight_map": {"a": 1}}', "'a': input should be a valid string"),
+    "another folder": ('{"weight_map": {"a": "../a.bin"}}', "cannot be in '../a.bin'"),
+    "another model": ('{"weight_map": {"a": "a.bin"}}', "is not of a CoCa"),
+    "a file that is missing": ('{"weight_map": {"text_decoder.text_projection": "b.bin"}}', "no such file"),
+    "a tensor that is missing": ('{"weight_map": {"text_decoder.text_projection": "a.bin"}}', "lacks text_decoder."),
+}
+
+
+@pytest.mark.parametrize("case", INDEXES)
+def test_indexes_that_lie_are_refused(tmp_path: Path, case: str) -> None:
+    text, problem = INDEXES[case]
+    torch.save({"logit_scale": torch.tensor(1.0)}, tmp_path / "a.bin")
+    (tmp_path / "a.bin.index.json").write_text(text)
+    assert problem in refused(tmp_path / "a.bin.index.json").message
+
+
+# Sizes that lie
+
+
+class Zeros:
+    """Pickled, it asks for so many bytes of zeros."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (self.size,)
+
+
+def write_zip(path: Path, compression: int, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("a/data.pkl", content)
+        file.writestr("a/version", "3")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits memory")
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pickles_that_inflate_are_refused(tmp_path: Path, zipped: bool) -> None:
+    path, code = tmp_path / "a.pt", pickle.dumps({"a": Zeros(6 << 30)}, 2)
+    if zipped:
+        write_zip(path, zipfile.ZIP_STORED, code)
+    else:
+        header = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+        path.write_bytes(b"".join([*header, code]))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    assert "takes more memory than a checkpoint of its size" in refused(path).message
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+def test_compressed_archives_are_refused(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.pt", zipfile.ZIP_DEFLATED, bytes(10 << 20))
+    assert "bytes, but takes 10,485,761 unpacked" in refused(tmp_path / "a.pt").message
+
+
+def test_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "a.pt")
+    assert "but its tensors claim 4,398,046,511,104" in refused(tmp_path / "a.pt").message
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[" * 100_000, b'{"a": 1}', b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'],
+)
+def test_safetensors_headers_that_lie_are_refused(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+    assert "is truncated or no safetensors file" in refused(tmp_path / "a.safetensors").message
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + header)
+    assert "is truncated or no safetensors file" in refused(tmp_path / "a.safetensors").message

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from checkpoints.open_clip_state import SMALL, save, state_dict
 from checkpoints.pack_shapes import GRID
-from checkpoints.stored_models import CONFIG, add
+from checkpoints.stored_models import CONFIG, HUB, add
 
 from cococli.catalog import MODELS
-from cococli.checkpoints import architecture, ckpt, store
+from cococli.checkpoints import architecture, ckpt, manifest, store
 from cococli.checkpoints.convert import convert
 from cococli.errors import ModelError
 
@@ -64,6 +64,16 @@ def test_a_model_of_the_hub_is_found_by_what_it_is_called_there(name: str, home:
     assert store.find_model(name) == store.ModelFiles(kept, home / "models" / kept / "model.ckpt", CONFIG)
 
 
+def test_identity_changes_with_unusual_preprocessing(home: Path) -> None:
+    folder, identities = add(), []
+    for entry in (None, {}, {"mean": 0.5}, {"resize_mode": "squash"}):
+        (folder / "config.json").write_text(json.dumps({"model_cfg": CONFIG.to_open_clip(), "preprocess_cfg": entry}))
+        manifest.record(folder, HUB, "float32", 1)
+        identities.append(store.find_model("mine").identity)
+    assert identities[0] == identities[1] == manifest.measure(folder / "model.ckpt").sha256
+    assert len(set(identities)) == 3
+
+
 @pytest.mark.parametrize(("name", "size"), [("vit-l-14-coco", "2.55 GB"), ("vit-b-32", "1.01 GB")])
 def test_a_known_model_that_is_not_here_says_how_to_get_it(name: str, size: str) -> None:
     with pytest.raises(ModelError) as caught:
@@ -74,8 +84,8 @@ def test_a_known_model_that_is_not_here_says_how_to_get_it(name: str, size: str)
 
 
 def test_an_unknown_name_lists_close_ones() -> None:
-    with pytest.raises(ModelError, match="'vit-l14'") as caught:
-        store.find_model("vit-l14")
+    with pytest.raises(ModelError, match="'vit-l-15'") as caught:
+        store.find_model("vit-l-15")
     assert "vit-l-14" in caught.value.hint
 
 

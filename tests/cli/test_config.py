@@ -186,6 +186,13 @@ def test_what_is_no_toml_is_told_with_its_line() -> None:
     assert error.value.hint == 'text stands in quotes: model = "vit-l-14"'
 
 
+@pytest.mark.parametrize("text", [f"beams = {'9' * 5000}", f"beams = {'[' * 5000}{']' * 5000}", "beams = 1e999"])
+def test_numbers_and_nesting_beyond_reason_are_refused(text: str) -> None:
+    write(text)
+    with pytest.raises(UsageError, match=r"config\.toml"):
+        run("caption")
+
+
 def test_what_cannot_be_read_is_told() -> None:
     config_file().write_bytes(b'model = "\xff"')
     with pytest.raises(UsageError, match=r"config\.toml is not text in UTF-8$"):

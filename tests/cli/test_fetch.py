@@ -2,18 +2,47 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints.hub_server import Hub, know_only
+from safetensors.torch import save_file
 
 TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"
 SHAPES = Path(__file__).parents[2] / "examples" / "moves.mp4"
+
+
+class Demanding(BaseHTTPRequestHandler):
+    """A proxy that asks for a password."""
+
+    def do_CONNECT(self) -> None:
+        self.send_response(407)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET = do_CONNECT
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    """The address of a proxy that asks for a password, without its scheme."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Demanding) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -108,3 +137,85 @@ def test_a_cache_that_is_a_file_is_one_clear_error(coca, server: Hub, tmp_path: 
     run = coca("fetch", "org/coca")
     assert (run.returncode, run.stdout) == (3, "")
     assert run.stderr == f"error: cannot write to {place}: Not a directory\nhint: set COCA_HOME to another folder\n"
+
+
+def test_proxy_problems_are_named(coca, proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{unused.getsockname()[1]}"
+    asks = f"the proxy {{scheme}}{proxy} ({{variable}}) asks for a user name and password (407)"
+    unreached = f"through the proxy socks5://{closed} (ALL_PROXY): [Errno 111] Connection refused"
+    wrong = "https_proxy is not the address of a proxy: "
+    (tmp_path / "socksio.py").write_text("raise ImportError")
+    without = f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"
+    cases = [
+        ({"HTTPS_PROXY": f"http://me:secret@{proxy}"}, asks.format(scheme="http://", variable="HTTPS_PROXY")),
+        ({"all_proxy": f"me:secret@{proxy}"}, asks.format(scheme="", variable="all_proxy")),
+        ({"http_proxy": proxy, "HF_ENDPOINT": "http://a.test"}, asks.format(scheme="", variable="http_proxy")),
+        ({"ALL_PROXY": f"socks5://me:secret@{closed}"}, unreached),
+        ({"https_proxy": "ftp://me:secret@a.test"}, f"{wrong}ftp://a.test"),
+        ({"https_proxy": "http://me:secret@a.test:port"}, f"{wrong}http://a.test:port"),
+        (
+            {"ALL_PROXY": "socks5://a.test", "PYTHONPATH": without},
+            "a SOCKS proxy is set, which takes the package socksio",
+        ),
+    ]
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for environment, problem in cases:
+        run = coca("fetch", "org/coca", env={**os.environ, **environment})
+        error, hint = run.stderr.splitlines()
+        assert error.startswith("error: ") and problem in error, environment
+        assert hint.startswith("hint: "), environment
+        assert "secret" not in run.stderr
+        assert (run.stdout, run.returncode) == ("", 3)
+
+
+def test_pasted_names_resolve_to_the_model(coca, server: Hub) -> None:
+    coco = "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k"
+    told = {
+        "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k": f"{coco} is not on the hub",
+        "hf-hub:ORG/other": "ORG/other is not on the hub",
+        "https://huggingface.co/datasets/org/coca": "is not the address of a model",
+        "https://example.com/epoch_3.pt": "is not an address on the model hub",
+        "vit-l-15": "close: vit-l-14",
+    }
+    for name, said in told.items():
+        run = coca("fetch", name)
+        assert said in run.stderr
+        assert run.returncode in (2, 3)
+    run = coca("fetch", f"{server.url}/org/coca/blob/main/open_clip_pytorch_model.bin?download=true")
+    assert (run.stdout, run.returncode) == ("org--coca--open_clip_pytorch_model.bin\n", 0)
+
+
+def test_folders_and_shards_are_fetched(coca, server: Hub, tmp_path: Path) -> None:
+    state, config = torch.load(TINY / "open_clip_pytorch_model.bin", weights_only=True), TINY / "config.json"
+    folder, names = tmp_path / "my model", sorted(state)
+    folder.mkdir()
+    shards = {f"model-0000{part + 1}-of-00002.safetensors": names[part::2] for part in range(2)}
+    for file, held in shards.items():
+        save_file({name: state[name].contiguous() for name in held}, folder / file)
+    weight_map = {name: file for file, held in shards.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    shutil.copy(config, folder / "open_clip_config.json")
+    server.add("org/sharded", {path.name: path.read_bytes() for path in folder.iterdir()})
+    assert coca("fetch", "org/sharded").stdout == "org--sharded\n"
+    assert coca("fetch", folder).stdout == "my-model\n"
+    assert coca("fetch", folder / "model-00002-of-00002.safetensors", "--name", "again").returncode == 0
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "no such file" in coca("fetch", folder, "--force").stderr
+
+    several = tmp_path / "several runs"
+    several.mkdir()
+    for name in ("epoch_1.pt", "epoch_2.pt"):
+        torch.save(state, several / name)
+    torch.save({"lr": 1}, several / "optimizer.pt")
+    shutil.copy(config, several)
+    for command in ("fetch", "convert"):
+        run = coca(command, several)
+        assert f"{several} is a folder with 2 checkpoints" in run.stderr
+        hint = run.stderr.splitlines()[-1].partition("the newest: coca ")[2]
+        assert coca(*shlex.split(hint)).returncode == 0

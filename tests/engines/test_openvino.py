@@ -1,6 +1,8 @@
 """The OpenVINO engine: what every engine must give, and what is its own."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -104,15 +106,44 @@ def test_another_architecture_has_graphs_of_its_own(tmp_path):
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
-def test_what_another_version_made_is_forgotten_and_nothing_else(tmp_path, monkeypatch):
-    config = load("tiny")[0]
-    (tmp_path / "index").mkdir()
-    old = compiled.graphs(config, tmp_path, print)
-    compiled.in_int8(old, load("tiny")[1], print)
-    monkeypatch.setattr(compiled, "VERSION", compiled.VERSION + 1)
+KEY = """
+import sys
+from cococli.engines import compiled
+if sys.argv[1:]:
+    compiled.version = lambda library: sys.argv[2] if library == sys.argv[1] else ""
+print(compiled._key())
+"""
+
+
+def test_graph_keys_follow_code_and_library_versions(tmp_path):
+    package = tmp_path / "cococli"
+    shutil.copytree(Path(compiled.__file__).parents[1], package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+
+    def key(*version: str) -> str:
+        command = [sys.executable, "-c", KEY, *version]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}
+        ).stdout
+
+    keys = [key(), key("openvino", "1"), key("torch", "1"), key("nncf", "1"), key("torch", "2")]
+    for changed in ("engines/compiled.py", "model/torch_network.py"):
+        with (package / changed).open("a") as file:
+            file.write("# another line")
+        keys.append(key())
+    assert len(set(keys)) == len(keys)
+    (package / "engines" / "torch.py").touch()
+    assert key() == keys[-1]
+
+
+def test_outdated_graphs_are_removed_and_nothing_else(tmp_path):
+    config, weights = load("tiny")
+    old = ["openvino-2026.4.1-v2-0123abcd", "openvino-2026.4.1-v2-0123abcd-int8", "openvino-0", ".coca-0123.part"]
+    for name in (*old, "index"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "openvino-2026.4.1-v2-0123abcd.lock").touch()
     new = compiled.graphs(config, tmp_path, print)
-    assert new != old
-    assert {path for path in tmp_path.iterdir() if path.is_dir()} == {new, tmp_path / "index"}
+    int8 = compiled.in_int8(new, weights, print)
+    assert {*tmp_path.iterdir()} == {new, int8, tmp_path / "index", tmp_path / "openvino.lock"}
     (new / "kept").touch()
     assert compiled.graphs(config, tmp_path, print) == new
     assert (new / "kept").exists()
@@ -127,10 +158,9 @@ def test_what_fails_or_was_killed_leaves_nothing_half_made(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         compiled.graphs(config, tmp_path, fail)
-    (lock,) = tmp_path.iterdir()
-    name = lock.stem
-    (tmp_path / f"{name}.part").mkdir()
-    (tmp_path / f"{name}.part" / "left.xml").write_text("<half")
+    assert [path.name for path in tmp_path.iterdir()] == ["openvino.lock"]
+    (tmp_path / ".coca-0123456789abcdef.part").mkdir()
+    (tmp_path / ".coca-0123456789abcdef.part" / "left.xml").write_text("<half")
     made = compiled.graphs(config, tmp_path, print)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [made]
     assert not (made / "left.xml").exists()

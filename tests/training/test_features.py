@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from training.made import ordered, pairs, picture, pictures
 
-from cococli.catalog import CocaConfig
+from cococli.catalog import CLIP, CocaConfig, Preprocess
 from cococli.errors import CocaError, VideoError
 from cococli.training import features
 from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
@@ -97,8 +97,10 @@ def test_the_identity_is_that_of_the_vision_tower_alone() -> None:
         identity_of(CocaConfig(), {**weights, "visual.a": np.array([0, 0, 1], np.float32)}),
         identity_of(CocaConfig(), {**weights, "visual.a": np.zeros(3, np.float16)}),
         identity_of(CocaConfig(quick_gelu=True), weights),
+        identity_of(CocaConfig(preprocess_cfg=Preprocess(resize_mode="squash")), weights),
     ]
-    assert len({identity, *changed}) == 4
+    assert len({identity, *changed}) == 5
+    assert identity_of(CocaConfig(preprocess_cfg=CLIP), weights) == identity
 
 
 def test_float16_takes_half_the_room(tmp_path: Path) -> None:

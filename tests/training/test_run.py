@@ -16,6 +16,7 @@ from training.thin import CONFIG, Told, asked, captioned, config_file, write_lis
 from video.made import make_video
 
 from cococli.captioning.captioner import load_captioner
+from cococli.catalog import CLIP, Preprocess
 from cococli.checkpoints import ckpt
 from cococli.checkpoints.export import export
 from cococli.checkpoints.store import find_model
@@ -70,6 +71,30 @@ def test_stopped_and_resumed_a_run_measures_what_an_undisturbed_one_does(data: P
     mine, whole = (ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt") for name in ("mine", "whole"))
     for name, array in whole.items():
         np.testing.assert_array_equal(mine[name], array)
+
+
+def test_pictures_are_prepared_as_the_base_wants_them(data: Path, home: Path, tmp_path: Path) -> None:
+    """A base for pixels of another mean and deviation, whose first layer undoes that, trains as the original does."""
+    train(asked(data, name="base", steps=1))
+    weights = dict(ckpt.read(find_model("run:base").weights))
+    kernel, mean, std = weights["visual.conv1.weight"], np.float32(CLIP.mean), np.float32(CLIP.std)
+    shift = (kernel * ((0.5 - mean) / std)[:, None, None]).sum((1, 2, 3))
+    weights["visual.conv1.weight"] = kernel * (0.5 / std)[:, None, None]
+    weights["visual.positional_embedding"] = weights["visual.positional_embedding"] + np.r_[[[0]], [[1]] * 4] * shift
+    with (tmp_path / "half.ckpt").open("wb") as file:
+        for name, array in weights.items():
+            ckpt.write(file, name, array.shape, [array])
+    half = replace(CONFIG, preprocess_cfg=Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3))
+    (tmp_path / "half.json").write_text(json.dumps(half.to_file()))
+    found = {}
+    for base in ("run:base", str(tmp_path / "half.ckpt")):
+        for frozen in ("none", "vision"):
+            name = f"{Path(base).stem.replace(':', '-')}-{frozen}"
+            train(asked(data, name=name, model=base, frozen=frozen, steps=1, hold_out=2, validate_every=1))
+            found[name] = [record["loss"] for record in records(home, name) if "loss" in record]
+            assert find_model(f"run:{name}").config.preprocess == find_model(base).config.preprocess
+    for frozen in ("none", "vision"):
+        assert found[f"half-{frozen}"] == pytest.approx(found[f"run-base-{frozen}"], rel=1e-4)
 
 
 def test_what_a_run_comes_to_is_a_model_with_a_card_and_a_plot(data: Path, home: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from video.made import make_video, number_of, numbered
 
+from cococli.catalog import CLIP
 from cococli.errors import VideoError
 from cococli.video.clips import Clip, ReadRequest, read_clip, read_clips
-from cococli.video.preprocess import MEAN, STD, random_crop
+from cococli.video.preprocess import random_crop
 from cococli.video.reading import ENOUGH_BYTES, Frame, report_progress
 from cococli.video.sampling import Sampling
 from cococli.video.segments import Segments
@@ -20,7 +21,7 @@ from cococli.video.videos import Video
 
 def seen(pixels: np.ndarray) -> list[int]:
     """The numbers on preprocessed frames [F, 3, S, S]; as wide as high, so the crop keeps every bar."""
-    grey = (pixels.transpose(0, 2, 3, 1) * STD + MEAN) * 255
+    grey = (pixels.transpose(0, 2, 3, 1) * CLIP.std + CLIP.mean) * 255
     return [number_of(frame) for frame in grey]
 
 

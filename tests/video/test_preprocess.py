@@ -1,7 +1,10 @@
 """Pixels equal open_clip's."""
 
+import hashlib
+import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cococli.video.preprocess import MEAN, STD, crop, normalise, random_box, random_crop
+from cococli.catalog import CLIP, Preprocess
+from cococli.video.preprocess import crop, normalise, random_box, random_crop
 
 # What open_clip's evaluation transform makes of a picture, turned back into grey levels; lossless WebP.
 GOLDENS = Path(__file__).parents[1] / "data" / "video"
@@ -20,34 +24,53 @@ def golden(name: str) -> np.ndarray:
 
 
 def grey_levels(pixels: np.ndarray) -> np.ndarray:
-    return (pixels.transpose(1, 2, 0) * STD + MEAN) * 255
+    return (pixels.transpose(1, 2, 0) * CLIP.std + CLIP.mean) * 255
 
 
 def test_normalising_is_open_clips_arithmetic_whatever_the_shape():
     levels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    pixels = normalise(levels)
+    pixels = normalise(levels, CLIP)
     assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((2, 3, 4, 4), np.float32, True)
     for frame, expected in zip(pixels, levels, strict=True):
-        np.testing.assert_array_equal(frame, ((expected.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1))
+        mean, std = np.float32(CLIP.mean), np.float32(CLIP.std)
+        np.testing.assert_array_equal(frame, ((expected.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))
         np.testing.assert_allclose(grey_levels(frame), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", [0, 1, 2, 3, 4, 6])
 def test_pixels_are_within_one_grey_level_of_open_clip(case: int):
-    pixels = crop(golden(f"in{case}"), 224)
+    pixels = crop(golden(f"in{case}"), 224, CLIP)
     assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
-    assert np.abs(grey_levels(normalise(pixels)) - golden(f"out{case}")).max() < 1
+    assert np.abs(grey_levels(normalise(pixels, CLIP)) - golden(f"out{case}")).max() < 1
 
 
+# Of random pictures, by open_clip 3.3.0's `image_transform_v2` with torchvision 0.28.0: sha256 of the float32 pixels.
+MODES = [json.loads(line) for line in (GOLDENS / "preprocess_modes.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("golden", MODES, ids=lambda golden: str(Preprocess.from_open_clip(golden["preprocess_cfg"])))
+def test_every_resize_mode_equals_open_clip(golden: dict[str, Any]):
+    preprocess, digests = Preprocess.from_open_clip(golden["preprocess_cfg"]), {}
+    for shape in golden["sha256"]:
+        height, width = map(int, shape.split("x"))
+        random = np.random.default_rng(height * 1000 + width)
+        frame = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        pixels = normalise(crop(frame, 64, preprocess), preprocess)
+        digests[shape] = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+    assert digests == golden["sha256"]
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 30_000), (30_000, 1), (7, 900), (224, 224)])
-def test_any_shape_of_frame_becomes_a_square(shape: tuple[int, int]):
-    np.testing.assert_array_equal(crop(np.full((*shape, 3), 128, np.uint8), 64), np.full((64, 64, 3), 128))
+def test_any_shape_of_frame_becomes_a_square(shape: tuple[int, int], mode: str):
+    preprocess = Preprocess(resize_mode=mode, fill_color=(128, 128, 128))
+    np.testing.assert_array_equal(crop(np.full((*shape, 3), 128, np.uint8), 64, preprocess), np.full((64, 64, 3), 128))
 
 
 def test_the_crop_keeps_the_middle():
     frame = np.zeros((50, 150, 3), np.uint8)
     frame[:, 50:100] = 255
-    assert crop(frame, 50).min() == 255
+    assert crop(frame, 50, CLIP).min() == 255
 
 
 # Random crops
