@@ -73,7 +73,7 @@ def find_model(name_or_path: str) -> ModelFiles:
     if name_or_path in MODELS and MODELS[name_or_path].bundled:
         return _bundled(name_or_path)
     if name_or_path.startswith(RUN):
-        return replace(_with_config(weights_of_run(name_or_path), name_or_path), note="")  # trained as it is used
+        return _as_for_clip(_with_config(weights_of_run(name_or_path), name_or_path))  # trained as it is used
     if cache.has(cache.slug(name_or_path)):
         return _cached(name_or_path)
     if name_or_path in MODELS:
@@ -106,8 +106,9 @@ def _cached(name: str) -> ModelFiles:
     identity = with_preprocess(model.manifest.files[WEIGHTS].sha256, config)
     source = model.manifest.source
     known = any(source.repository == known.repository for known in MODELS.values() if not known.bundled)
-    note = "" if known else _note(model.name, config, f"coca fetch {shlex.quote(source.origin)} --name {name} --force")
-    return ModelFiles(model.name, model.folder / WEIGHTS, config, identity, note)
+    note = _note(model.name, config, f"coca fetch {shlex.quote(source.origin)} --name {model.name} --force")
+    files = ModelFiles(model.name, model.folder / WEIGHTS, config, identity, note)
+    return _as_for_clip(files) if known else files
 
 
 def _at_path(name: str) -> ModelFiles:
@@ -164,6 +165,11 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
     return ModelFiles(name, weights, known, identity, _note(name, known, f"`preprocess_cfg` in {config}"))
 
 
+def _as_for_clip(files: ModelFiles) -> ModelFiles:
+    """A model of which it is sure that it wants pictures as CLIP does, unless its config says otherwise."""
+    return replace(files, config=replace(files.config, preprocess_cfg=files.config.preprocess), note="")
+
+
 def _note(name: str, config: CocaConfig, mend: str) -> str:
     """A note for a model that was converted before configs said how pictures are prepared."""
     if config.preprocess_cfg:
@@ -182,7 +188,7 @@ def _bundled(name: str) -> ModelFiles:
         weights = _unpacked(name, settings.home() / "bundled" / digest[:16])
     except OSError:  # the cache is read-only or full
         weights = _unpacked(name, _temporary_folder())
-    return ModelFiles(name, weights, _bundled_config(name), digest)
+    return _as_for_clip(ModelFiles(name, weights, _bundled_config(name), digest))
 
 
 def _unpacked(name: str, folder: Path) -> Path:
