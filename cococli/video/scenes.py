@@ -111,7 +111,8 @@ def _analyse(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[f
         changes += [change for change in _changes(stretch) if begin <= change.time < end]
         times = stretch.times[stretch.paged]
         inside = (begin <= times) & (times < end)
-        blank += zip(times[inside].tolist(), (_contrast(stretch.pages[inside]) < _FLAT).tolist(), strict=True)
+        faded = _is_faded(times, stretch.pages)  # encoders leave a shadow of what was seen before
+        blank += zip(times[inside].tolist(), faded[inside].tolist(), strict=True)
     start, end = float(reader.starts[0]), float(reader.end)
     found = [start, end]
     for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):  # cuts are surer

@@ -12,8 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from video.made import make_video
 
 from cococli.cli.caption import caption
 from cococli.decoding.options import SearchOptions
@@ -436,3 +438,23 @@ def on_terminal(arguments: list[str], folder: Path) -> str:
     os.waitpid(child, 0)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
+
+
+def test_slides_get_cues_and_long_blanks_none(coca, tmp_path: Path) -> None:
+    def slide(seed: int) -> np.ndarray:
+        chance, image = np.random.default_rng(seed), Image.new("RGB", (640, 360), "white")
+        for line in range(8):
+            text = "".join(chance.choice(list("abcdefg    "), 60))
+            ImageDraw.Draw(image).text((40, 30 + 38 * line), text, "black", ImageFont.load_default(18))
+        return np.asarray(image)
+
+    black = np.zeros((360, 640, 3), np.uint8)
+    frames = [one for one in (slide(0), slide(1), black, slide(2), black) for _ in range(50)]
+    make_video(tmp_path / "talk.mp4", frames=frames)
+    output = tmp_path / "talk.srt"
+    run = coca("caption", tmp_path / "talk.mp4", "--segments", "scene", "-o", output, "--engine", "torch")
+    assert run.returncode == 0, run.stderr
+    cues = [line for line in output.read_text().splitlines() if "-->" in line]
+    times = np.array([[float(time[-6:].replace(",", ".")) for time in cue.split(" --> ")] for cue in cues])
+    assert times[:, 0] == pytest.approx([0, 2, 6], abs=0.2)
+    assert times[:, 1] == pytest.approx([2, 4, 8], abs=0.6)  # a cue stays a little longer, to be read
