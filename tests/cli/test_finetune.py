@@ -42,7 +42,7 @@ def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "s
 
 @pytest.mark.slow
 def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Path, tmp_path: Path, home: Path) -> None:
-    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 64, "--batch-size", 4]
+    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 40, "--batch-size", 4]
     often = ["--save-every", 3, "--validate-every", 16, "--rate", 0.01]
     mine = [*usual, *often, "--name", "mine"]
 
@@ -50,7 +50,7 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     done = len(records(home, "mine"))
-    assert done < 64
+    assert done < 40
 
     stopped = start([*mine, "--json"], home, after=18, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     stopped.send_signal(signal.SIGINT)
@@ -62,9 +62,9 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     assert said[-3:] == ["saving; Ctrl-C again stops now", "interrupted", "what was done before is kept"]
     moves = [event for event in events if event["event"] == "progress"]
     last = records(home, "mine")[-1]["step"]
-    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 64,
+    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 40,
                          "detail": moves[-1]["detail"]}  # fmt: skip
-    assert last < 64
+    assert last < 40
 
     finished = coca("finetune", *mine)
     assert f"run mine stands at step {last}, and goes on from there" in finished.stderr.splitlines()
