@@ -75,8 +75,7 @@ def test_a_folder_is_measured_once_and_the_report_is_what_is_printed(coca, data:
     assert again.stderr.splitlines() == [*kept["notes"], f"kept in {report}"]  # nothing is made again
 
     truths = data / "annotations" / "captions_val2017.json"
-    for other in (["--limit", "4"], ["--split", "train"], ["--only", "captions"], ["--search", "greedy"],
-                  ["--classes", data]):  # fmt: skip
+    for other in (["--limit", "4"], ["--split", "train"], ["--only", "captions"], ["--search", "greedy"]):
         refused = coca("evaluate", "--data", data, "-o", report, *other)
         assert (refused.stdout, refused.returncode) == ("", 2)
         assert f"error: {report}/report.json is of another evaluation: other " in refused.stderr

@@ -42,7 +42,7 @@ def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "s
 
 @pytest.mark.slow
 def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Path, tmp_path: Path, home: Path) -> None:
-    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 64, "--batch-size", 4]
+    usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 40, "--batch-size", 4]
     often = ["--save-every", 3, "--validate-every", 16, "--rate", 0.01]
     mine = [*usual, *often, "--name", "mine"]
 
@@ -50,7 +50,7 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     done = len(records(home, "mine"))
-    assert done < 64
+    assert done < 40
 
     stopped = start([*mine, "--json"], home, after=18, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     stopped.send_signal(signal.SIGINT)
@@ -62,15 +62,16 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     assert said[-3:] == ["saving; Ctrl-C again stops now", "interrupted", "what was done before is kept"]
     moves = [event for event in events if event["event"] == "progress"]
     last = records(home, "mine")[-1]["step"]
-    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 64,
+    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 40,
                          "detail": moves[-1]["detail"]}  # fmt: skip
-    assert last < 64
+    assert last < 40
 
     finished = coca("finetune", *mine)
     assert f"run mine stands at step {last}, and goes on from there" in finished.stderr.splitlines()
     assert (finished.stdout, finished.returncode) == ("run:mine\n", 0)
     whole = coca("finetune", *usual, *often, "--name", "whole", "--quiet")
-    assert (whole.stdout, whole.stderr, whole.returncode) == ("run:whole\n", "", 0)
+    warning = "warning: scores of 2 held-out examples are not reliable; more data helps (8 or more)\n"
+    assert (whole.stdout, whole.stderr, whole.returncode) == ("run:whole\n", warning, 0)
     assert records(home, "mine") == records(home, "whole")
 
     again = coca("finetune", *mine, "--batch-size", 2)
@@ -176,7 +177,7 @@ def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_p
         (["--from-scratch", "--lora", "4"], "from scratch, nothing can be frozen or adapted: noise would stay noise",
          ""),
         (["--model", "shapes", "--rate", "0"], "--rate 0 trains nothing", ""),
-        (["--model", "shapes", "--rate", "nan"], "--rate cannot be nan", ""),
+        (["--model", "shapes", "--rate", "inf"], "--rate cannot be inf", ""),
         (["--model", "shapes", "--epochs", "inf"], "--epochs cannot be inf", ""),
         (["--model", "shapes", "--epochs", "0"], "--epochs 0 trains nothing", "coca caption takes the model as it is"),
         (["--model", "shapes", "--epochs", "2", "--steps", "9"], "--steps and --epochs exclude each other", ""),
