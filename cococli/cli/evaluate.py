@@ -138,14 +138,15 @@ def evaluate(
     from ..video.segments import Segments
 
     console.be_quiet(quiet)
-    warn_before_start(context)
     if predictions or references:
         if not (predictions and references) or data or classes:
             raise UsageError("--predictions and --references go together, without --data and --classes")
+        warn_before_start(context)
         _show(_of_files(predictions, references, split), worst, output, as_json)
         return
     if not (data or classes):
         raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
+    warn_before_start(context)
     choice = resolve(engine, device, precision, threads)
     asked = SearchOptions(
         method=search, beams=beams, min_length=min_length, max_length=max_length, length_penalty=length_penalty
