@@ -174,10 +174,10 @@ def evaluate(
     from ..video.segments import Segments
 
     console.be_quiet(quiet)
-    warn_before_start(context)
     if predictions or references:
         if not (predictions and references) or data or classes:
             raise UsageError("--predictions and --references go together, without --data and --classes")
+        warn_before_start(context)
         settings: dict[str, Any] = {
             "predictions": _whole(predictions),
             "references": _whole(references),
@@ -188,6 +188,7 @@ def evaluate(
         return
     if not (data or classes):
         raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
+    warn_before_start(context)
     if data and only != "retrieval":
         check_installed()
     choice = resolve(engine, device, precision, threads)
