@@ -28,6 +28,7 @@ _LARGE = 0.27  # of the picture: a region that changes
 _DENSE = 0.08  # of the picture: blocks that change in it, at least
 _REPLACED = 0.5  # of the blocks that show something, before and after: another page, even of few words
 _FEW = 0.015  # of the picture: blocks that change in it, at least
+_SHARP = 32  # grey levels by which the sharpest quarter of the changed blocks differ; compressed film grain: up to 24
 
 _SHIFTED = 0.45  # of the blocks of a region show the same after it was scrolled
 _LEFT = 0.25  # of the energy of a region: so much is still on screen after scrolling
@@ -95,6 +96,11 @@ def _by_block(values: np.ndarray) -> np.ndarray:
     return np.add.reduce(rows.reshape(_DOWN, _ACROSS, _BLOCK), axis=2).ravel()
 
 
+def _largest(values: np.ndarray) -> np.ndarray:
+    """Return the largest value of each block of values [HEIGHT, WIDTH]: [B]."""
+    return values.reshape(_DOWN, _BLOCK, _ACROSS, _BLOCK).max(axis=(1, 3)).ravel()
+
+
 def _moving(pictures: np.ndarray) -> np.ndarray:
     """[N - 1, B] whether a block changes from a picture to the next."""
     moving = np.zeros((max(1, len(pictures) - 1), _DOWN * _ACROSS), bool)
@@ -120,6 +126,8 @@ def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
     changed, shown_before, shown_after = differs & still, still & (old > _NOISE), still & (new > _NOISE)
     gone = np.sum(changed & shown_before & (common < old / 2)) / max(1, np.sum(shown_before))
     come = np.sum(changed & shown_after & (common < new / 2)) / max(1, np.sum(shown_after))
+    if not changed.any() or np.percentile(_largest(np.abs(before - after))[changed], 75) < _SHARP:
+        return 0.0
     share, extent = float(changed.mean()), float(_region(changed).mean())
     large = extent >= _LARGE and share >= _DENSE
     if not large and not (min(gone, come) >= _REPLACED and share >= _FEW):

@@ -231,6 +231,13 @@ def test_typing_and_scrolling_make_no_scene() -> None:
     assert find_scenes(shown_for(*(page(0, first=first) for first in range(8)))) == []
 
 
+def test_grain_renewed_at_keyframes_makes_no_scene() -> None:
+    rng = np.random.default_rng(0)
+    grain = [rng.normal(0, 4, (144, 256, 1)) for _ in range(4)]  # held from one keyframe to the next, as codecs do
+    frames = [(clouds(0, 144, 256, (8, 24)) + one).clip(0, 255).astype(np.uint8) for one in grain]
+    assert find_scenes(shown_for(*frames)) == []
+
+
 def test_cuts_in_half_of_the_picture_are_found() -> None:
     def draw(number: int) -> np.ndarray:
         picture = page(0).copy()[::10, ::10]
