@@ -52,7 +52,8 @@ def guard_streams() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)
     # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
-    written = io.BufferedWriter(_Results(results, "w"))
+    # A buffer would write a line again at exit that Ctrl-C interrupted just after it was written.
+    written = _Results(results, "w")
     sys.stdout = io.TextIOWrapper(written, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
     # Unbuffered, as a signal handler may write while a line is being written.
     sys.stderr = io.TextIOWrapper(_Notes(notes, "w"), "utf-8", "backslashreplace", write_through=True)
@@ -67,10 +68,13 @@ class _Results(io.FileIO):
     """
 
     def write(self, data: Any) -> int:
+        rest = memoryview(data)
         try:
-            while (count := super().write(data)) is None:  # the pipe is full, and another process set O_NONBLOCK
-                select.select([], [self], [])
-            return count
+            while rest:
+                if (count := super().write(rest)) is None:  # the pipe is full, and another process set O_NONBLOCK
+                    select.select([], [self], [])
+                rest = rest[count or 0 :]
+            return len(data)
         except OSError as problem:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if isinstance(problem, BrokenPipeError):

@@ -15,7 +15,7 @@ from .defaults import DEMO
 _FRAMES: dict[Literal["middle", "multi"], str] = {"middle": "", "multi": " --frames multi"}
 
 
-def demo(context: typer.Context, engine: options.Engine = "auto") -> None:
+def demo(context: typer.Context, engine: options.Engine = "auto", precision: options.Precision = "auto") -> None:
     """Caption the example clips with the bundled model, and show the commands that do so.
 
     The second command looks at eight frames of each clip, so it also sees what comes and goes.
@@ -23,7 +23,7 @@ def demo(context: typer.Context, engine: options.Engine = "auto") -> None:
     clips = _clips()
     for frames, flag in _FRAMES.items():
         console.result(f"$ coca caption {shlex.quote(clips)} --model {DEMO}{flag}")
-        caption(context, [clips], quiet=True, model=DEMO, engine=engine, frames=frames)
+        caption(context, [clips], quiet=True, model=DEMO, engine=engine, precision=precision, frames=frames)
 
 
 def _clips() -> str:

@@ -1,6 +1,5 @@
 """`coca finetune`: train a model on pictures or videos with captions."""
 
-import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -241,7 +240,6 @@ def finetune(
         precision = "fp32"
     warn_of_flags(context)
     _check(model, from_scratch, config, precision, freeze, lora, caption, contrastive)
-    _check_numbers(epochs=epochs, rate=rate, decay=decay, clip=clip, caption=caption, contrastive=contrastive)
     if rate == 0:
         raise UsageError("--rate 0 trains nothing")
     if typed(context, "epochs"):
@@ -334,12 +332,6 @@ def _check(
     if precision != "fp32" and on_cpu():
         why = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
         raise UsageError(f"--precision {precision} needs an Ascend: {why}")
-
-
-def _check_numbers(**numbers: float | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and not math.isfinite(value):
-            raise UsageError(f"--{name} cannot be {value}")
 
 
 def on_cpu() -> bool:

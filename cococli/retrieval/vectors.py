@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..files import write_atomically
 
 BLOCK = 1 << 22  # numbers that are looked at at once
-_MOST = 1 << 20  # numbers of a vector
+_MOST = 1 << 24  # numbers of a vector, or of the image features of a frozen tower
 CLOSE = 1e-3  # how far from 1 a vector's length may be; float16 rounds it by 5e-4 at most
 
 

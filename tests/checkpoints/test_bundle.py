@@ -124,7 +124,7 @@ def test_a_damaged_model_is_not_exported_and_nothing_is_written(tmp_path: Path) 
     assert caught.value.message == f"cannot export mine: model.ckpt has the sha256 {now}, not {was}"
     assert caught.value.hint.startswith("coca fetch org/repo@")
     (cache.find("mine").folder / "model.ckpt").unlink()
-    with pytest.raises(ModelError, match=r"^the model mine is damaged: model.ckpt is missing$"):
+    with pytest.raises(ModelError, match=r"^the model mine is damaged: model.ckpt is missing\n"):
         export_model("mine", tmp_path / "mine.tar", silent, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.tar"]
     assert (tmp_path / "mine.tar").read_bytes() == b"what stood there"

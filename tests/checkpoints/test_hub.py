@@ -163,7 +163,7 @@ def test_a_private_repository_asks_for_a_token(server: Hub) -> None:
 
 
 def test_an_unknown_repository_is_told_in_the_same_words(server: Hub) -> None:
-    with pytest.raises(ModelError, match=r"^org/none is not on the hub, or it is private$"):
+    with pytest.raises(ModelError, match=r"^org/none is not on the hub, or it is private\n"):
         hub.find_file("org/none", "main", ["weights.bin"])
 
 
@@ -175,7 +175,7 @@ def test_a_gated_repository_names_the_page_where_to_ask(server: Hub) -> None:
 
 
 def test_an_unknown_revision_is_told(server: Hub) -> None:
-    with pytest.raises(ModelError, match=r"^org/coca has no revision 'v2'$") as caught:
+    with pytest.raises(ModelError, match=r"^org/coca has no revision 'v2'\n") as caught:
         find(revision="v2")
     assert caught.value.hint == f"its branches and tags: {server.url}/org/coca/tree/main"
 

@@ -90,7 +90,6 @@ def warnings(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
         ("evaluate --classes a/ --templates simple", []),
         ("evaluate --data a/ --templates simple --beams 3 --only captions", ["--templates"]),
         ("evaluate --predictions a.json --references b.json --engine torch --split test", ["--engine"]),
-        ("finetune --data a/ --steps 3 --epochs 2 --seed 3", ["--epochs"]),
         ("fetch vit-l-14 --from a.bin --keep-download", ["--keep-download"]),
         ("fetch vit-l-14 --keep-download", []),
     ],

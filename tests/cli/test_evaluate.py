@@ -78,8 +78,8 @@ def test_a_folder_is_measured_once_and_the_report_is_what_is_printed(coca, data:
     for other in (["--limit", "4"], ["--split", "train"], ["--only", "captions"], ["--search", "greedy"]):
         refused = coca("evaluate", "--data", data, "-o", report, *other)
         assert (refused.stdout, refused.returncode) == ("", 2)
-        assert f"error: {report}/report.json is of another evaluation: other " in refused.stderr
-        assert refused.stderr.splitlines()[-1] == "hint: another -o FOLDER, or --overwrite"
+        assert f"error: {report}/report.json belongs to another evaluation: other " in refused.stderr
+        assert refused.stderr.splitlines()[-1] == "hint: name another folder with -o, or pass --overwrite"
     assert json.loads((report / "report.json").read_text()) == kept
 
     files = coca("evaluate", "--predictions", report / "captions.jsonl", "--references", truths, "--json")
@@ -96,7 +96,7 @@ def test_what_is_missing_or_broken_is_left_out(coca, data: Path, tmp_path: Path,
     assert run.returncode == 1
     assert [line for line in run.stderr.splitlines() if line.startswith("warning: ")] == [
         f"warning: no files found for 1 of 10 captions (first: {missing}); pass their folder with --images",
-        f"warning: {broken}: no frame can be decoded",
+        f"warning: {broken}: not a video or picture in a supported format",
         f"warning: 1 of 9 files cannot be read, first {broken}; the rest is measured",
     ]
     found = json.loads(run.stdout)

@@ -116,7 +116,7 @@ def test_without_mindspore_it_is_told(coca, data: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.stderr.splitlines() == [
         "error: coca finetune needs MindSpore, which is not installed",
-        "hint: pip install mindspore (Python 3.11 or 3.12)",
+        "hint: pip install mindspore",
     ]
     assert (run.stdout, run.returncode) == ("", 2)
 
@@ -177,8 +177,6 @@ def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_p
         (["--from-scratch", "--lora", "4"], "from scratch, nothing can be frozen or adapted: noise would stay noise",
          ""),
         (["--model", "shapes", "--rate", "0"], "--rate 0 trains nothing", ""),
-        (["--model", "shapes", "--rate", "inf"], "--rate cannot be inf", ""),
-        (["--model", "shapes", "--epochs", "inf"], "--epochs cannot be inf", ""),
         (["--model", "shapes", "--epochs", "0"], "--epochs 0 trains nothing", "coca caption takes the model as it is"),
         (["--model", "shapes", "--epochs", "2", "--steps", "9"], "--steps and --epochs exclude each other", ""),
         (["--model", "shapes", "--hold-out", "0", "--patience", "2"],
@@ -221,7 +219,7 @@ def test_a_number_that_cannot_be_is_a_wrong_usage(coca, arguments: list[str]) ->
 
 def test_a_folder_that_is_not_there_is_told(coca, tmp_path: Path) -> None:
     run = coca("finetune", "--data", "none", "--from-scratch", "--config", config_file(tmp_path))
-    assert run.stderr.splitlines()[0] == "error: none is no folder"
+    assert run.stderr.splitlines()[0] == "error: none is not a folder or a list"
     assert (run.stdout, run.returncode) == ("", 2)
 
 

@@ -12,15 +12,15 @@ BOUNDED = {
     "embed": "--timeout --threads --batch-size --num-frames",
     "search": "-k --per-video --min-score --threshold --threads",
     "evaluate": "--timeout --threads --batch-size --num-frames --limit --worst --beams",
-    "finetune": "--epochs --steps --batch-size --accumulate --warmup --decay --clip --caption --contrastive --lora "
-    "--hold-out --validate-every --patience --save-every --keep",
+    "finetune": "--rate --epochs --steps --batch-size --accumulate --warmup --decay --clip --caption --contrastive "
+    "--lora --hold-out --validate-every --patience --save-every --keep",
     "bench": "--threads --rows",
 }
 REST = {
     "caption": ["missing.mp4", "--segments", "1"],
     "embed": ["missing.mp4"],
     "search": ["a dog", "missing"],
-    "evaluate": ["--data", "missing"],
+    "evaluate": ["--data", "missing", "--frames", "multi"],
     "finetune": ["--data", "missing"],
     "bench": ["--model", "missing"],
 }

@@ -114,7 +114,7 @@ def test_reports_overwrite_no_data(coca, folder: Path) -> None:
     (folder / "truths.json").write_text(json.dumps({"a": ["a circle"]}))
     command = ["evaluate", "--predictions", "truths.json", "--references", "truths.json", "-o", "."]
     run = coca(*command, cwd=folder)
-    assert run.stderr.startswith("error: report.json was not written by coca, or was changed since\n")
+    assert run.stderr.startswith("error: report.json is not a report of this evaluation\n")
     assert (run.stdout, run.returncode) == ("", 2)
     assert (folder / "report.json").read_text() == "my own"
 

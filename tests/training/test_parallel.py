@@ -181,7 +181,7 @@ def test_a_worker_whose_other_has_ended_says_so() -> None:
     mine, other = Pipe()
     other.close()
     for rank in (0, 1):
-        with pytest.raises(CocaError, match=r"^another worker has ended$") as error:
+        with pytest.raises(CocaError, match=r"^another worker has ended\n") as error:
             Workers(rank, 2, connections=(mine,)).exchange(1)
         assert error.value.hint == "the end of its log says why"
 
