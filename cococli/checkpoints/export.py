@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..catalog import CocaConfig
-from ..errors import ModelError, UsageError
+from ..errors import UsageError
 from . import architecture, names
 from .plan import Model, Parameter, open_model
 from .runs import RUN
 from .source import is_ckpt
 from .store import find_model
-from .writing import Conversion, Dtype, Progress, Tensor, check_destination, write
+from .writing import Conversion, Dtype, Progress, Tensor, check_destination, config_of_same, write
 
 CONFIG_NAME = "open_clip_config.json"
 _DTYPES = {"float32": "F32", "float16": "F16"}  # ours -> safetensors' names
@@ -81,18 +81,11 @@ def _config_text(path: Path, config: CocaConfig) -> bytes:
     """The config as open_clip's `push_to_hf_hub` writes it, and whatever else it says there already."""
     text = config.to_file()
     if path.exists():
-        if not _describes(path, config):
+        found = config_of_same(path, config)
+        if not found or found.preprocess_cfg not in (None, config.preprocess_cfg):
             raise UsageError(f"{path} is in the way: it describes another model", "give another folder")
         text |= architecture.read(path)
     return json.dumps(text, indent=2).encode() + b"\n"
-
-
-def _describes(path: Path, config: CocaConfig) -> bool:
-    try:
-        found = architecture.load_config(path)
-    except ModelError:
-        return False
-    return found == config and found.preprocess_cfg in (None, config.preprocess_cfg)
 
 
 def _tensors(model: Model, dtype: Dtype | None) -> list[Tensor]:

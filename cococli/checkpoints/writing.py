@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -88,7 +89,7 @@ def write(
     """
     beside, text = config
     if not overwrite:
-        refuse_foreign(destination, *(() if _describes(beside, model.config) else (beside,)))
+        refuse_foreign(destination, *(() if config_of_same(beside, model.config) else (beside,)))
     total = sum(tensor.size for tensor in tensors)
     if (free := shutil.disk_usage(destination.parent).free) < total:
         raise ModelError(f"{destination} takes {total / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free")
@@ -106,11 +107,12 @@ def write(
     return Conversion(destination, model.config, numbers, destination.stat().st_size, model.notes + _rounding(tensors))
 
 
-def _describes(path: Path, config: CocaConfig) -> bool:
-    try:
-        return architecture.load_config(path) == config
-    except ModelError:
-        return False
+def config_of_same(path: Path, config: CocaConfig) -> CocaConfig | None:
+    """Return what a config file holds if it describes the same architecture, however pictures are prepared for it."""
+    with suppress(ModelError):
+        if (found := architecture.load_config(path)) == config:
+            return found
+    return None
 
 
 def _watch(sizes: Iterable[int], stage: str, total: int, progress: Progress | None) -> None:

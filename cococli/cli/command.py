@@ -59,7 +59,9 @@ def _writes(given: Given, *suffixes: str) -> bool:
 
 
 def _writes_folder(given: Given) -> bool:
-    return any(path.endswith("/") or Path(path).is_dir() for path in given.get("output") or ())
+    from ..captioning.outputs import is_folder
+
+    return any(map(is_folder, given.get("output") or ()))
 
 
 def _no(name: str) -> Callable[[Given], bool]:

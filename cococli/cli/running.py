@@ -1,6 +1,5 @@
 """What the commands that work through many videos share: how they are told of, stopped and summed up."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,10 +100,9 @@ def check_files(
 
 def list_files(arguments: Iterable[str]) -> list[Path]:
     """Return the files that `@list.txt`, `@list.csv:column` and `-` are read from."""
-    from ..tables import split_column
+    from ..video.lists import locate_list
 
-    lists = [os.path.expanduser(argument[1:]) for argument in arguments if argument.startswith("@")]  # noqa: PTH111
-    named = [split_column(name)[0] for name in lists]
+    named = [locate_list(argument[1:])[0] for argument in arguments if argument.startswith("@")]
     return [*named, *(Path("/dev/stdin") for argument in arguments if argument == "-")]
 
 

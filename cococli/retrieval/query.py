@@ -1,6 +1,5 @@
 """What a user looks for: sentences, pictures and videos, each with a weight."""
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -35,8 +34,6 @@ def parse_part(text: str) -> Part:
     if not what.strip():
         raise UsageError("the query is empty", "say what to look for, as in: coca search 'a dog jumps' index/")
     refuse_url(what)
-    if not math.isfinite(weight):
-        raise UsageError(f"the weight of {what!r} is too large")
     path = Path(what)
     is_named_so = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not re.search(r"\s", path.suffix)
     if os.path.isfile(what):  # noqa: PTH113 (a sentence too long for a path is no file either)

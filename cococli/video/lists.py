@@ -35,7 +35,7 @@ def read_list(name: str) -> Iterator[str]:
     Raises:
         UsageError: The list is missing, empty, damaged or not a list, or has no such column.
     """
-    path, column = _named(name)
+    path, column = locate_list(name)
     hint = f"./@{name} is the file itself" if os.path.lexists(f"@{name}") else _HINT
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is not a list of paths", hint)
@@ -46,7 +46,8 @@ def read_list(name: str) -> Iterator[str]:
         raise UsageError(error.message, error.hint or hint) from None
 
 
-def _named(name: str) -> tuple[Path, str | None]:
+def locate_list(name: str) -> tuple[Path, str | None]:
+    """Return the file of a list, and the column that `list.csv:column` names."""
     return split_column(os.path.expanduser(name))  # noqa: PTH111 - a shell leaves @~ alone; pathlib fails without a home
 
 

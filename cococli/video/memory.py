@@ -1,6 +1,5 @@
 """Videos and pictures in memory: arrays, tensors, PIL images and the content of files."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, VideoError
+from ..files import temporary_folder
 from .reading import Frame, Reader, reason
 
 ACCEPTED = (
@@ -49,8 +49,8 @@ def opened(source: Any) -> Iterator[Path | Reader]:
             source.seek(0)  # a buffer that was just written stands at its end
         source = source.read()
     if isinstance(source, bytes | bytearray | memoryview):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "content.png"  # a picture's suffix: the content decides whether it is a video
+        with temporary_folder() as folder:
+            path = folder / "content.png"  # a picture's suffix: the content decides whether it is a video
             path.write_bytes(source)
             yield path
     else:

@@ -144,7 +144,7 @@ def rgb_pixels(picture: Any) -> np.ndarray:
     People see transparent pictures on white. open_clip drops the transparency instead, which uncovers colours that
     nobody sees.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     huge = picture.width * picture.height > _HUGE
     if huge and picture.format in ("JPEG", "MPO"):  # decodes at a half, a quarter or an eighth of the size
@@ -153,13 +153,23 @@ def rgb_pixels(picture: Any) -> np.ndarray:
     factor = max(min(picture.size) // _ENOUGH, 1) if huge else 1
     picture.load()
     levels = _levels(picture)
+    if picture.width * picture.height <= _STRIP:  # never reduced
+        return _upright(_rgb(picture, levels), picture)
     rows = factor * max(_STRIP // (factor * picture.width), 1)
     strips = [_rgb(strip, levels).reduce(factor) for strip in _strips(picture, rows)]
     whole = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
     for number, strip in enumerate(strips):
         whole.paste(strip, (0, number * (rows // factor)))
-    whole.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
-    return np.asarray(ImageOps.exif_transpose(whole))
+    return _upright(whole, picture)
+
+
+def _upright(image: Any, picture: Any) -> np.ndarray:
+    """The pixels of an image, turned as the picture that they are of says."""
+    from PIL import ImageOps
+
+    image.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image)
 
 
 def _strips(picture: Any, rows: int) -> Iterator[Any]:

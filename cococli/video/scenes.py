@@ -78,6 +78,7 @@ class _Stretch(NamedTuple):
     pixels: np.ndarray  # [N, HEIGHT * WIDTH * 3] float32
     pages: np.ndarray  # [P, PAGE_HEIGHT, PAGE_WIDTH] uint8
     paged: np.ndarray  # [P] which frames they are
+    faded: np.ndarray  # [P] whether they are blank, or on the way: encoders leave a shadow of what was seen before
     core: tuple[float, float]  # times, from and before, that no other stretch looks after
 
 
@@ -111,8 +112,7 @@ def _analyse(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[f
         changes += [change for change in _changes(stretch) if begin <= change.time < end]
         times = stretch.times[stretch.paged]
         inside = (begin <= times) & (times < end)
-        faded = _is_faded(times, stretch.pages)  # encoders leave a shadow of what was seen before
-        blank += zip(times[inside].tolist(), faded[inside].tolist(), strict=True)
+        blank += zip(times[inside].tolist(), stretch.faded[inside].tolist(), strict=True)
     start, end = float(reader.starts[0]), float(reader.end)
     found = [start, end]
     for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):  # cuts are surer
@@ -207,10 +207,11 @@ def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterat
 
 
 def _stretch(held: list[_Frame], begin: float, end: float) -> _Stretch:
-    times, clock, pixels, pages = zip(*held, strict=True)
-    flat = np.stack(pixels).reshape(len(pixels), -1).astype(np.float32)
-    paged = np.array([i for i, page in enumerate(pages) if page is not None])
-    return _Stretch(np.array(times), np.array(clock), flat, np.stack([pages[i] for i in paged]), paged, (begin, end))
+    times, clock = (np.array([getattr(frame, name) for frame in held]) for name in ("time", "clock"))
+    pixels = np.stack([frame.pixels for frame in held]).reshape(len(held), -1).astype(np.float32)
+    paged = np.array([i for i, frame in enumerate(held) if frame.page is not None])
+    pages = np.stack([frame.page for frame in held if frame.page is not None])
+    return _Stretch(times, clock, pixels, pages, paged, _is_faded(times[paged], pages), (begin, end))
 
 
 def _changes(stretch: _Stretch) -> Iterator[_Change]:
@@ -239,7 +240,7 @@ def _last_seen(shown: np.ndarray) -> np.ndarray:
 def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
     """Changes of pages, at the first frame that is more like the page after than like the one before."""
     ticks = (stretch.clock[stretch.paged] / PAGE_TICK).astype(int)
-    seen = _last_seen(~_is_faded(stretch.times[stretch.paged], stretch.pages))
+    seen = _last_seen(~stretch.faded)
     if not len(seen):
         return
     shown = seen[np.searchsorted(ticks, np.arange(ticks[0], ticks[-1] + 1), side="right") - 1]  # at the end of a tick
