@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     return now
+
+
+Open = Callable[..., io.StringIO]
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Open a stream of so many columns, by default a terminal, in place of stdout or stderr."""
+
+    def open_screen(columns: int, stream: str = "stdout", terminal: bool = True) -> io.StringIO:
+        opened = io.StringIO()
+        monkeypatch.setattr(sys, stream, opened)
+        monkeypatch.setattr(opened, "isatty", lambda: terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        return opened
+
+    return open_screen
 
 
 def test_on_a_pipe_progress_is_a_plain_line_now_and_then(clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,13 +105,11 @@ def test_emoji_and_all_scripts_print_as_they_are(name: str) -> None:
     assert console.printable(name) == name
 
 
-def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setenv("COLUMNS", "29")
+def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(screen: Open) -> None:
+    shown = screen(29, terminal=False)
     console.row("[b]猫.mp4", "a cat sits on a mat", 9)
     console.row("long-name.mp4", "a dog", 9)
-    assert [line.rstrip() for line in screen.getvalue().splitlines()] == [
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
         "[b]猫.mp4  a cat sits on a",
         "           mat",
         "long-name.mp4",
@@ -101,27 +118,21 @@ def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(monk
 
 
 @pytest.mark.parametrize("cells", [12, 20, 27])
-def test_text_stands_below_its_name_on_narrow_terminals(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setenv("COLUMNS", str(cells))
+def test_text_stands_below_its_name_on_narrow_terminals(cells: int, screen: Open) -> None:
+    shown = screen(cells, terminal=False)
     console.row("my.mp4", "a red square on a pink background", 10)
-    name, *lines = screen.getvalue().splitlines()
+    name, *lines = shown.getvalue().splitlines()
     assert name == "my.mp4"
     assert " ".join(map(str.strip, lines)) == "a red square on a pink background"
     assert all(line.startswith("  ") and len(line.rstrip()) <= cells for line in lines)
 
 
-def test_tables_are_stacked_on_narrow_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setattr(screen, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "30")
+def test_tables_are_stacked_on_narrow_terminals(screen: Open) -> None:
+    shown = screen(30)
     columns = ("score", "file", "caption")
     console.table(columns, [("0.3", "a.mp4", "a red square on a pink background"), ("0.2", "b.mp4", "")])
-    shown = re.sub(r"\x1b\[\d*m", "", screen.getvalue())
-    assert [line.rstrip() for line in shown.splitlines()] == [
+    text = re.sub(r"\x1b\[\d*m", "", shown.getvalue())
+    assert [line.rstrip() for line in text.splitlines()] == [
         "score    0.3",
         "file     a.mp4",
         "caption  a red square on a",
@@ -139,15 +150,11 @@ def test_tables_are_stacked_on_narrow_terminals(monkeypatch: pytest.MonkeyPatch)
         (True, ["name   size", "[b]猫  1.2 GB and", "       more", "a\\n    9 kB"]),
     ],
 )
-def test_a_table_wraps_on_a_terminal_only(terminal: bool, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setattr(screen, "isatty", lambda: terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "18")
+def test_a_table_wraps_on_a_terminal_only(terminal: bool, lines: list[str], screen: Open) -> None:
+    shown = screen(18, terminal=terminal)
     console.table(("name", "size"), [("[b]猫", "1.2 GB and more"), ("a\n", "9 kB")])
-    shown = re.sub(r"\x1b\[\d*m", "", screen.getvalue())
-    assert [line.rstrip() for line in shown.splitlines()] == lines
+    text = re.sub(r"\x1b\[\d*m", "", shown.getvalue())
+    assert [line.rstrip() for line in text.splitlines()] == lines
 
 
 def test_an_error_and_its_hint_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,16 +227,12 @@ def test_quiet_training_says_nothing(clock, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_training_is_a_bar_with_what_the_last_step_found_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(screen, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "70")
+def test_on_a_terminal_training_is_a_bar_with_what_the_last_step_found_below(screen: Open) -> None:
+    notes = screen(70, "stderr")
     with console.training() as shown:
         shown.move("training", 3, 10, "loss 2.000 = [b]caption\x1b[31m 1.000")
         console.note("step 3: CIDEr 0.100")
-    lines = [line.rstrip() for line in re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", screen.getvalue()).splitlines()]
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", notes.getvalue()).splitlines()]
     assert "step 3: CIDEr 0.100" in lines
     (bar,) = {line for line in lines if "3/10" in line and "training" in line and "- left" in line}
     assert len(bar) <= 70
