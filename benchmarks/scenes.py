@@ -83,7 +83,7 @@ class Made:
 
 
 def texture(rng: Random) -> Image.Image:
-    """Clouds of a few colours and some shapes: as coarse and as fine as photos are."""
+    """Clouds of a few colors and some shapes: as coarse and as fine as photos are."""
     rough = rng.uniform(0.5, 0.9)
     clouds = sum(rough**octave * cloud(rng, 2**octave) for octave in range(1, 8))
     clouds = rng.uniform(20, 235, 3) + clouds / clouds.std() * rng.uniform(15, 55)
@@ -94,25 +94,25 @@ def texture(rng: Random) -> Image.Image:
 
 
 def cloud(rng: Random, spots: int) -> np.ndarray:
-    """[720, 1280, 3]: noise of so many spots from top to bottom, mostly grey."""
+    """[720, 1280, 3]: noise of so many spots from top to bottom, mostly gray."""
     noise = rng.standard_normal((4, spots, 2 * spots), np.float32)
-    grey, *colours = (np.asarray(Image.fromarray(one).resize(CANVAS, Image.Resampling.BICUBIC)) for one in noise)
-    return np.stack([grey + colour / 2 for colour in colours], axis=-1)
+    gray, *colors = (np.asarray(Image.fromarray(one).resize(CANVAS, Image.Resampling.BICUBIC)) for one in noise)
+    return np.stack([gray + color / 2 for color in colors], axis=-1)
 
 
 def add_shape(rng: Random, pencil: ImageDraw.ImageDraw) -> None:
     (x, y), radius = rng.uniform((0, 0), CANVAS), rng.uniform(20, 260)
-    height, colour = radius * rng.uniform(0.4, 1.6), tuple(rng.integers(0, 256, 3).tolist())
+    height, color = radius * rng.uniform(0.4, 1.6), tuple(rng.integers(0, 256, 3).tolist())
     box = (x - radius, y - height, x + radius, y + height)
     angles = np.sort(rng.uniform(0, 2 * math.pi, 5))
     corners = [(x + radius * math.cos(angle), y + height * math.sin(angle)) for angle in angles]
     kind = rng.integers(3)
     if kind == 0:
-        pencil.ellipse(box, colour)
+        pencil.ellipse(box, color)
     elif kind == 1:
-        pencil.rectangle(box, colour)
+        pencil.rectangle(box, color)
     else:
-        pencil.polygon(corners, colour)
+        pencil.polygon(corners, color)
 
 
 def photo(rng: Random, pictures: Sequence[Path]) -> Image.Image:
@@ -203,12 +203,12 @@ def objects(rng: Random) -> Effect:
 def blackouts(rng: Random) -> Effect:
     """Fades to black or white, and back to the same scene."""
     middles, fades = np.cumsum(rng.uniform(3, 6, 9)), rng.uniform(0.2, 0.8, 9)
-    holds, colours = rng.uniform(0, 0.4, 9), rng.choice([0, 0, 255], 9)
+    holds, colors = rng.uniform(0, 0.4, 9), rng.choice([0, 0, 255], 9)
 
     def fade(t: float, frame: np.ndarray) -> np.ndarray:
         near = np.abs(middles - t).argmin()
         kept = np.clip((abs(middles[near] - t) - holds[near]) / fades[near], 0, 1)
-        return (frame * kept + colours[near] * (1 - kept)).astype(np.float32)
+        return (frame * kept + colors[near] * (1 - kept)).astype(np.float32)
 
     return fade
 
@@ -288,7 +288,7 @@ def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: i
     if path.exists():
         return made
     canvas = partial(photo, pictures=pictures) if pictures else texture
-    shots, colours = [shot(rng, kind, canvas) for _ in alone], rng.choice([0, 0, 255], len(changes))
+    shots, colors = [shot(rng, kind, canvas) for _ in alone], rng.choice([0, 0, 255], len(changes))
 
     def draw(t: float) -> np.ndarray:
         last = int(np.searchsorted(begins, t, side="right"))
@@ -298,7 +298,7 @@ def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: i
         if changes[last - 1] == "dissolve":
             return (1 - share) * shots[last - 1](t) + share * shots[last](t)
         kept = abs(2 * share - 1)
-        return shots[last - (share < 0.5)](t) * kept + colours[last - 1] * (1 - kept)
+        return shots[last - (share < 0.5)](t) * kept + colors[last - 1] * (1 - kept)
 
     encode(path, ((i, draw(i / rate)) for i in range(round(seconds * rate))), rate, {"crf": quality})
     return made
@@ -357,8 +357,8 @@ def detectors() -> dict[str, Callable[[Path], list[float]]]:
 
 
 def ours(path: Path) -> list[float]:
-    from cococli.video.readers import open_reader
-    from cococli.video.scenes import find_scenes
+    from cococli.media.readers import open_reader
+    from cococli.media.scenes import find_scenes
 
     return find_scenes(open_reader(path))
 

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 1280, 720
 
 Random = np.random.Generator
 Box = tuple[int, int, int, int]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Film = Callable[[float], Image.Image]  # seconds -> a picture
 Overlay = Callable[[float, Image.Image], None]  # draws on the picture of this second
 
@@ -41,9 +41,9 @@ class Recording:
 
 @dataclass(frozen=True)
 class Theme:
-    paper: Colour
-    ink: Colour
-    accent: Colour
+    paper: Color
+    ink: Color
+    accent: Color
 
 
 def theme(rng: Random) -> Theme:
@@ -62,7 +62,7 @@ def sentence(rng: Random, words: int) -> str:
     return " ".join(rng.choice(WORDS, words)).capitalize()
 
 
-def write(image: Image.Image, rng: Random, box: Box, size: int, ink: Colour, paragraphs: bool = True) -> None:
+def write(image: Image.Image, rng: Random, box: Box, size: int, ink: Color, paragraphs: bool = True) -> None:
     """Fill a box with lines of text."""
     pencil, (left, top, right, bottom), letters = ImageDraw.Draw(image), box, font(size)
     y = float(top)
@@ -76,18 +76,18 @@ def write(image: Image.Image, rng: Random, box: Box, size: int, ink: Colour, par
         y += 1.4 * size + after
 
 
-def chart(image: Image.Image, rng: Random, box: Box, ink: Colour) -> None:
+def chart(image: Image.Image, rng: Random, box: Box, ink: Color) -> None:
     pencil, (left, top, right, bottom) = ImageDraw.Draw(image), box
     pencil.line((left, top, left, bottom, right, bottom), ink, 3)
     count = int(rng.integers(3, 9))
     step = (right - left) / count
     heights = rng.uniform(0.15, 0.95, count) * (bottom - top)
-    colours = [tuple(rng.integers(30, 220, 3).tolist()) for _ in range(count)]
+    colors = [tuple(rng.integers(30, 220, 3).tolist()) for _ in range(count)]
     if rng.random() < 0.5:
-        for i, (height, colour) in enumerate(zip(heights, colours, strict=True)):
-            pencil.rectangle((left + (i + 0.2) * step, bottom - height, left + (i + 0.8) * step, bottom), colour)
+        for i, (height, color) in enumerate(zip(heights, colors, strict=True)):
+            pencil.rectangle((left + (i + 0.2) * step, bottom - height, left + (i + 0.8) * step, bottom), color)
     else:
-        pencil.line([(left + (i + 0.5) * step, bottom - height) for i, height in enumerate(heights)], colours[0], 4)
+        pencil.line([(left + (i + 0.5) * step, bottom - height) for i, height in enumerate(heights)], colors[0], 4)
     for i in range(count):
         pencil.text((left + (i + 0.3) * step, bottom + 8), str(rng.integers(2000, 2030)), ink, font(16))
 
@@ -98,8 +98,8 @@ def texture(rng: Random, width: int, height: int) -> Image.Image:
     for octave in range(1, 8):
         noise = rng.standard_normal((2**octave, 2 ** (octave + 1), 3)).astype(np.float32)
         planes = [Image.fromarray(noise[..., i]).resize((width, height), Image.Resampling.BICUBIC) for i in range(3)]
-        grey = np.asarray(planes[0])[..., None]
-        clouds += 0.7**octave * (grey + np.stack([np.asarray(plane) for plane in planes], -1) / 2)
+        gray = np.asarray(planes[0])[..., None]
+        clouds += 0.7**octave * (gray + np.stack([np.asarray(plane) for plane in planes], -1) / 2)
     clouds = rng.uniform(30, 200, 3) + clouds / clouds.std() * rng.uniform(20, 50)
     image = Image.fromarray(clouds.clip(0, 255).astype(np.uint8))
     for _ in range(rng.integers(2, 10)):
@@ -177,13 +177,13 @@ def logo(rng: Random) -> Overlay:
     size, pace = int(rng.uniform(50, 120)), rng.uniform(0.5, 4)
     x = int(rng.choice([30, WIDTH - size - 30]))
     y, jumps = int(rng.choice([20, HEIGHT - size - 20])), rng.choice([0, 2, 4])
-    colours = [tuple(rng.integers(0, 256, 3).tolist()) for _ in range(3)]
+    colors = [tuple(rng.integers(0, 256, 3).tolist()) for _ in range(3)]
 
     def draw(t: float, image: Image.Image) -> None:
         t = math.floor(t * jumps) / jumps if jumps else t
-        for i, colour in enumerate(colours):
+        for i, color in enumerate(colors):
             begin = math.degrees(pace * t) + 120 * i
-            ImageDraw.Draw(image).pieslice((x, y, x + size, y + size), begin, begin + 120, colour)
+            ImageDraw.Draw(image).pieslice((x, y, x + size, y + size), begin, begin + 120, color)
 
     return draw
 
@@ -377,8 +377,8 @@ def program(rng: Random) -> Image.Image:
         y, indent = 50, 0
         while y < HEIGHT - 60:
             indent = int(np.clip(indent + rng.integers(-1, 2), 0, 5))
-            colour = look.ink if rng.random() < 0.6 else look.accent
-            pencil.text((240 + 30 * indent, y), sentence(rng, int(rng.integers(1, 10))), colour, font(16))
+            color = look.ink if rng.random() < 0.6 else look.accent
+            pencil.text((240 + 30 * indent, y), sentence(rng, int(rng.integers(1, 10))), color, font(16))
             y += 23 if rng.random() < 0.9 else 46
     elif kind == "browser":
         for box in ((60, 100, 600, 400), (60, 420, 600, 690), (650, 100, 1220, 300)):
@@ -540,7 +540,7 @@ def boards(rng: Random) -> Recording:
             bends = np.cumsum(rng.uniform(-30, 40, (8, 2)), axis=0)
             drawn.append([(x + dx, y + dy / 2) for dx, dy in bends.tolist()])
         strokes.append((drawn, int(rng.integers(8, 20)), rng.uniform(0.5, 3)))
-    colour, overlay = [look.ink, look.accent], pointer(rng)
+    color, overlay = [look.ink, look.accent], pointer(rng)
 
     def draw(t: float) -> Image.Image:
         image = Image.new("RGB", (WIDTH, HEIGHT), look.paper)
@@ -549,7 +549,7 @@ def boards(rng: Random) -> Recording:
         done = before + speed * (t - (cuts[i - 1] if i else 0))
         for number, line in enumerate(drawn[: int(done) + 1]):
             points = line[: 2 + int(7 * (done % 1))] if number == int(done) else line
-            ImageDraw.Draw(image).line(points, colour[number % 2], 5)
+            ImageDraw.Draw(image).line(points, color[number % 2], 5)
         overlay(t, image)
         return image
 
@@ -566,7 +566,7 @@ def blanks(rng: Random) -> Recording:
     for _ in films:
         shown.append((t, t := t + float(rng.uniform(3, 6))))
         spans.append((t - float(rng.uniform(0.3, 1.2)), (t := t + float(rng.uniform(1.2, 2.5)))))
-    colour, power = int(rng.choice([0, 0, 255])), float(rng.choice([1, 1, 2.5]))
+    color, power = int(rng.choice([0, 0, 255])), float(rng.choice([1, 1, 2.5]))
     noise = rng.normal(0, rng.choice([0, 2]), (360, 640, 1))
     fade = float(rng.uniform(0.3, 1.0))
 
@@ -575,11 +575,11 @@ def blanks(rng: Random) -> Recording:
             if start <= t < end:
                 kept = min(1.0, (t - start) / fade, (end - t) / fade)
                 pixels = np.asarray(one(t)).astype(np.float32)
-                if not colour and power > 1:  # shadows go first
+                if not color and power > 1:  # shadows go first
                     pixels = 255 * (pixels / 255) ** (1 + power * (1 - kept))
-                return Image.fromarray((pixels * kept + colour * (1 - kept)).clip(0, 255).astype(np.uint8))
-        grey = np.full((360, 640, 3), colour) + np.roll(noise, int(997 * t), axis=1)
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                return Image.fromarray((pixels * kept + color * (1 - kept)).clip(0, 255).astype(np.uint8))
+        gray = np.full((360, 640, 3), color) + np.roll(noise, int(997 * t), axis=1)
+        return Image.fromarray(gray.clip(0, 255).astype(np.uint8))
 
     gradual = [(end - fade, start + fade) for (_, end), (start, _) in pairwise(shown)]
     return Recording(t, draw, [], gradual)

@@ -67,8 +67,8 @@ class Preprocess:
             "resize_mode": self.resize_mode,
         }
         if self.fill_color != Preprocess.fill_color:
-            grey = len(set(self.fill_color)) == 1
-            entry["fill_color"] = self.fill_color[0] if grey else list(self.fill_color)
+            gray = len(set(self.fill_color)) == 1
+            entry["fill_color"] = self.fill_color[0] if gray else list(self.fill_color)
         return entry
 
     def __str__(self) -> str:
@@ -338,7 +338,7 @@ class KnownModel:
     image_to_text: float | None = None
     captions: str = ""  # how good they are
     warning: str = ""  # what it must not be used for
-    licence: str = "MIT"
+    license: str = "MIT"
     sha256: Mapping[str, str] = field(default_factory=dict)  # of its files, by name
 
     @property

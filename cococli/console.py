@@ -10,9 +10,12 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from . import interrupts
 from .errors import CocaError, UsageError
+from .reporting import Progress as Stage
+from .reporting import Reporter
 from .settings import debugging
 
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
@@ -616,3 +619,79 @@ def _screen() -> "Console":
     from rich.console import Console
 
     return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+
+
+class ConsoleReporter(Reporter):
+    """Shows what is reported on stderr. The first Ctrl-C requests a stop of stages that can end early."""
+
+    def note(self, text: str) -> None:
+        note(text)
+
+    def warning(self, text: str) -> None:
+        warning(text)
+
+    @contextlib.contextmanager
+    def progress(
+        self,
+        description: str,
+        total: int | None = None,
+        *,
+        unit: Literal["items", "bytes"] = "items",
+        done: str = "",
+        on_stop: str = "",
+    ) -> Iterator[Stage]:
+        with contextlib.ExitStack() as stack:
+            if on_stop:
+                stack.enter_context(interrupts.patiently(lambda: note(f"{on_stop}; Ctrl-C again stops now")))
+            if unit == "bytes":
+                yield _Bytes(description, total or 0, stack.enter_context(transfer()))
+            elif done:
+                yield _Counted(stack.enter_context(progress(total or 0, description, done)))
+            elif total is None:
+                yield _Described(stack.enter_context(status(description)))
+            else:
+                yield _Detailed(description, total, stack.enter_context(training()))
+
+    @property
+    def stop_requested(self) -> bool:
+        return interrupts.came()
+
+
+class _Bytes(Stage):
+    def __init__(self, description: str, total: int, move: Callable[[str, int, int], None]) -> None:
+        self._description, self._total, self._move = description, total, move
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        self._total = self._total if total is None else total
+        self._move(self._description, done, self._total)
+
+    def describe(self, text: str) -> None:
+        self._description = text
+
+
+class _Counted(Stage):
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def advance(self, ok: bool = True) -> None:
+        self._advance(ok)
+
+
+class _Described(Stage):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def describe(self, text: str) -> None:
+        self._show(text)
+
+
+class _Detailed(Stage):
+    def __init__(self, description: str, total: int, shown: "Training") -> None:
+        self._description, self._total, self._shown = description, total, shown
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        self._total = self._total if total is None else total
+        self._shown.move(self._description, done, self._total, detail)
+
+    def describe(self, text: str) -> None:
+        self._description = text

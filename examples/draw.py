@@ -16,7 +16,7 @@ import numpy as np
 
 SIZE, ZOOM, RATE, SECONDS = 64, 4, 12, 4  # pixels, factor, frames per second, seconds
 RADIUS = {"small": 9, "large": 17}
-COLOURS = {
+COLORS = {
     "red": (220, 40, 40),
     "yellow": (235, 215, 50),
     "purple": (150, 50, 190),
@@ -32,7 +32,7 @@ COLOURS = {
 @dataclass(frozen=True)
 class Shape:
     size: str  # small, large
-    colour: str
+    color: str
     form: str  # circle, square, triangle
     x: float  # centre, in pixels of the 64 x 64 picture
     y: float
@@ -50,9 +50,9 @@ def covers(form: str, radius: float, x: float, y: float) -> np.ndarray:
 
 def picture(background: str, *shapes: Shape) -> np.ndarray:
     """[SIZE * ZOOM, SIZE * ZOOM, 3] uint8"""
-    image = np.full((SIZE * ZOOM, SIZE * ZOOM, 3), COLOURS[background], np.uint8)
+    image = np.full((SIZE * ZOOM, SIZE * ZOOM, 3), COLORS[background], np.uint8)
     for shape in shapes:
-        image[covers(shape.form, RADIUS[shape.size], shape.x, shape.y)] = COLOURS[shape.colour]
+        image[covers(shape.form, RADIUS[shape.size], shape.x, shape.y)] = COLORS[shape.color]
     return image
 
 
@@ -65,7 +65,7 @@ def appears(t: float) -> np.ndarray:
 
 
 def changes(t: float) -> np.ndarray:
-    """A triangle changes its colour before the middle."""
+    """A triangle changes its color before the middle."""
     return picture("pink", Shape("large", "red" if t < 0.3 else "yellow", "triangle", 30, 30))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from draw import COLOURS, SIZE, ZOOM, covers, write
+from draw import COLORS, SIZE, ZOOM, covers, write
 from PIL import Image
 
 SIZES = ("small", "large")
@@ -33,13 +33,13 @@ FIRST_ID = {"train": 1, "val": 500_001}  # as in COCO, no two pictures have one 
 class Scene:
     """What a caption says."""
 
-    kinds: tuple[tuple[str, str], ...]  # colour and form of each shape, in the order of the caption
+    kinds: tuple[tuple[str, str], ...]  # color and form of each shape, in the order of the caption
     size: str  # small, large; of two shapes any, for nothing is said of it
     place: str  # the background of one shape, the relation of two
 
     @property
     def caption(self) -> str:
-        first, *second = (f"{colour} {form}" for colour, form in self.kinds)
+        first, *second = (f"{color} {form}" for color, form in self.kinds)
         if second:
             return f"a {first} {self.place} a {second[0]}"
         return f"a {self.size} {first} on a {self.place} background"
@@ -49,7 +49,7 @@ class Scene:
 class Shape:
     """A shape as it is drawn."""
 
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
     form: str
     radius: float  # this and the centre in pixels of the 64 x 64 picture
     x: float
@@ -66,7 +66,7 @@ class Layout:
 
 
 def scenes() -> list[Scene]:
-    """All that can be said: 108 captions of one shape and 540 of two, which differ in colour."""
+    """All that can be said: 108 captions of one shape and 540 of two, which differ in color."""
     kinds = list(product(PAINTS, FORMS))
     one = [Scene((kind,), size, background) for kind, size, background in product(kinds, SIZES, BACKGROUNDS)]
     pairs = [pair for pair in permutations(kinds, 2) if pair[0][0] != pair[1][0]]
@@ -84,11 +84,11 @@ def lay_out(scene: Scene, random: Random) -> Layout:
     """One of the many pictures that have this caption."""
     radii = [random.uniform(*RADII[scene.size]) for _ in scene.kinds]
     alone = len(radii) == 1
-    centres = _anywhere(radii[0], random) if alone else _in_a_row(radii, scene.place, random)
+    centers = _anywhere(radii[0], random) if alone else _in_a_row(radii, scene.place, random)
     background = scene.place if alone else random.choice(BACKGROUNDS)
     shapes = tuple(
-        Shape(_shade(colour, random), form, radius, x, y)
-        for (colour, form), radius, (x, y) in zip(scene.kinds, radii, centres, strict=True)
+        Shape(_shade(color, random), form, radius, x, y)
+        for (color, form), radius, (x, y) in zip(scene.kinds, radii, centers, strict=True)
     )
     return Layout(scene.caption, _shade(background, random), shapes)
 
@@ -111,8 +111,8 @@ def _within(start: float, end: float, radius: float, random: Random) -> float:
     return random.uniform(start + radius + 1, end - radius - 1) - 0.5  # pixel 0 lies around 0.0
 
 
-def _shade(colour: str, random: Random) -> tuple[int, int, int]:
-    red, green, blue = (min(max(part + random.randint(-12, 12), 0), 255) for part in COLOURS[colour])
+def _shade(color: str, random: Random) -> tuple[int, int, int]:
+    red, green, blue = (min(max(part + random.randint(-12, 12), 0), 255) for part in COLORS[color])
     return red, green, blue
 
 
@@ -120,7 +120,7 @@ def paint(layout: Layout) -> np.ndarray:
     """[SIZE * ZOOM, SIZE * ZOOM, 3] uint8"""
     image = np.full((SIZE * ZOOM, SIZE * ZOOM, 3), layout.background, np.uint8)
     for shape in layout.shapes:
-        image[covers(shape.form, shape.radius, shape.x, shape.y)] = shape.colour
+        image[covers(shape.form, shape.radius, shape.x, shape.y)] = shape.color
     return image
 
 

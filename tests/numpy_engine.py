@@ -69,7 +69,7 @@ class NumpyEngine:
             pooled = self.pool(patches.reshape(clips, -1, patches.shape[-1]))
         else:
             pooled = self.pool(patches).reshape(clips, frames, -1, self.config.embed_dim).mean(axis=1)
-        return ClipFeatures(normalised(pooled[:, 0] @ self["visual.proj"]), pooled[:, 1:])
+        return ClipFeatures(normalized(pooled[:, 0] @ self["visual.proj"]), pooled[:, 1:])
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         return self.text(ids)[0]
@@ -114,7 +114,7 @@ class NumpyEngine:
         return self.norm(pooled, "visual.ln_post")
 
     def text(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[R, T] ids -> embedding [R, D], L2-normalised, and tokens [R, T, D] as the decoder reads them."""
+        """[R, T] ids -> embedding [R, D], L2-normalized, and tokens [R, T, D] as the decoder reads them."""
         cls = np.tile(self["text.cls_emb"], (len(ids), 1, 1))
         x = np.concatenate([self["text.token_embedding"][ids], cls], axis=1)
         length = x.shape[1]
@@ -124,7 +124,7 @@ class NumpyEngine:
         for layer in range(self.config.text.layers):
             x = self.block(x, f"text.transformer.resblocks.{layer}", self.config.text.heads, mask)
         embedding = self.norm(x[:, -1], "text.ln_final") @ self["text.text_projection"]
-        return normalised(embedding), x[:, :-1]
+        return normalized(embedding), x[:, :-1]
 
     def logits(self, tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Image tokens [R, N, D] and ids [R, T] -> logits [R, T, V] of each next token."""
@@ -171,9 +171,9 @@ class NumpyEngine:
         return x @ self[f"{name}.weight"].T + self[f"{name}.bias"]
 
     def norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
-        return centred / deviation * self[f"{name}.gamma"] + self[f"{name}.beta"]
+        centerd = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centerd**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+        return centerd / deviation * self[f"{name}.gamma"] + self[f"{name}.beta"]
 
 
 def causal(length: int) -> np.ndarray:
@@ -186,5 +186,5 @@ def split_heads(x: np.ndarray, heads: int) -> np.ndarray:
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
-def normalised(x: np.ndarray) -> np.ndarray:
+def normalized(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)

@@ -18,18 +18,18 @@ FLOORS = (
     {"evaluation"},
     {"captioning"},
     {"retrieval"},
-    {"engines", "decoding", "checkpoints", "video", "datasets", "journal"},
+    {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},
     {"overwrite"},
     {"files", "parsing"},
-    {"settings", "errors"},
+    {"settings", "errors", "reporting", "interrupts"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor: search talks to an engine, an engine reads weights, a network is built from its config, a data set is of
 # videos.
-NEIGHBOURS = {
-    *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "video")),
+NEIGHBORS = {
+    *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "media")),
     *(("settings", "errors"), ("parsing", "files")),
 }
 
@@ -41,7 +41,7 @@ NO_NUMPY = ("cli", "console", "settings", "errors", "catalog", "__init__", "__ma
 
 
 def room(module: Path) -> str:
-    """`cococli/video/clips.py` -> `video`, `cococli/errors.py` -> `errors`."""
+    """`cococli/media/clips.py` -> `media`, `cococli/errors.py` -> `errors`."""
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -76,7 +76,7 @@ def may_import(importer: str, imported: str) -> bool:
         return importer == "cli"
     if importer == "console":
         return imported in FLOORS[-1]
-    return FLOOR_OF[importer] < FLOOR_OF[imported] or (importer, imported) in NEIGHBOURS
+    return FLOOR_OF[importer] < FLOOR_OF[imported] or (importer, imported) in NEIGHBORS
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -27,7 +27,7 @@ class Caption:
     text: str
     logprob: float  # mean log-probability of a token
     similarity: float  # cosine of the clip's embedding and the text's
-    embedding: np.ndarray = field(repr=False)  # [D] float32, L2-normalised
+    embedding: np.ndarray = field(repr=False)  # [D] float32, L2-normalized
     candidates: tuple[Candidate, ...] = ()  # of different texts, best first; the first one is what it says
 
 
@@ -72,7 +72,7 @@ class Captioner:
         """Caption clips; one pass of the vision tower gives the words and the embedding.
 
         Args:
-            pixels: [B, F, 3, S, S] float32, normalised frames.
+            pixels: [B, F, 3, S, S] float32, normalized frames.
             places: Each clip's place among all that are captioned. With the seed it decides what a search that
                 draws will draw, so that the same clips have the same captions whatever the batches are.
 
@@ -102,16 +102,16 @@ class Captioner:
         return Caption(first.text, first.logprob, first.similarity, embedding, tuple(candidates))
 
     def embed_batch(self, pixels: np.ndarray) -> np.ndarray:
-        """[B, F, 3, S, S] float32, normalised frames -> [B, D] float32, L2-normalised."""
+        """[B, F, 3, S, S] float32, normalized frames -> [B, D] float32, L2-normalized."""
         return self.engine.encode_clips(pixels, self.pool).embedding
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        """Texts -> [B, D] float32, L2-normalised."""
+        """Texts -> [B, D] float32, L2-normalized."""
         return self.engine.encode_texts(tokenize(texts, self.engine.config.context_length))
 
 
 class Stream(Generic[Key]):
-    """Clips on their way to captions. Implements `video.flow.Computer`."""
+    """Clips on their way to captions. Implements `media.flow.Computer`."""
 
     def __init__(self, captioner: Captioner, lanes: int) -> None:
         self._captioner = captioner

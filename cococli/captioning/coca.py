@@ -15,11 +15,11 @@ from ..checkpoints.store import find_model
 from ..decoding.options import SearchOptions
 from ..engines.choice import resolve
 from ..errors import CocaError, UsageError, VideoError
+from ..media.clips import read_clip
+from ..media.discover import refuse_url
+from ..media.memory import opened
+from ..media.sampling import Frames, Sampling
 from ..parsing import validate
-from ..video.clips import read_clip
-from ..video.discover import refuse_url
-from ..video.memory import opened
-from ..video.sampling import Frames, Sampling
 from .captioner import Caption, Captioner, load_captioner
 
 BATCH = 8  # clips that go through the model at once

@@ -1,4 +1,4 @@
-"""Neighbouring segments of a video that say the same become one."""
+"""Neighboring segments of a video that say the same become one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ def merge(records: Sequence[Record], embeddings: np.ndarray, threshold: float) -
 
     Args:
         records: Of one video, in order.
-        embeddings: [N, D] float32, L2-normalised, of their clips.
+        embeddings: [N, D] float32, L2-normalized, of their clips.
         threshold: Cosine of two embeddings from which their segments are one.
 
     Returns:
         Records that span what they were made of, with the caption of the segment whose similarity is the highest, and
-        their embeddings: the mean of those joined, L2-normalised again.
+        their embeddings: the mean of those joined, L2-normalized again.
     """
     merged: list[Record] = []
     starts: list[int] = []

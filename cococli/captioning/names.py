@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ..video.discover import VIDEO_SUFFIXES, is_image
+from ..media.discover import VIDEO_SUFFIXES, is_image
 
 _MOST_BYTES = 255  # of a name, on nearly every disk
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from ..media.discover import is_image
 from ..retrieval.formats import load_pyarrow
-from ..video.discover import is_image
 from .formats import SUBTITLES, SUFFIXES
 
 STDOUT = "-"

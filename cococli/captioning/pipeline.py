@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..journal import Failure
-from ..video.clips import Clip
-from ..video.flow import Computed, Reading, Spent, compute_videos
+from ..media.clips import Clip
+from ..media.flow import Computed, Reading, Spent, compute_videos
 from .captioner import Caption, Captioner
 from .merging import merge
 from .records import Outcome, Record
@@ -21,7 +21,7 @@ class Result:
 
     place: int  # among those given
     outcomes: list[Outcome]  # its records in order, or one failure
-    embeddings: np.ndarray  # [K, D] float32, L2-normalised, of its K records
+    embeddings: np.ndarray  # [K, D] float32, L2-normalized, of its K records
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
 
     Attributes:
         reading: What is read of each video.
-        merge: Cosine of the embeddings from which neighbouring segments are one; None: each stays.
+        merge: Cosine of the embeddings from which neighboring segments are one; None: each stays.
         min_score: Captions of less similarity are marked as weak.
     """
 
@@ -46,7 +46,7 @@ def caption_videos(
     stopping: Callable[[], bool] = lambda: False,
     spent: Spent | None = None,
 ) -> Iterator[Result]:
-    """Caption every video, in the order given. See `video.flow.compute_videos`."""
+    """Caption every video, in the order given. See `media.flow.compute_videos`."""
     stream = captioner.stream(settings.reading.batch_size)
     with closing(compute_videos(paths, stream, settings.reading, stopping, spent)) as videos:
         for video in videos:

@@ -107,7 +107,7 @@ class Run:
         """Keep what became of a video; returns what of it could not be written.
 
         Args:
-            embeddings: [K, D] float32, L2-normalised, of its K records.
+            embeddings: [K, D] float32, L2-normalized, of its K records.
 
         Raises:
             CocaError: the journal or the index cannot be written.

@@ -1,4 +1,4 @@
-"""Which CoCa a checkpoint is: read from its config, else recognised from the shapes of its tensors."""
+"""Which CoCa a checkpoint is: read from its config, else recognized from the shapes of its tensors."""
 
 import difflib
 import math
@@ -84,7 +84,7 @@ def _joined(parts: Iterable[dict[str, Shape]]) -> dict[str, Shape]:
     return {name: shape for part in parts for name, shape in part.items()}
 
 
-def recognise(shapes: Mapping[str, Shape]) -> CocaConfig:
+def recognize(shapes: Mapping[str, Shape]) -> CocaConfig:
     """The config that the shapes of the parameters tell, with heads as open_clip's configs have them.
 
     Raises:

@@ -131,7 +131,7 @@ def _choose_config(
         config = architecture.load_config(beside)
         notes.append(f"config read from {beside}")
     if config is None:
-        config = architecture.recognise(shapes)
+        config = architecture.recognize(shapes)
         notes.append("heads assumed to be 64 wide, the pooler's to be 8 and GELU to be exact: no config found")
     if config.preprocess_cfg is None:
         found = architecture.load_preprocess(beside) if beside else None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .. import console
+from .. import console, interrupts
 from ..captioning.records import Record
 from ..journal import Failure
-from . import interrupts, options
+from . import options
 from .defaults import default_model
 from .running import (
     as_asked,
@@ -98,12 +98,12 @@ def caption(
     from ..checkpoints.store import find_model
     from ..decoding.options import SearchOptions
     from ..engines.choice import resolve
+    from ..media.clips import ReadRequest
+    from ..media.discover import is_image
+    from ..media.flow import Reading
+    from ..media.sampling import Sampling
+    from ..media.segments import parse as parse_segments
     from ..retrieval.index import About, check_index
-    from ..video.clips import ReadRequest
-    from ..video.discover import is_image
-    from ..video.flow import Reading
-    from ..video.sampling import Sampling
-    from ..video.segments import parse as parse_segments
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, None)
@@ -176,7 +176,7 @@ def caption(
 
 def _run(run: "Run", settings: "Settings", load: Callable[[], "Captioner"], show: Callable[["Outcome"], None]) -> bool:
     """Caption what is to be done; tells whether anything failed, now or before."""
-    from ..video.flow import Spent
+    from ..media.flow import Spent
 
     todo, spent, started = run.todo, Spent(), time.perf_counter()
     if before := len(run.works) - len(todo):

@@ -128,7 +128,7 @@ class Command(TyperCommand):
         paths = {value for value in ctx.params.values() if isinstance(value, Path)}
         for url in typed_urls if not ctx.resilient_parsing else ():
             if Path(url) in paths:
-                from ..video.discover import refuse_url
+                from ..media.discover import refuse_url
 
                 refuse_url(url)
         return rest

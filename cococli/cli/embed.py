@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import console
+from .. import console, interrupts
 from ..journal import Failure, Work
 from ..overwrite import refuse_foreign
-from . import interrupts, options
+from . import options
 from .defaults import default_model
 from .running import (
     as_asked,
@@ -91,13 +91,13 @@ def embed(
     from ..errors import UsageError
     from ..files import temporary_folder
     from ..journal import key_of, text_name
+    from ..media.clips import ReadRequest
+    from ..media.flow import Reading
+    from ..media.sampling import Sampling
+    from ..media.segments import parse as parse_segments
     from ..retrieval.embedding import read_texts
     from ..retrieval.index import About, check_index, open_index
     from ..retrieval.outputs import parse_outputs
-    from ..video.clips import ReadRequest
-    from ..video.flow import Reading
-    from ..video.sampling import Sampling
-    from ..video.segments import parse as parse_segments
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, None)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .. import console
+from .. import console, interrupts
 from ..errors import CocaError, UsageError
 from ..journal import Failure, Work, key_of, text_name
 from ..overwrite import write_output
 from ..parsing import read_json
 from ..settings import home
-from . import interrupts, options
+from . import options
 from .completion import complete_from
 from .defaults import default_model
 from .running import (
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from ..decoding.options import SearchOptions
     from ..engines.choice import Choice
     from ..evaluation.report import Report
+    from ..media.flow import Reading
     from ..retrieval.index import About, Index
-    from ..video.flow import Reading
 
 REPORT, CAPTIONS, INDEX = "report.json", "captions.jsonl", "index"  # in the folder of an evaluation
 WORST_COLUMN = 14  # cells of a terminal beside the worst examples
@@ -167,11 +167,11 @@ def evaluate(
     from ..engines.choice import resolve
     from ..evaluation.captions import check_installed
     from ..evaluation.model import joined
+    from ..media.clips import ReadRequest
+    from ..media.flow import Reading
+    from ..media.sampling import Sampling
+    from ..media.segments import Segments
     from ..retrieval.index import About, open_index
-    from ..video.clips import ReadRequest
-    from ..video.flow import Reading
-    from ..video.sampling import Sampling
-    from ..video.segments import Segments
 
     console.be_quiet(quiet)
     if predictions or references:
@@ -383,13 +383,13 @@ def _of_classes(task: _Task, classes: Mapping[str, Sequence[Path]], templates: s
     failed = _embed(task, paths, [text for texts in described(list(classes), sentences) for text in texts])
     if failed:
         _note_lost(task, failed, len(paths))
-    labelled = [
+    labeled = [
         (str(path), label) for label, files in enumerate(classes.values()) for path in files if str(path) not in failed
     ]
     index = _open(task)
     return measure_classes(
-        vectors_of(index, [name for name, _ in labelled]),
-        [label for _, label in labelled],
+        vectors_of(index, [name for name, _ in labeled]),
+        [label for _, label in labeled],
         list(classes),
         lambda texts: vectors_of(index, [text_name(text) for text in texts]),
         sentences,
@@ -405,7 +405,7 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     """Caption files, and embed them in the same pass: captions by path, and the paths of what cannot be read."""
     from ..captioning.pipeline import Settings
     from ..captioning.run import Plan, open_run
-    from ..video.flow import Spent
+    from ..media.flow import Spent
 
     said = repr((task.files.identity, asdict(task.search), task.about, *task.bits))
     plan = Plan(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .. import console
+from .. import console, interrupts
 from ..errors import UsageError
-from . import interrupts, options
+from . import options
 from .command import typed, warn_of_flags
 from .completion import complete_architecture
 from .defaults import default_model
@@ -253,9 +253,9 @@ def finetune(
     if batch_size == 1 and contrastive:
         console.warning("--batch-size 1 leaves no other caption to compare with: the contrastive loss has no effect")
     from ..errors import CocaError
+    from ..media.sampling import Sampling
     from ..training.data import Source
     from ..training.run import Asked, finetune
-    from ..video.sampling import Sampling
 
     if not from_scratch and not model:
         model = default_model()

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__, console
+from .. import __version__, console, interrupts
 from ..errors import CocaError, UsageError
 from ..settings import debugging, home, provide_home
-from . import interrupts
 from .bench import bench
 from .caption import caption
 from .command import Command, Group

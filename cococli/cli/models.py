@@ -70,12 +70,12 @@ def available(as_json: options.Json = False) -> None:
             f"{model.imagenet}" if model.imagenet else "-",
             f"{model.text_to_image}/{model.image_to_text}" if model.text_to_image else "-",
             model.captions,
-            model.licence,
+            model.license,
             "yes" if name in here else "no",
         )
         for name, model in MODELS.items()
     ]
-    console.table(("name", "size", "top-1", "recall@1", "captions", "licence", "here"), rows)
+    console.table(("name", "size", "top-1", "recall@1", "captions", "license", "here"), rows)
     console.note("top-1: zero-shot on ImageNet, %. recall@1: on COCO, text to image / image to text, %.")
     for name, model in MODELS.items():
         if model.warning:

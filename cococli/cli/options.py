@@ -126,7 +126,7 @@ Merge = Annotated[
         min=-1,
         max=1,
         show_default=False,
-        help="Make one of neighbouring segments that say the same, or whose embeddings are at least so close, as 0.95.",
+        help="Make one of neighboring segments that say the same, or whose embeddings are at least so close, as 0.95.",
         rich_help_panel=FRAMES,
     ),
 ]
@@ -270,7 +270,7 @@ MaxLength = Annotated[
 ]
 LengthPenalty = Annotated[
     float,
-    typer.Option(metavar="X", help="Above 1 favours longer captions, below 1 shorter ones.", rich_help_panel=SEARCH),
+    typer.Option(metavar="X", help="Above 1 favors longer captions, below 1 shorter ones.", rich_help_panel=SEARCH),
 ]
 RepetitionPenalty = Annotated[
     float, typer.Option(metavar="X", help="Above 1 makes words that were said less likely.", rich_help_panel=SEARCH)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .. import console
+from .. import console, interrupts
 from ..captioning.records import Record
 from ..catalog import MODELS
 from ..errors import CocaError
 from ..journal import Failure, Work
 from ..overwrite import check_log, check_paths
 from ..settings import config_file
-from . import interrupts
 from .command import warn_of_flags
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from ..decoding.options import SearchOptions
     from ..engines.base import Engine
     from ..engines.choice import Choice
+    from ..media.flow import Reading, Spent
     from ..retrieval.index import IndexWriter
-    from ..video.flow import Reading, Spent
 
 
 def tell_as_wanted(as_json: bool, log_file: Path | None) -> None:
@@ -52,8 +51,8 @@ def find_files(
     Raises:
         UsageError: There is no file.
     """
-    from ..video.discover import discover
-    from ..video.wanted import since as parse_since
+    from ..media.discover import discover
+    from ..media.wanted import since as parse_since
 
     problems: list[CocaError] = []
     earliest = parse_since(since) if since else None
@@ -100,7 +99,7 @@ def check_files(
 
 def list_files(arguments: Iterable[str]) -> list[Path]:
     """Return the files that `@list.txt`, `@list.csv:column` and `-` are read from."""
-    from ..video.lists import locate_list
+    from ..media.lists import locate_list
 
     named = [locate_list(argument[1:])[0] for argument in arguments if argument.startswith("@")]
     return [*named, *(Path("/dev/stdin") for argument in arguments if argument == "-")]
@@ -207,8 +206,8 @@ def embed_works(
 ) -> list[Failure]:
     """Embed these videos and texts, the first Ctrl-C permitting; returns what failed."""
     from ..journal import text_of
+    from ..media.flow import Spent
     from ..retrieval.embedding import embed_texts, embed_videos
-    from ..video.flow import Spent
 
     videos = [work for work in todo if text_of(work.name) is None]
     texts = [work for work in todo if text_of(work.name) is not None]

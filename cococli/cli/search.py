@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .. import console
+from .. import console, interrupts
 from ..errors import CocaError, UsageError
-from . import interrupts, options
+from . import options
 from .running import load_engine, warn_before_start, warn_of_vectors
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UsageError
+from ..media.discover import discover
 from ..parsing import read_errors, read_json
-from ..video.discover import discover
 
 _NAMES = "classes.json"
 _IMAGENET = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "classnames.txt", "synset_words.txt", "words.txt")

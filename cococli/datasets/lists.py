@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..media.discover import discover
 from ..parsing import parse_json, read_errors
 from ..tables import CAPTIONS, PATHS, choose_column, read_table, require_utf8
-from ..video.discover import discover
 from .dataset import Entry, find_file, split_of
 
 _PICTURE_FOLDERS = ("images", "Images", "flickr30k_images", "Flicker8k_Dataset")  # beside a list, as downloads unpack

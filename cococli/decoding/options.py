@@ -28,7 +28,7 @@ class SearchOptions:
     beam_groups: int = 3  # legacy
     max_length: int = 30
     min_length: int = 5  # EOT may not come before so many tokens
-    length_penalty: float = 1.0  # beam, legacy; above 1 favours long captions, below 1 short ones
+    length_penalty: float = 1.0  # beam, legacy; above 1 favors long captions, below 1 short ones
     repetition_penalty: float = 1.0  # above 1 makes a token less likely once it was used
     no_repeat_ngram: int = 0  # no run of so many tokens comes twice; 0: any may
     top_k: int = 50  # top-k

@@ -15,7 +15,7 @@ def sample(config: CocaConfig, options: SearchOptions, prompt: Sequence[int] = (
     """Captions of a clip: the likeliest token each time, or one drawn at random.
 
     Each draw has its own stream, of (options.seed, the clip's seed, its number): a caption depends neither on the
-    clip's neighbours nor on how many others are drawn.
+    clip's neighbors nor on how many others are drawn.
     """
     rows = Rows(config, options, prompt)
     streams = [np.random.default_rng((options.seed, seed, draw)) for draw in range(rows.beams)]

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def normalised(vectors: np.ndarray) -> np.ndarray:
+def normalized(vectors: np.ndarray) -> np.ndarray:
     """[B, D] scaled to length 1, as torch's F.normalize does."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 

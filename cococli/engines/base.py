@@ -11,7 +11,7 @@ from .scores import Scores
 class ClipFeatures(NamedTuple):
     """What the vision tower says about a batch of clips."""
 
-    embedding: np.ndarray  # [B, D] float32, L2-normalised: the joint space of images and texts
+    embedding: np.ndarray  # [B, D] float32, L2-normalized: the joint space of images and texts
     tokens: np.ndarray  # [B, N, D] float32: what the decoder cross-attends to
 
 
@@ -34,13 +34,13 @@ class Engine(Protocol[State]):
         """Encode clips of F frames each.
 
         Args:
-            pixels: [B, F, 3, S, S] float32, normalised frames.
+            pixels: [B, F, 3, S, S] float32, normalized frames.
             pool: `joint` lets the pooler read the tokens of all frames at once
                 (VideoCoCa, arXiv 2212.04979); `mean` averages what it makes of each frame.
         """
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
-        """[B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalised."""
+        """[B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalized."""
 
     def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> State:
         """Make room for captions of at most `max_length` tokens: idle lanes of `beams` rows each.

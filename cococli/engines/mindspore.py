@@ -10,7 +10,7 @@ from mindspore import Tensor
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..model import decode, layers, masks, towers
-from .arrays import normalised
+from .arrays import normalized
 from .base import ClipFeatures
 from .captions import History, InLanes
 from .scores import Scores, few_best
@@ -76,7 +76,7 @@ class MindSporeEngine:
             latents, pooled = self._pool_each(tokens)
             latents = latents.reshape(clips, frames, -1).mean(1)
             pooled = pooled.reshape(clips, frames, *pooled.shape[1:]).mean(1)
-        return ClipFeatures(normalised(latents), pooled)
+        return ClipFeatures(normalized(latents), pooled)
 
     def _encode_frames(self, frames: np.ndarray) -> np.ndarray:
         """[N, 3, S, S] -> [N, T, W] ViT tokens."""
@@ -101,7 +101,7 @@ class MindSporeEngine:
             parts = chunks(some, max(1, ROWS_AT_ONCE // (some.shape[1] + 1)))
             cls = np.concatenate([self.text_rows(part)[:count, -1] for part, count in parts])
             latents[texts] = _project(Tensor(cls), *self._named("text", towers.LAST)).asnumpy()
-        return normalised(latents)
+        return normalized(latents)
 
     def text_rows(self, ids: np.ndarray) -> np.ndarray:
         """[B, T] ids -> [B, T + 1, D] what leaves the text tower, the CLS last, whatever T is.

@@ -9,7 +9,7 @@ from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..model.masks import text_mask
 from . import compiled
-from .arrays import chunks, normalised
+from .arrays import chunks, normalized
 from .base import ClipFeatures
 from .captions import History, InLanes
 from .compiled import ov
@@ -95,7 +95,7 @@ class OpenVinoEngine:
         else:
             found = self._run("Pooler", tokens)
             latents, pooled = (part.reshape(clips, frames, *part.shape[1:]).mean(1) for part in found)
-        return ClipFeatures(normalised(latents), pooled)
+        return ClipFeatures(normalized(latents), pooled)
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         latents = np.empty((len(ids), self.config.embed_dim), np.float32)
@@ -103,7 +103,7 @@ class OpenVinoEngine:
             parts = chunks(some, ROWS_AT_ONCE, some.shape[1] + 1)
             found = [self._run("Texts", part.astype(np.int64), text_mask(part, self.config.pad_id)) for part in parts]
             latents[texts] = np.concatenate([part for (part,) in found])
-        return normalised(latents)
+        return normalized(latents)
 
     def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> "Captions":
         history = History(lanes, beams, max_length, self.config.pad_id)

@@ -24,7 +24,7 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROWS_ON_CPU, ROWS_ON_CARD = 768, 16384  # tokens in one matrix product: more gain nothing
 GROWTH = 8  # positions that caches grow by
 ROWS_OF_SCORES = 16  # rows of logits that fit into the processor's cache
-BLOCK = 64  # neighbours in a row of logits
+BLOCK = 64  # neighbors in a row of logits
 MORE = 20  # tokens looked at beyond the few best, among which equals of the last one usually are
 
 
@@ -67,7 +67,7 @@ class TorchEngine:
             latents, pooled = self._pooler(tokens.reshape(clips, -1, tokens.shape[-1]))
         else:
             latents, pooled = (part.unflatten(0, (clips, frames)).mean(1) for part in self._pooler(tokens))
-        return ClipFeatures(normalised(latents), as_array(pooled))
+        return ClipFeatures(normalized(latents), as_array(pooled))
 
     @torch.inference_mode()
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ class TorchEngine:
 
     def _encode_texts(self, ids: np.ndarray) -> np.ndarray:
         mask = self._mask(text_mask(ids, self.config.pad_id))
-        return normalised(self._texts(self._numbers(ids), mask))
+        return normalized(self._texts(self._numbers(ids), mask))
 
     @torch.inference_mode()
     def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> "Captions":
@@ -199,7 +199,7 @@ def as_array(values: Tensor) -> np.ndarray:
     return values.float().cpu().numpy()
 
 
-def normalised(vectors: Tensor) -> np.ndarray:
+def normalized(vectors: Tensor) -> np.ndarray:
     """[B, D] scaled to length 1."""
     return as_array(functional.normalize(vectors.float(), dim=-1))
 

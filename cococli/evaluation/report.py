@@ -115,7 +115,7 @@ def worst_texts(
 
 
 def worst_classes(accuracy: Accuracy, classes: Sequence[str], count: int = WORST) -> list[Example]:
-    """The classes that are recognised least, with what they are most often taken for."""
+    """The classes that are recognized least, with what they are most often taken for."""
     taken_for = {confusion.label: classes[confusion.taken_for] for confusion in reversed(accuracy.confusions)}
     labels = sorted(accuracy.per_class, key=lambda label: accuracy.per_class[label])[:count]
     return [

@@ -56,8 +56,8 @@ def ranks(queries: np.ndarray, targets: np.ndarray, query_groups: np.ndarray, ta
     A target of another group that is as near comes first: a model that maps everything to one point finds nothing.
 
     Args:
-        queries: [Q, D] float32, L2-normalised.
-        targets: [T, D] float32, L2-normalised.
+        queries: [Q, D] float32, L2-normalized.
+        targets: [T, D] float32, L2-normalized.
         query_groups: [Q] int.
         target_groups: [T] int.
 

@@ -67,13 +67,13 @@ def read_templates(name_or_path: str) -> list[str]:
 def classifier(
     embed_texts: Callable[[list[str]], np.ndarray], classes: Iterable[str], templates: Sequence[str]
 ) -> np.ndarray:
-    """A vector for each class: the mean of its normalised descriptions, normalised.
+    """A vector for each class: the mean of its normalized descriptions, normalized.
 
     Args:
         embed_texts: T texts -> [T, D].
 
     Returns:
-        [C, D] float32, L2-normalised.
+        [C, D] float32, L2-normalized.
     """
     texts = described(classes, templates)
     return normalized(np.stack([normalized(embed_texts(own)).mean(axis=0) for own in texts]))
@@ -90,7 +90,7 @@ def accuracy(images: np.ndarray, labels: np.ndarray, classifier: np.ndarray, ks:
     Args:
         images: [N, D], of any length.
         labels: [N] int: the row of each picture's class.
-        classifier: [C, D], L2-normalised.
+        classifier: [C, D], L2-normalized.
 
     Raises:
         UsageError: there is no picture.

@@ -43,7 +43,7 @@ def without_last_and_cls(x: Tensor) -> Tensor:
 
 
 def project_cls(x: Tensor, *weights: Tensor) -> Tensor:
-    """[B, L + 1, D] -> [B, D] latents of the texts, not normalised. Weights: `towers.LAST`."""
+    """[B, L + 1, D] -> [B, D] latents of the texts, not normalized. Weights: `towers.LAST`."""
     return project(x[:, -1], *weights)
 
 
@@ -69,7 +69,7 @@ def look_at(images: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tenso
     return look(images[:, 1:], heads, *weights)
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     """[B, Q, D] images -> [B, N, D] their tokens, of mean 0 and variance 1: what all norms of `look` have in common."""
     width = images.shape[-1]
     return layer_norm(images[:, 1:], ops.ones(width, images.dtype), ops.zeros(width, images.dtype))
@@ -80,7 +80,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def scores_of(asked: Tensor, tokens: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[B, H, L, D/H] queries and `normalised` images [B, N, D] -> [B, H, L, N], the weights those of the keys.
+    """[B, H, L, D/H] queries and `normalized` images [B, N, D] -> [B, H, L, N], the weights those of the keys.
 
     beta and bias add one number to all scores of a row, which the softmax after it does not see.
     """

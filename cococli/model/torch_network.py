@@ -40,7 +40,7 @@ class Vision(nn.Module):
 
 
 class Pooler(nn.Module):
-    """[C, K, W] ViT tokens of clips -> [C, D] latents, not normalised, and [C, N, D] tokens."""
+    """[C, K, W] ViT tokens of clips -> [C, D] latents, not normalized, and [C, N, D] tokens."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Pooler(nn.Module):
 
 
 class Texts(nn.Module):
-    """[C, T] int ids and the mask of `masks.text_mask` -> [C, D] latents, not normalised."""
+    """[C, T] int ids and the mask of `masks.text_mask` -> [C, D] latents, not normalized."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ def embed_patches(pixels: Tensor, *weights: Tensor) -> Tensor:
 def pool(tokens: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
     """Learned queries read the ViT tokens of a clip, however many frames it has. Weights: `POOLER`.
 
-    [B, K, W] ViT tokens, which no norm has passed -> [B, D] latent, not normalised, and [B, queries - 1, D] tokens.
+    [B, K, W] ViT tokens, which no norm has passed -> [B, D] latent, not normalized, and [B, queries - 1, D] tokens.
     """
     q_gamma, q_beta, k_gamma, k_beta = weights[:4]
     q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, out_weight, out_bias = weights[4:12]

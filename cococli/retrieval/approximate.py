@@ -32,7 +32,7 @@ def open_graph(folder: Path, vectors: np.ndarray, stamp: str, progress: Progress
 
     Args:
         folder: Of the index, where the graph is kept.
-        vectors: [N, D] float32 or float16, L2-normalised.
+        vectors: [N, D] float32 or float16, L2-normalized.
         stamp: Names the vectors: under another stamp, or with fewer rows than it holds, the graph is built anew.
         progress: Called as rows are added.
 

@@ -6,7 +6,7 @@ import shlex
 from itertools import chain, count
 from pathlib import Path
 
-from ..video.videos import timestamp_offset
+from ..media.videos import timestamp_offset
 from .entries import Entry
 
 _ROUNDED = 0.0005  # seconds by which an entry's times may be off: they are kept in milliseconds

@@ -38,10 +38,10 @@ def duplicates(vectors: np.ndarray, videos: Sequence[Sequence[int]], threshold: 
     of the two directions the smaller, so that a clip cut out of a film is not the film.
 
     The links are those of the maximum spanning forest, by Borůvka's algorithm: in each round every group finds its
-    closest neighbour, so that no list of pairs is kept, which a thousand copies of a video would make long.
+    closest neighbor, so that no list of pairs is kept, which a thousand copies of a video would make long.
 
     Args:
-        vectors: [N, D] float32 or float16, L2-normalised.
+        vectors: [N, D] float32 or float16, L2-normalized.
         videos: For each video the rows of its segments. One that has none is like no other.
         threshold: Of the similarity.
 
@@ -52,13 +52,13 @@ def duplicates(vectors: np.ndarray, videos: Sequence[Sequence[int]], threshold: 
     weakest = np.full(len(videos), np.inf)  # link of each group
     growing = np.array([video for video, rows in enumerate(videos) if len(rows)], np.int64)
     while len(growing):
-        similarity, neighbours = _closest_outside(vectors, videos, growing, groups)
+        similarity, neighbors = _closest_outside(vectors, videos, growing, groups)
         linked = growing[similarity[growing] >= threshold - _ROUNDING]
         for video in _surest_of_each(linked, similarity, groups):
-            first, second = sorted((groups[video], groups[neighbours[video]]))
+            first, second = sorted((groups[video], groups[neighbors[video]]))
             weakest[first] = min(weakest[first], weakest[second], similarity[video])
             groups[groups == second] = first
-        growing = growing[np.isin(groups[growing], groups[linked])]  # who has no neighbour now will never have one
+        growing = growing[np.isin(groups[growing], groups[linked])]  # who has no neighbor now will never have one
     firsts = np.unique(groups)
     joined = firsts[weakest[firsts] < np.inf]
     found = [Group(tuple(np.flatnonzero(groups == first).tolist()), float(weakest[first])) for first in joined]
@@ -77,14 +77,14 @@ def _closest_outside(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each of the growing videos the most similar one of another group: its similarity, and which it is."""
     similarity = np.full(len(videos), -np.inf, np.float32)
-    neighbours = np.zeros(len(videos), np.int64)
+    neighbors = np.zeros(len(videos), np.int64)
 
     def keep(one: np.ndarray, other: np.ndarray, similar: np.ndarray) -> None:
         closest = similar.argmax(axis=1)
         highest = similar[np.arange(len(one)), closest]
         higher = highest > similarity[one]
         similarity[one[higher]] = highest[higher]
-        neighbours[one[higher]] = other[closest[higher]]
+        neighbors[one[higher]] = other[closest[higher]]
 
     chunks = _chunks(videos, growing)
     for i, chunk in enumerate(chunks):
@@ -95,7 +95,7 @@ def _closest_outside(
             similar[groups[one.videos][:, None] == groups[other.videos]] = -np.inf
             keep(one.videos, other.videos, similar)
             keep(other.videos, one.videos, similar.T)
-    return similarity, neighbours
+    return similarity, neighbors
 
 
 def _similarity(one: _Block, other: _Block) -> np.ndarray:

@@ -12,10 +12,10 @@ from ..engines.base import Engine
 from ..errors import UsageError
 from ..files import check_regular
 from ..journal import Failure
+from ..media.clips import read_clip
+from ..media.flow import AtOnce, Computed, Reading, Spent, compute_videos
+from ..media.sampling import Sampling
 from ..tokenizer import tokenize
-from ..video.clips import read_clip
-from ..video.flow import AtOnce, Computed, Reading, Spent, compute_videos
-from ..video.sampling import Sampling
 from .entries import Entry
 
 TEXTS_AT_ONCE = 64
@@ -27,7 +27,7 @@ class Embedded:
 
     place: int  # among those given
     entries: list[Entry | Failure]  # in order, their rows not known yet; or one failure
-    vectors: np.ndarray  # [K, D] float32, L2-normalised, of its K entries
+    vectors: np.ndarray  # [K, D] float32, L2-normalized, of its K entries
 
 
 def embed_videos(
@@ -38,7 +38,7 @@ def embed_videos(
     stopping: Callable[[], bool] = lambda: False,
     spent: Spent | None = None,
 ) -> Iterator[Embedded]:
-    """Embed every segment of every video, in the order given. See `video.flow.compute_videos`.
+    """Embed every segment of every video, in the order given. See `media.flow.compute_videos`.
 
     Args:
         pool: How several frames become one, `joint` or `mean`.
@@ -66,7 +66,7 @@ def _embedded(video: Computed[np.ndarray], path: str) -> Embedded:
 def embed_texts(
     texts: Sequence[str], engine: Engine[Any], stopping: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, Entry, np.ndarray]]:
-    """Embed texts: the place of each, its entry, and its vector [1, D] float32, L2-normalised."""
+    """Embed texts: the place of each, its entry, and its vector [1, D] float32, L2-normalized."""
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         if stopping():
             return
@@ -77,7 +77,7 @@ def embed_texts(
 
 
 def embed_file(path: Path, engine: Engine[Any], sampling: Sampling, pool: str) -> np.ndarray:
-    """A whole video, or a picture -> [D] float32, L2-normalised.
+    """A whole video, or a picture -> [D] float32, L2-normalized.
 
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.

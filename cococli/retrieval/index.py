@@ -22,8 +22,8 @@ import numpy as np
 from ..errors import UsageError
 from ..files import check_regular, write_atomically
 from ..journal import Failure, Journal, Work, look, open_journal, text_of, told
+from ..media.sampling import Frames, Sampling
 from ..parsing import parse_json, read_errors, read_json, validate
-from ..video.sampling import Frames, Sampling
 from . import approximate
 from .entries import Entry, from_json
 from .paths import Paths

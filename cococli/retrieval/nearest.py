@@ -21,10 +21,10 @@ class Hit(NamedTuple):
 
 
 def combined(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """One query of several: their weighted sum, L2-normalised.
+    """One query of several: their weighted sum, L2-normalized.
 
     Args:
-        vectors: [Q, D] float32, L2-normalised.
+        vectors: [Q, D] float32, L2-normalized.
         weights: [Q], negative where a query is to be avoided.
 
     Raises:
@@ -39,7 +39,7 @@ def combined(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def scores(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """Cosines of L2-normalised vectors [N, D], float32 or float16, to a query [D] -> float32, of all or of some rows.
+    """Cosines of L2-normalized vectors [N, D], float32 or float16, to a query [D] -> float32, of all or of some rows.
 
     They may be mapped from a file larger than memory: each row is read once.
     """
@@ -65,8 +65,8 @@ def nearest(
     """Find the vectors with the highest cosine to a query.
 
     Args:
-        vectors: [N, D] float32 or float16, L2-normalised.
-        query: [D], L2-normalised.
+        vectors: [N, D] float32 or float16, L2-normalized.
+        query: [D], L2-normalized.
         count: How many to find at most.
         rows: [R] int64, the rows to look at; None for all.
         excluded: Queries [D] to stay away from: a row drops out that matches one of them better than `query`. Cosines

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..video.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
+from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
 
 MOST_WEIGHT = 1000
 _WEIGHT = re.compile(r"(.*[^\s^])\^(-?(?:\d+|\d*\.\d+))", re.DOTALL)  # as Lucene writes it: "a dog^2"

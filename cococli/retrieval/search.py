@@ -9,8 +9,8 @@ import numpy as np
 
 from ..engines.base import Engine
 from ..errors import CocaError, UsageError, VideoError
+from ..media.sampling import Sampling
 from ..tokenizer import tokenize
-from ..video.sampling import Sampling
 from . import approximate, nearest
 from .embedding import embed_file
 from .entries import Entry

@@ -90,7 +90,7 @@ def _backward_looking(
 
 
 def _forward_still(tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """The same for images that nothing trains, of which `tokens` is what `teacher.normalised` gives."""
+    """The same for images that nothing trains, of which `tokens` is what `teacher.normalized` gives."""
     asked = teacher.ask(x, heads, *weights[6:10])
     scores = teacher.scores_of(asked, tokens, *weights[:4])
     attended = teacher.add_mixed(x, teacher.mix(scores, tokens), *weights[:2], *weights[4:6], *weights[10:12])

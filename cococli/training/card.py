@@ -73,7 +73,7 @@ def _front(base: str, scores: Mapping[str, float]) -> Iterator[str]:
     """YAML for the hub, of nothing but known words."""
     yield "---"
     if known := MODELS.get(base):
-        yield f"license: {known.licence.lower()}"
+        yield f"license: {known.license.lower()}"
         if known.repository:
             yield f"base_model: {known.repository}"
     yield "pipeline_tag: image-to-text"

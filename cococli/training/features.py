@@ -22,12 +22,12 @@ from ..checkpoints.locks import acquire
 from ..checkpoints.manifest import humanized
 from ..errors import CocaError, UsageError, VideoError
 from ..journal import told
+from ..media.clips import ReadRequest
+from ..media.flow import AtOnce, Reading, compute_videos
+from ..media.reading import open_file, reason
+from ..media.sampling import Sampling
+from ..media.segments import Segments
 from ..retrieval.vectors import VectorFile, create, map_vectors
-from ..video.clips import ReadRequest
-from ..video.flow import AtOnce, Reading, compute_videos
-from ..video.reading import open_file, reason
-from ..video.sampling import Sampling
-from ..video.segments import Segments
 from .feeding import Failed, StepBatch
 from .order import Order
 from .pairs import Pairs
@@ -36,7 +36,7 @@ ROWS, CONTENTS = "rows.npy", "contents.txt"
 AT_ONCE = 32  # rows that are made safe together
 _LINE = 65  # bytes: a sha256 and the end of the line
 
-Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normalised -> [B, Q, D] float32
+Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normalized -> [B, Q, D] float32
 
 
 @dataclass(frozen=True)

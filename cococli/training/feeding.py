@@ -13,12 +13,12 @@ import numpy as np
 
 from ..catalog import CLIP, Preprocess
 from ..errors import VideoError
-from ..video.clips import ReadRequest
-from ..video.events import ClipRead, Event, VideoFailed
-from ..video.pool import Job, read_each
-from ..video.preprocess import normalise
-from ..video.sampling import Sampling
-from ..video.segments import Segments
+from ..media.clips import ReadRequest
+from ..media.events import ClipRead, Event, VideoFailed
+from ..media.pool import Job, read_each
+from ..media.preprocess import normalize
+from ..media.sampling import Sampling
+from ..media.segments import Segments
 from .memory import fit_in_memory, load, replay
 from .order import Order
 from .pairs import Pairs
@@ -33,7 +33,7 @@ class StepBatch:
     step: int
     pairs: np.ndarray  # [B] int64
     ids: np.ndarray  # [B, T] int32
-    pixels: np.ndarray | None = None  # [B, F, 3, S, S] float32, normalised
+    pixels: np.ndarray | None = None  # [B, F, 3, S, S] float32, normalized
     images: np.ndarray | None = None  # [B, Q, D] float32
 
 
@@ -136,7 +136,7 @@ def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]],
     # Among clips a picture is a clip that stands still: attention to F equal frames is that to one of them.
     clips = [np.repeat(pixels, frames // len(pixels), axis=0) for _, pixels in arrived]
     chosen = np.array([slot.pair for slot, _ in arrived])
-    return StepBatch(step, chosen, pairs.ids[chosen], normalise(np.stack(clips), preprocess))
+    return StepBatch(step, chosen, pairs.ids[chosen], normalize(np.stack(clips), preprocess))
 
 
 def _source(

@@ -51,7 +51,7 @@ def contrastive_loss(
     Args:
         weight: The loss's share in the total; its gradients are multiplied by it.
         images: [B, Q, D], the latents in row 0.
-        texts: [B, D] latents. Neither is normalised yet.
+        texts: [B, D] latents. Neither is normalized yet.
         logit_scale: (), the logarithm of the inverse temperature.
 
     Returns:
@@ -82,7 +82,7 @@ def part_of_contrastive_loss(
 
 
 def _info_nce(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    logits = ops.exp(logit_scale) * _times_transposed(_normalised(images[:, 0]), _normalised(texts))  # [B, B]
+    logits = ops.exp(logit_scale) * _times_transposed(_normalized(images[:, 0]), _normalized(texts))  # [B, B]
     return (_own_among(logits) + _own_among(logits.T)) / 2
 
 
@@ -97,6 +97,6 @@ def _own_among(logits: Tensor) -> Tensor:
 _info_nce_and_gradients = ms.value_and_grad(_info_nce, grad_position=(0, 1, 2))
 
 
-def _normalised(x: Tensor) -> Tensor:
+def _normalized(x: Tensor) -> Tensor:
     """[B, D] scaled to length 1."""
     return x / ops.sqrt((x * x).sum(-1, keepdims=True))

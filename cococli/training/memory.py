@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video.clips import ReadRequest, view
-from ..video.discover import is_image
-from ..video.events import ClipRead, Event, VideoFailed, VideoRead
-from ..video.pictures import opened
-from ..video.pool import Job, read_videos
-from ..video.sampling import Sampling
-from ..video.segments import Segments
+from ..media.clips import ReadRequest, view
+from ..media.discover import is_image
+from ..media.events import ClipRead, Event, VideoFailed, VideoRead
+from ..media.pictures import opened
+from ..media.pool import Job, read_videos
+from ..media.sampling import Sampling
+from ..media.segments import Segments
 
 ROOM = 1 << 30  # bytes of all pictures
 LARGEST = 256 * 256 * 3  # bytes of one; to crop larger ones is work, which processes do meanwhile

@@ -128,7 +128,7 @@ def token_count(config: CocaConfig, batch: Batch) -> int:
 
 
 def encode_images(config: CocaConfig, weights: Weights, pixels: np.ndarray) -> np.ndarray:
-    """[B, F, 3, S, S] -> [B, Q, D], the latent in row 0, not normalised, then the decoder's tokens."""
+    """[B, F, 3, S, S] -> [B, Q, D], the latent in row 0, not normalized, then the decoder's tokens."""
     return _see(Tape(()), config, weights, pixels).asnumpy()
 
 
@@ -176,7 +176,7 @@ def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images:
     heads, mask = config.decoder.heads, Tensor(masks.causal_mask(x.shape[1]))
     own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, layers.BLOCK)
     looking = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, (*decode.LOOK, *decode.CROSS))
-    tokens = tape.run(teacher.normalised, images) if still else None
+    tokens = tape.run(teacher.normalized, images) if still else None
     for block, cross in zip(own, looking, strict=True):
         x = tape.through(SELF, mask, heads, config.quick_gelu, x, *block)
         if tokens is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 INCHES, DPI = (8, 6), 150
 BLUE, GREY = "#2563a8", "#667085"
-COLOURS = ("#c2410c", "#15803d", "#7e22ce", "#0e7490")
+COLORS = ("#c2410c", "#15803d", "#7e22ce", "#0e7490")
 CIDER = "CIDEr"  # 0 to 10, and the other scores 0 to 1
 SHOWN = (CIDER, "BLEU-4", "text to image recall@1", "image to text recall@1")  # first, of many scores
 STYLE = {
@@ -106,7 +106,7 @@ def _draw_loss(axes: "Axes", records: Records) -> None:
     axes.plot(steps, smoothed(losses, max(5, len(losses) // 30)), color=BLUE, linewidth=2)
     held_out = curve(records, "held_out_loss")
     if len(held_out[0]):
-        axes.plot(*held_out, color=COLOURS[0], linewidth=2, marker="o", markersize=3, label="held-out captions")
+        axes.plot(*held_out, color=COLORS[0], linewidth=2, marker="o", markersize=3, label="held-out captions")
         axes.legend(frameon=False)
     if len(losses) and losses.min() > 0 and losses.max() > 10 * losses.min():
         axes.set_yscale("log")
@@ -119,19 +119,19 @@ def _draw_scores(axes: "Axes", curves: Curves, best: int | None) -> None:
     """Draw scores of 0 to 1 by the axis on the left, CIDEr by its own on the right."""
     axes.set_title("Scores on held-out examples" + (f", the best at step {best}" if best is not None else ""), pad=28)
     lines = []
-    for (name, (steps, values)), colour in zip(curves.items(), COLOURS, strict=False):
-        own = _own_axis(axes, colour) if name == CIDER and len(curves) > 1 else axes
+    for (name, (steps, values)), color in zip(curves.items(), COLORS, strict=False):
+        own = _own_axis(axes, color) if name == CIDER and len(curves) > 1 else axes
         label = f"{name} (right)" if own is not axes else name
-        lines += own.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=3, label=label)
-        own.plot(steps[steps == best], values[steps == best], color=colour, marker="*", markersize=13)
+        lines += own.plot(steps, values, color=color, linewidth=2, marker="o", markersize=3, label=label)
+        own.plot(steps[steps == best], values[steps == best], color=color, marker="*", markersize=13)
     axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=len(lines), frameon=False)
 
 
-def _own_axis(axes: "Axes", colour: str) -> "Axes":
+def _own_axis(axes: "Axes", color: str) -> "Axes":
     right = axes.twinx()
     right.grid(False)
-    right.spines["right"].set(visible=True, color=colour)
-    right.tick_params(colors=colour)
+    right.spines["right"].set(visible=True, color=color)
+    right.tick_params(colors=color)
     return right
 
 
@@ -140,4 +140,4 @@ def _curves(records: Records) -> Curves:
     names = {name for record in records for name in record.get("scores", {})}
     curves = {name: curve(records, "scores", name) for name in [*SHOWN, *sorted(names - {*SHOWN})]}
     counted = {name: points for name, points in curves.items() if len(points[0])}
-    return {name: counted[name] for name in list(counted)[: len(COLOURS)]}
+    return {name: counted[name] for name in list(counted)[: len(COLORS)]}

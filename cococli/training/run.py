@@ -18,10 +18,10 @@ from ..checkpoints.runs import run_folder
 from ..checkpoints.store import find_model, with_preprocess
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
-from ..video.clips import ReadRequest
-from ..video.flow import Reading
-from ..video.sampling import Sampling
-from ..video.segments import Segments
+from ..media.clips import ReadRequest
+from ..media.flow import Reading
+from ..media.sampling import Sampling
+from ..media.segments import Segments
 from .adamw import AdamWOptions
 from .card import write_card
 from .data import Data, Source, find_data

@@ -14,7 +14,7 @@ from ..engines.base import ClipFeatures
 from ..engines.mindspore import MindSporeEngine
 from ..errors import CocaError
 from ..evaluation.model import joined, measure_captions, measure_retrieval
-from ..video.flow import AtOnce, Reading, compute_videos
+from ..media.flow import AtOnce, Reading, compute_videos
 from .network import Batch, Objective, losses_and_gradients, token_count
 from .pairs import pairs_of
 from .step import Trainer
@@ -145,7 +145,7 @@ def split_off(dataset: Dataset, most: int, before: int = 0) -> tuple[Dataset, Da
 
 
 def spread(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """So many examples at equal distances, as neighbours may be alike."""
+    """So many examples at equal distances, as neighbors may be alike."""
     if len(examples) <= count:
         return tuple(examples)
     return tuple(examples[i * len(examples) // count] for i in range(count))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cococli.captioning.captioner import Caption
-from cococli.video.flow import AtOnce
+from cococli.media.flow import AtOnce
 
 Make = Callable[[str, int], Path]
 
@@ -25,7 +25,7 @@ class BrightnessCaptioner:
 
     def caption_batch(self, pixels: np.ndarray, places: Sequence[int]) -> list[Caption]:
         self.batches.append(pixels.shape[:2])
-        # From normalised pixels back to percent, with CLIP's mean and deviation of the green channel.
+        # From normalized pixels back to percent, with CLIP's mean and deviation of the green channel.
         shades = 100 * (pixels[:, :, 1].mean(axis=(1, 2, 3)) * 0.26130258 + 0.4578275)
         return [Caption(f"{round(float(shade))} percent", -0.5, 0.25, np.ones(4, np.float32) / 2) for shade in shades]
 

@@ -13,9 +13,9 @@ from cococli.catalog import VIT_B_32, CocaConfig, TextConfig
 from cococli.decoding.options import SearchOptions
 from cococli.decoding.rows import Hypothesis
 from cococli.errors import ModelError, UsageError
+from cococli.media.clips import read_clip
+from cococli.media.sampling import Sampling
 from cococli.tokenizer import EOT_ID, SOT_ID, tokenize
-from cococli.video.clips import read_clip
-from cococli.video.sampling import Sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GREEDY = SearchOptions("greedy", max_length=12)

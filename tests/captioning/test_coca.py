@@ -15,9 +15,9 @@ from PIL import Image
 
 import cococli
 from cococli.errors import ModelError, UsageError, VideoError
-from cococli.video.clips import ReadRequest, read_clips
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
+from cococli.media.clips import ReadRequest, read_clips
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,8 +127,8 @@ def test_a_video_can_be_read_before_a_model_is_loaded() -> None:
     code = f"""
 from pathlib import Path
 import cococli
-from cococli.video.clips import read_clip
-from cococli.video.sampling import Sampling
+from cococli.media.clips import read_clip
+from cococli.media.sampling import Sampling
 clip = Path({str(ROOT / "examples/grows.mp4")!r})
 read_clip(clip, Sampling(), 64)
 import sys

@@ -1,4 +1,4 @@
-"""Neighbouring segments that say the same."""
+"""Neighboring segments that say the same."""
 
 import numpy as np
 

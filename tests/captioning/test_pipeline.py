@@ -10,10 +10,10 @@ import pytest
 from cococli.captioning.pipeline import Result, Settings, caption_videos
 from cococli.captioning.records import Outcome, Record
 from cococli.journal import Failure
-from cococli.video.clips import ReadRequest
-from cococli.video.flow import Reading, Spent, compute_videos
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
+from cococli.media.clips import ReadRequest
+from cococli.media.flow import Reading, Spent, compute_videos
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
 
 
 def settings(frames: int = 1, batch_size: int = 8, segments: float = 0, **rest: float) -> Settings:
@@ -39,7 +39,7 @@ def near(found: list[int | None], made: list[int | None]) -> bool:
 
 def readers() -> int:
     """Processes that read videos."""
-    mine = ["pgrep", "-c", "-P", str(os.getpid()), "-f", "cococli.video.worker"]
+    mine = ["pgrep", "-c", "-P", str(os.getpid()), "-f", "cococli.media.worker"]
     return int(subprocess.run(mine, capture_output=True, text=True).stdout)
 
 
@@ -65,7 +65,7 @@ def test_segments_share_batches_and_come_back_to_their_video(video, captioner) -
     assert [clips for clips, _ in captioner.batches] == [3, 3, 2]
 
 
-def test_neighbours_that_say_the_same_are_merged_when_wanted(video, captioner) -> None:
+def test_neighbors_that_say_the_same_are_merged_when_wanted(video, captioner) -> None:
     (result,) = caption_videos([video("a.mp4", 20)], captioner, settings(segments=0.25, merge=1.5))
     (record,) = result.outcomes
     assert (record.start, record.end, record.segments, len(record.frames)) == (0.0, 1.0, 1, 4)

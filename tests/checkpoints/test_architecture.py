@@ -1,4 +1,4 @@
-"""Configs: found, read, recognised from shapes, and checked against them."""
+"""Configs: found, read, recognized from shapes, and checked against them."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ from cococli.errors import ModelError
 
 
 @pytest.mark.parametrize("config", [VIT_L_14, VIT_B_32, SMALL], ids=["vit-l-14", "vit-b-32", "small"])
-def test_a_config_is_recognised_from_the_shapes_of_its_parameters(config: CocaConfig) -> None:
-    assert architecture.recognise(architecture.parameters(config)) == config
+def test_a_config_is_recognized_from_the_shapes_of_its_parameters(config: CocaConfig) -> None:
+    assert architecture.recognize(architecture.parameters(config)) == config
 
 
 @pytest.mark.parametrize("hidden", [1, 63, 177, 4304])
-def test_any_mlp_width_is_recognised(hidden: int) -> None:
+def test_any_mlp_width_is_recognized(hidden: int) -> None:
     vision = dataclasses.replace(SMALL.vision, mlp_ratio=(hidden + 0.5) / SMALL.vision.width)
     shapes = architecture.parameters(dataclasses.replace(SMALL, vision=vision))
     assert shapes["visual.transformer.resblocks.0.mlp.c_fc.bias"] == (hidden,)
-    assert architecture.parameters(architecture.recognise(shapes)) == shapes
+    assert architecture.parameters(architecture.recognize(shapes)) == shapes
 
 
 def test_vit_l_14_has_the_parameters_of_the_published_model() -> None:
@@ -34,7 +34,7 @@ def test_vit_l_14_has_the_parameters_of_the_published_model() -> None:
 def test_widths_that_do_not_split_into_heads_of_64_ask_for_a_config() -> None:
     shapes = {**architecture.parameters(SMALL), "visual.conv1.weight": (100, 3, 8, 8)}
     with pytest.raises(ModelError, match="number of heads") as caught:
-        architecture.recognise(shapes)
+        architecture.recognize(shapes)
     assert "--config" in caught.value.hint
 
 
@@ -44,7 +44,7 @@ def test_widths_that_do_not_split_into_heads_of_64_ask_for_a_config() -> None:
 )
 def test_shapes_that_no_coca_has_are_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=name):
-        architecture.recognise({**architecture.parameters(SMALL), name: shape})
+        architecture.recognize({**architecture.parameters(SMALL), name: shape})
 
 
 def test_the_first_contradiction_between_config_and_shapes_is_named() -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media.video_fixtures import make_video
 from PIL import Image, ImageDraw, ImageFont
-from video.made import make_video
 
 from cococli.cli.caption import caption
 from cococli.decoding.options import SearchOptions
-from cococli.video.sampling import Sampling
+from cococli.media.sampling import Sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMAND = [sys.executable, "-m", "cococli"]

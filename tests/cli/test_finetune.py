@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.thin import captioned, config_file, write_list
+from training.tiny_run import captioned, config_file, write_list
 
 from cococli import settings
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cococli import __version__
-from cococli.cli import interrupts
+from cococli import __version__, interrupts
 
 
 def run_with(body: str, **options: object) -> "subprocess.CompletedProcess[str]":

@@ -12,8 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from media.video_fixtures import RATE, X264, make_video, with_sound
 from PIL import Image
-from video.made import RATE, X264, make_video, with_sound
 from video.test_pictures import TILED, gif_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,8 +53,8 @@ def test_pictures_are_captioned_as_people_see_them(coca, tmp_path: Path) -> None
     whole = last.to_image()
     whole.save(tmp_path / "cut.jpg", quality=95)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-2])
-    grey = np.asarray(whole.convert("L"), np.float32)
-    Image.fromarray(grey / 255).save(tmp_path / "float.tif")
+    gray = np.asarray(whole.convert("L"), np.float32)
+    Image.fromarray(gray / 255).save(tmp_path / "float.tif")
     disc = Image.new("RGBA", whole.size, (255, 0, 0, 0))
     disc.save(tmp_path / "invisible.png")
     Image.new("RGB", whole.size, "white").save(tmp_path / "white.png")

@@ -150,7 +150,7 @@ def test_the_catalog_shows_scores_and_what_is_here(coca_here) -> None:
     add("vit-b-32")
     run = coca_here("models", "available")
     rows = {cells(line)[0]: cells(line) for line in run.out.splitlines()}
-    assert rows["name"] == ["name", "size", "top-1", "recall@1", "captions", "licence", "here"]
+    assert rows["name"] == ["name", "size", "top-1", "recall@1", "captions", "license", "here"]
     assert rows["shapes"] == ["shapes", "43.4 MB", "-", "-", "of drawn shapes", "MIT", "yes"]
     assert rows["vit-b-32"] == ["vit-b-32", "1.01 GB", "63.3", "36.2/54.6", "weak", "MIT", "yes"]
     assert rows["vit-l-14-coco"][1:] == ["2.55 GB", "72.0", "53.7/66.8", "CIDEr 125.3, B@4 35.6", "MIT", "no"]

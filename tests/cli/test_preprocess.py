@@ -15,18 +15,18 @@ from cococli.catalog import CLIP
 from cococli.checkpoints.export import export
 
 ENGINE = ("--engine", "torch", "--precision", "fp32")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Squares, each in a folder that is named by its colour."""
+    """Squares, each in a folder that is named by its color."""
     folder = tmp_path / "pictures"
-    for colour in COLOURS:
-        (folder / colour).mkdir(parents=True)
+    for color in COLORS:
+        (folder / color).mkdir(parents=True)
         picture = Image.new("RGB", (128, 128), "gray")
-        ImageDraw.Draw(picture).rectangle((30, 30, 98, 98), fill=colour)
-        picture.save(folder / colour / "square.png")
+        ImageDraw.Draw(picture).rectangle((30, 30, 98, 98), fill=color)
+        picture.save(folder / color / "square.png")
     return folder
 
 

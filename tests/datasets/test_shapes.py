@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cococli.datasets.find import find_dataset
-from cococli.video.clips import read_clip
-from cococli.video.sampling import Sampling
+from cococli.media.clips import read_clip
+from cococli.media.sampling import Sampling
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {  # what the goldens of the bundled checkpoint show
@@ -27,7 +27,7 @@ SHAPES = {  # what the goldens of the bundled checkpoint show
 
 @pytest.fixture(scope="module")
 def shapes() -> ModuleType:
-    """examples/shapes.py, which imports its neighbour."""
+    """examples/shapes.py, which imports its neighbor."""
     sys.path.insert(0, str(ROOT / "examples"))
     try:
         import shapes
@@ -92,25 +92,25 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_a_picture_shows_what_its_caption_says(shapes: ModuleType):
-    """Read back from the pixels: which colours there are, where, and how much of each."""
+    """Read back from the pixels: which colors there are, where, and how much of each."""
     random = Random(2)
     for scene in random.sample(shapes.scenes(), 200):
         layout = shapes.lay_out(scene, random)
         image = shapes.paint(layout)
-        centres = []
-        for (colour, form), shape in zip(scene.kinds, layout.shapes, strict=True):
-            mask = (image == shape.colour).all(axis=2)
+        centers = []
+        for (color, form), shape in zip(scene.kinds, layout.shapes, strict=True):
+            mask = (image == shape.color).all(axis=2)
             rows, columns = mask.nonzero()
             assert min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < 255  # not cut off
             share = mask.sum() / (np.ptp(rows) + 1) / (np.ptp(columns) + 1)  # of its bounding box
             assert share == pytest.approx({"circle": np.pi / 4, "square": 1, "triangle": 1 / 2}[form], abs=0.02)
-            assert np.abs(np.subtract(shape.colour, shapes.COLOURS[colour])).max() <= 12
-            centres.append((columns.mean(), rows.mean()))
-        if len(centres) == 1:
+            assert np.abs(np.subtract(shape.color, shapes.COLORS[color])).max() <= 12
+            centers.append((columns.mean(), rows.mean()))
+        if len(centers) == 1:
             assert (np.ptp(columns) > 100) == (scene.size == "large")
-            assert np.abs(np.subtract(image[0, 0], shapes.COLOURS[scene.place])).max() <= 12
+            assert np.abs(np.subtract(image[0, 0], shapes.COLORS[scene.place])).max() <= 12
         else:
-            right, down = np.subtract(centres[1], centres[0])
+            right, down = np.subtract(centers[1], centers[0])
             assert right > 2 * abs(down) if scene.place == "beside" else down > 2 * abs(right)
 
 

@@ -55,7 +55,7 @@ def test_the_search_stops_when_no_beam_can_get_better() -> None:
     assert len(engine.rows_fed) == 2
 
 
-def test_a_higher_length_penalty_favours_longer_captions() -> None:
+def test_a_higher_length_penalty_favors_longer_captions() -> None:
     engine = FakeEngine(chance(V, scale=0.5, end=1.0), V)
     lengths = [
         np.mean([len(found.ids) for found in search(engine, clips(*range(20)), options)])

@@ -8,7 +8,7 @@ from cococli.errors import UsageError
 from cococli.evaluation import java
 from cococli.evaluation.captions import METRICS, CaptionScores, score_captions
 
-from .made import PREDICTIONS, REFERENCES, needs_java
+from .results_fixtures import PREDICTIONS, REFERENCES, needs_java
 
 # Written down from pycocoevalcap 1.2: PTBTokenizer, then its scorers, on the made set.
 CORPUS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation.made import PREDICTIONS, REFERENCES, needs_java
+from evaluation.results_fixtures import PREDICTIONS, REFERENCES, needs_java
 
 from cococli.datasets.dataset import Dataset, Example
 from cococli.errors import UsageError

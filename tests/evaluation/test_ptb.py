@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cococli.evaluation import java, ptb
 
-from .made import PREDICTIONS, REFERENCES, needs_java
+from .results_fixtures import PREDICTIONS, REFERENCES, needs_java
 
 QUOTES = ("``", "''", "`", "'")  # which way they open is all that differs, and metrics drop them
 HOSTILE = {

@@ -25,7 +25,7 @@ CLASSES = ("cat", "dog", "bus")
 
 @pytest.fixture
 def zeroshot() -> Accuracy:
-    """The cat and one of two dogs are recognised; the other dog and the bus are taken for cats."""
+    """The cat and one of two dogs are recognized; the other dog and the bus are taken for cats."""
     return accuracy(np.eye(3)[[0, 1, 0, 0]], np.array([0, 1, 1, 2]), np.eye(3, dtype=np.float32), ks=(1,))
 
 
@@ -86,7 +86,7 @@ def test_the_texts_whose_image_comes_latest_come_first() -> None:
     ]
 
 
-def test_the_classes_that_are_recognised_least_come_first(zeroshot: Accuracy) -> None:
+def test_the_classes_that_are_recognized_least_come_first(zeroshot: Accuracy) -> None:
     assert worst_classes(zeroshot, CLASSES) == [
         Example("bus", "accuracy", 0.0, "cat", "bus"),
         Example("dog", "accuracy", 0.5, "cat", "dog"),

@@ -44,7 +44,7 @@ def test_a_set_that_is_not_there_names_those_that_are() -> None:
     assert caught.value.hint == "the sets that come with coca are openai and simple"
 
 
-def test_a_class_is_the_normalised_mean_of_its_normalised_descriptions() -> None:
+def test_a_class_is_the_normalized_mean_of_its_normalized_descriptions() -> None:
     asked: list[list[str]] = []
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_the_most_frequent_confusion_comes_first() -> None:
     assert found.confusions == [Confusion(0, 2, 2), Confusion(0, 1, 1)]
 
 
-def test_classes_that_are_all_the_same_recognise_nothing() -> None:
+def test_classes_that_are_all_the_same_recognize_nothing() -> None:
     found = accuracy(CLASSES, np.arange(3), np.ones((3, 3), np.float32) / 3**0.5, ks=(1, 2))
     assert found.top == {1: 0.0, 2: 0.0}
 

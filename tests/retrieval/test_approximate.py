@@ -24,8 +24,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def clustered(count: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(100, WIDTH))
-    return unit(centres[rng.integers(0, 100, count)] + 0.5 * rng.normal(size=(count, WIDTH)))
+    centers = rng.normal(size=(100, WIDTH))
+    return unit(centers[rng.integers(0, 100, count)] + 0.5 * rng.normal(size=(count, WIDTH)))
 
 
 VECTORS = clustered(4000)

@@ -12,12 +12,12 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from video.made import CLOSED, OPEN, RATE, X264, make_video, number_of, trim, with_sound
+from media.video_fixtures import CLOSED, OPEN, RATE, X264, make_video, number_of, trim, with_sound
 
 from cococli.errors import VideoError
+from cococli.media.videos import open_video
 from cococli.retrieval.cutting import cut_command
 from cococli.retrieval.entries import Entry
-from cococli.video.videos import open_video
 
 UNEVEN = list(accumulate([1, 3, 1, 1, 7] * 12))
 LONG = 650  # frames: more than ffmpeg is made to decode before a moment
@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mpeg2.mpg": {"codec": "mpeg2video", "b_frames": 2},
     "not to be sought.flv": {},
     "nor this.h264": {"kind": "h264"},
-    "colours.gif": {"codec": "gif", "pixel_format": "rgb8"},
+    "colors.gif": {"codec": "gif", "pixel_format": "rgb8"},
     "long.mp4": {**X264, "frames": LONG},
     "long.mkv": {**X264, "frames": LONG},
     "long.ts": {**X264, "frames": LONG},

@@ -11,12 +11,12 @@ from cococli.checkpoints.store import find_model
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import UsageError, VideoError
 from cococli.journal import Failure
+from cococli.media.clips import ReadRequest
+from cococli.media.flow import Reading, Spent
+from cococli.media.sampling import Sampling
+from cococli.media.segments import parse
 from cococli.retrieval.embedding import TEXTS_AT_ONCE, embed_file, embed_texts, embed_videos, read_texts
 from cococli.retrieval.entries import Entry
-from cococli.video.clips import ReadRequest
-from cococli.video.flow import Reading, Spent
-from cococli.video.sampling import Sampling
-from cococli.video.segments import parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOVES, GROWS, APPEARS = (EXAMPLES / f"{name}.mp4" for name in ("moves", "grows", "appears"))

@@ -14,15 +14,15 @@ from cococli.checkpoints.store import find_model
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError, UsageError
 from cococli.journal import Work, text_name
+from cococli.media.clips import ReadRequest
+from cococli.media.flow import Reading
+from cococli.media.sampling import Sampling
+from cococli.media.segments import parse
 from cococli.retrieval import approximate
 from cococli.retrieval.embedding import embed_texts, embed_videos
 from cococli.retrieval.index import About, Index, check_model, open_index
 from cococli.retrieval.query import Part, Query
 from cococli.retrieval.search import Found, Searcher
-from cococli.video.clips import ReadRequest
-from cococli.video.flow import Reading
-from cococli.video.sampling import Sampling
-from cococli.video.segments import parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOVES, GROWS, CHANGES = (EXAMPLES / f"{name}.mp4" for name in ("moves", "grows", "changes"))
@@ -56,11 +56,11 @@ def draw() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def pictures(draw: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Large circles on black, by colour."""
+    """Large circles on black, by color."""
     folder = tmp_path_factory.mktemp("pictures")
-    for colour in ("yellow", "white", "blue"):
-        circle = draw.Shape("large", colour, "circle", 30, 32)
-        Image.fromarray(draw.picture("black", circle)).save(folder / f"{colour}.png")
+    for color in ("yellow", "white", "blue"):
+        circle = draw.Shape("large", color, "circle", 30, 32)
+        Image.fromarray(draw.picture("black", circle)).save(folder / f"{color}.png")
     return {path.stem: path for path in folder.iterdir()}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.made import pictures
-from training.thin import captioned, write_list
+from training.tiny_run import captioned, write_list
+from training.training_fixtures import pictures
 
 from cococli.errors import UsageError
 from cococli.training.data import Data, Source, find_data

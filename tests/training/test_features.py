@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.made import ordered, pairs, picture, pictures
+from training.training_fixtures import ordered, pairs, picture, pictures
 
 from cococli.catalog import CLIP, CocaConfig, Preprocess
 from cococli.errors import CocaError, VideoError
+from cococli.media.clips import read_clip
+from cococli.media.sampling import Sampling
 from cococli.training import features
 from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
 from cococli.training.feeding import stop
-from cococli.video.clips import read_clip
-from cococli.video.sampling import Sampling
 
 TOWER = Tower("a" * 64, Sampling(), 8, 3, 64)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.made import ordered, pairs, picture, pictures
-from video.made import make_video
+from media.video_fixtures import make_video
+from training.training_fixtures import ordered, pairs, picture, pictures
 
 from cococli.errors import VideoError
+from cococli.media.clips import read_clip
+from cococli.media.sampling import Sampling
 from cococli.training import memory
 from cococli.training.feeding import Feeding, StepBatch, feed, stop
-from cococli.video.clips import read_clip
-from cococli.video.sampling import Sampling
 
 MIDDLE = Feeding(Sampling(), 16)
 
@@ -68,9 +68,9 @@ RUN = """
 import sys, zlib
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from training.made import ordered, pairs
+from training.training_fixtures import ordered, pairs
 from cococli.training.feeding import Feeding, feed
-from cococli.video.sampling import Sampling
+from cococli.media.sampling import Sampling
 made = pairs([Path(path) for path in sys.argv[2:]])
 for batch in feed(made, ordered(made, 1, 3), range(3), Feeding(Sampling(), 16)):
     print(zlib.crc32(batch.pixels.tobytes()), batch.pairs.tolist())

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media.video_fixtures import make_video
 from PIL import Image
-from training.made import picture, pictures
-from video.made import make_video
+from training.training_fixtures import picture, pictures
 
+from cococli.media.clips import ReadRequest
+from cococli.media.events import ClipRead
+from cococli.media.pool import read_each
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
 from cococli.training import memory
 from cococli.training.memory import fit_in_memory, load, replay
-from cococli.video.clips import ReadRequest
-from cococli.video.events import ClipRead
-from cococli.video.pool import read_each
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
 
 
 def test_what_is_kept_is_told_as_if_it_were_read(tmp_path: Path) -> None:

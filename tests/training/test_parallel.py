@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor
-from training.made import pictures
-from training.thin import Told, asked, write_list
+from training.tiny_run import Told, asked, write_list
+from training.training_fixtures import pictures
 
 from cococli.checkpoints import ckpt
 from cococli.errors import CocaError, UsageError

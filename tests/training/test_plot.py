@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cococli.errors import CocaError
-from cococli.training.plot import COLOURS, curve, draw, smoothed
+from cococli.training.plot import COLORS, curve, draw, smoothed
 
 ROOT = Path(__file__).parents[2]
 STEPS = [{"step": step, "loss": 5 / step, "caption": 1.0} for step in range(1, 101)]
@@ -20,13 +20,13 @@ SCORES = [
 ]
 
 
-def colours(file: Path) -> set[tuple[int, ...]]:
+def colors(file: Path) -> set[tuple[int, ...]]:
     with Image.open(file) as picture:
-        return {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+        return {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
 
 
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(color[1:]))
 
 
 def test_the_picture_has_a_line_for_each_score_that_was_counted(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_the_picture_has_a_line_for_each_score_that_was_counted(tmp_path: Path) 
     assert draw([*STEPS, *SCORES], file, best=100) == ""
     with Image.open(file) as picture:
         assert (picture.format, picture.size) == ("PNG", (1200, 900))
-    cider, bleu, *others = map(rgb, COLOURS)
-    assert {cider, bleu} <= colours(file)
-    assert not {*others} & colours(file)
+    cider, bleu, *others = map(rgb, COLORS)
+    assert {cider, bleu} <= colors(file)
+    assert not {*others} & colors(file)
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -44,13 +44,13 @@ def test_the_best_step_is_marked(tmp_path: Path) -> None:
     for name, best in (("marked", 100), ("plain", None)):
         draw([*STEPS, *SCORES], tmp_path / name, best)
     marked, plain = (np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("marked", "plain"))
-    stars = [np.sum(np.all(picture == rgb(COLOURS[0]), axis=-1)) for picture in (marked, plain)]
+    stars = [np.sum(np.all(picture == rgb(COLORS[0]), axis=-1)) for picture in (marked, plain)]
     assert stars[0] > stars[1] + 100  # pixels
 
 
 def test_a_run_without_scores_has_a_curve_of_losses(tmp_path: Path) -> None:
     assert draw(STEPS, tmp_path / "plot.png") == ""
-    assert not {*map(rgb, COLOURS)} & colours(tmp_path / "plot.png")
+    assert not {*map(rgb, COLORS)} & colors(tmp_path / "plot.png")
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:

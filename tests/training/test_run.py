@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media.video_fixtures import make_video
 from numpy_engine import from_open_clip
 from safetensors.numpy import load_file
-from training.made import pictures
-from training.thin import CONFIG, Told, asked, captioned, config_file, write_list
-from video.made import make_video
+from training.tiny_run import CONFIG, Told, asked, captioned, config_file, write_list
+from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import load_captioner
 from cococli.catalog import CLIP, Preprocess
@@ -22,13 +22,13 @@ from cococli.checkpoints.export import export
 from cococli.checkpoints.store import find_model
 from cococli.decoding.options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
+from cococli.media.clips import read_clip
+from cococli.media.sampling import Sampling
 from cococli.training.data import Source, find_data
 from cococli.training.folder import open_run
 from cococli.training.loop import Diverged, Plan
 from cococli.training.order import Order
 from cococli.training.run import Asked, finetune, must_stay, open_base, planned
-from cococli.video.clips import read_clip
-from cococli.video.sampling import Sampling
 
 PLAN = Plan(steps=6, rate=0.01, warmup=1)
 

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training.made import pictures
-from training.thin import CONFIG
+from training.tiny_run import CONFIG
+from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import Captioner
 from cococli.datasets.dataset import Dataset, Example
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError
 from cococli.evaluation.model import joined, measure_captions, measure_retrieval
+from cococli.media.clips import ReadRequest, read_clip
+from cococli.media.flow import Reading
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
 from cococli.training import validation
 from cococli.training.adamw import AdamWOptions
 from cococli.training.initial import initial
@@ -20,10 +24,6 @@ from cococli.training.network import Batch, Objective, losses_and_gradients
 from cococli.training.pairs import pairs_of
 from cococli.training.step import Trainer
 from cococli.training.validation import GREEDY, METRICS, split_off, spread, validate
-from cococli.video.clips import ReadRequest, read_clip
-from cococli.video.flow import Reading
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
 
 REQUEST = ReadRequest(Sampling(), Segments("none"), CONFIG.vision.image_size)
 READING = Reading(REQUEST)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from cococli.captioning.records import Record
 from cococli.errors import UsageError
 from cococli.journal import Failure
-from cococli.video.discover import discover
-from cococli.video.lists import read_list, read_stdin
+from cococli.media.discover import discover
+from cococli.media.lists import read_list, read_stdin
 
 ODD = [
     "new\nline.mp4",

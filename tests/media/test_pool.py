@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media.video_fixtures import make_sound, make_video, numbered
 from PIL import Image
-from video.made import make_sound, make_video, numbered
 
 from cococli.errors import VideoError, is_transient
-from cococli.video import pool
-from cococli.video.clips import ReadRequest, read_clips
-from cococli.video.events import ClipRead, Event, VideoFailed
-from cococli.video.pool import read_each, read_videos
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
-from cococli.video.videos import open_video
+from cococli.media import pool
+from cococli.media.clips import ReadRequest, read_clips
+from cococli.media.events import ClipRead, Event, VideoFailed
+from cococli.media.pool import read_each, read_videos
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
+from cococli.media.videos import open_video
 
 WHOLE = ReadRequest(Sampling(), Segments("none"), 40)
 PIECES = ReadRequest(Sampling("multi", 2), Segments("seconds", 0.04), 40)  # a clip for every frame
@@ -135,7 +135,7 @@ class FailingDisk(FileIO):
 
 @pytest.mark.parametrize("blocks", [0, 3, 9])
 def test_failing_disks_are_not_taken_for_ends(long: Path, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cococli.video.videos.open_file", lambda path: FailingDisk(path, blocks))
+    monkeypatch.setattr("cococli.media.videos.open_file", lambda path: FailingDisk(path, blocks))
     with pytest.raises(VideoError, match="input/output error") as caught:
         open_video(long)
     assert is_transient(caught.value)
@@ -244,10 +244,10 @@ def test_a_list_of_paths_that_breaks_ends_everything(short: Path):
 PARENT = """
 import sys, time
 from pathlib import Path
-from cococli.video.clips import ReadRequest
-from cococli.video.pool import read_each, read_videos
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
+from cococli.media.clips import ReadRequest
+from cococli.media.pool import read_each, read_videos
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
 
 events = read_videos([Path(sys.argv[1])] * 4, ReadRequest(Sampling(), Segments("seconds", 0.04), 40))
 for _ in range(310):  # into the second video, so that both processes run

@@ -14,7 +14,7 @@ _RATIO = (3 / 4, 4 / 3)  # its width by its height: torchvision's default
 
 
 def crop(frame: np.ndarray, image_size: int, preprocess: Preprocess) -> np.ndarray:
-    """Resize a frame to a square: open_clip's evaluation transform but for `normalise`.
+    """Resize a frame to a square: open_clip's evaluation transform but for `normalize`.
 
     Sizes and rounding are those of torchvision's `Resize` and `CenterCrop`, and of open_clip's `ResizeKeepRatio` and
     `CenterCropOrPad`.
@@ -39,13 +39,13 @@ def crop(frame: np.ndarray, image_size: int, preprocess: Preprocess) -> np.ndarr
         resized = Image.fromarray(frame).resize((width, height), resampling)
         square[top : top + height, left : left + width] = np.asarray(resized)
         return square
-    frame = _centre(frame, *(min(side, _LONGEST * min(frame.shape[:2])) for side in frame.shape[:2]))
+    frame = _center(frame, *(min(side, _LONGEST * min(frame.shape[:2])) for side in frame.shape[:2]))
     width, height = _resized(frame.shape[1], frame.shape[0], image_size)
-    return _centre(np.asarray(Image.fromarray(frame).resize((width, height), resampling)), image_size, image_size)
+    return _center(np.asarray(Image.fromarray(frame).resize((width, height), resampling)), image_size, image_size)
 
 
 def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
-    """open_clip's training transform but for `normalise`: a random box, bicubic to a square.
+    """open_clip's training transform but for `normalize`: a random box, bicubic to a square.
 
     Args:
         frame: [H, W, 3] uint8, RGB, upright.
@@ -75,7 +75,7 @@ def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, 
     return (height - down) // 2, (width - across) // 2, down, across
 
 
-def normalise(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+def normalize(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """[..., S, S, 3] uint8 -> [..., 3, S, S] float32, by the model's mean and standard deviation."""
     mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
     return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - mean) / std, -1, -3))
@@ -88,7 +88,7 @@ def _resized(width: int, height: int, short: int) -> tuple[int, int]:
     return int(short * width / height), short
 
 
-def _centre(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def _center(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """The middle of a frame [H, W, 3] -> [height, width, 3]; halves round to even, as in torchvision."""
     top = round((frame.shape[0] - height) / 2)
     left = round((frame.shape[1] - width) / 2)

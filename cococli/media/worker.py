@@ -1,4 +1,4 @@
-"""A process that reads videos for another one: `python -m cococli.video.worker FD`, where FD is a socket to `pool`.
+"""A process that reads videos for another one: `python -m cococli.media.worker FD`, where FD is a socket to `pool`.
 
 It prints nothing and takes no signal: its parent ends it, or the socket does when the parent is gone.
 """

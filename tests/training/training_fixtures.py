@@ -13,7 +13,7 @@ from cococli.training.pairs import Pairs, pairs_of
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
-    """A lossless picture of width and height, of smooth colours."""
+    """A lossless picture of width and height, of smooth colors."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
     return path

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.video.sampling import Sampling, sample_indices
+from cococli.media.sampling import Sampling, sample_indices
 
 MIDDLE = Sampling("middle")
 GAPS = st.lists(st.floats(0.001, 5), min_size=1, max_size=40)
@@ -27,7 +27,7 @@ def test_the_middle_frame_is_the_one_on_screen_at_half_time():
     assert whole(*steady(4), MIDDLE).tolist() == [2]  # it comes on screen just then
 
 
-def test_several_frames_stand_at_the_centres_of_equal_parts():
+def test_several_frames_stand_at_the_centers_of_equal_parts():
     assert whole(*steady(80), Sampling("multi", 4)).tolist() == [10, 30, 50, 70]
 
 
@@ -64,16 +64,16 @@ def test_rounded_times_give_the_frames_of_exact_times():
 
 
 @given(GAPS, st.integers(1, 30))
-def test_every_chosen_frame_is_on_screen_at_its_centre(gaps: list[float], count: int):
+def test_every_chosen_frame_is_on_screen_at_its_center(gaps: list[float], count: int):
     edges = np.cumsum([0.0, *gaps])
     starts, end = edges[:-1], float(edges[-1])
     indices = whole(starts, end, Sampling("multi", count))
     assert indices.dtype == np.int64
     assert len(indices) == count
     for place, index in enumerate(indices):
-        centre = (place + 0.5) * end / count
-        assert edges[index] <= centre + 1e-5
-        assert centre <= edges[index + 1] + 1e-5
+        center = (place + 0.5) * end / count
+        assert edges[index] <= center + 1e-5
+        assert center <= edges[index + 1] + 1e-5
 
 
 @pytest.mark.parametrize("number", [0, -1, 1025, 2.5])

@@ -19,7 +19,7 @@ _SLACK = 1e-6  # seconds
 
 @dataclass(frozen=True)
 class Sampling:
-    """How frames are chosen: the one in the middle, or several at the centres of equal parts.
+    """How frames are chosen: the one in the middle, or several at the centers of equal parts.
 
     Raises:
         UsageError: `frames` is no known way, or `num_frames` is out of range.
@@ -36,10 +36,10 @@ class Sampling:
 
 
 def sample_indices(starts: np.ndarray, spans: Sequence[tuple[float, float]], sampling: Sampling) -> np.ndarray:
-    """The frames on screen at the centres of equal parts of spans of time.
+    """The frames on screen at the centers of equal parts of spans of time.
 
     Times decide, not frame numbers, so a variable frame rate is sampled as a viewer sees it. With fewer
-    frames than asked, a frame that is on screen at several centres stands several times.
+    frames than asked, a frame that is on screen at several centers stands several times.
 
     Args:
         starts: [N] float64, N >= 1, when each frame comes on screen, in seconds, ascending.
@@ -50,6 +50,6 @@ def sample_indices(starts: np.ndarray, spans: Sequence[tuple[float, float]], sam
     """
     parts = sampling.num_frames if sampling.frames == "multi" else 1
     begin, end = np.array(spans, np.float64).T[..., None]  # [K, 1] each
-    centres = begin + (np.arange(parts) + 0.5) / parts * (end - begin)
-    on_screen = np.searchsorted(starts, centres + _SLACK, side="right") - 1
+    centers = begin + (np.arange(parts) + 0.5) / parts * (end - begin)
+    on_screen = np.searchsorted(starts, centers + _SLACK, side="right") - 1
     return on_screen.astype(np.int64)

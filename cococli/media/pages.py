@@ -1,6 +1,6 @@
 """Where slides, pages and other large regions that stand still give way to others.
 
-Thumbnails blur text away, so this works on small grey pictures in which lines of text are still apart, ten a second.
+Thumbnails blur text away, so this works on small gray pictures in which lines of text are still apart, ten a second.
 They are compared block by block. Only blocks that stand still before and after a change take part in it, which leaves
 out films within pages; and a change is not a page that was scrolled, nor a small region, such as a line that is typed.
 """
@@ -17,7 +17,7 @@ TICK = 0.1  # seconds
 _BLOCK = 8  # pixels
 _DOWN, _ACROSS = HEIGHT // _BLOCK, WIDTH // _BLOCK
 
-_NOISE = 256.0  # energy of a block from which it shows something: 2 grey levels from pixel to pixel
+_NOISE = 256.0  # energy of a block from which it shows something: 2 gray levels from pixel to pixel
 _MOVING = 0.15  # squared distance of a block from one tick to the next, by its energy at both
 _STILL = 2  # ticks before and after a change in which nothing moves
 _STEADY = 5  # ticks before and after a change in which nothing moves slowly either
@@ -28,7 +28,7 @@ _LARGE = 0.27  # of the picture: a region that changes
 _DENSE = 0.08  # of the picture: blocks that change in it, at least
 _REPLACED = 0.5  # of the blocks that show something, before and after: another page, even of few words
 _FEW = 0.015  # of the picture: blocks that change in it, at least
-_SHARP = 32  # grey levels by which the sharpest quarter of the changed blocks differ; compressed film grain: up to 24
+_SHARP = 32  # gray levels by which the sharpest quarter of the changed blocks differ; compressed film grain: up to 24
 
 _SHIFTED = 0.45  # of the blocks of a region show the same after it was scrolled
 _LEFT = 0.25  # of the energy of a region: so much is still on screen after scrolling

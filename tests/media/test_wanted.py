@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.video.wanted import Wanted, parse_glob, since
+from cococli.media.wanted import Wanted, parse_glob, since
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media.video_fixtures import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim, with_sound
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from video.made import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim, with_sound
 
 from cococli.errors import VideoError
-from cococli.video.readers import open_reader
-from cococli.video.videos import Video, _decord_frames, timestamp_offset
+from cococli.media.readers import open_reader
+from cococli.media.videos import Video, _decord_frames, timestamp_offset
 
 # Name of the file, how it is made, and whether decord is to read it.
 KINDS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -119,8 +119,8 @@ def test_a_rotated_video_comes_upright(tmp_path: Path, turn: int, plain: bool):
 
 @pytest.mark.parametrize(("width", "height"), [(2, 2), (63, 97), (258, 2)])
 def test_odd_and_tiny_sizes_are_read(tmp_path: Path, width: int, height: int):
-    grey = np.full((height, width, 3), 128, np.uint8)
-    video = opened(make_video(tmp_path / "a.mp4", frames=[grey] * 5, pixel_format="yuv444p"))
+    gray = np.full((height, width, 3), 128, np.uint8)
+    video = opened(make_video(tmp_path / "a.mp4", frames=[gray] * 5, pixel_format="yuv444p"))
     pixels = next(video.frames([3])).pixels
     assert pixels.shape == (height, width, 3)
     assert np.abs(pixels.astype(int) - 128).max() < 4

@@ -7,16 +7,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from media.video_fixtures import add_sound, make_video, make_yuv, number_of, numbered
 from PIL import Image
-from video.made import add_sound, make_video, make_yuv, number_of, numbered
 
 from cococli.errors import VideoError
-from cococli.video.clips import ReadRequest, read_clips
-from cococli.video.hdr import HLG, PQ
-from cococli.video.readers import open_reader
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
-from cococli.video.videos import Video
+from cococli.media.clips import ReadRequest, read_clips
+from cococli.media.hdr import HLG, PQ
+from cococli.media.readers import open_reader
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
+from cococli.media.videos import Video
 
 LOSSLESS = {"qp": "0"}
 TAGS = {"BT.709": 1, "BT.601": 6, "BT.2020": 9}
@@ -30,13 +30,13 @@ CORNERS = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]],
 # fmt: on
 
 
-def patches(colours: np.ndarray, width: int = 128, height: int = 32) -> np.ndarray:
+def patches(colors: np.ndarray, width: int = 128, height: int = 32) -> np.ndarray:
     """[8, 3] -> [height, width, 3], side by side."""
-    return np.broadcast_to(colours.repeat(width // 8, axis=0), (height, width, 3))
+    return np.broadcast_to(colors.repeat(width // 8, axis=0), (height, width, 3))
 
 
 def seen(pixels: np.ndarray) -> np.ndarray:
-    """The colours in the middle of each patch: [8, 3]."""
+    """The colors in the middle of each patch: [8, 3]."""
     height, width = pixels.shape[:2]
     return pixels[height // 2, width // 16 :: width // 8].astype(int)
 
@@ -51,12 +51,12 @@ def opened(path: Path) -> Video:
     return video
 
 
-# Colours
+# Colors
 
 
 @pytest.mark.parametrize("tagged_range", [LIMITED, FULL], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", TAGS)
-def test_colours_are_read_with_the_matrix_and_range_that_the_file_names(tmp_path: Path, matrix: str, tagged_range: int):
+def test_colors_are_read_with_the_matrix_and_range_that_the_file_names(tmp_path: Path, matrix: str, tagged_range: int):
     frame = make_yuv(patches(PATCHES / 255), matrix, full=tagged_range == FULL)
     frame.colorspace, frame.color_range = TAGS[matrix], tagged_range
     video = opened(make_video(tmp_path / "a.mp4", frames=[frame] * 3, options=LOSSLESS))
@@ -102,17 +102,17 @@ def test_hdr_looks_like_the_same_scene_in_standard_range(tmp_path: Path, transfe
     """As it is stored its white is 146 (PQ) or 189 (HLG), and its red a brown."""
     light = np.where(PATCHES <= 10, PATCHES / 255 / 12.92, ((PATCHES / 255 + 0.055) / 1.055) ** 2.4)
     to_bt2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
-    colours = seen(shown(opened(make_hdr(tmp_path / "a.mp4", light @ to_bt2020.T * 203, transfer))))
-    assert np.abs(colours[3:6] - PATCHES[3:6]).max() <= 6  # skin, leaves, grey
-    assert np.abs(colours - PATCHES).max() <= 50  # what is brightest makes room for highlights
-    assert colours[6].min() >= 230
+    colors = seen(shown(opened(make_hdr(tmp_path / "a.mp4", light @ to_bt2020.T * 203, transfer))))
+    assert np.abs(colors[3:6] - PATCHES[3:6]).max() <= 6  # skin, leaves, gray
+    assert np.abs(colors - PATCHES).max() <= 50  # what is brightest makes room for highlights
+    assert colors[6].min() >= 230
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG], ids=["PQ", "HLG"])
 def test_highlights_of_hdr_keep_their_order(tmp_path: Path, transfer: int):
     nits = np.array([25, 50, 100, 203, 300, 450, 700, 1000])[:, None].repeat(3, axis=1)
-    grey = seen(shown(opened(make_hdr(tmp_path / "a.mp4", nits, transfer))))[:, 0]
-    assert (np.diff(grey) > 0).all()
+    gray = seen(shown(opened(make_hdr(tmp_path / "a.mp4", nits, transfer))))[:, 0]
+    assert (np.diff(gray) > 0).all()
 
 
 # Geometry
@@ -178,18 +178,18 @@ def test_of_two_fields_one_is_shown(tmp_path: Path, name: str):
 
 
 def test_8k_is_shrunk_before_it_fills_the_memory(tmp_path: Path):
-    grey = av.VideoFrame(7680, 4320, "yuv420p")
-    for plane in grey.planes:
+    gray = av.VideoFrame(7680, 4320, "yuv420p")
+    for plane in gray.planes:
         plane.update(bytes([128]) * plane.buffer_size)
-    pixels = shown(opened(make_video(tmp_path / "a.mp4", frames=[grey], options={"preset": "ultrafast"})))
+    pixels = shown(opened(make_video(tmp_path / "a.mp4", frames=[gray], options={"preset": "ultrafast"})))
     assert pixels.shape == (1080, 1920, 3)
     assert np.abs(pixels.astype(int) - 130).max() < 4
 
 
 @pytest.mark.parametrize("size", [(2, 2), (63, 97), (2, 258)])
 def test_tiny_and_odd_sizes_become_square_clips(tmp_path: Path, size: tuple[int, int]):
-    grey = np.full((*size, 3), 128, np.uint8)
-    path = make_video(tmp_path / "a.mp4", frames=[grey] * 5, pixel_format="yuv444p")
+    gray = np.full((*size, 3), 128, np.uint8)
+    path = make_video(tmp_path / "a.mp4", frames=[gray] * 5, pixel_format="yuv444p")
     ((clip, pixels),) = read_clips(path, ReadRequest(Sampling("multi", 2), Segments("none"), 32))
     assert (clip.times, pixels.shape) == ((0.04, 0.12), (2, 32, 32, 3))
     assert np.abs(pixels.astype(int) - 128).max() < 4
@@ -223,7 +223,7 @@ def test_a_title_that_is_no_utf8_is_no_obstacle(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_sixteen_bits_of_grey_are_not_all_white(tmp_path: Path, name: str):
+def test_sixteen_bits_of_gray_are_not_all_white(tmp_path: Path, name: str):
     Image.fromarray(numbered(5)[:, :, 0].astype(np.uint16) * 257).save(tmp_path / name)
     (frame,) = open_reader(tmp_path / name).frames([0])
     np.testing.assert_array_equal(frame.pixels, numbered(5))

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.video.discover import discover, is_image
+from cococli.media.discover import discover, is_image
 
 
 @pytest.fixture

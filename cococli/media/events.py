@@ -12,7 +12,7 @@ class ClipRead(NamedTuple):
 
     place: int  # of the video among all that are read
     clip: Clip
-    pixels: np.ndarray  # [F, S, S, 3] uint8, resized and cropped, not normalised
+    pixels: np.ndarray  # [F, S, S, 3] uint8, resized and cropped, not normalized
 
 
 class VideoRead(NamedTuple):

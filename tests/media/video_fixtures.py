@@ -17,8 +17,8 @@ OPEN = CLOSED.replace("open-gop=0", "open-gop=1")
 X264 = {"options": {"x264-params": CLOSED}}
 
 
-# What a frame says of its colours, and how the matrices weigh red and blue.
-COLOURS = ("colorspace", "color_range", "color_trc", "color_primaries")
+# What a frame says of its colors, and how the matrices weigh red and blue.
+COLORS = ("colorspace", "color_range", "color_trc", "color_primaries")
 MATRICES = {"BT.601": (0.299, 0.114), "BT.709": (0.2126, 0.0722), "BT.2020": (0.2627, 0.0593)}
 
 
@@ -55,7 +55,7 @@ def make_video(
     """Encode a video.
 
     Args:
-        frames: How many numbered frames, or the frames themselves: RGB, or PyAV's with what they say of their colours.
+        frames: How many numbered frames, or the frames themselves: RGB, or PyAV's with what they say of their colors.
         at: When each frame is shown, in 1/25 s; by default one after another.
         options: For the encoder.
         container: For the muxer.
@@ -71,7 +71,7 @@ def make_video(
         stream = output.add_stream(codec, rate=RATE, options=options or {})
         stream.height, stream.width = pictures[0].height, pictures[0].width
         stream.pix_fmt = pixel_format
-        for name in COLOURS:
+        for name in COLORS:
             setattr(stream.codec_context, name, getattr(pictures[0], name))
         stream.codec_context.gop_size = group
         if b_frames is not None:
@@ -96,7 +96,7 @@ def _frame(picture: np.ndarray | av.VideoFrame) -> av.VideoFrame:
 
 
 def make_yuv(codes: np.ndarray, matrix: str, full: bool = False, bits: int = 8) -> av.VideoFrame:
-    """What a camera stores of gamma-encoded RGB: a frame whose colours are not tagged.
+    """What a camera stores of gamma-encoded RGB: a frame whose colors are not tagged.
 
     Args:
         codes: [H, W, 3], 0..1; height and width even.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..catalog import CLIP, Preprocess
-from .preprocess import crop, normalise, random_crop
+from .preprocess import crop, normalize, random_crop
 from .readers import open_reader
 from .reading import Reader, progressed
 from .sampling import Sampling, sample_indices
@@ -66,14 +66,14 @@ def read_clip(
         image_size: S, in pixels.
 
     Returns:
-        The clip, and its pixels [F, 3, S, S] float32, normalised. F is 1 for a still picture.
+        The clip, and its pixels [F, 3, S, S] float32, normalized. F is 1 for a still picture.
 
     Raises:
         VideoError: why it cannot be read, in a few words, without the path.
     """
     request = ReadRequest(sampling, Segments("none"), image_size, preprocess=preprocess)
     ((clip, pixels),) = read_clips(source, request)
-    return clip, normalise(pixels, preprocess)
+    return clip, normalize(pixels, preprocess)
 
 
 def view(frame: np.ndarray, request: ReadRequest) -> np.ndarray:

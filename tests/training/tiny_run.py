@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.made import pictures
+from training.training_fixtures import pictures
 
 from cococli.catalog import CocaConfig, TextConfig, VisionConfig
 from cococli.training.data import Source

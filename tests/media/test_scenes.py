@@ -6,21 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media.video_fixtures import RATE, make_video
 from PIL import Image, ImageDraw, ImageFont
-from video.made import RATE, make_video
 
-from cococli.video.readers import open_reader
-from cococli.video.reading import Frame
-from cococli.video.scenes import find_scenes, scene_spans
-from cococli.video.segments import Segments, spans
+from cococli.media.readers import open_reader
+from cococli.media.reading import Frame
+from cococli.media.scenes import find_scenes, scene_spans
+from cococli.media.segments import Segments, spans
 
 HEIGHT, WIDTH = 72, 128
 
 
 def clouds(seed: int, height: int = HEIGHT, width: int = WIDTH, spots: tuple[int, int] = (5, 8)) -> np.ndarray:
-    """[height, width, 3] uint8: soft spots of many colours, other ones for each seed."""
-    colours = np.random.default_rng(seed).integers(0, 256, (*spots, 3), np.uint8)
-    return np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
+    """[height, width, 3] uint8: soft spots of many colors, other ones for each seed."""
+    colors = np.random.default_rng(seed).integers(0, 256, (*spots, 3), np.uint8)
+    return np.asarray(Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def stays(seed: int, seconds: float) -> list[np.ndarray]:
@@ -91,9 +91,9 @@ def test_a_dissolve_is_found_once_and_inside_of_it(seconds: float) -> None:
         assert 2 < found < 2 + seconds
 
 
-@pytest.mark.parametrize("colour", [0, 255], ids=["black", "white"])
-def test_a_fade_to_another_scene_is_one_change(colour: int) -> None:
-    fade = mixed(clouds(0), colour, 0.6) + mixed(colour, clouds(1), 0.6)
+@pytest.mark.parametrize("color", [0, 255], ids=["black", "white"])
+def test_a_fade_to_another_scene_is_one_change(color: int) -> None:
+    fade = mixed(clouds(0), color, 0.6) + mixed(color, clouds(1), 0.6)
     (found,) = find_scenes(Drawn(stays(0, 2) + fade + stays(1, 2)))
     assert 2 < found < 3.2
 

@@ -1,6 +1,6 @@
 """Find where the scenes of a video begin: at hard cuts, in the middle of fades and dissolves, and at new pages.
 
-Thumbnails of the frames are enough for films, and small grey pictures for slides and other pages (see pages.py), so
+Thumbnails of the frames are enough for films, and small gray pictures for slides and other pages (see pages.py), so
 that decoding takes most of the time. benchmarks/README.md says how well this works and why it is not PySceneDetect.
 """
 
@@ -24,7 +24,7 @@ SHORTEST = 1.0  # seconds of a scene
 
 WIDTH, HEIGHT = 32, 18  # of a thumbnail, in pixels: grain and small movements are gone
 
-_FLAT = 3.0  # standard deviation of a picture, in grey levels, below which it shows nothing, as in a fade
+_FLAT = 3.0  # standard deviation of a picture, in gray levels, below which it shows nothing, as in a fade
 _DIM = 0.3  # of the contrast around: beside blank frames, those that show less are faded
 _BESIDE = 1.0  # seconds
 
@@ -34,12 +34,12 @@ _APART = 0.3  # all frames around, but for a quarter of the pairs: after a flash
 _AROUND = 0.3  # seconds
 _ALONE = 2.0  # a cut is so many times the steps around it: fast motion goes on for several frames
 _CELLS = (6, 8)  # down and across; more than half of them must change, so that a window that opens is no cut
-_CHANGED = 0.4  # of the contrast: by so much the colour of a cell changes
+_CHANGED = 0.4  # of the contrast: by so much the color of a cell changes
 
 # Cuts in a part of the picture, as in a split screen
 _PART = 0.3  # of the picture, at least
 _FILLED = 0.5  # of its pixels change
-_STEP_OF_PIXEL = 5.0  # grey levels, at least
+_STEP_OF_PIXEL = 5.0  # gray levels, at least
 _OUT = 1.5  # times the steps before and after
 
 # Dissolves
@@ -84,7 +84,7 @@ class _Stretch(NamedTuple):
 
 def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float, float]]:
     """Spans of the scenes, in order: seconds. Blank spans that are as long as a scene belong to none of them."""
-    scenes, blanks = _analyse(reader, shortest)
+    scenes, blanks = _analyze(reader, shortest)
     start, end = float(reader.starts[0]), float(reader.end)
     spans = list(pairwise([start, *scenes, end]))
     for blank_start, blank_end in blanks:
@@ -100,10 +100,10 @@ def find_scenes(reader: Reader, shortest: float = SHORTEST) -> list[float]:
     Args:
         shortest: Seconds that a scene lasts at least; of two changes closer than this the weaker one is dropped.
     """
-    return _analyse(reader, shortest)[0]
+    return _analyze(reader, shortest)[0]
 
 
-def _analyse(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[float, float]]]:
+def _analyze(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[float, float]]]:
     """Return the times at which scenes begin, and the blank spans."""
     changes: list[_Change] = []
     blank: list[tuple[float, bool]] = []
@@ -178,7 +178,7 @@ def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
-    with _av_stream(video.path) as stream, suppress(av.FFmpegError, ValueError):  # frames of a kind that has no colours
+    with _av_stream(video.path) as stream, suppress(av.FFmpegError, ValueError):  # frames of a kind that has no colors
         shrink, shrink_again = VideoReformatter().reformat, VideoReformatter().reformat  # preparing them takes long
         for frame in (_timed if video.keys else _counted)(_decoded(stream)):
             small = shrink(frame, PAGE_WIDTH, PAGE_HEIGHT, "yuv420p", interpolation=Interpolation.AREA)
@@ -254,8 +254,8 @@ def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
 
 def _looks(pixels: np.ndarray) -> np.ndarray:
     """Thumbnails without their brightness and contrast, of length 1, so that products are correlations: [N, P]"""
-    centred = pixels - pixels.mean(axis=1, keepdims=True)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    centerd = pixels - pixels.mean(axis=1, keepdims=True)
+    return centerd / np.maximum(np.linalg.norm(centerd, axis=1, keepdims=True), 1e-6)
 
 
 def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
@@ -298,7 +298,7 @@ def _changed_parts(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _all_over(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether most of the picture changed its colour."""
+    """Whether most of the picture changed its color."""
     down, across = _CELLS
     change = (after - before).reshape(down, HEIGHT // down, across, WIDTH // across, 3).mean(axis=(1, 3))
     contrast = (before.std() + after.std()) / 2

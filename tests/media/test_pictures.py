@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
+from media.video_fixtures import number_of, numbered
 from PIL import Image
-from video.made import number_of, numbered
 
 from cococli.errors import VideoError
-from cococli.video import pictures
-from cococli.video.readers import open_reader
+from cococli.media import pictures
+from cococli.media.readers import open_reader
 
 TILED = Path(__file__).parents[1] / "data" / "video" / "tiled.heic"
 WHITE = (255, 255, 255)
@@ -32,7 +32,7 @@ def shown(path: Path) -> list[np.ndarray]:
 # Transparency
 
 
-def hidden_colours() -> Image.Image:
+def hidden_colors() -> Image.Image:
     """A black bar on the left; the rest is transparent, above blue."""
     pixels = np.zeros((48, 80, 4), np.uint8)
     pixels[:, :, 2] = 255
@@ -43,7 +43,7 @@ def hidden_colours() -> Image.Image:
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.gif", "a.avif", "a.heic", "a.mp4"])
 def test_transparent_parts_are_white(tmp_path: Path, name: str):
     lossless = {"lossless": True} if name == "a.webp" else {}
-    hidden_colours().save(tmp_path / name, "PNG" if name == "a.mp4" else None, **lossless)
+    hidden_colors().save(tmp_path / name, "PNG" if name == "a.mp4" else None, **lossless)
     (pixels,) = shown(tmp_path / name)
     assert np.abs(pixels[:, :12].astype(int)).max() < 12
     assert np.abs(pixels[:, 28:].astype(int) - 255).max() < 12
@@ -62,7 +62,7 @@ def test_transparency_of_every_mode_is_seen(tmp_path: Path, mode: str):
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif"])
 def test_transparent_parts_of_animations_are_white(tmp_path: Path, name: str):
-    frames = [hidden_colours(), hidden_colours().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    frames = [hidden_colors(), hidden_colors().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100, lossless=True, disposal=2)
     first, second = shown(tmp_path / name)
     assert (first[:, :20].max(), first[:, 20:].min()) == (0, 255)
@@ -84,18 +84,18 @@ def test_transparent_parts_of_animations_are_white(tmp_path: Path, name: str):
         (np.int32, 8_000_000, -1_000_000_000),
     ],
 )
-def test_wide_numbers_are_scaled_to_grey(tmp_path: Path, dtype: type, scale: float, shift: float):
-    grey = numbered(5)[:, :, 0].astype(np.float64)
-    grey[0, 0], grey[0, 1] = 0, 255
-    Image.fromarray((grey * scale + shift).astype(dtype)).save(tmp_path / "a.tif")
+def test_wide_numbers_are_scaled_to_gray(tmp_path: Path, dtype: type, scale: float, shift: float):
+    gray = numbered(5)[:, :, 0].astype(np.float64)
+    gray[0, 0], gray[0, 1] = 0, 255
+    Image.fromarray((gray * scale + shift).astype(dtype)).save(tmp_path / "a.tif")
     (pixels,) = shown(tmp_path / "a.tif")
-    np.testing.assert_allclose(pixels[:, :, 0], grey, atol=1)
+    np.testing.assert_allclose(pixels[:, :, 0], gray, atol=1)
 
 
 def test_unsigned_numbers_of_32_bits_do_not_turn_negative(tmp_path: Path):
-    grey = numbered(5)[:, :, 0].astype(np.uint32)
+    gray = numbered(5)[:, :, 0].astype(np.uint32)
     path = tmp_path / "a.tif"
-    Image.fromarray((grey << 24).view(np.int32)).save(path)
+    Image.fromarray((gray << 24).view(np.int32)).save(path)
     entry = b"\x53\x01\x03\x00\x01\x00\x00\x00"  # the tag SampleFormat, one short
     assert entry + b"\x02" in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(entry + b"\x02", entry + b"\x01"))
@@ -137,7 +137,7 @@ def test_heic_is_turned_and_its_primary_picture_is_taken(tmp_path: Path):
 
 
 def test_heic_without_its_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cococli.video.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("cococli.media.pictures.find_spec", lambda name: None)
     monkeypatch.delitem(Image.OPEN, "HEIF")
     with pytest.raises(VideoError, match="pip install pillow-heif"):
         open_reader(TILED)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cococli.catalog import CLIP, Preprocess
-from cococli.video.preprocess import crop, normalise, random_box, random_crop
+from cococli.media.preprocess import crop, normalize, random_box, random_crop
 
-# What open_clip's evaluation transform makes of a picture, turned back into grey levels; lossless WebP.
+# What open_clip's evaluation transform makes of a picture, turned back into gray levels; lossless WebP.
 GOLDENS = Path(__file__).parents[1] / "data" / "video"
 
 
@@ -23,25 +23,25 @@ def golden(name: str) -> np.ndarray:
     return np.asarray(Image.open(GOLDENS / f"preprocess_{name}.webp").convert("RGB"))
 
 
-def grey_levels(pixels: np.ndarray) -> np.ndarray:
+def gray_levels(pixels: np.ndarray) -> np.ndarray:
     return (pixels.transpose(1, 2, 0) * CLIP.std + CLIP.mean) * 255
 
 
-def test_normalising_is_open_clips_arithmetic_whatever_the_shape():
+def test_normalizing_is_open_clips_arithmetic_whatever_the_shape():
     levels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    pixels = normalise(levels, CLIP)
+    pixels = normalize(levels, CLIP)
     assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((2, 3, 4, 4), np.float32, True)
     for frame, expected in zip(pixels, levels, strict=True):
         mean, std = np.float32(CLIP.mean), np.float32(CLIP.std)
         np.testing.assert_array_equal(frame, ((expected.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))
-        np.testing.assert_allclose(grey_levels(frame), expected, atol=1e-4)
+        np.testing.assert_allclose(gray_levels(frame), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", [0, 1, 2, 3, 4, 6])
-def test_pixels_are_within_one_grey_level_of_open_clip(case: int):
+def test_pixels_are_within_one_gray_level_of_open_clip(case: int):
     pixels = crop(golden(f"in{case}"), 224, CLIP)
     assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
-    assert np.abs(grey_levels(normalise(pixels, CLIP)) - golden(f"out{case}")).max() < 1
+    assert np.abs(gray_levels(normalize(pixels, CLIP)) - golden(f"out{case}")).max() < 1
 
 
 # Of random pictures, by open_clip 3.3.0's `image_transform_v2` with torchvision 0.28.0: sha256 of the float32 pixels.
@@ -55,7 +55,7 @@ def test_every_resize_mode_equals_open_clip(golden: dict[str, Any]):
         height, width = map(int, shape.split("x"))
         random = np.random.default_rng(height * 1000 + width)
         frame = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        pixels = normalise(crop(frame, 64, preprocess), preprocess)
+        pixels = normalize(crop(frame, 64, preprocess), preprocess)
         digests[shape] = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
     assert digests == golden["sha256"]
 

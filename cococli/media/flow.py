@@ -13,12 +13,12 @@ import numpy as np
 from .clips import Clip, ReadRequest
 from .events import ClipRead, Event, NotYet, VideoFailed
 from .pool import read_videos
-from .preprocess import normalise
+from .preprocess import normalize
 
 T = TypeVar("T")
 
 Compute = Callable[[np.ndarray, list[int]], Sequence[T]]
-"""[B, F, 3, S, S] float32, normalised frames, and a number of each clip that stays the same whatever the batches are
+"""[B, F, 3, S, S] float32, normalized frames, and a number of each clip that stays the same whatever the batches are
 -> B values."""
 
 
@@ -213,7 +213,7 @@ def _begin(
     """Hand over a batch, and work until nothing of it waits."""
     with _computing(spent):
         frames = np.stack([item.pixels for item in batch if item.pixels is not None])
-        pixels = normalise(frames, request.preprocess)
+        pixels = normalize(frames, request.preprocess)
         computer.take(batch, pixels, [_number(paths[item.place], item.index) for item in batch])
         for item in batch:
             item.pixels = None

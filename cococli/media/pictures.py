@@ -55,7 +55,7 @@ class Picture:
         except VideoError as error:
             with _picture_errors(), opened(self.path) as picture:
                 pixels = rgb_pixels(picture)
-            if (pixels == pixels[0, 0]).all():  # grey or black, which stands for what is missing
+            if (pixels == pixels[0, 0]).all():  # gray or black, which stands for what is missing
                 raise error from None
             return pixels
 
@@ -141,7 +141,7 @@ def _forward(picture: Any, indices: Sequence[int]) -> Iterator[int]:
 def rgb_pixels(picture: Any) -> np.ndarray:
     """[H, W, 3] uint8, upright, with white where the picture is transparent; huge pictures at a fraction of their size.
 
-    People see transparent pictures on white. open_clip drops the transparency instead, which uncovers colours that
+    People see transparent pictures on white. open_clip drops the transparency instead, which uncovers colors that
     nobody sees.
     """
     from PIL import Image
@@ -179,7 +179,7 @@ def _strips(picture: Any, rows: int) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Levels:
-    """How numbers that are no bytes become grey: linearly, from `black` to `white`."""
+    """How numbers that are no bytes become gray: linearly, from `black` to `white`."""
 
     dtype: Any
     black: float
@@ -226,9 +226,9 @@ def _rgb(strip: Any, levels: _Levels | None) -> Any:
 
     if levels:
         values = np.asarray(strip).view(levels.dtype).astype(np.float32)
-        grey = (np.nan_to_num(values) - levels.black) / ((levels.white - levels.black) or 1) * 255
+        gray = (np.nan_to_num(values) - levels.black) / ((levels.white - levels.black) or 1) * 255
         # Rounded down: the upper byte of 16 bits.
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(gray.clip(0, 255).astype(np.uint8)).convert("RGB")
     if not strip.has_transparency_data:
         return strip.convert("RGB")
     seen = strip.convert("RGBA")

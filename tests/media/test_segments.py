@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.video.segments import Segments, parse, spans
+from cococli.media.segments import Segments, parse, spans
 
 
 def reader(end: float) -> SimpleNamespace:

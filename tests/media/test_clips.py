@@ -6,23 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from media.video_fixtures import make_video, number_of, numbered
 from PIL import Image
-from video.made import make_video, number_of, numbered
 
 from cococli.catalog import CLIP
 from cococli.errors import VideoError
-from cococli.video.clips import Clip, ReadRequest, read_clip, read_clips
-from cococli.video.preprocess import random_crop
-from cococli.video.reading import ENOUGH_BYTES, Frame, report_progress
-from cococli.video.sampling import Sampling
-from cococli.video.segments import Segments
-from cococli.video.videos import Video
+from cococli.media.clips import Clip, ReadRequest, read_clip, read_clips
+from cococli.media.preprocess import random_crop
+from cococli.media.reading import ENOUGH_BYTES, Frame, report_progress
+from cococli.media.sampling import Sampling
+from cococli.media.segments import Segments
+from cococli.media.videos import Video
 
 
 def seen(pixels: np.ndarray) -> list[int]:
     """The numbers on preprocessed frames [F, 3, S, S]; as wide as high, so the crop keeps every bar."""
-    grey = (pixels.transpose(0, 2, 3, 1) * CLIP.std + CLIP.mean) * 255
-    return [number_of(frame) for frame in grey]
+    gray = (pixels.transpose(0, 2, 3, 1) * CLIP.std + CLIP.mean) * 255
+    return [number_of(frame) for frame in gray]
 
 
 @pytest.fixture(scope="module")

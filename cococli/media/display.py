@@ -11,7 +11,7 @@ from .hdr import HLG, PQ, to_standard
 from .reading import reason
 
 _LARGEST = 1080  # pixels of the short side: no model looks closer, and a frame of 8K is 100 MB of RGB
-_UNKNOWN, _BT709 = 2, 1  # colour matrices, as FFmpeg numbers them
+_UNKNOWN, _BT709 = 2, 1  # color matrices, as FFmpeg numbers them
 
 
 def is_ordinary(frame: Any, aspect: Fraction | None) -> bool:

@@ -141,7 +141,7 @@ class _Process:
         self.socket, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cococli.video.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "cococli.media.worker", str(theirs.fileno())],
                 env=os.environ | {"PYTHONPATH": _import_path(), "OMP_NUM_THREADS": "1"},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

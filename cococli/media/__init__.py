@@ -1,0 +1,1 @@
+"""Videos and pictures: find, sample, read, normalize."""

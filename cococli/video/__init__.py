@@ -1,1 +1,0 @@
-"""Videos and pictures: find, sample, read, normalise."""
