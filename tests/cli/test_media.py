@@ -12,9 +12,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from media.test_pictures import TILED, gif_of
 from media.video_fixtures import RATE, X264, make_video, with_sound
 from PIL import Image
-from video.test_pictures import TILED, gif_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
