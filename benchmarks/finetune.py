@@ -39,13 +39,12 @@ def random_batch(count: int) -> Batch:
 def real_batches(folder: Path, count: int) -> list[Batch]:
     """The batches of the first epoch of a run on this data."""
     from cococli.media.sampling import Sampling
-    from cococli.training.data import Source, find_data
+    from cococli.training.data import find_data
     from cococli.training.feeding import Feeding, feed
-    from cococli.training.lengths import padded_lengths
-    from cococli.training.order import Order
-    from cococli.training.pairs import pairs_of
+    from cococli.training.finetune import FinetuneRequest
+    from cococli.training.pairs import Order, padded_lengths, pairs_of
 
-    pairs = pairs_of(find_data(Source(folder), 0, 76, False, print).train, 76)
+    pairs = pairs_of(find_data(FinetuneRequest(folder, hold_out=0), 76).train, 76)
     order = Order(0, padded_lengths(pairs.ids, 0), count)
     steps = feed(pairs, order, range(order.steps), Feeding(Sampling("middle"), 224))
     return [(step.ids, step.pixels) for step in steps if step.pixels is not None]

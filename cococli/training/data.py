@@ -1,87 +1,106 @@
-"""What a run trains on, and what it holds out."""
+"""The examples of a run: those it trains on, and those it holds out."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ..datasets.check import check
-from ..datasets.dataset import Dataset, Split
+from ..datasets.dataset import Dataset, Example, Split
 from ..datasets.find import find_dataset
 from ..errors import UsageError
-from .validation import split_off, spread
+from ..reporting import SILENT, Reporter
+from .finetune import FinetuneRequest
+
+HELD_OUT = 0.05  # share of the examples of data without splits
+ENOUGH = 8  # examples below which scores are unreliable
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the data is; see `datasets.find.find_dataset`."""
-
-    folder: Path
-    karpathy: Path | None = None
-    images: Path | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """Examples whose files are there."""
+class TrainingData:
+    """Examples whose files exist."""
 
     train: Dataset
     held_out: Dataset | None
 
 
 def find_data(
-    source: Source, hold_out: int, context_length: int, strict: bool, told: Callable[[str], object], before: int = 0
-) -> Data:
-    """Find the examples to train on and, where wanted, some to hold out: of the val split, or else a share of all.
+    request: FinetuneRequest, context_length: int, reporter: Reporter = SILENT, before: int = 0
+) -> TrainingData:
+    """Find the examples to train on and, if requested, some to hold out: of the val split, or else a share of all.
 
     Args:
-        hold_out: How many examples to hold out at most; 0: none.
-        strict: Whether what is wrong with the data ends it.
-        told: Told what is there, and what is wrong with it.
-        before: How many examples a run that goes on has held out so far; 0: it starts now.
+        reporter: Receives the size of each split, and its problems, as notes.
+        before: How many examples an earlier version of the run held out; 0 for a new run.
 
     Raises:
-        UsageError: there is no data, or nothing of it can be used, or it is not whole where it must be.
+        UsageError: There is no usable data, or it is incomplete and the request is strict.
     """
-    train = _checked(_find(source, "train"), context_length, strict, told)
-    if not hold_out:
-        return Data(train, None)
-    val, why = _val(source) if train.split else (None, f"{train.source} knows no splits")
+    train = _checked(_find(request, "train"), context_length, request.strict, reporter)
+    if not request.hold_out:
+        return TrainingData(train, None)
+    val, why = _val(request) if train.split else (None, f"{train.source} has no splits")
     if val:
-        val = _checked(val, context_length, strict, told)
-        return Data(train, replace(val, examples=spread(val.examples, hold_out)))
-    train, val = split_off(train, hold_out, before)
+        val = _checked(val, context_length, request.strict, reporter)
+        return TrainingData(train, replace(val, examples=spread(val.examples, request.hold_out)))
+    train, val = split_off(train, request.hold_out, before)
     if not train.examples:
-        raise UsageError("there is one file with captions, and none to hold out", "--hold-out 0 trains on it alone")
-    told(f"{why}: {len(val.examples)} of {len(train.examples) + len(val.examples)} files are held out")
-    return Data(train, val)
+        raise UsageError("only one file has captions, so none can be held out", "to train on it, use --hold-out 0")
+    reporter.note(f"{why}: {len(val.examples)} of {len(train.examples) + len(val.examples)} files are held out")
+    return TrainingData(train, val)
 
 
-def _find(source: Source, split: Split) -> Dataset:
-    return find_dataset(source.folder, split, source.karpathy, source.images)
+def _find(request: FinetuneRequest, split: Split) -> Dataset:
+    return find_dataset(request.data, split, request.karpathy, request.images)
 
 
-def _val(source: Source) -> tuple[Dataset | None, str]:
-    """The val split, or why there is none."""
+def _val(request: FinetuneRequest) -> tuple[Dataset | None, str]:
+    """Return the val split, or why there is none."""
     try:
-        return _find(source, "val"), ""
+        return _find(request, "val"), ""
     except UsageError as error:
         return None, error.message
 
 
-def _checked(dataset: Dataset, context_length: int, strict: bool, told: Callable[[str], object]) -> Dataset:
-    """The examples whose files are there."""
+def _checked(dataset: Dataset, context_length: int, strict: bool, reporter: Reporter) -> Dataset:
+    """Return the data set without examples whose files are missing, and report its problems."""
     lacks = check(dataset, context_length)
-    wrong = [f"{count} {what}" for what, count in dataset.left_out.items()]
+    problems = [f"{count} {what}" for what, count in dataset.left_out.items()]
     if lacks.missing:
-        wrong.append(f"{len(lacks.missing)} missing or empty files, as {lacks.missing[0]}")
+        problems.append(f"{len(lacks.missing)} missing or empty files (first: {lacks.missing[0]})")
     if lacks.too_long:
-        wrong.append(f"{lacks.too_long} captions longer than {context_length} tokens, which are cut")
+        problems.append(f"{lacks.too_long} captions truncated to {context_length} tokens")
     name = f"{dataset.split or 'all'}: {len(dataset.examples)} files, {dataset.captions} captions"
-    if wrong and strict:
-        raise UsageError(f"{name}; {'; '.join(wrong)}", "without --strict the rest is trained on")
-    told("; ".join([name, *wrong, *dataset.notes]))
+    if problems and strict:
+        raise UsageError(f"{name}; {'; '.join(problems)}", "to train on the rest, leave out --strict")
+    reporter.note("; ".join([name, *problems, *dataset.notes]))
     rest = dataset.without(lacks.missing)
     if not rest.examples:
         message = f"no files found for {dataset.captions:,} captions of {dataset.source} (first: {lacks.missing[0]})"
         raise UsageError(message, "pass their folder with --images")
     return rest
+
+
+def split_off(dataset: Dataset, most: int, before: int = 0) -> tuple[Dataset, Dataset]:
+    """Split a data set into examples to train on and a share to hold out, the same whatever their order.
+
+    Scores of a few examples are unreliable, so at least 8 are held out, or a quarter of fewer than 32.
+
+    Args:
+        most: Maximum number of examples to hold out.
+        before: How many were held out when the run was started; 0 for a new run.
+    """
+    shuffled = sorted(dataset.examples, key=lambda example: hashlib.sha256(example.id.encode()).digest())
+    count = before or max(1, round(HELD_OUT * len(shuffled)), min(ENOUGH, len(shuffled) // 4))
+    held_out = {example.id for example in shuffled[: min(count, most)]}
+    examples = dataset.examples
+    return (
+        replace(dataset, examples=tuple(example for example in examples if example.id not in held_out)),
+        replace(dataset, examples=tuple(example for example in examples if example.id in held_out)),
+    )
+
+
+def spread(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Return this many examples at equal distances, as neighbors may be alike."""
+    if len(examples) <= count:
+        return tuple(examples)
+    return tuple(examples[i * len(examples) // count] for i in range(count))

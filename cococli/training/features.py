@@ -1,6 +1,6 @@
-"""What a frozen vision tower makes of every file, computed once and kept on disk for all runs.
+"""Image features of a frozen vision tower, computed once per file and stored on disk for all runs.
 
-It is shown the crop of the evaluation: a random one would need the tower again in every epoch.
+They are of the evaluation crop: random crops would need the tower again in every epoch.
 
 A folder holds `rows.npy`, a row of Q * D numbers for each content, and `contents.txt`, whose lines are the sha256 of
 these contents in the same order. A line is written after its row is safe on disk, so none is without one.
@@ -27,13 +27,13 @@ from ..media.flow import AtOnce, Reading, compute_videos
 from ..media.reading import open_file, reason
 from ..media.sampling import Sampling
 from ..media.segments import Segments
+from ..reporting import SILENT, Reporter
 from ..retrieval.vectors import VectorFile, create, map_vectors
-from .feeding import Failed, StepBatch
-from .order import Order
-from .pairs import Pairs
+from .feeding import StepBatch, report_unreadable
+from .pairs import Order, Pairs
 
 ROWS, CONTENTS = "rows.npy", "contents.txt"
-AT_ONCE = 32  # rows that are made safe together
+AT_ONCE = 32  # rows that are flushed together
 _LINE = 65  # bytes: a sha256 and the end of the line
 
 Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normalized -> [B, Q, D] float32
@@ -41,7 +41,7 @@ Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normaliz
 
 @dataclass(frozen=True)
 class Tower:
-    """A frozen vision tower, and how files are shown to it: all that decides on what it makes of them."""
+    """A frozen vision tower and its input: everything that determines the features of a file."""
 
     identity: str  # of its weights and of how pictures are prepared for it, see `identity_of`
     sampling: Sampling
@@ -57,20 +57,20 @@ class Tower:
 
     @property
     def row_bytes(self) -> int:
-        """What one file takes on disk."""
+        """Size of the features of one file on disk."""
         return self.queries * self.width * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the tower made of files."""
+    """The stored features of some files."""
 
-    images: np.ndarray  # [N, Q, D], read from disk as it is looked at
-    row: np.ndarray  # [files] int64, each file's row; -1: it cannot be read
+    images: np.ndarray  # [N, Q, D], a memory map
+    row: np.ndarray  # [files] int64, each file's row; -1 if it cannot be read
 
 
 def identity_of(config: CocaConfig, weights: Mapping[str, np.ndarray]) -> str:
-    """The sha256 of a vision tower, and of how pictures are prepared for it unless that is as for CLIP."""
+    """Hash a vision tower, and its preprocessing unless that is CLIP's."""
     digest = hashlib.sha256(repr((config.vision, config.quick_gelu)).encode())
     if config.preprocess != CLIP:
         digest.update(repr(config.preprocess).encode())
@@ -84,34 +84,39 @@ def prepare(
     files: Sequence[Path],
     tower: Tower,
     encode: Encode,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-    failed: Failed = lambda path, why: None,
-    waiting: Callable[[], object] = lambda: None,
+    reporter: Reporter = SILENT,
+    strict: bool = False,
     batch_size: int = 8,
-    stopping: Callable[[], bool] = lambda: False,
 ) -> Features:
-    """The features of files; what is not on disk is computed. It may be killed, and goes on from there.
+    """Return the features of files, computing those that are not on disk; killed, it resumes where it was.
+
+    A requested stop ends it early, with the features computed so far.
 
     Args:
         encode: The tower.
-        progress: Called with how many files are computed and are to be, first with 0; each takes `tower.row_bytes`.
-        failed: Told of each file that cannot be read. It may raise, as `feeding.stop` does.
-        waiting: Called once if another run computes features of this tower.
-        stopping: Asked after each batch: whether to end early, with the features of what was computed by then.
+        reporter: Receives progress, and a warning for each file that cannot be read.
+        strict: Whether a file that cannot be read raises a VideoError.
 
     Raises:
-        CocaError: the disk has too little room, or cannot be written to.
+        CocaError: The disk is full or cannot be written.
     """
+
+    def failed(path: Path, why: str) -> None:
+        report_unreadable(path, why, strict, reporter)
+
     contents = [_content(path, failed) for path in files]
     with told(tower.folder):
         tower.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(tower.folder / "lock", waiting), closing(_Store(tower)) as store:
+    with _locked(tower.folder / "lock", reporter), closing(_Store(tower)) as store:
         found = dict(zip(contents, files, strict=True))
-        lacking = {content: path for content, path in found.items() if content and content not in store.rows}
-        _check_room(tower, len(lacking))
+        missing = {content: path for content, path in found.items() if content and content not in store.rows}
+        _check_room(tower, len(missing))
         request = ReadRequest(tower.sampling, Segments("none"), tower.image_size, preprocess=tower.preprocess)
         reading = Reading(request, batch_size)
-        _compute(lacking, reading, encode, store, progress, failed, stopping)
+        if missing:
+            size = humanized(len(missing) * tower.row_bytes)
+            reporter.note(f"encoding {len(missing)} files once with the frozen vision tower: {size} in {tower.folder}")
+            _compute(missing, reading, encode, store, failed, reporter)
     images = map_vectors(tower.folder / ROWS).reshape(-1, tower.queries, tower.width)
     return Features(images, np.array([store.rows.get(content, -1) for content in contents], np.int64))
 
@@ -119,10 +124,10 @@ def prepare(
 def cached_feed(
     pairs: Pairs, order: Order, steps: range, features: Features, part: slice = slice(None)
 ) -> Generator[StepBatch, None, None]:
-    """The batches that `feeding.feed` gives, of features in place of pixels.
+    """Yield the batches of `feeding.feed` with features instead of pixels.
 
     Raises:
-        VideoError: no file can be read.
+        VideoError: No file can be read.
     """
     broken = set(np.flatnonzero(features.row < 0).tolist())
     for step in steps:
@@ -132,13 +137,13 @@ def cached_feed(
 
 
 class _Store:
-    """The folder of a tower, open to add to it."""
+    """The feature folder of a tower, open for appending."""
 
     def __init__(self, tower: Tower) -> None:
-        """Open what earlier runs left.
+        """Open the features of earlier runs.
 
         Raises:
-            CocaError: it cannot be written.
+            CocaError: The folder cannot be written.
         """
         self._path = tower.folder / ROWS
         with told(self._path):
@@ -151,29 +156,29 @@ class _Store:
         names = (lines[row * _LINE : (row + 1) * _LINE - 1].decode("ascii", "replace") for row in range(count))
         self.rows = {name: row for row, name in enumerate(names)}
         self._count = count
-        self._unsafe: dict[str, np.ndarray] = {}
+        self._pending: dict[str, np.ndarray] = {}
 
     def add(self, content: str, features: np.ndarray) -> None:
-        """Add features [Q, D]; they are safe on disk `AT_ONCE` files later."""
-        self._unsafe[content] = features.reshape(-1)
-        if len(self._unsafe) == AT_ONCE:
+        """Add features [Q, D]; they are flushed to disk every `AT_ONCE` files."""
+        self._pending[content] = features.reshape(-1)
+        if len(self._pending) == AT_ONCE:
             self._write()
 
     def _write(self) -> None:
-        rows = range(self._count, self._count + len(self._unsafe))
+        rows = range(self._count, self._count + len(self._pending))
         with told(self._path):
-            self._vectors.write(rows, np.stack([*self._unsafe.values()]))
+            self._vectors.write(rows, np.stack([*self._pending.values()]))
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
-            self._contents.writelines(f"{content}\n".encode() for content in self._unsafe)
+            self._contents.writelines(f"{content}\n".encode() for content in self._pending)
             self._contents.flush()
-        self.rows.update(zip(self._unsafe, rows, strict=True))
+        self.rows.update(zip(self._pending, rows, strict=True))
         self._count = rows.stop
-        self._unsafe.clear()
+        self._pending.clear()
 
     def close(self) -> None:
         try:
-            if self._unsafe:
+            if self._pending:
                 self._write()
         finally:
             self._vectors.close()
@@ -181,7 +186,7 @@ class _Store:
 
 
 def _open_rows(tower: Tower) -> VectorFile:
-    """The file of rows, made anew where it is missing or damaged."""
+    """Open the file of rows; recreate it if it is missing or damaged."""
     rows, size = tower.folder / ROWS, tower.queries * tower.width
     with suppress(UsageError, FileNotFoundError):
         vectors = VectorFile(rows)
@@ -198,33 +203,34 @@ def _compute(
     reading: Reading,
     encode: Encode,
     store: _Store,
-    progress: Callable[[int, int], object],
-    failed: Failed,
-    stopping: Callable[[], bool],
+    failed: Callable[[Path, str], None],
+    reporter: Reporter,
 ) -> None:
-    """Add the features of files, by their contents, to a store."""
+    """Add the features of files, keyed by their contents, to a store."""
     contents, paths = list(files), list(files.values())
-    progress(0, len(paths))
     computer = AtOnce(lambda pixels, _: list(encode(pixels)))
-    with closing(compute_videos(paths, computer, reading, stopping)) as videos:
+    with (
+        reporter.progress("encoding", len(paths), on_stop="saving") as progress,
+        closing(compute_videos(paths, computer, reading, lambda: reporter.stop_requested)) as videos,
+    ):
         for done, video in enumerate(videos, start=1):
             if video.failure:
                 failed(paths[video.place], video.failure)
             else:
                 store.add(contents[video.place], video.values[0])
-            progress(done, len(paths))
+            progress.update(done, len(paths))
 
 
 def _check_room(tower: Tower, files: int) -> None:
     needed, free = files * tower.row_bytes, shutil.disk_usage(tower.folder).free
     if needed > free:
-        what = f"what the frozen vision tower makes of {files} files takes {humanized(needed)}"
+        what = f"image features of {files} files take {humanized(needed)}"
         hint = "set COCA_HOME to a folder on another disk, or do not freeze the vision tower"
-        raise CocaError(f"{what}, but {tower.folder} has room for {humanized(free)}", hint)
+        raise CocaError(f"{what}, but only {humanized(free)} are free in {tower.folder}", hint)
 
 
-def _content(path: Path, failed: Failed) -> str:
-    """The sha256 of a file; empty if it cannot be read."""
+def _content(path: Path, failed: Callable[[Path, str], None]) -> str:
+    """Return the SHA-256 of a file; empty if it cannot be read."""
     try:
         with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -234,13 +240,13 @@ def _content(path: Path, failed: Failed) -> str:
 
 
 @contextmanager
-def _locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold a folder against other runs, which wait."""
+def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock of a folder; wait for another run that has it."""
     from filelock import FileLock
 
     lock = FileLock(path)
     with told(path):
-        acquire(lock, waiting)
+        acquire(lock, lambda: reporter.note("waiting for another run that encodes files with this tower"))
     try:
         yield
     finally:

@@ -1,34 +1,38 @@
-"""Batches for every step, read ahead, and the same whenever a run is resumed."""
+"""Batches for every step: read ahead, and the same when a run resumes."""
 
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 
 from ..catalog import CLIP, Preprocess
 from ..errors import VideoError
-from ..media.clips import ReadRequest
-from ..media.events import ClipRead, Event, VideoFailed
-from ..media.pool import Job, read_each
+from ..media.clips import ReadRequest, view
+from ..media.discover import is_image
+from ..media.events import ClipRead, Event, VideoFailed, VideoRead
+from ..media.pictures import opened
+from ..media.pool import Job, read_each, read_videos
 from ..media.preprocess import normalize
 from ..media.sampling import Sampling
 from ..media.segments import Segments
-from .memory import fit_in_memory, load, replay
-from .order import Order
-from .pairs import Pairs
+from ..reporting import SILENT, Reporter
+from .pairs import Order, Pairs
 
-Failed = Callable[[Path, str], object]  # told of a file that cannot be read, and why
+MEMORY_LIMIT = 1 << 30  # bytes of all decoded pictures
+LARGEST = 256 * 256 * 3  # bytes of one; processes crop larger ones while a step computes
+
+Decoded = Mapping[Path, ClipRead | VideoFailed]
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The batch of one step: B pairs, each of pixels or of what a frozen vision tower made of them."""
+    """The batch of one step: B pairs with pixels, or with image features from a frozen vision tower."""
 
     step: int
     pairs: np.ndarray  # [B] int64
@@ -43,23 +47,26 @@ class Feeding:
 
     sampling: Sampling
     image_size: int  # S, pixels
-    augment: bool = True  # crop at random, as open_clip trains; or as it evaluates
+    augment: bool = True  # random crops, as in open_clip's training; else its evaluation crop
     processes: int = 2
-    timeout: float = 60.0  # seconds after which a file of which nothing more is decoded is given up
+    timeout: float = 60.0  # seconds without progress after which a file counts as unreadable
     preprocess: Preprocess = CLIP  # the model's
+    strict: bool = False  # whether an unreadable file ends the run
 
 
 class _Slot(NamedTuple):
-    """A place in a batch."""
+    """A slot of a batch."""
 
     step: int
-    place: int
+    position: int
     pair: int
 
 
-def stop(path: Path, why: str) -> NoReturn:
-    """What is told of files that cannot be read when one is too many."""
-    raise VideoError(f"{path}: {why}")
+def report_unreadable(path: Path, why: str, strict: bool, reporter: Reporter) -> None:
+    """Warn of a file that cannot be read; raise a VideoError if the run is strict."""
+    if strict:
+        raise VideoError(f"{path}: {why}")
+    reporter.warning(f"{path}: {why}")
 
 
 def feed(
@@ -67,27 +74,29 @@ def feed(
     order: Order,
     steps: range,
     feeding: Feeding,
-    failed: Failed = lambda path, why: None,
+    reporter: Reporter = SILENT,
     part: slice = slice(None),
 ) -> Generator[StepBatch, None, None]:
-    """The batches of these steps, in order. Files are read by processes of their own while a step computes.
+    """Yield the batches of these steps, in order. Files are decoded by other processes while a step computes.
 
-    A pair whose file cannot be read gives its place to the next one whose file can. Small pictures are read once
-    and kept in memory. Closing the iterator ends the processes.
+    A pair whose file cannot be read is replaced by the next readable one. Small pictures are decoded once and kept in
+    memory. Closing the iterator ends the processes.
 
     Args:
-        failed: Told once of each file that cannot be read. It may raise, as `stop` does.
-        part: The places of each batch that are wanted: where several processes train, each has its own.
+        reporter: Receives a warning for each file that cannot be read.
+        part: Indices of each batch to yield: one share for each of the processes that train together.
 
     Raises:
-        VideoError: no file can be read.
+        VideoError: No file can be read, or one cannot and `feeding` is strict.
     """
     size = len(range(order.batch_size)[part])
     slots = (
-        _Slot(step, place, pair) for step in steps for place, pair in [*enumerate(order.batch(step).tolist())][part]
+        _Slot(step, position, pair)
+        for step in steps
+        for position, pair in [*enumerate(order.batch(step).tolist())][part]
     )
     arrived: dict[int, list[tuple[_Slot, np.ndarray]]] = defaultdict(list)
-    with closing(_read(slots, pairs, order.seed, feeding, failed, 2 * size + 2)) as read:
+    with closing(_read(slots, pairs, order.seed, feeding, reporter, 2 * size + 2)) as read:
         for step in steps:
             while len(arrived[step]) < size:
                 slot, pixels = next(read)
@@ -96,19 +105,19 @@ def feed(
 
 
 def _read(
-    slots: Iterator[_Slot], pairs: Pairs, seed: int, feeding: Feeding, failed: Failed, ahead: int
+    slots: Iterator[_Slot], pairs: Pairs, seed: int, feeding: Feeding, reporter: Reporter, ahead: int
 ) -> Generator[tuple[_Slot, np.ndarray], None, None]:
-    """Frames [F, S, S, 3] uint8 for every slot, in order but where files are broken."""
+    """Yield frames [F, S, S, 3] uint8 for every slot: in order, but replacements of broken files come later."""
     source = _source(pairs.files, feeding, ahead)
     broken: set[int] = set()
-    again: deque[_Slot] = deque()
+    retries: deque[_Slot] = deque()
     under_way: deque[_Slot] = deque()
 
     def jobs() -> Iterator[Job]:
-        while slot := again.popleft() if again else next(slots, None):
+        while slot := retries.popleft() if retries else next(slots, None):
             slot = slot._replace(pair=pairs.readable(slot.pair, broken))
             under_way.append(slot)
-            crop_seed = zlib.crc32(f"{seed} {slot.step} {slot.place}".encode()) if feeding.augment else None
+            crop_seed = zlib.crc32(f"{seed} {slot.step} {slot.position}".encode()) if feeding.augment else None
             path = pairs.files[pairs.file[slot.pair]]
             whole = Segments("none")
             yield path, ReadRequest(feeding.sampling, whole, feeding.image_size, crop_seed, feeding.preprocess)
@@ -124,16 +133,16 @@ def _read(
                 if not isinstance(event, VideoFailed):
                     yield slot, pixels
                     continue
-                again.append(slot)
+                retries.append(slot)
                 if (file := pairs.file[slot.pair]) not in broken:
                     broken.add(file)
-                    failed(pairs.files[file], event.error)
-        reading = bool(again)  # the last ones failed, after nothing more was asked for
+                    report_unreadable(pairs.files[file], event.error, feeding.strict, reporter)
+        reading = bool(retries)  # the last files failed after all jobs were taken
 
 
 def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]], preprocess: Preprocess) -> StepBatch:
     frames = max(len(pixels) for _, pixels in arrived)
-    # Among clips a picture is a clip that stands still: attention to F equal frames is that to one of them.
+    # In a batch of clips, a picture is repeated: attending to F equal frames equals attending to one of them.
     clips = [np.repeat(pixels, frames // len(pixels), axis=0) for _, pixels in arrived]
     chosen = np.array([slot.pair for slot, _ in arrived])
     return StepBatch(step, chosen, pairs.ids[chosen], normalize(np.stack(clips), preprocess))
@@ -142,7 +151,46 @@ def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]],
 def _source(
     files: Sequence[Path], feeding: Feeding, ahead: int
 ) -> Callable[[Iterable[Job]], Generator[Event, None, None]]:
-    """What reads: processes or, where they are small pictures, the memory."""
+    """Return a function that decodes files: from memory if they are small pictures, else in other processes."""
     if fit_in_memory(files):
         return partial(replay, load(files, feeding.processes, feeding.timeout))
     return partial(read_each, processes=feeding.processes, timeout=feeding.timeout, ahead=ahead)
+
+
+def fit_in_memory(files: Iterable[Path]) -> bool:
+    """Return whether all are small still pictures that fit in memory. Reads as few headers as possible."""
+    room = MEMORY_LIMIT
+    for path in files:
+        size = _decoded_size(path) if is_image(path) else LARGEST + 1
+        room -= size
+        if size > LARGEST or room < 0:
+            return False
+    return True
+
+
+def load(files: Iterable[Path], processes: int, timeout: float) -> Decoded:
+    """Decode every picture to [1, H, W, 3] uint8, or record why it cannot be read."""
+    paths = tuple(files)
+    events = read_videos(paths, ReadRequest(Sampling(), Segments("none"), None), processes, timeout, ahead=100)
+    return {paths[event.place]: event for event in events if isinstance(event, ClipRead | VideoFailed)}
+
+
+def replay(decoded: Decoded, jobs: Iterable[Job]) -> Generator[Event, None, None]:
+    """Yield the events of `read_each` for pictures in memory."""
+    for place, (path, request) in enumerate(jobs):
+        event = decoded[path]._replace(place=place)
+        if isinstance(event, ClipRead):
+            yield event._replace(pixels=np.stack([view(frame, request) for frame in event.pixels]))
+            yield VideoRead(place, 1)
+        else:
+            yield event
+
+
+def _decoded_size(path: Path) -> int:
+    """Bytes that a picture takes; too many if it moves, and 0 if it cannot be read."""
+    try:
+        with opened(path) as picture:
+            moves = getattr(picture, "is_animated", False)
+            return LARGEST + 1 if moves else picture.width * picture.height * 3
+    except Exception:  # PIL raises anything, and the reader says why
+        return 0

@@ -1,5 +1,6 @@
-"""The loop of training: step after step, now and then a look at how good the model is, and a checkpoint."""
+"""The training loop: steps, validations and checkpoints."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -8,30 +9,31 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import CocaError
+from ..reporting import SILENT, Reporter
 from .feeding import StepBatch
 from .network import Batch
-from .schedule import warmup_cosine
+from .parallel import ALONE, Workers
 from .step import Step, Trainer
 from .validation import Validation
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a run goes.
+class TrainingPlan:
+    """The schedule of a run.
 
     Attributes:
         steps: Of the whole run.
-        rate: The highest learning rate.
-        warmup: Steps in which the rate rises to it.
+        learning_rate: The peak.
+        warmup: Steps in which the learning rate rises to it.
         accumulate: Micro-batches that make one step.
-        max_norm: Gradients are clipped to it.
-        validate_every: Steps between two looks at the held-out examples; 0: none is looked at.
+        max_norm: Norm that gradients are clipped to.
+        validate_every: Steps between two validations; 0 for none.
         save_every: Steps between two checkpoints.
-        patience: Looks without a better score after which the run ends; None: it goes to its end.
+        patience: Validations without a better score after which the run ends; None for no limit.
     """
 
     steps: int
-    rate: float
+    learning_rate: float
     warmup: int
     accumulate: int = 1
     max_norm: float = 1.0
@@ -39,139 +41,159 @@ class Plan:
     save_every: int = 1000
     patience: int | None = None
 
-    def looks_after(self, step: int) -> bool:
-        """Whether to look at the held-out examples after so many steps."""
+    def validates_after(self, step: int) -> bool:
+        """Return whether a validation follows a step."""
         return bool(self.validate_every) and step > 0 and (step % self.validate_every == 0 or step == self.steps)
 
 
 class Recorder(Protocol):
-    """What keeps a run: `folder.RunFolder`."""
+    """Stores what a run produces."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """Keep what a step or a look at the held-out examples found."""
+        """Store the metrics of a step or a validation."""
 
     def save(self, step: int) -> None:
-        """Keep the model as it is after so many steps."""
+        """Store a checkpoint of the model after this step."""
 
     def keep_best(self, step: int) -> None:
-        """Take the model that was saved last for the best."""
+        """Store the checkpoint of this step, the last one, as the best model."""
 
 
 @dataclass
-class Course:
-    """How a run went so far."""
+class TrainingState:
+    """How far a run is, and its best validation."""
 
     step: int = 0  # steps done
     best_score: float = -np.inf
     best_loss: float = np.inf  # on the held-out examples, of the best model
     best_step: int = 0
-    looks_since: int = 0  # without a better score
-    looked: int = 0  # the step of the last look
+    validations_since: int = 0  # without a better score
+    validated: int = 0  # the step of the last validation
 
-    def look(self, step: int, score: float | None, loss: float | None) -> bool:
-        """Take note of a validation and return whether its model is the best so far.
+    def add_validation(self, step: int, score: float | None, loss: float | None) -> bool:
+        """Count a validation and return whether its model is the best so far.
 
         The higher score wins; where scores are equal, as CIDEr's often are at 0, the lower held-out loss, then the
         later step.
 
         Args:
-            score: None or NaN counts as worse than any number.
-            loss: Likewise. Runs of earlier versions have none.
+            score: None or NaN is worse than any number.
+            loss: Likewise; runs of earlier versions have none.
         """
-        self.looked = step
+        self.validated = step
         score = -np.inf if score is None or np.isnan(score) else score
         loss = np.inf if loss is None or np.isnan(loss) else loss
         rank, best = (score, -loss), (self.best_score, -self.best_loss)
-        self.looks_since = 0 if rank > best else self.looks_since + 1
+        self.validations_since = 0 if rank > best else self.validations_since + 1
         if rank < best:
             return False
         self.best_score, self.best_loss, self.best_step = score, loss, step
         return True
 
-    def over(self, plan: Plan) -> bool:
-        """Whether all steps are done, or enough looks found nothing better."""
-        return self.step >= plan.steps or (plan.patience is not None and self.looks_since >= plan.patience)
+    def over(self, plan: TrainingPlan) -> bool:
+        """Return whether all steps are done, or the patience is exhausted."""
+        return self.step >= plan.steps or (plan.patience is not None and self.validations_since >= plan.patience)
 
 
-def course_of(records: Iterable[dict[str, Any]]) -> Course:
-    """How a run went, by the records that were kept of it."""
-    course = Course()
+def state_of(records: Iterable[dict[str, Any]]) -> TrainingState:
+    """Restore the state of a run from its metrics."""
+    state = TrainingState()
     for record in records:
-        course.step = record["step"]
+        state.step = record["step"]
         if "score" in record:
-            course.look(record["step"], record["score"], record.get("held_out_loss"))
-    return course
+            state.add_validation(record["step"], record["score"], record.get("held_out_loss"))
+    return state
+
+
+def warmup_cosine(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Return the learning rate of a step, counted from 0: linear warmup, then half a cosine, as in open_clip."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def train(
     trainer: Trainer,
     batches: Iterator[StepBatch],
-    plan: Plan,
-    course: Course,
+    plan: TrainingPlan,
+    state: TrainingState,
     recorder: Recorder,
     validate: Callable[[], Validation],
-    told: Callable[[int, Step, float], None],
-    told_validation: Callable[[int, Validation, bool], None],
-    stopping: Callable[[], bool] = lambda: False,
+    reporter: Reporter = SILENT,
+    workers: Workers = ALONE,
 ) -> None:
-    """Train from where a run stands to its end, or until it is to stop; a checkpoint is kept then, too.
+    """Train until the end of the run or a requested stop, which saves a checkpoint, too.
 
     Args:
         batches: From the next step on.
-        course: Is kept up to date.
-        validate: Looks at the held-out examples.
-        told: Called after each step with its number, what it found, and the learning rate.
-        told_validation: Called after each look, with whether it was the best.
-        stopping: Asked after each step.
+        state: Of the run so far; updated.
+        validate: Measures the model on the held-out examples.
+        reporter: Receives progress, a note on each validation, and all metrics as records.
+        workers: Who train together; a request to stop any of them stops all.
 
     Raises:
-        CocaError: the loss is no number any more; the model before it is kept.
+        Diverged: The loss is not a number any more; the last good model is saved.
     """
-    saved = course.step
+    saved = state.step
 
-    def look() -> None:
+    def stopping() -> bool:
+        return workers.stop(reporter.stop_requested)
+
+    def log(record: dict[str, Any]) -> None:
+        recorder.log(record)
+        reporter.record(record)
+
+    def run_validation() -> None:
         found = validate()
-        best = course.look(course.step, found.score, found.loss)
+        best = state.add_validation(state.step, found.score, found.loss)
         if best:
-            recorder.keep_best(course.step)
-        recorder.log(_told(course.step, found))  # last: killed before it, the look is taken again
-        told_validation(course.step, found, best)
+            recorder.keep_best(state.step)
+        log(_validation_record(state.step, found))  # last, so that a killed run validates again
+        for line in found.lines(state.step, best):
+            reporter.note(line)
 
-    if plan.looks_after(course.step) and course.looked < course.step:  # it was stopped before
-        look()
-    while not course.over(plan) and not stopping():
-        batch, started = next(batches), time.perf_counter()
-        rate = warmup_cosine(course.step, plan.steps, plan.warmup, plan.rate)
-        step = trainer.step(_parts(batch, plan.accumulate), rate, plan.max_norm)
-        if not (step.applied or step.skipped):
-            if saved < course.step:
-                recorder.save(course.step)
-            raise Diverged(course.step + 1, batch.pairs, step)
-        course.step += 1
-        recorder.log(_record(course.step, step, rate, time.perf_counter() - started))
-        told(course.step, step, rate)
-        looking = plan.looks_after(course.step)
-        if looking or course.step % plan.save_every == 0:
-            recorder.save(course.step)
-            saved = course.step
-        if looking and not stopping():
-            look()
-    if saved < course.step:
-        recorder.save(course.step)
+    with reporter.progress("training", plan.steps, on_stop="saving") as progress:
+        if plan.validates_after(state.step) and state.validated < state.step:  # stopped before its validation
+            run_validation()
+        while not state.over(plan) and not stopping():
+            batch, started = next(batches), time.perf_counter()
+            rate = warmup_cosine(state.step, plan.steps, plan.warmup, plan.learning_rate)
+            step = trainer.step(_parts(batch, plan.accumulate), rate, plan.max_norm)
+            if not (step.applied or step.skipped):
+                if saved < state.step:
+                    recorder.save(state.step)
+                raise Diverged(state.step + 1, batch.pairs, step)
+            state.step += 1
+            log(_step_record(state.step, step, rate, time.perf_counter() - started))
+            progress.update(state.step, plan.steps, _losses(step, rate))
+            validating = plan.validates_after(state.step)
+            if validating or state.step % plan.save_every == 0:
+                recorder.save(state.step)
+                saved = state.step
+            if validating and not stopping():
+                run_validation()
+        if saved < state.step:
+            recorder.save(state.step)
+
+
+def _losses(step: Step, rate: float) -> str:
+    losses = step.losses
+    parts = f"caption {losses.caption:.3f}, contrastive {losses.contrastive:.3f}"
+    return f"loss {losses.total:.3f} = {parts}; learning rate {rate:.1e}"
 
 
 class Diverged(CocaError):
-    """The loss or its gradients are no numbers any more."""
+    """The loss or its gradients are not finite any more."""
 
     def __init__(self, step: int, pairs: np.ndarray, found: Step) -> None:
         numbers = f"the loss is {found.losses.total:g}, its gradient {found.norm:g}"
-        hint = "a lower --rate, a longer --warmup or a smaller --clip may help"
-        super().__init__(f"step {step}: {numbers}; the model before it is kept", hint)
-        self.step, self.pairs = step, pairs  # pairs of the batch that did it
+        hint = "try a lower --lr, a longer --warmup or a smaller --clip-grad-norm"
+        super().__init__(f"step {step}: {numbers}; the model before it is saved", hint)
+        self.step, self.pairs = step, pairs  # of its batch
 
 
 def _parts(batch: StepBatch, count: int) -> list[Batch]:
-    """The batches that a step accumulates."""
+    """Split a batch into the micro-batches of its step."""
 
     def cut(array: np.ndarray | None) -> list[Any]:
         return [None] * count if array is None else np.split(array, count)
@@ -179,7 +201,7 @@ def _parts(batch: StepBatch, count: int) -> list[Batch]:
     return [Batch(*part) for part in zip(cut(batch.ids), cut(batch.pixels), cut(batch.images), strict=True)]
 
 
-def _record(step: int, found: Step, rate: float, seconds: float) -> dict[str, Any]:
+def _step_record(step: int, found: Step, rate: float, seconds: float) -> dict[str, Any]:
     losses = found.losses
     return {
         "step": step,
@@ -192,7 +214,7 @@ def _record(step: int, found: Step, rate: float, seconds: float) -> dict[str, An
     }
 
 
-def _told(step: int, found: Validation) -> dict[str, Any]:
+def _validation_record(step: int, found: Validation) -> dict[str, Any]:
     samples = [
         {"path": str(sample.path), "caption": sample.caption, "reference": sample.reference} for sample in found.samples
     ]

@@ -17,7 +17,7 @@ from ..engines.mindspore import as_tensor
 from ..model import decode, layers, masks, teacher, towers
 from . import losses
 from .blocks import CROSS, CROSS_STILL, SELF
-from .lengths import trimmed
+from .pairs import trimmed
 from .parallel import ALONE, Workers
 from .precision import Precision
 from .tape import Tape

@@ -58,7 +58,7 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     events = [json.loads(line) for line in notes.splitlines()]
     assert (results, stopped.returncode) == ("", 130)
     said = [event["text"] for event in events if event["event"] != "progress"]
-    assert [text for text in said if "stands at step" in text]
+    assert [text for text in said if "resuming run" in text]
     assert said[-3:] == ["saving; Ctrl-C again stops now", "interrupted", "what was done before is kept"]
     moves = [event for event in events if event["event"] == "progress"]
     last = records(home, "mine")[-1]["step"]
@@ -67,7 +67,7 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     assert last < 40
 
     finished = coca("finetune", *mine)
-    assert f"run mine stands at step {last}, and goes on from there" in finished.stderr.splitlines()
+    assert f"resuming run mine at step {last}" in finished.stderr.splitlines()
     assert (finished.stdout, finished.returncode) == ("run:mine\n", 0)
     whole = coca("finetune", *usual, *often, "--name", "whole", "--quiet")
     warning = "warning: scores of 2 held-out examples are not reliable; more data helps (8 or more)\n"
@@ -97,7 +97,7 @@ def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path,
     command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", "1000"]
     run = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *command], capture_output=True, text=True, timeout=900)
     assert run.stderr.splitlines()[-2:] == [
-        "error: there is not enough memory for this",
+        "error: not enough memory",
         "hint: a smaller --batch-size with --accumulate, --freeze vision, --contrastive 0 or --lora 8 take less",
     ]
     assert (run.stdout, run.returncode) == ("", 1)
@@ -138,7 +138,7 @@ def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_p
     assert late.stderr.splitlines()[-2] == "error: --warmup 1000 must be less than the 4 steps of the run"
     few = coca(*command, "--accumulate", 5)
     assert few.stderr.splitlines()[-2:] == [
-        "error: 16 captions are fewer than the 20 of one step (4 x --accumulate 5)",
+        "error: one step needs 20 captions (4 x --accumulate 5), but there are only 16",
         "hint: --batch-size 3 or --accumulate 4 or less",
     ]
 
@@ -149,7 +149,7 @@ def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_p
     assert again.returncode == 0
     (warning,) = (line for line in again.stderr.splitlines() if "damaged" in line)
     assert warning.startswith(
-        f"warning: the checkpoint of step 4 is damaged and set aside as {run_folder}/checkpoints/4.damaged: "
+        f"warning: the checkpoint of step 4 is damaged and was renamed to {run_folder}/checkpoints/4.damaged: "
     )
     assert sorted(path.name for path in (run_folder / "checkpoints").iterdir()) == ["3", "4", "4.damaged"]
     assert b"seconds" in metrics and len((run_folder / "metrics.jsonl").read_bytes().splitlines()) == 5
@@ -169,18 +169,19 @@ def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_p
     [
         (["--from-scratch"], "--from-scratch needs an architecture", "--config vit-b-32, or open_clip's config file"),
         (["--from-scratch", "--model", "shapes"], "--model and --from-scratch exclude each other", ""),
-        (["--config", "shapes"], "--config is for --from-scratch: a model brings its own", ""),
-        (["--caption", "0", "--contrastive", "0"], "with --caption 0 and --contrastive 0 there is nothing to train for",
+        (["--config", "shapes"], "--config requires --from-scratch: a model has its own architecture", ""),
+        (["--caption", "0", "--contrastive", "0"], "--caption 0 and --contrastive 0 leave no loss to train with",
          ""),
-        (["--from-scratch", "--freeze", "vision"], "from scratch, nothing can be frozen or adapted: noise would stay "
-         "noise", ""),
-        (["--from-scratch", "--lora", "4"], "from scratch, nothing can be frozen or adapted: noise would stay noise",
-         ""),
-        (["--model", "shapes", "--rate", "0"], "--rate 0 trains nothing", ""),
-        (["--model", "shapes", "--epochs", "0"], "--epochs 0 trains nothing", "coca caption takes the model as it is"),
+        (["--from-scratch", "--freeze", "vision"], "--freeze and --lora need a trained model: random weights would "
+         "never change", ""),
+        (["--from-scratch", "--lora", "4"], "--freeze and --lora need a trained model: random weights would "
+         "never change", ""),
+        (["--model", "shapes", "--rate", "0"], "--lr 0 trains nothing", ""),
+        (["--model", "shapes", "--epochs", "0"], "--epochs 0 trains nothing",
+         "to use the model as it is, run coca caption"),
         (["--model", "shapes", "--epochs", "2", "--steps", "9"], "--steps and --epochs exclude each other", ""),
         (["--model", "shapes", "--hold-out", "0", "--patience", "2"],
-         "--patience and --validate-every need held-out pictures, but --hold-out is 0", ""),
+         "--patience and --validate-every need held-out examples, but --hold-out is 0", ""),
         (["--precision", "bf16"], f"--precision bf16 needs an Ascend: {ASCEND}", ""),
         (["--precision", "fp16"], f"--precision fp16 needs an Ascend: {ASCEND}", ""),
     ],
@@ -194,7 +195,7 @@ def test_what_does_not_fit_together_is_told_at_once(coca, arguments: list[str], 
 def test_a_precision_that_is_meant_for_captions_does_not_keep_from_training(coca) -> None:
     settings.config_file().write_text('precision = "bf16"')
     run = coca("finetune", "--data", "none", "--model", "shapes")
-    assert run.stderr.startswith("bf16, as config.toml wants it, is for captions; training on CPU computes in fp32\n")
+    assert run.stderr.startswith("ignoring precision bf16 of config.toml: training on CPU uses fp32\n")
     assert "none" in run.stderr.splitlines()[1]  # it goes on to the data
 
 

@@ -1,23 +1,31 @@
 """What a run trains on and holds out, and what it says of data that is not whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training.tiny_run import captioned, write_list
+from training.tiny_run import RecordingReporter, captioned, write_list
 from training.training_fixtures import pictures
 
+from cococli.datasets.dataset import Dataset, Example
 from cococli.errors import UsageError
-from cococli.training.data import Data, Source, find_data
+from cococli.training.data import TrainingData, find_data, split_off, spread
+from cococli.training.finetune import FinetuneRequest
 
 CONTEXT = 12
 
 
-def find(source: Path | Source, hold_out: int = 100, strict: bool = False) -> tuple[Data, list[str]]:
-    told: list[str] = []
-    source = source if isinstance(source, Source) else Source(source)
-    return find_data(source, hold_out, CONTEXT, strict, told.append), told
+def find(folder: Path, **options: Any) -> tuple[TrainingData, list[str]]:
+    """Return the data, and the notes about it."""
+    reporter = RecordingReporter()
+    return find_data(FinetuneRequest(folder, **options), CONTEXT, reporter), reporter.notes
+
+
+def dataset(count: int) -> Dataset:
+    examples = tuple(Example(Path(f"{number}.png"), ("a",), str(number)) for number in range(count))
+    return Dataset(Path("x.json"), "val", examples, {})
 
 
 def names(dataset: Any) -> list[str]:
@@ -44,10 +52,10 @@ def coco(folder: Path, split: str, count: int, first: int = 0) -> None:
 
 
 def test_the_val_split_is_held_out(tmp_path: Path) -> None:
-    data, told = find(captioned(tmp_path / "data", train=3, val=2))
+    data, notes = find(captioned(tmp_path / "data", train=3, val=2))
     assert names(data.train) == ["0.png", "1.png", "2.png"]
     assert data.held_out and names(data.held_out) == ["3.png", "4.png"]
-    assert told == ["train: 3 files, 6 captions", "val: 2 files, 4 captions"]
+    assert notes == ["train: 3 files, 6 captions", "val: 2 files, 4 captions"]
 
 
 def test_of_many_so_many_are_held_out_as_are_wanted_far_apart(tmp_path: Path) -> None:
@@ -57,18 +65,18 @@ def test_of_many_so_many_are_held_out_as_are_wanted_far_apart(tmp_path: Path) ->
 
 
 def test_nothing_is_held_out_where_nothing_is_wanted(tmp_path: Path) -> None:
-    data, told = find(unsplit(tmp_path / "data", 3), hold_out=0)
+    data, notes = find(unsplit(tmp_path / "data", 3), hold_out=0)
     assert (len(data.train.examples), data.held_out) == (3, None)
-    assert told == ["all: 3 files, 3 captions"]
+    assert notes == ["all: 3 files, 3 captions"]
 
 
 def test_of_a_list_without_splits_some_are_held_out_and_never_trained_on(tmp_path: Path) -> None:
     folder = unsplit(tmp_path / "data", 40)
-    data, told = find(folder)
+    data, notes = find(folder)
     assert data.held_out
     assert {*names(data.train)}.isdisjoint(names(data.held_out))
     assert (len(data.train.examples), len(data.held_out.examples)) == (32, 8)
-    assert told[1:] == [f"{folder / 'captions.jsonl'} knows no splits: 8 of 40 files are held out"]
+    assert notes[1:] == [f"{folder / 'captions.jsonl'} has no splits: 8 of 40 files are held out"]
     assert find(folder)[0] == data
 
 
@@ -80,39 +88,39 @@ def test_no_more_is_kept_from_training_than_is_looked_at(tmp_path: Path) -> None
 
 def test_annotations_of_train_alone_are_split(tmp_path: Path) -> None:
     coco(tmp_path / "coco", "train", 20)
-    data, told = find(tmp_path / "coco")
+    data, notes = find(tmp_path / "coco")
     assert (len(data.train.examples), len(data.held_out.examples if data.held_out else ())) == (15, 5)
-    assert told[1:] == [f"{tmp_path / 'coco'} has no val split, only train: 5 of 20 files are held out"]
+    assert notes[1:] == [f"{tmp_path / 'coco'} has no val split, only train: 5 of 20 files are held out"]
 
 
-def test_a_damaged_val_split_is_told_of(tmp_path: Path) -> None:
+def test_a_damaged_val_split_is_notes_of(tmp_path: Path) -> None:
     for split in ("train", "val"):
         coco(tmp_path / "coco", split, 2)
     damaged = tmp_path / "coco" / "annotations" / "captions_val2017.json"
     damaged.write_text("{")
-    _, told = find(tmp_path / "coco")
-    assert told[1].startswith(f"{damaged} ")
-    assert told[1].endswith(": 1 of 2 files are held out")
+    _, notes = find(tmp_path / "coco")
+    assert notes[1].startswith(f"{damaged} ")
+    assert notes[1].endswith(": 1 of 2 files are held out")
 
 
 def test_one_example_alone_is_not_held_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         find(unsplit(tmp_path / "data", 1))
-    assert caught.value.message == "there is one file with captions, and none to hold out"
-    assert caught.value.hint == "--hold-out 0 trains on it alone"
+    assert caught.value.message == "only one file has captions, so none can be held out"
+    assert caught.value.hint == "to train on it, use --hold-out 0"
 
 
-def test_what_is_missing_empty_or_too_long_is_told_and_the_rest_is_trained_on(tmp_path: Path) -> None:
+def test_what_is_missing_empty_or_too_long_is_notes_and_the_rest_is_trained_on(tmp_path: Path) -> None:
     folder = captioned(tmp_path / "data", train=4, val=1)
     (folder / "0.png").unlink()
     (folder / "1.png").write_bytes(b"")
     with (folder / "captions.jsonl").open("a") as file:
         file.write(json.dumps({"path": "2.png", "captions": ["word " * 20, " "], "split": "train"}) + "\n")
-    data, told = find(folder)
+    data, notes = find(folder)
     assert names(data.train) == ["2.png", "3.png"]
-    assert told[0] == (
-        f"train: 4 files, 9 captions; 1 empty captions; 2 missing or empty files, as {folder / '0.png'}; "
-        "1 captions longer than 12 tokens, which are cut"
+    assert notes[0] == (
+        f"train: 4 files, 9 captions; 1 empty captions; 2 missing or empty files (first: {folder / '0.png'}); "
+        "1 captions truncated to 12 tokens"
     )
 
 
@@ -122,8 +130,8 @@ def test_strictly_that_ends_it(tmp_path: Path) -> None:
     (folder / "3.png").unlink()
     with pytest.raises(UsageError) as caught:
         find(folder, strict=True)
-    assert caught.value.message == f"val: 2 files, 4 captions; 1 missing or empty files, as {folder / '3.png'}"
-    assert caught.value.hint == "without --strict the rest is trained on"
+    assert caught.value.message == f"val: 2 files, 4 captions; 1 missing or empty files (first: {folder / '3.png'})"
+    assert caught.value.hint == "to train on the rest, leave out --strict"
 
 
 def test_annotations_without_pictures_name_the_flag_that_helps(tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def test_annotations_without_pictures_name_the_flag_that_helps(tmp_path: Path) -
     source = f"{folder / 'captions.jsonl'} (first: {folder / '0.png'})"
     assert caught.value.message == f"no files found for 4 captions of {source}"
     assert caught.value.hint == "pass their folder with --images"
-    data, _ = find(Source(folder, images=tmp_path))
+    data, _ = find(folder, images=tmp_path)
     assert len(data.train.examples) + len(data.held_out.examples if data.held_out else ()) == 2
 
 
@@ -148,6 +156,30 @@ def test_a_karpathy_split_may_be_elsewhere(tmp_path: Path) -> None:
         for number, (path, part) in enumerate(zip(pictures(place, 3), ("restval", "train", "val"), strict=True))
     ]}  # fmt: skip
     (tmp_path / "split.json").write_text(json.dumps(split))
-    data, _ = find(Source(tmp_path / "data", karpathy=tmp_path / "split.json"))
+    data, _ = find(tmp_path / "data", karpathy=tmp_path / "split.json")
     assert names(data.train) == ["0.png", "1.png"]
     assert data.held_out and names(data.held_out) == ["2.png"]
+
+
+def test_the_same_share_is_split_off_whatever_the_order() -> None:
+    many = dataset(100)
+    train, held_out = split_off(many, 1000)
+    assert (len(train.examples), len(held_out.examples)) == (92, 8)
+    assert {*train.examples} | {*held_out.examples} == {*many.examples}
+    _, again = split_off(replace(many, examples=many.examples[::-1]), 1000)
+    assert {*again.examples} == {*held_out.examples}
+    assert [int(one.id) for one in held_out.examples] != [*range(5)]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "before", "out"),
+    [(3, 100, 0, 1), (20, 100, 0, 5), (32, 100, 0, 8), (400, 100, 0, 20), (9000, 100, 0, 100), (100, 2, 0, 2),
+     (40, 100, 2, 2)],
+)  # fmt: skip
+def test_eight_are_split_off_or_a_quarter(count: int, most: int, before: int, out: int) -> None:
+    assert len(split_off(dataset(count), most, before)[1].examples) == out
+
+
+@pytest.mark.parametrize(("count", "ids"), [(1, "0"), (3, "0 2 4"), (7, "0 1 2 3 4 5 6"), (9, "0 1 2 3 4 5 6")])
+def test_examples_are_taken_at_equal_distances(count: int, ids: str) -> None:
+    assert " ".join(example.id for example in spread(dataset(7).examples, count)) == ids

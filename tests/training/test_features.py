@@ -5,20 +5,24 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from training.tiny_run import RecordingReporter
 from training.training_fixtures import ordered, pairs, picture, pictures
 
 from cococli.catalog import CLIP, CocaConfig, Preprocess
 from cococli.errors import CocaError, VideoError
 from cococli.media.clips import read_clip
 from cococli.media.sampling import Sampling
+from cococli.reporting import Progress, Reporter
 from cococli.training import features
 from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
-from cococli.training.feeding import stop
 
 TOWER = Tower("a" * 64, Sampling(), 8, 3, 64)
 
@@ -36,6 +40,19 @@ class Encoder:
 
 class Killed(BaseException):
     """Ends a run in the middle."""
+
+
+class OnUpdate(Reporter):
+    """Calls a function with the number of files encoded."""
+
+    def __init__(self, function: Callable[[int], object]) -> None:
+        self.function = function
+
+    @contextmanager
+    def progress(self, *_: Any, **__: Any) -> Iterator[Progress]:
+        progress = Progress()
+        progress.update = lambda done, total=None, detail="": self.function(done)  # type: ignore[method-assign]
+        yield progress
 
 
 def expected(files: list[Path]) -> np.ndarray:
@@ -57,10 +74,11 @@ def test_what_is_computed_is_not_computed_again(tmp_path: Path) -> None:
     files = pictures(tmp_path, 5)
     encoder = Encoder()
     prepare(files[:3], TOWER, encoder)
-    progress: list[tuple[int, int]] = []
-    found = prepare(files[::-1], TOWER, encoder, lambda *told: progress.append(told))
+    reporter = RecordingReporter()
+    found = prepare(files[::-1], TOWER, encoder, reporter)
     assert encoder.seen == 5
-    assert progress == [(0, 2), (1, 2), (2, 2)]
+    assert reporter.moves == [("encoding", 1, 2, ""), ("encoding", 2, 2, "")]
+    assert reporter.notes == [f"encoding 2 files once with the frozen vision tower: 1.5 kB in {TOWER.folder}"]
     np.testing.assert_array_equal(shown(found), expected(files)[::-1])
 
 
@@ -117,7 +135,13 @@ def test_float16_takes_half_the_room(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batches", [0, 1])
 def test_a_run_that_is_asked_to_stop_gives_what_it_has(tmp_path: Path, batches: int) -> None:
     files, encoder = pictures(tmp_path, 5), Encoder()
-    found = prepare(files, TOWER, encoder, batch_size=2, stopping=lambda: encoder.seen >= 2 * batches)
+
+    class Stopping(Reporter):
+        @property
+        def stop_requested(self) -> bool:
+            return encoder.seen >= 2 * batches
+
+    found = prepare(files, TOWER, encoder, Stopping(), batch_size=2)
     assert encoder.seen == 2 * batches
     assert (found.row >= 0).sum() == 2 * batches
 
@@ -125,13 +149,13 @@ def test_a_run_that_is_asked_to_stop_gives_what_it_has(tmp_path: Path, batches: 
 def test_a_run_that_is_interrupted_keeps_what_it_has(tmp_path: Path) -> None:
     files = pictures(tmp_path, 5)
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: int) -> None:
         if done == 3:
             raise Killed
 
     encoder = Encoder()
     with pytest.raises(Killed):
-        prepare(files, TOWER, encoder, interrupt, batch_size=1)
+        prepare(files, TOWER, encoder, OnUpdate(interrupt), batch_size=1)
     found = prepare(files, TOWER, encoder, batch_size=1)
     assert encoder.seen == 5
     np.testing.assert_array_equal(shown(found), expected(files))
@@ -176,25 +200,25 @@ def test_rows_are_safe_before_their_lines_are_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr(features, "AT_ONCE", 2)
     files = pictures(tmp_path, 5)
 
-    def look(done: int, total: int) -> None:
+    def check(done: int) -> None:
         lines = (TOWER.folder / CONTENTS).read_text().splitlines()
         assert lines == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files[: done // 2 * 2]]
         np.testing.assert_array_equal(np.load(TOWER.folder / ROWS).reshape(-1, 3, 64), expected(files)[: done // 2 * 2])
 
-    prepare(files, TOWER, Encoder(), look)
+    prepare(files, TOWER, Encoder(), OnUpdate(check))
 
 
 RUN = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from training.test_features import TOWER, Encoder
+from training.test_features import TOWER, Encoder, OnUpdate
 from cococli.training import features
 features.AT_ONCE = 1
-def die(done, total):
+def die(done):
     if done == 2:
         os.kill(os.getpid(), 9)
-features.prepare([Path(path) for path in sys.argv[2:]], TOWER, Encoder(), die, batch_size=1)
+features.prepare([Path(path) for path in sys.argv[2:]], TOWER, Encoder(), OnUpdate(die), batch_size=1)
 """
 
 
@@ -214,15 +238,16 @@ def test_a_run_waits_for_another_one_and_uses_what_that_has_made(tmp_path: Path)
     prepare(files, TOWER, Encoder())
     lock = FileLock(TOWER.folder / "lock")
     lock.acquire()
-    waited: list[None] = []
+    notes: list[str] = []
 
-    def release() -> None:
-        waited.append(None)
-        lock.release()
+    class Releasing(Reporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            lock.release()
 
     encoder = Encoder()
-    prepare(files, TOWER, encoder, waiting=release)
-    assert (len(waited), encoder.seen) == (1, 0)
+    prepare(files, TOWER, encoder, Releasing())
+    assert (notes, encoder.seen) == (["waiting for another run that encodes files with this tower"], 0)
 
 
 # A disk that is full
@@ -237,7 +262,7 @@ def test_a_disk_with_too_little_room_is_told_before_anything_is_computed(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     with pytest.raises(CocaError) as caught:
         prepare(files, replace(TOWER, queries=256, width=1024), encoder)
-    assert caught.value.message.startswith("what the frozen vision tower makes of 2 files takes ")
+    assert caught.value.message.startswith("image features of 2 files take ")
     assert caught.value.hint == "set COCA_HOME to a folder on another disk, or do not freeze the vision tower"
     assert encoder.seen == 0
 
@@ -262,11 +287,13 @@ def test_files_that_cannot_be_read_have_no_row_and_the_next_one_is_fed(tmp_path:
     files = pictures(tmp_path, 4)
     files[1].write_bytes(b"no picture")
     files[3].unlink()
-    told: dict[Path, str] = {}
-    found = prepare(files, TOWER, Encoder(), failed=told.__setitem__)
+    reporter = RecordingReporter()
+    found = prepare(files, TOWER, Encoder(), reporter)
     assert found.row.tolist() == [0, -1, 1, -1]
-    assert told.keys() == {files[1], files[3]}
-    assert told[files[3]] == "no such file"
+    assert sorted(reporter.warnings) == [
+        f"{files[1]}: not a video or picture in a supported format",
+        f"{files[3]}: no such file",
+    ]
     made = pairs(files)
     order = ordered(made, 1, 4)
     for batch in cached_feed(made, order, range(4), found):
@@ -275,7 +302,7 @@ def test_files_that_cannot_be_read_have_no_row_and_the_next_one_is_fed(tmp_path:
 
 def test_one_broken_file_stops_a_strict_run(tmp_path: Path) -> None:
     with pytest.raises(VideoError) as caught:
-        prepare([tmp_path / "a.png"], TOWER, Encoder(), failed=stop)
+        prepare([tmp_path / "a.png"], TOWER, Encoder(), strict=True)
     assert caught.value.message == f"{tmp_path / 'a.png'}: no such file"
 
 

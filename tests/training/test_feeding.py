@@ -3,18 +3,24 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from media.video_fixtures import make_video
+from PIL import Image
+from training.tiny_run import RecordingReporter
 from training.training_fixtures import ordered, pairs, picture, pictures
 
 from cococli.errors import VideoError
-from cococli.media.clips import read_clip
+from cococli.media.clips import ReadRequest, read_clip
+from cococli.media.events import ClipRead
+from cococli.media.pool import read_each
 from cococli.media.sampling import Sampling
-from cococli.training import memory
-from cococli.training.feeding import Feeding, StepBatch, feed, stop
+from cococli.media.segments import Segments
+from cococli.training import feeding
+from cococli.training.feeding import Feeding, StepBatch, feed, fit_in_memory, load, replay
 
 MIDDLE = Feeding(Sampling(), 16)
 
@@ -23,7 +29,7 @@ MIDDLE = Feeding(Sampling(), 16)
 def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to read pictures."""
     if request.param == "processes":
-        monkeypatch.setattr(memory, "ROOM", 0)
+        monkeypatch.setattr(feeding, "MEMORY_LIMIT", 0)
 
 
 def assert_equal(some: Iterator[StepBatch] | list[StepBatch], others: Iterator[StepBatch] | list[StepBatch]) -> None:
@@ -38,8 +44,8 @@ def assert_equal(some: Iterator[StepBatch] | list[StepBatch], others: Iterator[S
 def test_a_batch_holds_the_pairs_of_its_step(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 5))
     order = ordered(made, 1, 4)
-    feeding = Feeding(Sampling(), 16, augment=False)
-    for step, batch in enumerate(feed(made, order, range(4), feeding)):
+    plain = Feeding(Sampling(), 16, augment=False)
+    for step, batch in enumerate(feed(made, order, range(4), plain)):
         assert batch.step == step
         np.testing.assert_array_equal(batch.pairs, order.batch(step))
         np.testing.assert_array_equal(batch.ids, made.ids[order.batch(step)], strict=True)
@@ -60,7 +66,7 @@ def test_memory_and_processes_give_the_same(tmp_path: Path, monkeypatch: pytest.
     made = pairs(pictures(tmp_path, 5))
     order = ordered(made, 1, 3)
     kept = list(feed(made, order, range(6), MIDDLE))
-    monkeypatch.setattr(memory, "ROOM", 0)
+    monkeypatch.setattr(feeding, "MEMORY_LIMIT", 0)
     assert_equal(feed(made, order, range(6), MIDDLE), kept)
 
 
@@ -116,11 +122,10 @@ def test_the_next_file_stands_for_a_broken_one_in_every_run(tmp_path: Path) -> N
     files[5].write_bytes(b"")
     made = pairs(files)
     order = ordered(made, 1, 4)
-    told: list[tuple[Path, str]] = []
-    whole = list(feed(made, order, range(7), MIDDLE, lambda *failure: told.append(failure)))
-    assert dict(told)[files[2]] == "no such file"
-    assert dict(told)[files[5]] == "empty file"
-    assert len(told) == len(dict(told)) == 3
+    reporter = RecordingReporter()
+    whole = list(feed(made, order, range(7), MIDDLE, reporter))
+    assert {f"{files[2]}: no such file", f"{files[5]}: empty file"} < {*reporter.warnings}
+    assert len(reporter.warnings) == len({*reporter.warnings}) == 3
     for batch in whole:
         assert batch.pairs.tolist() == [made.readable(pair, {1, 2, 5}) for pair in order.batch(batch.step)]
         np.testing.assert_array_equal(batch.ids, made.ids[batch.pairs])
@@ -130,11 +135,11 @@ def test_the_next_file_stands_for_a_broken_one_in_every_run(tmp_path: Path) -> N
 @pytest.mark.usefixtures("source")
 def test_nothing_to_read_is_an_error_and_not_an_endless_search(tmp_path: Path) -> None:
     made = pairs([tmp_path / f"{number}.png" for number in range(7)])
-    told: list[Path] = []
+    reporter = RecordingReporter()
     with pytest.raises(VideoError) as caught:
-        next(feed(made, ordered(made, 1, 3), range(5), MIDDLE, lambda path, why: told.append(path)))
+        next(feed(made, ordered(made, 1, 3), range(5), MIDDLE, reporter))
     assert caught.value.message == "none of 7 files can be read"
-    assert sorted(told) == list(made.files)
+    assert sorted(reporter.warnings) == [f"{path}: no such file" for path in made.files]
 
 
 @pytest.mark.usefixtures("source")
@@ -143,7 +148,7 @@ def test_one_broken_file_stops_a_strict_run(tmp_path: Path) -> None:
     files[1].unlink()
     made = pairs(files)
     with pytest.raises(VideoError) as caught:
-        list(feed(made, ordered(made, 1, 2), range(3), MIDDLE, stop))
+        list(feed(made, ordered(made, 1, 2), range(3), replace(MIDDLE, strict=True)))
     assert caught.value.message == f"{files[1]}: no such file"
 
 
@@ -170,3 +175,40 @@ def test_pictures_alone_are_one_frame_however_frames_are_chosen(tmp_path: Path) 
     made = pairs(pictures(tmp_path, 2))
     (batch,) = feed(made, ordered(made, 1, 4), range(1), Feeding(Sampling("multi", 3), 16))
     assert batch.pixels is not None and batch.pixels.shape == (4, 1, 3, 16, 16)
+
+
+# Small pictures in memory
+
+
+def test_what_is_kept_is_told_as_if_it_were_read(tmp_path: Path) -> None:
+    files = [*pictures(tmp_path, 3), tmp_path / "none.png"]
+    jobs = [
+        (path, ReadRequest(Sampling("multi", 2), Segments("none"), 24, seed))
+        for seed in (None, 1, 2)
+        for path in reversed(files)
+    ]
+    kept = load(files, 1, 60.0)
+    for ours, theirs in zip(replay(kept, jobs), read_each(jobs), strict=True):
+        if isinstance(ours, ClipRead) and isinstance(theirs, ClipRead):
+            np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+            ours, theirs = ours._replace(pixels=None), theirs._replace(pixels=None)
+        assert ours == theirs
+
+
+def test_pictures_fit_as_long_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [*pictures(tmp_path, 3), tmp_path / "none.png"]
+    monkeypatch.setattr(feeding, "MEMORY_LIMIT", 3 * 40 * 30 * 3)
+    assert fit_in_memory(files)
+    assert not fit_in_memory([*files, picture(tmp_path / "3.png", 3)])
+
+
+def test_large_pictures_are_not_kept(tmp_path: Path) -> None:
+    assert fit_in_memory([picture(tmp_path / "a.png", 0, (256, 256))])
+    assert not fit_in_memory([picture(tmp_path / "a.png", 0, (256, 257))])
+
+
+def test_what_moves_is_not_kept(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (40, 30), (40 * number, 0, 0)) for number in range(2)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=100)
+    for moving in (tmp_path / "a.webp", make_video(tmp_path / "a.mp4", frames=1)):
+        assert not fit_in_memory([*pictures(tmp_path, 1), moving])

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cococli.reporting import Reporter
 from cococli.training.adamw import AdamWOptions
 from cococli.training.feeding import StepBatch
-from cococli.training.loop import Course, Diverged, Plan, course_of, train
+from cococli.training.loop import Diverged, TrainingPlan, TrainingState, state_of, train, warmup_cosine
 from cococli.training.network import Batch, Objective
-from cococli.training.schedule import warmup_cosine
 from cococli.training.step import Trainer
 from cococli.training.validation import Sample, Validation
 
-PLAN = Plan(steps=6, rate=1e-3, warmup=2, accumulate=2, save_every=100)
+PLAN = TrainingPlan(steps=6, learning_rate=1e-3, warmup=2, accumulate=2, save_every=100)
 
 
 @dataclass
@@ -58,22 +58,28 @@ def batches(golden, steps: range, bad: int | None = None) -> Iterator[StepBatch]
         yield StepBatch(step, rows, ids, pixels * np.nan if step == bad else pixels)
 
 
-def run(golden, kept: Kept, plan: Plan = PLAN, scores: Sequence[float] = (), stop_after: int = -1, bad=None) -> Course:
+def run(
+    golden, kept: Kept, plan: TrainingPlan = PLAN, scores: Sequence[float] = (), stop_after: int = -1, bad=None
+) -> TrainingState:
     """Go on with a run from where its records say it stands; the held-out examples find these scores."""
-    course = course_of(kept.records)
+    state = state_of(kept.records)
     found = iter(scores)
+
+    class Stopping(Reporter):
+        @property
+        def stop_requested(self) -> bool:
+            return state.step == stop_after
+
     train(
         kept.trainer,
-        batches(golden, range(course.step, plan.steps), bad),
+        batches(golden, range(state.step, plan.steps), bad),
         plan,
-        course,
+        state,
         kept,
         lambda: Validation({"CIDEr": 0.0}, next(found), 1.0, [Sample(Path("a.jpg"), "a dog", "a cat")]),
-        lambda step, found, rate: None,
-        lambda step, found, best: None,
-        lambda: course.step == stop_after,
+        Stopping(),
     )
-    return course
+    return state
 
 
 def test_the_rate_rises_and_falls_and_each_step_is_kept(tiny) -> None:
@@ -87,7 +93,7 @@ def test_the_rate_rises_and_falls_and_each_step_is_kept(tiny) -> None:
 
 def test_a_step_takes_its_batches_apart(tiny) -> None:
     whole, halves = Kept(trainer(tiny)), trainer(tiny)
-    run(tiny, whole, Plan(1, 1e-3, 0, accumulate=2, max_norm=9.0))
+    run(tiny, whole, TrainingPlan(1, 1e-3, 0, accumulate=2, max_norm=9.0))
     (batch,) = batches(tiny, range(1))
     parts = [Batch(batch.ids[half], batch.pixels[half]) for half in (slice(2), slice(2, 4))]
     found = halves.step(parts, 1e-3, 9.0)
@@ -98,7 +104,7 @@ def test_a_step_takes_its_batches_apart(tiny) -> None:
 
 def test_a_look_comes_after_a_save_and_the_best_is_safe_before_the_look_is_told(tiny) -> None:
     kept = Kept(trainer(tiny))
-    run(tiny, kept, Plan(5, 1e-3, 0, validate_every=2, save_every=3), scores=[0.5, 0.7, 0.6])
+    run(tiny, kept, TrainingPlan(5, 1e-3, 0, validate_every=2, save_every=3), scores=[0.5, 0.7, 0.6])
     assert kept.did == [
         "step 1", "step 2", "save 2", "best 2", "look 2",
         "step 3", "save 3",
@@ -116,7 +122,7 @@ def test_a_look_comes_after_a_save_and_the_best_is_safe_before_the_look_is_told(
 
 def test_of_equal_scores_the_last_is_the_best(tiny) -> None:
     kept = Kept(trainer(tiny))
-    run(tiny, kept, Plan(4, 1e-3, 0, validate_every=1), scores=[0.1, 0.4, 0.4, 0.3])
+    run(tiny, kept, TrainingPlan(4, 1e-3, 0, validate_every=1), scores=[0.1, 0.4, 0.4, 0.3])
     assert kept.best == 3
 
 
@@ -132,16 +138,16 @@ def test_of_equal_scores_the_last_is_the_best(tiny) -> None:
     ],
 )
 def test_scores_rank_then_loss_then_step(looks: list[tuple[float, float]], best: int, since: int) -> None:
-    course = Course()
+    state = TrainingState()
     for step, (score, loss) in enumerate(looks, start=1):
-        assert course.look(step, score, loss) == (course.best_step == step)
-    assert (course.best_step, course.looks_since) == (best, since)
+        assert state.add_validation(step, score, loss) == (state.best_step == step)
+    assert (state.best_step, state.validations_since) == (best, since)
 
 
 def test_a_run_ends_early_after_looks_without_a_better_score_and_stays_ended(tiny) -> None:
-    kept, plan = Kept(trainer(tiny)), Plan(9, 1e-3, 0, validate_every=1, patience=2)
-    course = run(tiny, kept, plan, scores=[0.4, 0.3, 0.5, 0.5, 0.1, 0.9])
-    assert (course.step, course.best_step, kept.best) == (5, 4, 4)
+    kept, plan = Kept(trainer(tiny)), TrainingPlan(9, 1e-3, 0, validate_every=1, patience=2)
+    state = run(tiny, kept, plan, scores=[0.4, 0.3, 0.5, 0.5, 0.1, 0.9])
+    assert (state.step, state.best_step, kept.best) == (5, 4, 4)
     assert 5 in kept.saved
     before = list(kept.did)
     run(tiny, kept, plan, scores=[0.9])
@@ -150,7 +156,7 @@ def test_a_run_ends_early_after_looks_without_a_better_score_and_stays_ended(tin
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 def test_stopped_and_resumed_it_does_what_an_undisturbed_run_does(tiny, stop_after: int) -> None:
-    plan, scores = Plan(4, 1e-3, 1, accumulate=2, validate_every=2), [0.5, 0.4]
+    plan, scores = TrainingPlan(4, 1e-3, 1, accumulate=2, validate_every=2), [0.5, 0.4]
     whole = Kept(trainer(tiny))
     run(tiny, whole, plan, scores)
     kept = Kept(trainer(tiny))
@@ -170,8 +176,8 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(tiny) -> None
     kept = Kept(trainer(tiny))
     with pytest.raises(Diverged) as caught:
         run(tiny, kept, bad=3)
-    assert caught.value.message == "step 4: the loss is nan, its gradient nan; the model before it is kept"
-    assert caught.value.hint == "a lower --rate, a longer --warmup or a smaller --clip may help"
+    assert caught.value.message == "step 4: the loss is nan, its gradient nan; the model before it is saved"
+    assert caught.value.hint == "try a lower --lr, a longer --warmup or a smaller --clip-grad-norm"
     assert (caught.value.step, caught.value.pairs.tolist()) == (4, [3, 4, 5, 0])
     assert kept.did == ["step 1", "step 2", "step 3", "save 3"]
     assert all(np.isfinite(array).all() for array in kept.saved[3][0].values())
@@ -180,5 +186,17 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(tiny) -> None
 def test_how_a_run_went_is_told_by_its_records() -> None:
     scores = ((2, 0.1), (4, 0.3), (6, 0.3), (8, 0.2))
     looks = [{"step": step, "score": score, "held_out_loss": 2.0} for step, score in scores]
-    course = course_of([{"step": 1, "loss": 2.0}, *looks, {"step": 9, "loss": 1.0}])
-    assert course == Course(step=9, best_score=0.3, best_loss=2.0, best_step=6, looks_since=2, looked=8)
+    state = state_of([{"step": 1, "loss": 2.0}, *looks, {"step": 9, "loss": 1.0}])
+    assert state == TrainingState(step=9, best_score=0.3, best_loss=2.0, best_step=6, validations_since=2, validated=8)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (5, 0.9755282581475768), (9, 0.5), (13, 0.02447174185242323)],
+)
+def test_the_rate_rises_to_its_peak_and_falls_along_half_a_cosine(step, rate):
+    assert warmup_cosine(step, steps=14, warmup=4, peak=2.0) == pytest.approx(2 * rate)
+
+
+def test_a_run_without_warmup_starts_at_its_peak():
+    assert warmup_cosine(0, steps=10, warmup=0, peak=1e-5) == 1e-5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cococli.checkpoints.names import parameters_of
-from cococli.training import lengths
+from cococli.training import pairs
 from cococli.training.network import Batch, Objective, encode_images, losses_and_gradients, trained
 
 BOTH = Objective()
@@ -55,7 +55,7 @@ def test_pads_that_are_trimmed_change_neither_losses_nor_gradients(tiny, monkeyp
     ids = captions(tiny.config, 15, 4, 9)
     ids[2, 5] = 0  # a token that is taken for a pad
     short, short_gradients = gradients_of(tiny, pictures(tiny, ids))
-    monkeypatch.setattr(lengths, "LENGTHS", ())
+    monkeypatch.setattr(pairs, "LENGTHS", ())
     whole, whole_gradients = gradients_of(tiny, pictures(tiny, ids))
     assert short.caption == pytest.approx(whole.caption, rel=1e-6)
     assert short.contrastive == pytest.approx(whole.contrastive, rel=1e-6)

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Tensor
-from training.tiny_run import Told, asked, write_list
+from training.tiny_run import RecordingReporter, request, write_list
 from training.training_fixtures import pictures
 
 from cococli.checkpoints import ckpt
 from cococli.errors import CocaError, UsageError
+from cococli.training.finetune import FinetuneRequest, finetune
 from cococli.training.losses import contrastive_loss, part_of_contrastive_loss
 from cococli.training.parallel import Workers, buckets
-from cococli.training.run import Asked, finetune
 from cococli.training.tape import compiled
 
 WAIT = 900  # seconds, against a hang alone
@@ -42,16 +42,16 @@ def uneven(folder: Path) -> Path:
     return folder
 
 
-def options(run: Asked) -> list[str]:
+def options(run: FinetuneRequest) -> list[str]:
     """The command line that asks for it."""
     named = {
-        "data": run.source.folder,
+        "data": run.data,
         "config": run.config,
         "name": run.name,
         "steps": run.steps,
         "batch-size": run.batch_size,
         "accumulate": run.accumulate,
-        "rate": run.rate,
+        "lr": run.learning_rate,
         "hold-out": run.hold_out,
         "validate-every": run.validate_every,
         "save-every": run.save_every,
@@ -59,7 +59,7 @@ def options(run: Asked) -> list[str]:
     return ["--from-scratch", *(f"--{name}={value}" for name, value in named.items() if value is not None)]
 
 
-def train_with_two_workers(logs: Path, run: Asked) -> str:
+def train_with_two_workers(logs: Path, run: FinetuneRequest) -> str:
     """What msrun says; whatever happens, no process is left."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -93,10 +93,10 @@ def weights(home: Path, name: str) -> dict[str, np.ndarray]:
 def test_two_workers_train_as_one_process_does_and_go_on_where_it_stopped(home: Path, tmp_path: Path) -> None:
     data = uneven(tmp_path / "data")
     changed = {"steps": 4, "accumulate": 2, "hold_out": 2, "validate_every": 2}
-    finetune(asked(data, name="one", **changed), Told())
-    begun = Told(stop_after=1)
-    finetune(asked(data, name="two", **changed), begun, begun.stopping)
-    assert "run:two" in train_with_two_workers(tmp_path / "logs", asked(data, name="two", **changed)).splitlines()
+    finetune(request(data, name="one", **changed))
+    begun = RecordingReporter(stop_after=1)
+    finetune(request(data, name="two", **changed), begun)
+    assert "run:two" in train_with_two_workers(tmp_path / "logs", request(data, name="two", **changed)).splitlines()
     one, two = records(home, "one"), records(home, "two")
     assert [record["step"] for record in two] == [1, 2, 2, 3, 4, 4]
     for mine, theirs in zip(two, one, strict=True):
@@ -187,8 +187,8 @@ def test_a_worker_whose_other_has_ended_says_so() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^a batch of 4 cannot be shared out among 3 workers evenly$"):
-        finetune(asked(uneven(tmp_path / "data")), Told(), workers=Workers(count=3))
+    with pytest.raises(UsageError, match=r"^a batch of 4 cannot be shared evenly among 3 workers$"):
+        finetune(request(uneven(tmp_path / "data")), workers=Workers(count=3))
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 6))

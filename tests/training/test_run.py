@@ -12,7 +12,7 @@ import pytest
 from media.video_fixtures import make_video
 from numpy_engine import from_open_clip
 from safetensors.numpy import load_file
-from training.tiny_run import CONFIG, Told, asked, captioned, config_file, write_list
+from training.tiny_run import CONFIG, RecordingReporter, captioned, config_file, request, write_list
 from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import load_captioner
@@ -24,13 +24,14 @@ from cococli.decoding.options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
 from cococli.media.clips import read_clip
 from cococli.media.sampling import Sampling
-from cococli.training.data import Source, find_data
+from cococli.training.data import find_data
+from cococli.training.finetune import FinetuneRequest, finetune
 from cococli.training.folder import open_run
-from cococli.training.loop import Diverged, Plan
-from cococli.training.order import Order
-from cococli.training.run import Asked, finetune, must_stay, open_base, planned
+from cococli.training.loop import Diverged, TrainingPlan
+from cococli.training.pairs import Order
+from cococli.training.run import make_plan, open_base, run_facts
 
-PLAN = Plan(steps=6, rate=0.01, warmup=1)
+PLAN = TrainingPlan(steps=6, learning_rate=0.01, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +45,29 @@ def records(home: Path, name: str = "mine") -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
-def train(asked: Asked, stop_after: int | None = None) -> Told:
-    told = Told(stop_after)
-    finetune(asked, told, told.stopping)
-    return told
+def train(request: FinetuneRequest, stop_after: int | None = None) -> RecordingReporter:
+    reporter = RecordingReporter(stop_after)
+    finetune(request, reporter)
+    return reporter
 
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"hold_out": 2, "validate_every": 2},
     "accumulate": {"accumulate": 2},
     "lora": {"model": "run:base", "lora": 2},
-    "vision frozen": {"model": "run:base", "frozen": "vision"},
+    "vision frozen": {"model": "run:base", "freeze": "vision"},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_a_run_measures_what_an_undisturbed_one_does(data: Path, home: Path, kind: str) -> None:
     if "model" in KINDS[kind]:
-        train(asked(data, name="base", steps=1))
-    train(asked(data, name="whole", steps=4, **KINDS[kind]))
-    train(asked(data, steps=4, **KINDS[kind]), stop_after=3)
-    told = train(asked(data, steps=4, **KINDS[kind]))
-    assert [note for note in told.notes if "stands" in note] == ["run mine stands at step 3, and goes on from there"]
-    assert told.steps == [4]
+        train(request(data, name="base", steps=1))
+    train(request(data, name="whole", steps=4, **KINDS[kind]))
+    train(request(data, steps=4, **KINDS[kind]), stop_after=3)
+    reporter = train(request(data, steps=4, **KINDS[kind]))
+    assert [note for note in reporter.notes if "resuming" in note] == ["resuming run mine at step 3"]
+    assert reporter.steps == [4]
     assert records(home) == records(home, "whole")
     mine, whole = (ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt") for name in ("mine", "whole"))
     for name, array in whole.items():
@@ -75,7 +76,7 @@ def test_stopped_and_resumed_a_run_measures_what_an_undisturbed_one_does(data: P
 
 def test_pictures_are_prepared_as_the_base_wants_them(data: Path, home: Path, tmp_path: Path) -> None:
     """A base for pixels of another mean and deviation, whose first layer undoes that, trains as the original does."""
-    train(asked(data, name="base", steps=1))
+    train(request(data, name="base", steps=1))
     weights = dict(ckpt.read(find_model("run:base").weights))
     kernel, mean, std = weights["visual.conv1.weight"], np.float32(CLIP.mean), np.float32(CLIP.std)
     shift = (kernel * ((0.5 - mean) / std)[:, None, None]).sum((1, 2, 3))
@@ -90,7 +91,7 @@ def test_pictures_are_prepared_as_the_base_wants_them(data: Path, home: Path, tm
     for base in ("run:base", str(tmp_path / "half.ckpt")):
         for frozen in ("none", "vision"):
             name = f"{Path(base).stem.replace(':', '-')}-{frozen}"
-            train(asked(data, name=name, model=base, frozen=frozen, steps=1, hold_out=2, validate_every=1))
+            train(request(data, name=name, model=base, freeze=frozen, steps=1, hold_out=2, validate_every=1))
             found[name] = [record["loss"] for record in records(home, name) if "loss" in record]
             assert find_model(f"run:{name}").config.preprocess == find_model(base).config.preprocess
     for frozen in ("none", "vision"):
@@ -98,36 +99,36 @@ def test_pictures_are_prepared_as_the_base_wants_them(data: Path, home: Path, tm
 
 
 def test_what_a_run_comes_to_is_a_model_with_a_card_and_a_plot(data: Path, home: Path) -> None:
-    told = train(asked(data, hold_out=2, validate_every=6, tensorboard=True))
+    reporter = train(request(data, hold_out=2, validate_every=6, tensorboard=True))
     folder = home / "runs" / "mine"
     assert [*map(str, sorted(child.name for child in folder.iterdir()))] == [
         "README.md", "best", "checkpoints", "events", "metrics.jsonl", "plot.png", "run.json"
     ]  # fmt: skip
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["4", "6"]
-    best = max(told.looks, key=lambda look: look[1].score)
+    best = max(reporter.validations, key=lambda record: record["score"])
     model = find_model("run:mine")
     assert model.config == CONFIG
     clip = read_clip(data / "0.png", Sampling(), 16)[1]
     (caption,) = load_captioner(model, SearchOptions(max_length=12), "joint").caption_batch(clip[None], [0])
     assert caption.text and np.isfinite(caption.embedding).all()
-    assert json.loads((folder / "best" / "progress.json").read_text())["step"] == best[0]
+    assert json.loads((folder / "best" / "progress.json").read_text())["step"] == best["step"]
     card = (folder / "README.md").read_text()
-    assert f"| {best[1].scores['ROUGE-L'] * 100:.1f} |" in card
+    assert f"| {best['scores']['ROUGE-L'] * 100:.1f} |" in card
     assert "| files | 8 |" in card and "| rate | 0.01 |" in card
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [path.suffix for path in (folder / "events").iterdir()]
-    assert told.notes[:2] == ["train: 8 files, 16 captions", "val: 2 files, 4 captions"]
+    assert reporter.notes[:2] == ["train: 8 files, 16 captions", "val: 2 files, 4 captions"]
 
 
 def test_a_handful_of_pictures_is_learned_by_heart(data: Path, home: Path) -> None:
-    train(asked(data, steps=40, save_every=40, contrastive=0.0))
+    train(request(data, steps=40, save_every=40, contrastive_loss=0.0))
     losses = [record["caption"] for record in records(home)]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
 def test_a_lora_run_comes_to_plain_weights_that_open_clip_can_have(data: Path, home: Path, tmp_path: Path) -> None:
-    train(asked(data, name="base", steps=1))
-    train(asked(data, model="run:base", lora=2))
+    train(request(data, name="base", steps=1))
+    train(request(data, model="run:base", lora=2))
     base, merged = (ckpt.read(find_model(f"run:{name}").weights) for name in ("base", "mine"))
     changed = {name for name, array in merged.items() if not np.array_equal(array, base[name])}
     assert merged.keys() == base.keys()
@@ -138,17 +139,17 @@ def test_a_lora_run_comes_to_plain_weights_that_open_clip_can_have(data: Path, h
         np.testing.assert_array_equal(exported[name], array)
 
 
-def test_a_rate_that_is_far_too_high_is_told_with_the_files_of_the_batch(data: Path, home: Path) -> None:
-    told = Told()
+def test_a_rate_that_is_far_too_high_is_reporter_with_the_files_of_the_batch(data: Path, home: Path) -> None:
+    reporter = RecordingReporter()
     with pytest.raises(Diverged) as caught:
-        finetune(asked(data, rate=1e9, warmup=0, hold_out=2, validate_every=100), told)
+        finetune(request(data, learning_rate=1e9, warmup=0, hold_out=2, validate_every=100), reporter)
     *steps, last = records(home)
     assert caught.value.message.startswith(f"step {last['step']}: the loss is ")
-    assert caught.value.message.endswith("; the model before it is kept")
+    assert caught.value.message.endswith("; the model before it is saved")
     files = last["diverged"]
     assert 2 <= len(files) <= 4 and {*files} <= {str(data / f"{number}.png") for number in range(8)}
-    assert told.warnings[-1:] == [
-        f"step {last['step']} was of {', '.join(files[:3])}; {home / 'runs/mine/metrics.jsonl'} names all its files"
+    assert reporter.warnings[-1:] == [
+        f"step {last['step']} trained on {', '.join(files[:3])}; {home / 'runs/mine/metrics.jsonl'} lists all its files"
     ]
     weights = ckpt.read(find_model("run:mine").weights)
     assert all(np.isfinite(array).all() for array in weights.values())
@@ -160,44 +161,44 @@ def test_a_rate_that_is_far_too_high_is_told_with_the_files_of_the_batch(data: P
     ("changed", "message"),
     [
         ({"batch_size": 2}, "batch_size was 4, is 2"),
-        ({"frozen": "text", "seed": 5, "decay": 0.5}, 'base.identity was "noise 0", is "noise 5"; decay was 0.1, '
-                                                      'is 0.5; frozen was "none", is "text", and 1 more'),
+        ({"contrastive_loss": 0.5, "seed": 5, "weight_decay": 0.5},
+         'base.identity was "noise 0", is "noise 5"; decay was 0.1, is 0.5; loss.contrastive was 1.0, is 0.5, and 1 more'),
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_by_name(data: Path, home: Path, changed: dict[str, Any], message: str) -> None:
-    train(asked(data, steps=1))
+    train(request(data, steps=1))
     with pytest.raises(UsageError) as caught:
-        train(asked(data, steps=1, **changed))
+        train(request(data, steps=1, **changed))
     assert caught.value.message == f"the run mine has other settings: {message}"
 
 
 def test_another_architecture_is_another_run(data: Path, tmp_path: Path) -> None:
-    train(asked(data, steps=1))
+    train(request(data, steps=1))
     other = replace(CONFIG, vision=replace(CONFIG.vision, head_width=16))  # of the same shapes
     with pytest.raises(UsageError) as caught:
-        train(asked(data, steps=1, config=config_file(tmp_path, other)))
+        train(request(data, steps=1, config=config_file(tmp_path, other)))
     assert caught.value.message == ("the run mine has other settings: base.config.vision_cfg.head_width was 8, is 16")
 
 
 def test_other_captions_are_other_data(data: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "data"))
-    train(asked(folder, steps=1))
+    train(request(folder, steps=1))
     text = (folder / "captions.jsonl").read_text()
     (folder / "captions.jsonl").write_text(text.replace("red", "crimson"))
     with pytest.raises(UsageError) as caught:
-        train(asked(folder, steps=1))
+        train(request(folder, steps=1))
     assert caught.value.message.startswith("the run mine has other settings: data.digest was ")
 
 
-def test_a_run_starts_anew_when_that_is_asked(data: Path, home: Path) -> None:
-    train(asked(data, steps=2))
-    train(asked(data, steps=1, overwrite=True))
+def test_a_run_starts_anew_when_that_is_request(data: Path, home: Path) -> None:
+    train(request(data, steps=2))
+    train(request(data, steps=1, overwrite=True))
     assert [record["step"] for record in records(home)] == [1]
 
 
 def test_two_processes_do_not_work_on_one_run(data: Path) -> None:
     with open_run("mine", {}), pytest.raises(UsageError) as caught:
-        train(asked(data))
+        train(request(data))
     assert caught.value.message == "another process works on the run mine"
     assert caught.value.hint == "wait for it, or take another --name"
 
@@ -206,29 +207,31 @@ def test_tensorboard_is_asked_for_before_anything_is_trained(
     data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    told = Told()
+    reporter = RecordingReporter()
     with pytest.raises(UsageError) as caught:
-        finetune(asked(data, tensorboard=True), told)
+        finetune(request(data, tensorboard=True), reporter)
     assert caught.value.message == "--tensorboard needs tensorboardX"
-    assert told.steps == []
+    assert reporter.steps == []
 
 
 def test_a_run_without_a_better_score_ends_early_and_stays_ended(data: Path, home: Path) -> None:
-    stuck = asked(data, steps=9, rate=1e-9, hold_out=2, validate_every=1, patience=2)
-    told = train(stuck)
-    assert told.steps == [1, 2, 3]
-    assert [found.loss for _, found, _ in told.looks] == [told.looks[0][1].loss] * 3
+    stuck = request(data, steps=9, learning_rate=1e-9, hold_out=2, validate_every=1, patience=2)
+    reporter = train(stuck)
+    assert reporter.steps == [1, 2, 3]
+    assert [record["held_out_loss"] for record in reporter.validations] == [
+        reporter.validations[0]["held_out_loss"]
+    ] * 3
     assert train(stuck).steps == []
 
 
-def test_broken_files_are_told_once_and_the_others_take_their_place(data: Path, home: Path, tmp_path: Path) -> None:
+def test_broken_files_are_reporter_once_and_the_others_take_their_place(data: Path, home: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     (folder / "3.png").write_bytes(b"no picture")
-    told = train(asked(folder, steps=8))
-    assert told.warnings == [f"{folder / '3.png'}: not a video or picture in a supported format"]
+    reporter = train(request(folder, steps=8))
+    assert reporter.warnings == [f"{folder / '3.png'}: not a video or picture in a supported format"]
     assert [record["step"] for record in records(home)] == [*range(1, 9)]
     with pytest.raises(VideoError) as caught:
-        train(asked(folder, name="strict", steps=8, strict=True))
+        train(request(folder, name="strict", steps=8, strict=True))
     assert caught.value.message == f"{folder / '3.png'}: not a video or picture in a supported format"
 
 
@@ -240,17 +243,17 @@ def test_videos_and_pictures_train_together(home: Path, tmp_path: Path) -> None:
         make_video(folder / f"{name}.mp4", frames=12)
     names = ("0.png", "a.mp4", "1.png", "b.mp4", "2.png")
     write_list(folder, [{"path": name, "caption": f"this is {name}"} for name in names])
-    train(asked(folder, sampling=Sampling("multi", 3), hold_out=1, validate_every=6))
+    train(request(folder, frames="multi", num_frames=3, hold_out=1, validate_every=6))
     losses = [record["loss"] for record in records(home) if "loss" in record]
     assert len(losses) == 6 and losses[-1] < losses[0]
 
 
 def test_the_frozen_tower_looks_once_for_all_runs(data: Path, home: Path) -> None:
-    train(asked(data, name="base", steps=1))
-    frozen = asked(data, model="run:base", frozen="vision")
+    train(request(data, name="base", steps=1))
+    frozen = request(data, model="run:base", freeze="vision")
     first, second = train(frozen), train(replace(frozen, name="second"))
-    assert first.looked[0] == (0, 8) and first.looked[-1] == (8, 8)
-    assert second.looked == [(0, 0)]
+    assert [done for stage, done, *_ in first.moves if stage == "encoding"] == [*range(1, 9)]
+    assert not [stage for stage, *_ in second.moves if stage == "encoding"]
     assert records(home) == records(home, "second")
 
 
@@ -262,38 +265,38 @@ def test_the_frozen_tower_looks_once_for_all_runs(data: Path, home: Path) -> Non
         ({"steps": None, "epochs": 0.1}, 1, 1e-3, 0, 50),
         ({"steps": 950, "model": "mine"}, 950, 1e-5, 95, 95),
         ({"steps": 950, "model": "mine", "lora": 4}, 950, 1e-4, 95, 95),
-        ({"rate": 0.5, "warmup": 5, "validate_every": 4}, 6, 0.5, 5, 4),
+        ({"learning_rate": 0.5, "warmup": 5, "validate_every": 4}, 6, 0.5, 5, 4),
     ],
 )
 def test_what_is_left_open_suits_the_rest(
     data: Path, changed: dict[str, Any], steps: int, rate: float, warmup: int, every: int
 ) -> None:
-    wanted = asked(data, **{"rate": None, **changed})
-    plan = planned(wanted, Order(0, np.ones(16), 4), find_data(Source(data), 2, 12, False, str))
-    assert (plan.steps, plan.rate, plan.warmup, plan.validate_every) == (steps, rate, warmup, every)
+    wanted = request(data, **{"learning_rate": None, **changed})
+    plan = make_plan(wanted, Order(0, np.ones(16), 4), find_data(request(data, hold_out=2), 12))
+    assert (plan.steps, plan.learning_rate, plan.warmup, plan.validate_every) == (steps, rate, warmup, every)
 
 
 def test_gradients_may_be_as_long_as_they_are(data: Path) -> None:
-    alone = find_data(Source(data), 0, 12, False, str)
-    assert planned(asked(data, clip=0.0), Order(0, np.ones(16), 4), alone).max_norm == np.inf
+    alone = find_data(request(data), 12)
+    assert make_plan(request(data, clip_grad_norm=0.0), Order(0, np.ones(16), 4), alone).max_norm == np.inf
 
 
 def test_the_model_to_start_from_must_be_there(data: Path) -> None:
     with pytest.raises(ModelError):
-        open_base(asked(data, model="run:none"))
+        open_base(request(data, model="run:none"))
 
 
 def test_a_batch_needs_as_many_captions(data: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        train(asked(data, batch_size=8, accumulate=3))
-    assert caught.value.message == "16 captions are fewer than the 24 of one step (8 x --accumulate 3)"
+        train(request(data, batch_size=8, accumulate=3))
+    assert caught.value.message == "one step needs 24 captions (8 x --accumulate 3), but there are only 16"
     assert caught.value.hint == "--batch-size 5 or --accumulate 2 or less"
 
 
 @pytest.mark.parametrize("warmup", [6, 1000])
 def test_a_warmup_as_long_as_the_run_is_refused(data: Path, home: Path, warmup: int) -> None:
     with pytest.raises(UsageError) as caught:
-        train(asked(data, warmup=warmup))
+        train(request(data, warmup=warmup))
     assert caught.value.message == f"--warmup {warmup} must be less than the 6 steps of the run"
     assert not (home / "runs").exists()
 
@@ -302,13 +305,13 @@ def test_a_run_of_an_earlier_version_goes_on(home: Path, tmp_path: Path) -> None
     folder = tmp_path / "data"
     folder.mkdir()
     write_list(folder, [{"path": path.name, "caption": "a thing"} for path in pictures(folder, 16)])
-    wanted = asked(folder, steps=6, hold_out=9, validate_every=2)
-    told = train(wanted, stop_after=3)
-    assert told.notes[1].endswith("4 of 16 files are held out")
+    wanted = request(folder, steps=6, hold_out=9, validate_every=2)
+    reporter = train(wanted, stop_after=3)
+    assert reporter.notes[1].endswith("4 of 16 files are held out")
     run = home / "runs" / "mine"
     asked_then = json.loads((run / "run.json").read_text())
-    old = find_data(Source(folder), 9, CONFIG.context_length, False, str, before=1)
-    asked_then["asked"]["data"] = must_stay(wanted, open_base(wanted), old, PLAN)["data"]
+    old = find_data(request(folder, hold_out=9), CONFIG.context_length, before=1)
+    asked_then["asked"]["data"] = run_facts(wanted, open_base(wanted), old, PLAN)["data"]
     (run / "run.json").write_text(json.dumps(asked_then))
     lines = (run / "metrics.jsonl").read_text().replace('"held_out_loss"', '"unknown"')
     (run / "metrics.jsonl").write_text(lines)
@@ -316,10 +319,10 @@ def test_a_run_of_an_earlier_version_goes_on(home: Path, tmp_path: Path) -> None
     progress.write_text(
         json.dumps({key: it for key, it in json.loads(progress.read_text()).items() if key != "sha256"})
     )
-    told = train(wanted)
-    assert "run mine stands at step 3, and goes on from there" in told.notes
-    assert told.notes[1].endswith("1 of 16 files are held out")
-    assert [step for step, _, best in told.looks if best] == [4, 6] or told.looks[0][2]
+    reporter = train(wanted)
+    assert "resuming run mine at step 3" in reporter.notes
+    assert reporter.notes[1].endswith("1 of 16 files are held out")
+    assert [record["step"] for record in reporter.validations] == [4, 6]
 
 
 def test_one_held_out_picture_keeps_the_learned_model(home: Path, tmp_path: Path) -> None:
@@ -327,29 +330,27 @@ def test_one_held_out_picture_keeps_the_learned_model(home: Path, tmp_path: Path
     text = (folder / "captions.jsonl").read_text()
     (folder / "captions.jsonl").write_text(text.replace("grey", "red"))
     shutil.copy(folder / "0.png", folder / "7.png")
-    told = train(asked(folder, steps=24, hold_out=9, validate_every=6, contrastive=0.0))
-    assert {found.scores["CIDEr"] for _, found, _ in told.looks} == {0}
-    losses = {step: found.loss for step, found, _ in told.looks}
+    reporter = train(request(folder, steps=24, hold_out=9, validate_every=6, contrastive_loss=0.0))
+    assert {record["scores"]["CIDEr"] for record in reporter.validations} == {0}
+    losses = {record["step"]: record["held_out_loss"] for record in reporter.validations}
     best = json.loads((home / "runs/mine/best/progress.json").read_text())["step"]
     assert best == min(losses, key=losses.__getitem__) > 6
-    assert [warning.partition(";")[0] for warning in told.warnings] == [
+    assert [warning.partition(";")[0] for warning in reporter.warnings] == [
         "scores of 1 held-out examples are not reliable"
     ]
 
 
 def test_a_model_is_not_removed_by_its_own_fine_tune(data: Path, home: Path) -> None:
-    train(asked(data, steps=1))
+    train(request(data, steps=1))
     for model in ("run:mine", "run:mine@1"):
-        with pytest.raises(
-            UsageError, match=r"^--overwrite would remove the run mine, whose model this one starts from\n"
-        ):
-            train(asked(data, model=model, overwrite=True))
+        with pytest.raises(UsageError, match=r"^--overwrite would remove the run mine, which this run starts from\n"):
+            train(request(data, model=model, overwrite=True))
     assert find_model("run:mine")
 
 
-def test_validations_that_cannot_end_a_run_are_told(data: Path) -> None:
-    told = train(asked(data, steps=2, hold_out=2, validate_every=3, patience=1))
-    assert told.warnings[1:] == [
+def test_validations_that_cannot_end_a_run_are_reporter(data: Path) -> None:
+    reporter = train(request(data, steps=2, hold_out=2, validate_every=3, patience=1))
+    assert reporter.warnings[1:] == [
         "--validate-every 3 has no effect: the run has 2 steps",
-        "--patience 1 has no effect: there are 1 validations in 2 steps; --validate-every makes more",
+        "--patience 1 has no effect: there are 1 validations in 2 steps; for more, use --validate-every",
     ]

@@ -23,7 +23,7 @@ from cococli.training.initial import initial
 from cococli.training.network import Batch, Objective, losses_and_gradients
 from cococli.training.pairs import pairs_of
 from cococli.training.step import Trainer
-from cococli.training.validation import GREEDY, METRICS, split_off, spread, validate
+from cococli.training.validation import GREEDY, METRICS, validate
 
 REQUEST = ReadRequest(Sampling(), Segments("none"), CONFIG.vision.image_size)
 READING = Reading(REQUEST)
@@ -39,10 +39,6 @@ def pupil() -> Trainer:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     files = pictures(tmp_path_factory.mktemp("pictures"), 4)
     return Dataset(Path("x.json"), "val", tuple(Example(path, ("a dog", path.stem), path.name) for path in files), {})
-
-
-def examples(count: int) -> tuple[Example, ...]:
-    return tuple(Example(Path(f"{number}.png"), ("a",), str(number)) for number in range(count))
 
 
 def test_scores_are_those_of_its_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> None:
@@ -94,27 +90,3 @@ def test_where_no_file_can_be_read_there_is_nothing_to_look_at(pupil: Trainer, t
     with pytest.raises(CocaError) as caught:
         validate(pupil, Dataset(Path("x.json"), "val", (Example(tmp_path / "0.png", ("a",), "0"),), {}), READING)
     assert caught.value.message == "none of the held-out files can be read"
-
-
-def test_the_same_share_is_split_off_whatever_the_order(data: Dataset) -> None:
-    many = replace(data, examples=examples(100))
-    train, held_out = split_off(many, 1000)
-    assert (len(train.examples), len(held_out.examples)) == (92, 8)
-    assert {*train.examples} | {*held_out.examples} == {*many.examples}
-    _, again = split_off(replace(many, examples=many.examples[::-1]), 1000)
-    assert {*again.examples} == {*held_out.examples}
-    assert [int(one.id) for one in held_out.examples] != [*range(5)]
-
-
-@pytest.mark.parametrize(
-    ("count", "most", "before", "out"),
-    [(3, 100, 0, 1), (20, 100, 0, 5), (32, 100, 0, 8), (400, 100, 0, 20), (9000, 100, 0, 100), (100, 2, 0, 2),
-     (40, 100, 2, 2)],
-)  # fmt: skip
-def test_eight_are_split_off_or_a_quarter(data: Dataset, count: int, most: int, before: int, out: int) -> None:
-    assert len(split_off(replace(data, examples=examples(count)), most, before)[1].examples) == out
-
-
-@pytest.mark.parametrize(("count", "ids"), [(1, "0"), (3, "0 2 4"), (7, "0 1 2 3 4 5 6"), (9, "0 1 2 3 4 5 6")])
-def test_examples_are_taken_at_equal_distances(count: int, ids: str) -> None:
-    assert " ".join(example.id for example in spread(examples(7), count)) == ids

@@ -1,7 +1,8 @@
-"""A CoCa as thin as CLIP's vocabulary lets it be, data for it, and runs that train it in a moment."""
+"""A CoCa as small as CLIP's vocabulary allows, data for it, and requests that train it in seconds."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,8 @@ from typing import Any
 from training.training_fixtures import pictures
 
 from cococli.catalog import CocaConfig, TextConfig, VisionConfig
-from cococli.training.data import Source
-from cococli.training.run import Asked
-from cococli.training.step import Step
-from cococli.training.validation import Validation
+from cococli.reporting import Progress, Reporter
+from cococli.training.finetune import FinetuneRequest
 
 TEXT = TextConfig(context_length=12, width=16, heads=2, layers=1)
 CONFIG = CocaConfig(16, VisionConfig(16, 8, 16, 1, 8, pooler_queries=4, pooler_heads=2), TEXT, TEXT)
@@ -44,23 +43,22 @@ def captioned(folder: Path, train: int = 8, val: int = 2) -> Path:
     return folder
 
 
-def asked(folder: Path, **changed: Any) -> Asked:
-    """A run of six steps from noise, or from a model if one is named."""
-    start = {} if "model" in changed else {"config": config_file(folder.parent)}
-    usual = {"name": "mine", "steps": 6, "batch_size": 4, "rate": 0.01, "save_every": 2, "hold_out": 0}
-    return Asked(Source(folder), **{**usual, **start, **changed})
+def request(folder: Path, **changed: Any) -> FinetuneRequest:
+    """A request for six steps from random weights, or from a model if one is named."""
+    start = {} if "model" in changed else {"from_scratch": True, "config": config_file(folder.parent)}
+    usual = {"name": "mine", "steps": 6, "batch_size": 4, "learning_rate": 0.01, "save_every": 2, "hold_out": 0}
+    return FinetuneRequest(folder, **{**usual, **start, **changed})
 
 
 @dataclass
-class Told:
-    """Keeps what a run tells, and asks it to stop after a step. Implements `run.Teller`."""
+class RecordingReporter(Reporter):
+    """Keeps what is reported, and requests a stop after a step."""
 
     stop_after: int | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    looked: list[tuple[int, int]] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    looks: list[tuple[int, Validation, bool]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    moves: list[tuple[str, int, int | None, str]] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -68,14 +66,30 @@ class Told:
     def warning(self, text: str) -> None:
         self.warnings.append(text)
 
-    def features(self, done: int, total: int) -> None:
-        self.looked.append((done, total))
+    def record(self, record: Any) -> None:
+        self.records.append(record)
 
-    def step(self, step: int, steps: int, found: Step, rate: float) -> None:
-        self.steps.append(step)
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, **_: Any) -> Iterator[Progress]:
+        yield RecordedProgress(self, description)
 
-    def look(self, step: int, found: Validation, best: bool) -> None:
-        self.looks.append((step, found, best))
-
-    def stopping(self) -> bool:
+    @property
+    def stop_requested(self) -> bool:
         return bool(self.steps) and self.steps[-1] == self.stop_after
+
+    @property
+    def steps(self) -> list[int]:
+        return [record["step"] for record in self.records if "loss" in record]
+
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if "score" in record]
+
+
+@dataclass
+class RecordedProgress(Progress):
+    reporter: RecordingReporter
+    description: str
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        self.reporter.moves.append((self.description, done, total, detail))

@@ -7,9 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cococli.datasets.dataset import Dataset, Example
-from cococli.training.lengths import padded_lengths
-from cococli.training.order import Order
-from cococli.training.pairs import Pairs, pairs_of
+from cococli.training.pairs import Order, Pairs, padded_lengths, pairs_of
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
