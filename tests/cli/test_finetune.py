@@ -90,7 +90,6 @@ run()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path, tmp_path: Path) -> None:
     write_list(data, [{"path": f"{place}.png", "captions": ["a thing"] * 400} for place in range(4)])

@@ -89,6 +89,15 @@ def weights(home: Path, name: str) -> dict[str, np.ndarray]:
     return dict(ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt"))
 
 
+def test_two_workers_find_the_losses_of_one(home: Path, tmp_path: Path) -> None:
+    data = uneven(tmp_path / "data")
+    finetune(request(data, name="one", steps=1))
+    train_with_two_workers(tmp_path / "logs", request(data, name="two", steps=1))
+    (one,), (two,) = records(home, "one"), records(home, "two")
+    for name in ("loss", "caption", "contrastive", "norm"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4), name
+
+
 @pytest.mark.slow
 def test_two_workers_train_as_one_process_does_and_go_on_where_it_stopped(home: Path, tmp_path: Path) -> None:
     data = uneven(tmp_path / "data")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,32 @@ def test_stopped_and_resumed_a_run_measures_what_an_undisturbed_one_does(data: P
     mine, whole = (ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt") for name in ("mine", "whole"))
     for name, array in whole.items():
         np.testing.assert_array_equal(mine[name], array)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from cococli.reporting import Reporter
+from cococli.training.finetune import FinetuneRequest, finetune
+
+class Killer(Reporter):
+    def record(self, record):
+        if record["step"] == 3:
+            os.kill(os.getpid(), 9)
+
+finetune(eval(sys.argv[1]), Killer())
+"""
+
+
+def test_killed_run_resumes_to_identical_output(data: Path, home: Path) -> None:
+    whole = request(data, name="whole", steps=4, contrastive_loss=0.0)
+    mine = replace(whole, name="mine")
+    source = repr(mine).replace("PosixPath", "Path")
+    assert subprocess.run([sys.executable, "-c", KILLED, source]).returncode == -9
+    assert [record["step"] for record in records(home)] == [1, 2, 3]
+    assert train(mine).steps == [3, 4]
+    train(whole)
+    assert records(home) == records(home, "whole")
 
 
 def test_pictures_are_prepared_as_the_base_wants_them(data: Path, home: Path, tmp_path: Path) -> None:
@@ -162,7 +189,8 @@ def test_a_rate_that_is_far_too_high_is_reporter_with_the_files_of_the_batch(dat
     [
         ({"batch_size": 2}, "batch_size was 4, is 2"),
         ({"contrastive_loss": 0.5, "seed": 5, "weight_decay": 0.5},
-         'base.identity was "noise 0", is "noise 5"; decay was 0.1, is 0.5; loss.contrastive was 1.0, is 0.5, and 1 more'),
+         'base.identity was "noise 0", is "noise 5"; decay was 0.1, is 0.5; '
+         "loss.contrastive was 1.0, is 0.5, and 1 more"),
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_by_name(data: Path, home: Path, changed: dict[str, Any], message: str) -> None:
