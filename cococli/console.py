@@ -622,13 +622,33 @@ def _screen() -> "Console":
 
 
 class ConsoleReporter(Reporter):
-    """Shows what is reported on stderr. The first Ctrl-C requests a stop of stages that can end early."""
+    """Shows what is reported on stderr. The first Ctrl-C requests a stop of stages that can end early.
+
+    Attributes:
+        on_checked: Called once the request is known to be valid.
+        on_record: Prints a record, if the command shows records.
+    """
+
+    on_checked: Callable[[], object] | None = None
+
+    on_record: Callable[[Any], object] | None = None
 
     def note(self, text: str) -> None:
         note(text)
 
     def warning(self, text: str) -> None:
         warning(text)
+
+    def checked(self) -> None:
+        if self.on_checked:
+            self.on_checked()
+
+    def log_to(self, path: Path) -> None:
+        log_to(path)
+
+    def record(self, record: Any) -> None:
+        if self.on_record:
+            self.on_record(record)
 
     @contextlib.contextmanager
     def progress(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 
@@ -36,6 +37,16 @@ class Reporter:
 
     def warning(self, text: str) -> None:
         """Report that something went wrong while the rest goes on."""
+
+    def checked(self) -> None:
+        """Learn that the request is valid: from here on the operation reads, computes and writes."""
+
+    def log_to(self, path: Path) -> None:
+        """Append what is reported to a file, too.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
 
     def record(self, record: object) -> None:
         """Receive a record of the run, or the failure of an input, once it is written."""

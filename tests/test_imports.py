@@ -18,12 +18,13 @@ FLOORS = (
     {"evaluation"},
     {"captioning"},
     {"retrieval"},
+    {"jobs", "requests"},
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},
     {"overwrite"},
     {"files", "parsing"},
-    {"settings", "errors", "reporting", "interrupts"},
+    {"settings", "errors", "reporting", "interrupts", "options"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor: search talks to an engine, an engine reads weights, a network is built from its config, a data set is of
@@ -37,7 +38,7 @@ NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}
 MADE_OF_MINDSPORE = {"model", "training"}
 ON_MINDSPORE = {PACKAGE / "engines" / "mindspore.py"}
 ON_TORCH = {PACKAGE / "engines" / "torch.py", PACKAGE / "model" / "torch_network.py"}
-NO_NUMPY = ("cli", "console", "settings", "errors", "catalog", "__init__", "__main__")
+NO_NUMPY = ("cli", "options", "requests", "console", "settings", "errors", "catalog", "__init__", "__main__")
 
 
 def room(module: Path) -> str:

@@ -1,6 +1,6 @@
 """From paths to records."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def caption_videos(
     settings: Settings,
     stopping: Callable[[], bool] = lambda: False,
     spent: Spent | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Caption every video, in the order given. See `media.flow.compute_videos`."""
     stream = captioner.stream(settings.reading.batch_size)
     with closing(compute_videos(paths, stream, settings.reading, stopping, spent)) as videos:

@@ -1,14 +1,17 @@
 """What all commands have in common: help with examples, and advice on flags and URLs."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from .. import console
+from .. import console, interrupts
+from ..options import Option, build, default_of, options_of
+from .completion import completer
 
 EXAMPLES = {
     "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
@@ -51,7 +54,7 @@ Given = Mapping[str, Any]  # values by the names of parameters
 
 
 def _searches(*methods: str) -> Callable[[Given], bool]:
-    return lambda given: given.get("search") in (None, *methods)
+    return lambda given: given.get("method", given.get("search")) in (None, *methods)
 
 
 def _writes(given: Given, *suffixes: str) -> bool:
@@ -69,8 +72,8 @@ def _no(name: str) -> Callable[[Given], bool]:
 
 
 _READING = ("include", "exclude", "since", "timeout", "segments", "frames")
-_SEARCH = ("search", "beams", "min_length", "max_length", "length_penalty")
-_MODEL = ("model", "engine", "device", "precision", "threads", "batch_size", "frames", "search", "only")
+_SEARCH = ("method", "search", "beams", "min_length", "max_length", "length_penalty")
+_MODEL = ("model", "engine", "device", "precision", "threads", "batch_size", "frames", "method", "search", "only")
 
 # Flags, when they have no effect, and whether they have one.
 _EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
@@ -117,6 +120,91 @@ def typed(context: typer.Context, name: str) -> bool:
     """Whether a parameter was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+QUIET = Option("Show no progress and no notes, only warnings and errors.", flags=("--quiet", "-q"))
+JSON_EVENTS = Option("Print progress, notes and errors as JSON lines on stderr.", flags=("--json",))
+
+
+def command(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Turn a function into a command whose flags are the options of its request and of its other parameters.
+
+    The parameter `request` receives an instance of the class that it is annotated with, `reporter` a `ConsoleReporter`
+    and `context` Typer's context; others are annotated with an `Option`. What the function returns is the exit code.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    request_class = hints.get("request")
+    defaults = inspect.signature(function).parameters
+    own = {
+        name: (hint.__origin__, hint.__metadata__[0], defaults[name].default)
+        for name, hint in hints.items()
+        if hasattr(hint, "__metadata__")
+    }
+    fields = {
+        field.name: (kind, option, default_of(field)) for field, kind, option in options_of(request_class or object)
+    }
+    shown = {"quiet": (bool, QUIET, False)}
+    if "log_file" in fields:
+        shown["json_events"] = (bool, JSON_EVENTS, False)
+    declared = fields | own | shown
+
+    def run(context: typer.Context, **given: Any) -> None:
+        console.be_quiet(given["quiet"])
+        if given.get("json_events"):
+            console.speak_json()
+        reporter = console.ConsoleReporter()
+        reporter.on_checked = lambda: warn_of_flags(context)
+        values = {name: _plain(given[name], kind) for name, (kind, *_) in declared.items()}
+        arguments = {name: values[name] for name in own}
+        if request_class:
+            arguments["request"] = build(request_class, {name: values[name] for name in fields})
+        if "context" in hints:
+            arguments["context"] = context
+        code = function(reporter=reporter, **arguments)
+        if interrupts.came():
+            raise KeyboardInterrupt
+        if code:
+            raise typer.Exit(code)
+
+    parameters = [_parameter(name, *declaration) for name, declaration in declared.items()]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *parameters)}
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return run
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Convert the lists of Typer to tuples."""
+    return tuple(value or ()) if get_origin(kind) is tuple else value
+
+
+def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Parameter:
+    """Return the parameter from which Typer makes a flag or an argument."""
+    shown: dict[str, Any] = {
+        "metavar": "" if kind is bool else option.metavar,
+        "help": option.help,
+        "show_default": option.default_shown,
+        "rich_help_panel": option.panel,
+        "envvar": option.env,
+        "min": option.minimum,
+        "max": option.maximum,
+    }
+    if option.complete:
+        shown["autocompletion"] = completer(option.complete)
+    if get_origin(kind) is tuple:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        default = default or None
+        kind = kind if option.argument and default is dataclasses.MISSING else kind | None
+    declared = option.flags or (f"--{name.replace('_', '-')}",)
+    info = typer.Argument(**shown) if option.argument else typer.Option(*declared, **shown)
+    required = default is dataclasses.MISSING or default is inspect.Parameter.empty
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=Annotated[kind, info],
+    )
 
 
 class Command(TyperCommand):

@@ -6,7 +6,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,19 @@ def improve_typer() -> None:
 def complete_from(*words: str) -> Callable[[str], list[str]]:
     """Complete one of these words."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def completer(words: tuple[str, ...] | str) -> Callable[[str], Iterable[str]]:
+    """Return what completes one of these words, or the names of models: see `Option.complete`."""
+    if isinstance(words, tuple):
+        return complete_from(*words)
+    named = {
+        "model": complete_model,
+        "stored": complete_stored,
+        "fetchable": complete_fetchable,
+        "architecture": complete_architecture,
+    }
+    return named[words]
 
 
 def complete_model(incomplete: str) -> Iterator[str]:

@@ -5,29 +5,32 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-import typer
-
 from .. import console
-from . import options
-from .caption import caption
-from .defaults import DEMO
+from ..options import Engine, ModelOptions, Precision
+from ..requests import CaptionRequest
+from .caption import caption_request
+from .command import command
 
-_FRAMES: dict[Literal["middle", "multi"], str] = {"middle": "", "multi": " --frames multi"}
+BUNDLED = "shapes"
+_FLAGS: dict[Literal["middle", "multi"], str] = {"middle": "", "multi": " --frames multi"}
 
 
-def demo(context: typer.Context, engine: options.Engine = "auto", precision: options.Precision = "auto") -> None:
+@command
+def demo(reporter: console.ConsoleReporter, engine: Engine = "auto", precision: Precision = "auto") -> None:
     """Caption the example clips with the bundled model, and show the commands that do so.
 
-    The second command looks at eight frames of each clip, so it also sees what comes and goes.
+    The second command uses eight frames of each clip, so it also describes what appears and disappears.
     """
     clips = _clips()
-    for frames, flag in _FRAMES.items():
-        console.result(f"$ coca caption {shlex.quote(clips)} --model {DEMO}{flag}")
-        caption(context, [clips], quiet=True, model=DEMO, engine=engine, precision=precision, frames=frames)
+    console.be_quiet()
+    for frames, flag in _FLAGS.items():
+        console.result(f"$ coca caption {shlex.quote(clips)} --model {BUNDLED}{flag}")
+        model = ModelOptions(engine=engine, precision=precision, model=BUNDLED)
+        caption_request(CaptionRequest((clips,), frames=frames, model=model), reporter)
 
 
 def _clips() -> str:
-    """The folder of the example clips: beside the package in a clone, in the package where it is installed."""
+    """Return the folder of the example clips: next to the package in a clone, inside it where it is installed."""
     package = Path(__file__).parents[1]
     is_clone = (package.parent / "examples" / "draw.py").exists()
     clips = package.parent / "examples" if is_clone else package / "assets" / "examples"

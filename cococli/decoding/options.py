@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from ..catalog import CocaConfig
 from ..errors import UsageError
-from ..tokenizer import EOT_ID, SOT_ID, encode
+from ..options import ADVANCED, Option
 
 Method = Literal["beam", "legacy", "greedy", "top-k", "top-p"]
 METHODS: tuple[Method, ...] = ("beam", "legacy", "greedy", "top-k", "top-p")
@@ -23,21 +23,55 @@ class SearchOptions:
         UsageError: an option cannot be right, whatever the model.
     """
 
-    method: Method = "beam"
-    beams: int = 6  # beam, legacy; one beam is greedy, as in `generate`
+    method: Annotated[
+        Method,
+        Option(
+            "beam finds the most likely caption, greedy is faster, top-k and top-p sample, legacy is open_clip's beam "
+            "search.",
+            flags=("--search",),
+            metavar="METHOD",
+            panel=ADVANCED,
+        ),
+    ] = "beam"
+    beams: Annotated[int, Option("Number of beams.", metavar="N", panel=ADVANCED)] = 6
     beam_groups: int = 3  # legacy
-    max_length: int = 30
-    min_length: int = 5  # EOT may not come before so many tokens
-    length_penalty: float = 1.0  # beam, legacy; above 1 favors long captions, below 1 short ones
-    repetition_penalty: float = 1.0  # above 1 makes a token less likely once it was used
-    no_repeat_ngram: int = 0  # no run of so many tokens comes twice; 0: any may
-    top_k: int = 50  # top-k
-    top_p: float = 0.9  # top-p
-    temperature: float = 1.0  # top-k, top-p
-    seed: int = 0  # top-k, top-p
-    force_eot: bool = False  # greedy, top-k, top-p: a caption as long as may be ends in EOT, as open_clip to 3.3 has it
-    candidates: int = 1  # captions of one clip; never more than `rows`
-    ban: tuple[str, ...] = ()  # words and phrases that no caption says
+    max_length: Annotated[
+        int, Option("Most tokens of a caption, including start and end.", metavar="N", panel=ADVANCED)
+    ] = 30
+    min_length: Annotated[
+        int, Option("Fewest tokens of a caption, including start and end.", metavar="N", panel=ADVANCED)
+    ] = 5
+    length_penalty: Annotated[
+        float, Option("Values above 1 favor longer captions, below 1 shorter ones.", metavar="X", panel=ADVANCED)
+    ] = 1.0
+    repetition_penalty: Annotated[
+        float, Option("Values above 1 make tokens less likely that were already used.", metavar="X", panel=ADVANCED)
+    ] = 1.0
+    no_repeat_ngram: Annotated[
+        int, Option("Never repeat a sequence of N tokens; 0 allows it.", metavar="N", panel=ADVANCED)
+    ] = 0
+    top_k: Annotated[int, Option("Sample among the N most likely tokens (top-k).", metavar="N", panel=ADVANCED)] = 50
+    top_p: Annotated[
+        float,
+        Option("Sample among the most likely tokens that share this probability (top-p).", metavar="P", panel=ADVANCED),
+    ] = 0.9
+    temperature: Annotated[
+        float,
+        Option(
+            "Sampling temperature; values below 1 are safer, above 1 bolder (top-k, top-p).",
+            metavar="T",
+            panel=ADVANCED,
+        ),
+    ] = 1.0
+    seed: Annotated[int, Option("Seed of sampling (top-k, top-p).", metavar="N", panel=ADVANCED)] = 0
+    force_eot: bool = False  # greedy, top-k, top-p: a caption of max_length ends in EOT, as in open_clip up to 3.3
+    candidates: Annotated[
+        int, Option("Number of best captions to write for each clip.", metavar="N", panel=ADVANCED)
+    ] = 1
+    ban: Annotated[
+        tuple[str, ...],
+        Option("Never use this word or phrase; repeatable.", metavar="WORDS", default_shown=False, panel=ADVANCED),
+    ] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -46,7 +80,8 @@ class SearchOptions:
         self._check_beams()
         self._check_sampling()
         self._check_candidates()
-        self._check_ban()
+        if self.ban:
+            self._check_ban()
 
     @property
     def rows(self) -> int:
@@ -132,6 +167,8 @@ class SearchOptions:
             )
 
     def _check_ban(self) -> None:
+        from ..tokenizer import EOT_ID, SOT_ID, encode  # takes long to import, and help pages show these options
+
         if not isinstance(self.ban, tuple):
             raise UsageError(f"ban is a tuple of words, not {self.ban!r}")
         for words in self.ban:

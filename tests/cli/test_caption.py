@@ -49,7 +49,7 @@ def test_a_folder_becomes_json_lines_and_a_bad_file_fails_alone(coca, tmp_path: 
     assert warning.startswith(f"warning: {tmp_path}/broken.mp4: ")
     assert re.fullmatch(r"captioned 2 of 3, 1 failed, in \S+ \(\S+\)", summary)
     assert re.fullmatch(r"failed: 1 not a video: .+", reasons)
-    assert re.fullmatch(r"2 clips, \S+ a second; \d+% of the time computing, \d+% waiting for frames", speed)
+    assert re.fullmatch(r"2 clips, \S+ per second; \d+% of the time computing, \d+% waiting for frames", speed)
 
 
 def test_a_terminal_shows_names_and_captions_side_by_side() -> None:
@@ -107,7 +107,7 @@ def test_one_interrupt_finishes_the_batch_and_the_next_run_goes_on(
     assert any(line.startswith(f"captioned {done} of 100 in ") for line in errors)
     again = coca("caption", many, "-o", output, "--search", "greedy", "--batch-size", "4")
     assert again.returncode == 0
-    assert again.stderr.startswith(f"{done} of 100 were captioned before; ")
+    assert again.stderr.startswith(f"{done} of 100 files already captioned ")
     assert [Path(line["video"]).name for line in lines(output)] == sorted(path.name for path in many.iterdir())
 
 
@@ -201,7 +201,7 @@ def test_pictures_have_no_subtitles(coca, tmp_path: Path) -> None:
         assert run.stderr == "error: pictures have no subtitles\nhint: use -o captions.jsonl\n"
         assert (run.stdout, run.returncode) == ("", 2)
         run = coca("caption", picture, video, *options, "--search", "greedy")
-        assert run.stderr.startswith("warning: 1 of 2 files left out: pictures have no subtitles\ncaptioned 1 of 1 in ")
+        assert run.stderr.startswith("warning: 1 of 2 files skipped: pictures have no subtitles\ncaptioned 1 of 1 in ")
         assert run.returncode == 0
     assert sorted(path.name for path in tmp_path.rglob("*.srt")) == ["a.srt", "a.srt"]
 
@@ -211,9 +211,9 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(coca, tmp_path: Path
     assert coca("caption", EXAMPLES / "moves.mp4", "-o", output).returncode == 0
     before = output.read_bytes()
     run = coca("caption", EXAMPLES, "-o", output, "--dry-run")
-    assert [line[:18].strip() for line in run.stdout.splitlines()].count("captioned before") == 1
-    assert run.stderr.splitlines()[0] == "4 to caption, 1 captioned before; nothing was written"
-    assert re.fullmatch(r"about \S+, from 2 that were timed", run.stderr.splitlines()[1])
+    assert [line[:18].strip() for line in run.stdout.splitlines()].count("already captioned") == 1
+    assert run.stderr.splitlines()[0] == "4 to caption, 1 already captioned; nothing was written"
+    assert re.fullmatch(r"about \S+, estimated from 2 of them", run.stderr.splitlines()[1])
     assert output.read_bytes() == before
 
 
@@ -222,7 +222,7 @@ def test_stdout_gets_what_was_captioned_before_too(coca, tmp_path: Path) -> None
     assert coca("caption", EXAMPLES / "moves.mp4", *options).stdout
     run = coca("caption", EXAMPLES / "moves.mp4", EXAMPLES / "grows.mp4", *options)
     assert [Path(json.loads(line)["video"]).stem for line in run.stdout.splitlines()] == ["moves", "grows"]
-    assert run.stderr.startswith("1 of 2 were captioned before; ")
+    assert run.stderr.startswith("1 of 2 files already captioned ")
 
 
 def test_the_best_captions_come_with_their_scores(coca) -> None:
@@ -257,7 +257,7 @@ def test_transient_failures_are_retried_by_the_next_run(coca, tmp_path: Path, mo
     assert (flaky["status"], flaky["error"], flaky["transient"]) == ("error", "too many open files", True)
     assert "transient" not in broken
     run = coca(*command)
-    assert run.stderr.startswith("1 of 2 were captioned before; ")
+    assert run.stderr.startswith("1 of 2 files already captioned ")
     assert [line["status"] for line in lines(tmp_path / "out.jsonl")] == ["error", "ok"]
 
 
@@ -390,7 +390,7 @@ def test_a_run_goes_on_under_auto_and_is_made_anew_for_another_precision(
     monkeypatch.delenv("COCA_PRECISION")
     command = ["caption", EXAMPLES / "moves.mp4", "-o", tmp_path / "out.jsonl", "--search", "greedy"]
     coca(*command)
-    before = "1 of 1 were captioned before; --overwrite makes them again"
+    before = "1 of 1 files already captioned (use --overwrite to redo them)"
     assert coca(*command, "--engine", "torch").stderr.splitlines() == [before]
     exact = [*command, "--engine", "torch", "--precision", "fp32"]
     assert before not in coca(*exact).stderr
@@ -400,12 +400,11 @@ def test_a_run_goes_on_under_auto_and_is_made_anew_for_another_precision(
 def test_flags_left_out_mean_what_the_library_means() -> None:
     flags = {name: parameter.default for name, parameter in inspect.signature(caption).parameters.items()}
     library = {field.name: field.default for field in dataclasses.fields(SearchOptions)}
-    assert flags["search"] == library["method"]
     shared = flags.keys() & library.keys()
     assert {name: flags[name] or () for name in shared - {"ban"}} == {
         name: library[name] or () for name in shared - {"ban"}
     }
-    assert len(shared) == 12
+    assert len(shared) == 13
     assert (flags["frames"], flags["num_frames"]) == (Sampling().frames, Sampling().num_frames)
 
 

@@ -1,0 +1,163 @@
+"""Captioning a folder of files: everything between a request and its summary."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .. import interrupts
+from ..checkpoints.store import ModelFiles
+from ..engines.choice import Choice, resolve
+from ..jobs import (
+    Summary,
+    choose_model,
+    find_inputs,
+    list_files,
+    load_engine,
+    precision_key,
+    protect_files,
+    report_failures,
+    report_pace,
+    warn_of_embeddings,
+)
+from ..journal import Failure
+from ..media.clips import ReadRequest
+from ..media.discover import is_image
+from ..media.flow import Reading, Spent
+from ..media.sampling import Sampling
+from ..media.segments import parse as parse_segments
+from ..reporting import SILENT, Reporter
+from ..requests import CaptionRequest
+from ..retrieval.index import About, check_index
+from .captioner import Captioner, check_request
+from .formats import check_template, default_template
+from .outputs import STDOUT, check_outputs, only_subtitles
+from .pipeline import Settings, caption_videos
+from .records import Record
+from .run import Plan, Run, open_run, preview
+from .subtitles import CueStyle
+
+
+@dataclass(frozen=True)
+class CaptionJob:
+    """A checked request: its files and its model are there, and its outputs can be written. `prepare` makes one."""
+
+    request: CaptionRequest
+    plan: Plan
+    settings: Settings
+    model: ModelFiles
+    choice: Choice
+    incomplete: bool  # some arguments matched nothing
+
+    def run(self, reporter: Reporter = SILENT) -> Summary:
+        """Caption what earlier runs did not; outputs hold what is done, however it ends.
+
+        Each record goes to `reporter.record` once it is written.
+
+        Raises:
+            UsageError: The journal belongs to another run, or an output is a file that coca did not write.
+            ModelError: The weights are damaged.
+            CocaError: An output cannot be written.
+        """
+        started, spent = time.perf_counter(), Spent()
+        with open_run(self.plan) as run:
+            todo = run.todo
+            summary = Summary(len(run.works), incomplete=self.incomplete)
+            if before := len(run.works) - len(todo):
+                reporter.note(f"{before} of {len(run.works)} files already captioned (use --overwrite to redo them)")
+                if STDOUT in self.plan.outputs:
+                    for outcome in run.in_order():
+                        reporter.record(outcome)
+            if todo:
+                captioner = self._load(reporter)
+                summary.incomplete |= not caption_tasks(run, captioner, self.settings, spent, reporter)
+            failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
+            summary.failures = report_failures(failed, reporter)
+            report_pace(spent, started, reporter)
+        return summary
+
+    def preview(self) -> Iterator[tuple[str, bool]]:
+        """Yield the name of each input and whether it is done already, without changing anything."""
+        run = preview(self.plan)
+        return ((task.name, run.is_done(task)) for task in run.works)
+
+    def estimate(self, videos: Sequence[str], reporter: Reporter = SILENT) -> float:
+        """Caption videos without writing anything; return the seconds that one takes."""
+        captioner = self._load(reporter)
+        for _ in range(2):  # the first time compiles
+            started = time.perf_counter()
+            list(caption_videos([Path(video) for video in videos], captioner, self.settings))
+        return (time.perf_counter() - started) / len(videos)
+
+    def _load(self, reporter: Reporter) -> Captioner:
+        request, engine = self.request, load_engine(self.model, self.choice, reporter)
+        return Captioner(engine, self.model.name, request.search, request.pool, request.prompt, request.rerank)
+
+
+def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
+    """Check a request and find its files, before anything is loaded.
+
+    Raises:
+        UsageError: The options do not fit each other, the files or the model, or an output would overwrite a file.
+        ModelError: There is no such model.
+    """
+    options, outputs = request.model, request.output
+    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
+    style = CueStyle(max_seconds=request.max_cue)
+    if request.template is not None:
+        check_template(request.template)
+    videos, problems = find_inputs(request.paths, request.files, reporter)
+    check_outputs(outputs, videos, request.beside)
+    if not request.embed and only_subtitles(outputs, request.beside) and (pictures := sum(map(is_image, videos))):
+        reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
+        videos = [path for path in videos if not is_image(path)]
+    model = choose_model(options.model)
+    check_request(model.config, request.search, request.pool, request.prompt, request.rerank)
+    if request.rerank or request.embed or request.min_score is not None:
+        warn_of_embeddings(model.name, reporter)
+    about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
+    read = ReadRequest(sampling, segments, model.config.vision.image_size, preprocess=model.config.preprocess)
+    identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
+    key = (*identity, request.min_score, *precision_key(options.precision)), asdict(request.search), sampling, segments
+    plan = Plan(
+        videos,
+        options=repr(key),
+        outputs=outputs,
+        beside=request.beside,
+        subtitles=f".{request.subtitles}",
+        folders=[Path(path) for path in request.paths if Path(path).is_dir()],
+        template=default_template(videos) if request.template is None else request.template,
+        style=style,
+        overwrite=request.run.overwrite,
+        retry_failed=request.run.retry_failed,
+        index=(request.embed, about, model.config.embed_dim) if request.embed else None,
+    )
+    if request.embed:
+        check_index(request.embed, about, None, request.run.overwrite)
+    protect_files(plan.written, [*videos, *list_files(request.paths)], model, request.run.log_file, reporter)
+    reporter.checked()
+    for problem in problems:
+        reporter.warning(f"{problem.message}; {problem.hint}")
+    settings = Settings(Reading(read, options.batch_size, request.files.timeout), request.merge, request.min_score)
+    return CaptionJob(request, plan, settings, model, choice, bool(problems))
+
+
+def caption_tasks(run: Run, captioner: Captioner, settings: Settings, spent: Spent, reporter: Reporter) -> bool:
+    """Caption the videos of a run that are not done; return whether all that was computed could be written."""
+    todo, ok = run.todo, True
+    paths = [Path(task.name) for task in todo]
+    with (
+        reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
+        closing(caption_videos(paths, captioner, settings, lambda: reporter.stop_requested, spent)) as results,
+    ):
+        for result in results:
+            with interrupts.held():  # what is written is counted
+                for failure in run.take(todo[result.place], result.outcomes, result.embeddings):
+                    reporter.warning(f"{failure.video}: {failure.error}")
+                    ok = False
+                for outcome in result.outcomes:
+                    reporter.record(outcome)
+                progress.advance(ok=isinstance(result.outcomes[0], Record))
+    return ok

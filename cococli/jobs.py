@@ -1,0 +1,172 @@
+"""What commands over many files share: finding inputs, protecting files, loading the model, summing up."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import interrupts
+from .catalog import MODELS
+from .checkpoints.architecture import find_config
+from .checkpoints.store import ModelFiles, find_model
+from .engines.choice import Choice, open_engine
+from .errors import CocaError, ModelError
+from .media.discover import discover
+from .media.lists import locate_list
+from .media.wanted import since
+from .options import FileOptions
+from .overwrite import check_log, check_paths
+from .reporting import Reporter
+from .settings import config_file
+
+if TYPE_CHECKING:
+    from .engines.base import Engine
+    from .media.flow import Spent
+
+BUNDLED = "shapes"
+SUGGESTED = "vit-l-14-coco"  # to users without a model
+
+
+@dataclass
+class Summary:
+    """How a run went."""
+
+    total: int  # inputs, those of earlier runs included
+    failures: list[str] = field(default_factory=list)  # why inputs failed, one reason each
+    incomplete: bool = False  # some arguments matched nothing, or some results could not be written
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything succeeded, else 1."""
+        return int(bool(self.failures) or self.incomplete)
+
+
+def find_inputs(paths: Sequence[str], options: FileOptions, reporter: Reporter) -> tuple[list[Path], list[CocaError]]:
+    """Find the files that the arguments of a command stand for.
+
+    Returns:
+        The files, and why some arguments stand for none: URLs and patterns without a match.
+
+    Raises:
+        UsageError: No file is found.
+    """
+    problems: list[CocaError] = []
+    files = discover(
+        paths,
+        include=options.include,
+        exclude=options.exclude,
+        since=since(options.since) if options.since else None,
+        warn=problems.append,
+        note=reporter.note,
+    )
+    return files, problems
+
+
+def protect_files(
+    written: Iterable[tuple[str, Path]],
+    read: Iterable[Path],
+    model: ModelFiles | None = None,
+    log_file: Path | None = None,
+    reporter: Reporter | None = None,
+) -> None:
+    """Refuse to write to a file that is read, then start the log file.
+
+    Args:
+        written: Every file that may be written apart from the log, with how the user named it.
+        read: Every file that is read apart from the model and config.toml.
+
+    Raises:
+        UsageError: A file would be overwritten.
+    """
+    log = [(f"--log-file {log_file}", log_file)] if log_file else []
+    weights = [model.weights, find_config(model.weights) or model.weights] if model else []
+    check_paths([*written, *log], [config_file(), *weights, *read])
+    if log_file and reporter:
+        check_log(log_file)
+        reporter.log_to(log_file)
+
+
+def list_files(arguments: Iterable[str]) -> list[Path]:
+    """Return the files that `@list.txt`, `@list.csv:column` and `-` are read from."""
+    named = [locate_list(argument[1:])[0] for argument in arguments if argument.startswith("@")]
+    return [*named, *(Path("/dev/stdin") for argument in arguments if argument == "-")]
+
+
+def choose_model(name: str | None) -> ModelFiles:
+    """Find a model by name or path; without one, the model fetched last.
+
+    Raises:
+        ModelError: There is no such model, none was fetched yet, or the cache is damaged.
+    """
+    return find_model(name or default_model())
+
+
+def default_model() -> str:
+    """Return the name of the model fetched last.
+
+    Raises:
+        ModelError: None was fetched yet, or those that were are damaged.
+    """
+    from .checkpoints.cache import models, newest
+
+    name = newest()
+    if name is None:
+        for model in models():
+            if model.damage:
+                raise model.damage
+        hint = f"{fetch_command(SUGGESTED)}; or use the bundled demo model: --model {BUNDLED}"
+        raise ModelError("no model has been fetched yet", hint)
+    return name
+
+
+def fetch_command(name: str) -> str:
+    """Return the command that fetches a model, and its size."""
+    from .checkpoints.manifest import humanized
+    from .checkpoints.store import full_size
+
+    return f"coca fetch {name} ({humanized(full_size(name))})"
+
+
+def warn_of_embeddings(model: str, reporter: Reporter) -> None:
+    """Warn where the embeddings of a model are known to be useless."""
+    if (known := MODELS.get(model)) and known.warning:
+        reporter.warning(f"{model}: {known.warning}")
+
+
+def load_engine(model: ModelFiles, choice: Choice, reporter: Reporter) -> "Engine[Any]":
+    """Load the weights of a model."""
+    for note in filter(None, (choice.note, model.note)):
+        reporter.note(note)
+    guard = interrupts.held() if choice.engine == "mindspore" else nullcontext()  # an interrupt would crash it
+    with reporter.progress(f"loading {model.name}") as progress, guard:
+        return open_engine(model, choice, progress.describe)
+
+
+def precision_key(precision: str) -> tuple[str, ...]:
+    """Return the part of a run's key that depends on `--precision`.
+
+    With auto a run resumes although another machine, or what was installed since, might compute the rest in another
+    precision: auto never selects int8, and the others differ by little.
+    """
+    return () if precision == "auto" else (precision,)
+
+
+def report_failures(reasons: Iterable[str], reporter: Reporter) -> list[str]:
+    """Report how many inputs failed, grouped by reason; return the reasons."""
+    failures = list(reasons)
+    if failures:
+        counts = Counter(failures).most_common()
+        reporter.note(f"failed: {'; '.join(f'{count} {reason}' for reason, count in counts)}")
+    return failures
+
+
+def report_pace(spent: "Spent", started: float, reporter: Reporter) -> None:
+    """Report where the time went since `started`, in seconds of `time.perf_counter`."""
+    if spent.clips > 1 and (seconds := time.perf_counter() - started):
+        shares = (
+            f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
+        )
+        reporter.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} per second; {shares}")

@@ -1,0 +1,259 @@
+"""Every option once: its flag, help and limits, for commands, config.toml, Python and resuming."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+INPUT, OUTPUT, FRAMES, MODEL, DATA, ADVANCED = "Input", "Output", "Frames", "Model", "Data", "Advanced"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line shows a field of a request.
+
+    Attributes:
+        help: What the option does, in one sentence or two.
+        flags: Names of the flag; by default the name of the field.
+        metavar: What stands for the value in help pages, such as `FILE`; empty for switches.
+        minimum: Least value of a number.
+        maximum: Greatest value of a number.
+        panel: Heading in help pages.
+        env: Environment variable that sets it.
+        complete: Words that complete it, or `model`, `stored`, `fetchable`, `architecture` for names of models.
+        default_shown: Text that help pages show as the default, or whether they show it.
+        argument: Whether it is a positional argument.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    panel: str | None = None
+    env: str | None = None
+    complete: tuple[str, ...] | str = ()
+    default_shown: str | bool = True
+    argument: bool = False
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Which of the files that are found are read."""
+
+    include: Annotated[
+        tuple[str, ...],
+        Option(
+            "Take only files that match, as '*.mov' or 'trip/**'; repeatable.",
+            metavar="GLOB",
+            default_shown=False,
+            panel=INPUT,
+        ),
+    ] = ()
+    exclude: Annotated[
+        tuple[str, ...],
+        Option("Leave out files and folders that match; repeatable.", metavar="GLOB", default_shown=False, panel=INPUT),
+    ] = ()
+    since: Annotated[
+        str | None,
+        Option(
+            "Take only files modified since a date, as 2024-05-01, or within an age, as 7d, 12h, 30m.",
+            metavar="DATE|AGE",
+            default_shown=False,
+            panel=INPUT,
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        Option(
+            "Skip videos that take longer than this to read.",
+            metavar="SECONDS",
+            minimum=0.1,
+            maximum=1_000_000,
+            panel=INPUT,
+        ),
+    ] = 60.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run treats the output of earlier runs."""
+
+    overwrite: Annotated[bool, Option("Overwrite existing output.", panel=OUTPUT)] = False
+    retry_failed: Annotated[bool, Option("Retry inputs that failed before.", panel=OUTPUT)] = False
+    log_file: Annotated[
+        Path | None,
+        Option("Append notes, warnings and errors to this file, with timestamps.", metavar="FILE", default_shown=False),
+    ] = None
+
+
+Frames = Annotated[
+    Literal["middle", "multi"],
+    Option(
+        "Use the middle frame of a video, or several frames spread evenly over it.",
+        metavar="middle|multi",
+        panel=FRAMES,
+    ),
+]
+NumFrames = Annotated[int, Option("Number of frames that multi uses.", metavar="N", panel=FRAMES)]
+Pool = Annotated[
+    Literal["joint", "mean"],
+    Option(
+        "Combine several frames by attending to all of them at once, or by averaging frame by frame.",
+        metavar="joint|mean",
+        panel=FRAMES,
+    ),
+]
+Segments = Annotated[
+    str,
+    Option(
+        "Split videos at scene changes, or into pieces of this many seconds.",
+        metavar="none|scene|SECONDS",
+        complete=("none", "scene"),
+        panel=FRAMES,
+    ),
+]
+
+
+Engine = Annotated[
+    Literal["auto", "mindspore", "torch", "openvino"],
+    Option(
+        "Inference engine: auto, mindspore, torch or openvino. auto selects torch on a GPU, else openvino if it is "
+        "installed, else torch. coca bench times them.",
+        metavar="NAME",
+        env="COCA_ENGINE",
+        panel=MODEL,
+    ),
+]
+Device = Annotated[
+    str,
+    Option(
+        "Device of the torch engine: auto, cpu, cuda or mps; cuda:1 is the second GPU.",
+        metavar="NAME",
+        complete=("auto", "cpu", "cuda", "mps"),
+        panel=MODEL,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16", "int8"],
+    Option(
+        "auto, fp32, bf16, fp16 or int8. auto selects 16 bits where the hardware supports them well, else fp32. int8 "
+        "(openvino) is the fastest on CPUs and slightly less exact.",
+        metavar="TYPE",
+        env="COCA_PRECISION",
+        panel=MODEL,
+    ),
+]
+Threads = Annotated[int, Option("Number of CPU threads; 0 uses one per core.", metavar="N", minimum=0, panel=MODEL)]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What computes."""
+
+    engine: Engine = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: Threads = 0
+
+
+ModelName = Annotated[
+    str | None,
+    Option(
+        "Model name, or path of a converted checkpoint. Defaults to the model fetched last.",
+        flags=("--model", "-m"),
+        metavar="NAME|PATH",
+        env="COCA_MODEL",
+        complete="model",
+        default_shown=False,
+        panel=MODEL,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelOptions(EngineOptions):
+    """Which model runs, and how."""
+
+    model: ModelName = None
+    batch_size: Annotated[
+        int,
+        Option(
+            "Number of clips that go through the model at once. Smaller batches need less memory.",
+            metavar="N",
+            minimum=1,
+            maximum=4096,
+            panel=MODEL,
+        ),
+    ] = 8
+
+
+def options_of(request: type) -> Iterator[tuple[dataclasses.Field[Any], Any, Option]]:
+    """Yield the fields of a request with their types and options; those of nested groups as if they were its own."""
+    if not dataclasses.is_dataclass(request):
+        return
+    hints = get_type_hints(request, include_extras=True)
+    for field in dataclasses.fields(request):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from options_of(hint)  # type: ignore[arg-type]
+        elif found := [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Option)]:
+            yield field, hint.__origin__, found[0]
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Return the default of a field; `dataclasses.MISSING` where it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def build(request: type[T], values: Mapping[str, Any]) -> T:
+    """Build a request from a flat mapping of its options, including those of nested groups.
+
+    Args:
+        values: Values of the right types by the names of fields; fields that are left out keep their defaults.
+
+    Raises:
+        UsageError: An option has an invalid value.
+    """
+    hints = get_type_hints(request)
+    fields = {
+        field.name: build(hints[field.name], values)
+        if dataclasses.is_dataclass(hints[field.name])
+        else values[field.name]
+        for field in dataclasses.fields(request)  # type: ignore[arg-type]
+        if field.name in values or dataclasses.is_dataclass(hints[field.name])
+    }
+    return request(**fields)
+
+
+def fingerprint(*parts: object, file: Path | None = None) -> str:
+    """Hash the options that identify records, and the size and modification time of their file.
+
+    Records with another fingerprint are computed again. Options count with their `repr`, so the names and the order of
+    the fields of the classes passed here are part of existing journals and indexes.
+
+    Args:
+        parts: Everything besides the file that affects the records.
+        file: The input; its absence is hashed, too.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return hash_text(f"{_state(file)}\n{parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts!r}")
+
+
+def hash_text(text: str) -> str:
+    """Return the first 16 hexadecimal digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _state(file: Path | None) -> str:
+    try:
+        status = file.stat() if file else None
+    except (OSError, ValueError):
+        status = None
+    return f"{status.st_size} {status.st_mtime_ns}" if status else "missing"
