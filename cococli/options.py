@@ -1,7 +1,6 @@
 """Every option once: its flag, help and limits, for commands, config.toml, Python and resuming."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,32 +227,3 @@ def build(request: type[T], values: Mapping[str, Any]) -> T:
         if field.name in values or dataclasses.is_dataclass(hints[field.name])
     }
     return request(**fields)
-
-
-def fingerprint(*parts: object, file: Path | None = None) -> str:
-    """Hash the options that identify records, and the size and modification time of their file.
-
-    Records with another fingerprint are computed again. Options count with their `repr`, so the names and the order of
-    the fields of the classes passed here are part of existing journals and indexes.
-
-    Args:
-        parts: Everything besides the file that affects the records.
-        file: The input; its absence is hashed, too.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    return hash_text(f"{_state(file)}\n{parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts!r}")
-
-
-def hash_text(text: str) -> str:
-    """Return the first 16 hexadecimal digits of a text's SHA-256."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _state(file: Path | None) -> str:
-    try:
-        status = file.stat() if file else None
-    except (OSError, ValueError):
-        status = None
-    return f"{status.st_size} {status.st_mtime_ns}" if status else "missing"
