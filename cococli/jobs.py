@@ -117,8 +117,8 @@ def default_model() -> str:
         for model in models():
             if model.damage:
                 raise model.damage
-        hint = f"{fetch_command(SUGGESTED)}; or use the bundled demo model: --model {BUNDLED}"
-        raise ModelError("no model has been fetched yet", hint)
+        hint = f"{fetch_command(SUGGESTED)}; or try the bundled demo: --model {BUNDLED}"
+        raise ModelError("no model is here yet", hint)
     return name
 
 

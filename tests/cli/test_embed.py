@@ -137,7 +137,7 @@ def test_captions_and_vectors_come_of_one_pass(coca, tmp_path: Path) -> None:
     for name, vectors in content(index).items():
         np.testing.assert_allclose(vectors_of(vectors), [library.embed(name)], atol=1e-5)
     again = coca(*command)
-    assert again.stderr.splitlines()[0] == "5 of 5 were captioned before; --overwrite makes them again"
+    assert again.stderr.splitlines()[0] == "5 of 5 files already captioned (use --overwrite to redo them)"
 
 
 def test_a_model_whose_vectors_are_useless_gets_its_warning(coca, few: Path, tmp_path: Path) -> None:
