@@ -346,6 +346,8 @@ class KnownModel:
         return not self.repository
 
 
+BUNDLED = "shapes"
+SUGGESTED = "vit-l-14-coco"  # to users without a model
 MODELS = {
     "shapes": KnownModel(
         config=None,

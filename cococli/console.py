@@ -630,7 +630,6 @@ class ConsoleReporter(Reporter):
     """
 
     on_checked: Callable[[], object] | None = None
-
     on_record: Callable[[Any], object] | None = None
 
     def note(self, text: str) -> None:

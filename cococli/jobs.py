@@ -1,4 +1,4 @@
-"""What commands over many files share: finding inputs, protecting files, loading the model, summing up."""
+"""Shared steps of commands over many files: find inputs, protect files, load the model, summarize."""
 
 import time
 from collections import Counter
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from . import interrupts
 from .catalog import MODELS
 from .checkpoints.architecture import find_config
-from .checkpoints.store import ModelFiles, find_model
+from .checkpoints.store import ModelFiles, default_model, find_model
 from .engines.choice import Choice, open_engine
-from .errors import CocaError, ModelError
+from .errors import CocaError
 from .media.discover import discover
 from .media.lists import locate_list
 from .media.wanted import since
@@ -26,13 +26,10 @@ if TYPE_CHECKING:
     from .engines.base import Engine
     from .media.flow import Spent
 
-BUNDLED = "shapes"
-SUGGESTED = "vit-l-14-coco"  # to users without a model
-
 
 @dataclass
 class Summary:
-    """How a run went."""
+    """Outcome of a run."""
 
     total: int  # inputs, those of earlier runs included
     failures: list[str] = field(default_factory=list)  # why inputs failed, one reason each
@@ -99,35 +96,9 @@ def choose_model(name: str | None) -> ModelFiles:
     """Find a model by name or path; without one, the model fetched last.
 
     Raises:
-        ModelError: There is no such model, none was fetched yet, or the cache is damaged.
+        ModelError: The model does not exist, none was fetched yet, or the cache is damaged.
     """
     return find_model(name or default_model())
-
-
-def default_model() -> str:
-    """Return the name of the model fetched last.
-
-    Raises:
-        ModelError: None was fetched yet, or those that were are damaged.
-    """
-    from .checkpoints.cache import models, newest
-
-    name = newest()
-    if name is None:
-        for model in models():
-            if model.damage:
-                raise model.damage
-        hint = f"{fetch_command(SUGGESTED)}; or try the bundled demo: --model {BUNDLED}"
-        raise ModelError("no model is here yet", hint)
-    return name
-
-
-def fetch_command(name: str) -> str:
-    """Return the command that fetches a model, and its size."""
-    from .checkpoints.manifest import humanized
-    from .checkpoints.store import full_size
-
-    return f"coca fetch {name} ({humanized(full_size(name))})"
 
 
 def warn_of_embeddings(model: str, reporter: Reporter) -> None:
@@ -169,4 +140,4 @@ def report_pace(spent: "Spent", started: float, reporter: Reporter) -> None:
         shares = (
             f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
         )
-        reporter.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} per second; {shares}")
+        reporter.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} a second; {shares}")

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-INPUT, OUTPUT, FRAMES, MODEL, DATA, ADVANCED = "Input", "Output", "Frames", "Model", "Data", "Advanced"
+INPUT, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Output", "Frames", "Model", "Advanced"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Option:
-    """How the command line shows a field of a request.
+    """Presentation of a request's field on the command line.
 
     Attributes:
         help: What the option does, in one sentence or two.
@@ -42,7 +42,7 @@ class Option:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Which of the files that are found are read."""
+    """Filters for input files."""
 
     include: Annotated[
         tuple[str, ...],
@@ -80,7 +80,7 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run treats the output of earlier runs."""
+    """Treatment of output from earlier runs."""
 
     overwrite: Annotated[bool, Option("Overwrite existing output.", panel=OUTPUT)] = False
     retry_failed: Annotated[bool, Option("Retry inputs that failed before.", panel=OUTPUT)] = False
@@ -152,7 +152,7 @@ Threads = Annotated[int, Option("Number of CPU threads; 0 uses one per core.", m
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What computes."""
+    """Engine, device and precision of the computation."""
 
     engine: Engine = "auto"
     device: Device = "auto"
@@ -176,7 +176,7 @@ ModelName = Annotated[
 
 @dataclass(frozen=True)
 class ModelOptions(EngineOptions):
-    """Which model runs, and how."""
+    """Model, and how it runs."""
 
     model: ModelName = None
     batch_size: Annotated[

@@ -1,4 +1,4 @@
-"""What long operations report to their caller, and how the caller stops them."""
+"""Notes, warnings, records and progress of long operations, and requests to stop them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class Reporter:
         """Report something in passing."""
 
     def warning(self, text: str) -> None:
-        """Report that something went wrong while the rest goes on."""
+        """Report a problem that does not stop the operation."""
 
     def checked(self) -> None:
         """Learn that the request is valid: from here on the operation reads, computes and writes."""
@@ -74,7 +74,7 @@ class Reporter:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the operation should end at the next point from which it can resume."""
+        """True once the operation should end, at the next point from which it can resume."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""What each command is asked to do: one request per command, with all of its options."""
+"""Requests: one dataclass per command, with all of its options."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

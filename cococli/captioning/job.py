@@ -100,7 +100,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
 
     Raises:
         UsageError: The options do not fit each other, the files or the model, or an output would overwrite a file.
-        ModelError: There is no such model.
+        ModelError: The model does not exist.
     """
     options, outputs = request.model, request.output
     choice = resolve(options.engine, options.device, options.precision, options.threads)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import settings
-from ..catalog import CLIP, MODELS, CocaConfig, known_name
+from ..catalog import BUNDLED, CLIP, MODELS, SUGGESTED, CocaConfig, known_name
 from ..errors import ModelError
 from ..files import check_regular, temporary_folder, write_atomically
 from . import cache
@@ -85,6 +85,27 @@ def find_model(name_or_path: str) -> ModelFiles:
         raise ModelError(f"cannot open {name_or_path!r}: {reason}") from None
 
 
+def default_model() -> str:
+    """Return the name of the model fetched last.
+
+    Raises:
+        ModelError: None was fetched yet, or those that were are damaged.
+    """
+    name = cache.newest()
+    if name is None:
+        for model in cache.models():
+            if model.damage:
+                raise model.damage
+        hint = f"{fetch_command(SUGGESTED)}; or try the bundled demo: --model {BUNDLED}"
+        raise ModelError("no model is here yet", hint)
+    return name
+
+
+def fetch_command(name: str) -> str:
+    """Return the command that fetches a model, and its size."""
+    return f"coca fetch {name} ({humanized(full_size(name))})"
+
+
 def compiled_folder(model: ModelFiles) -> Path:
     """A folder for what is compiled of a model: beside it in the cache, to go with it; else for this process only."""
     home = settings.home()
@@ -127,7 +148,7 @@ def _at_path(name: str) -> ModelFiles:
 
 
 def _not_here(name: str) -> ModelError:
-    return ModelError(f"{name} is not on this machine", f"coca fetch {name} ({humanized(full_size(name))})")
+    return ModelError(f"{name} is not on this machine", fetch_command(name))
 
 
 def _unknown(name: str) -> ModelError:

@@ -9,7 +9,6 @@ import typer
 from .. import console
 from ..errors import CocaError, UsageError
 from . import options
-from .defaults import default_model
 
 if TYPE_CHECKING:
     from ..captioning.timing import Timing
@@ -36,12 +35,12 @@ def bench(
     Ctrl-C shows what was timed by then.
     """
     from ..captioning.timing import Timing, timed
-    from ..checkpoints.store import find_model
+    from ..jobs import choose_model
 
     console.be_quiet(quiet)
     counts = _counts(rows)
     choices = _choices(engines, device, threads)
-    files = find_model(model or default_model())
+    files = choose_model(model)
     found: list[Timing] = []
     try:
         for choice in choices:

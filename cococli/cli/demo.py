@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from .. import console
+from ..catalog import BUNDLED
 from ..options import Engine, ModelOptions, Precision
 from ..requests import CaptionRequest
 from .caption import caption_request
 from .command import command
 
-BUNDLED = "shapes"
 _FLAGS: dict[Literal["middle", "multi"], str] = {"middle": "", "multi": " --frames multi"}
 
 

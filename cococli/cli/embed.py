@@ -11,19 +11,7 @@ from .. import console, interrupts
 from ..journal import Failure, Work
 from ..overwrite import refuse_foreign
 from . import options
-from .defaults import default_model
-from .running import (
-    as_asked,
-    check_files,
-    embed_works,
-    find_files,
-    list_files,
-    load_engine,
-    tell_as_wanted,
-    tell_failures,
-    warn_before_start,
-    warn_of_vectors,
-)
+from .running import embed_works, tell_as_wanted, warn_before_start
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -86,28 +74,40 @@ def embed(
 
     An interrupted run resumes where it stopped when the same command is given again. New and changed files are added.
     """
-    from ..checkpoints.store import find_model
     from ..engines.choice import resolve
     from ..errors import UsageError
     from ..files import temporary_folder
+    from ..jobs import (
+        choose_model,
+        find_inputs,
+        list_files,
+        load_engine,
+        precision_key,
+        protect_files,
+        report_failures,
+        warn_of_embeddings,
+    )
     from ..journal import key_of, text_name
     from ..media.clips import ReadRequest
     from ..media.flow import Reading
     from ..media.sampling import Sampling
     from ..media.segments import parse as parse_segments
+    from ..options import FileOptions
     from ..retrieval.embedding import read_texts
     from ..retrieval.index import About, check_index, open_index
     from ..retrieval.outputs import parse_outputs
 
     console.be_quiet(quiet)
     tell_as_wanted(as_json, None)
+    reporter = console.ConsoleReporter()
     choice = resolve(engine, device, precision, threads)
     sampling, spans = Sampling(frames, num_frames), parse_segments(segments)
     if not paths and not texts:
         raise UsageError("nothing is named to embed", "name videos, pictures or folders, or --texts FILE")
-    videos, problems = find_files(paths, include, exclude, since) if paths else ([], [])
+    wanted = FileOptions(tuple(include or ()), tuple(exclude or ()), since)
+    videos, problems = find_inputs(paths, wanted, reporter) if paths else ([], [])
     lines = read_texts(texts) if texts else []
-    files = find_model(model or default_model())
+    files = choose_model(model)
     outputs = parse_outputs(output or (), repr((files.identity, half)))
     about = About(files.name, files.identity, frames, num_frames, pool)
     dtype = "float16" if half else None
@@ -115,12 +115,13 @@ def embed(
         check_index(outputs.index, about, dtype, overwrite)
     if not overwrite:
         refuse_foreign(*outputs.files)
-    check_files(outputs.written, [*videos, *list_files(paths or ()), *(texts or ())], files, log_file)
+    read = [*videos, *list_files(paths or ()), *(texts or ())]
+    protect_files(outputs.written, read, files, log_file, reporter)
     warn_before_start(context, problems)
-    warn_of_vectors(files.name)
-    said = repr((files.identity, pool, sampling, spans, *as_asked(precision)))
+    warn_of_embeddings(files.name, reporter)
+    said = repr((files.identity, pool, sampling, spans, *precision_key(precision)))
     works = [Work(str(path), key_of(path, said)) for path in videos]
-    works += [Work(text_name(text), " ".join(("text", *as_asked(precision)))) for text in lines]
+    works += [Work(text_name(text), " ".join(("text", *precision_key(precision)))) for text in lines]
     request = ReadRequest(sampling, spans, files.config.vision.image_size, preprocess=files.config.preprocess)
     reading = Reading(request, batch_size, timeout)
 
@@ -134,12 +135,12 @@ def embed(
         failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
         try:
             if todo:
-                failed += embed_works(index, todo, load_engine(files, choice), pool, reading)
+                failed += embed_works(index, todo, load_engine(files, choice, reporter), pool, reading, reporter)
         finally:
             _write(outputs, index.folder, works)
     if interrupts.came():
         raise KeyboardInterrupt
-    if tell_failures(failure.error for failure in failed) or problems:
+    if report_failures((failure.error for failure in failed), reporter) or problems:
         raise typer.Exit(1)
 
 

@@ -18,16 +18,7 @@ from ..parsing import read_json
 from ..settings import home
 from . import options
 from .completion import complete_from
-from .defaults import default_model
-from .running import (
-    caption_works,
-    check_files,
-    embed_works,
-    load_captioner,
-    load_engine,
-    warn_before_start,
-    warn_of_vectors,
-)
+from .running import embed_works, warn_before_start
 
 if TYPE_CHECKING:
     from ..checkpoints.store import ModelFiles
@@ -161,12 +152,12 @@ def evaluate(
     A run that was stopped goes on where it was when the same command is given again.
     """
     from ..captioning.captioner import check_request
-    from ..checkpoints.store import find_model
     from ..datasets.classes import class_folders
     from ..decoding.options import SearchOptions
     from ..engines.choice import resolve
     from ..evaluation.captions import check_installed
     from ..evaluation.model import joined
+    from ..jobs import choose_model, warn_of_embeddings
     from ..media.clips import ReadRequest
     from ..media.flow import Reading
     from ..media.sampling import Sampling
@@ -199,7 +190,7 @@ def evaluate(
     lost: set[str] = set()
     dataset = _dataset(data, split, karpathy, images, limit, lost) if data else None
     named = class_folders(classes, class_names, console.note) if classes else {}
-    files = find_model(model or default_model())
+    files = choose_model(model)
     check_request(files.config, asked, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
     request = ReadRequest(sampling, Segments(), files.config.vision.image_size, preprocess=files.config.preprocess)
@@ -222,7 +213,7 @@ def evaluate(
     _check_output(report, settings, read, files, overwrite)
     task = _Task(files, choice, asked, about, reading, folder, bits, lost, overwrite)
     if only != "captions":
-        warn_of_vectors(files.name)
+        warn_of_embeddings(files.name, console.ConsoleReporter())
     if overwrite and task.index.exists():
         with open_index(task.index, about, files.config.embed_dim, [], overwrite=True):
             pass
@@ -296,6 +287,7 @@ def _check_output(
     Raises:
         UsageError: One is read, or the folder has the report of another evaluation.
     """
+    from ..jobs import protect_files
     from ..retrieval.index import index_files
     from ..tables import split_column
 
@@ -303,7 +295,7 @@ def _check_output(
         return
     report = folder / REPORT
     files = [report, folder / CAPTIONS, *index_files(folder / INDEX)]
-    check_files([(str(path), path) for path in files], (split_column(str(path))[0] for path in read), model)
+    protect_files([(str(path), path) for path in files], (split_column(str(path))[0] for path in read), model)
     if overwrite or not report.exists():
         return
     hint = "name another folder with -o, or pass --overwrite"
@@ -403,10 +395,14 @@ def _note_lost(task: _Task, failed: set[str], count: int) -> None:
 
 def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str, str], set[str]]:
     """Caption files, and embed them in the same pass: captions by path, and the paths of what cannot be read."""
+    from ..captioning.captioner import Captioner
+    from ..captioning.job import caption_tasks
     from ..captioning.pipeline import Settings
     from ..captioning.run import Plan, open_run
+    from ..jobs import load_engine
     from ..media.flow import Spent
 
+    reporter = console.ConsoleReporter()
     said = repr((task.files.identity, asdict(task.search), task.about, *task.bits))
     plan = Plan(
         paths,
@@ -417,9 +413,10 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     )
     task.folder.mkdir(parents=True, exist_ok=True)
     with open_run(plan) as run:
-        if todo := run.todo:
-            captioner = load_captioner(task.files, task.choice, task.search, task.about.pool)
-            caption_works(run, todo, captioner, Settings(task.reading), Spent(), lambda outcome: None)
+        if run.todo:
+            engine = load_engine(task.files, task.choice, reporter)
+            captioner = Captioner(engine, task.files.name, task.search, task.about.pool)
+            caption_tasks(run, captioner, Settings(task.reading), Spent(), reporter)
         _stop_if_interrupted()
         failed = {outcome.video for outcome in run.in_order() if isinstance(outcome, Failure)}
         captions = {outcome.video: outcome.caption for outcome in run.in_order() if not isinstance(outcome, Failure)}
@@ -428,16 +425,19 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
 
 def _embed(task: _Task, paths: Sequence[Path], texts: Sequence[str] = ()) -> set[str]:
     """Embed files and texts; returns the paths of what cannot be read."""
+    from ..jobs import load_engine
     from ..retrieval.index import open_index
 
+    reporter = console.ConsoleReporter()
     said = repr((task.files.identity, task.about, *task.bits))
     works = [Work(str(path), key_of(path, said)) for path in paths]
     works += [Work(text_name(text), " ".join(("text", *task.bits))) for text in dict.fromkeys(texts)]
     with open_index(task.index, task.about, task.files.config.embed_dim, works) as index:
         failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
         if todo := [work for work in works if work.name not in index.reused]:
-            engine = load_engine(task.files, task.choice)
-            failed |= {failure.video for failure in embed_works(index, todo, engine, task.about.pool, task.reading)}
+            engine = load_engine(task.files, task.choice, reporter)
+            failures = embed_works(index, todo, engine, task.about.pool, task.reading, reporter)
+            failed |= {failure.video for failure in failures}
     _stop_if_interrupted()
     return failed
 

@@ -10,7 +10,6 @@ from .. import console
 from . import options
 from .command import typed, warn_of_flags
 from .completion import complete_architecture
-from .defaults import default_model
 from .running import tell_as_wanted
 
 TRAINING, RUN = "Training", "Run"
@@ -262,6 +261,7 @@ def finetune(
     An interrupted run resumes where it stopped when the same command is given again.
     """
     given = dict(locals())  # every option by the name of its field
+    from ..checkpoints.store import default_model
     from ..training.finetune import FinetuneRequest, check, finetune, join_workers, on_cpu
 
     workers = join_workers()

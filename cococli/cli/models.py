@@ -18,7 +18,6 @@ from ..errors import CocaError, UsageError
 from ..settings import home
 from . import options
 from .completion import complete_stored
-from .defaults import SUGGESTED, default_model, to_get
 
 if TYPE_CHECKING:
     from ..checkpoints.cache import Removed, StoredModel
@@ -226,6 +225,8 @@ def _default(context: typer.Context) -> str:
     if named := os.environ.get("COCA_MODEL") or configured:
         return str(named)
     try:
+        from ..checkpoints.store import default_model
+
         return default_model()
     except CocaError:
         return ""
@@ -254,7 +255,10 @@ def _list(found: "Sequence[StoredModel]", default: str, as_json: bool) -> None:
 
 
 def _say_empty() -> None:
-    console.note(f"no model is here yet: {to_get(SUGGESTED)}")
+    from ..catalog import SUGGESTED
+    from ..checkpoints.store import fetch_command
+
+    console.note(f"no model is here yet: {fetch_command(SUGGESTED)}")
 
 
 def _state(model: "StoredModel", default: str) -> str:

@@ -21,7 +21,6 @@ _PATHS = typer.Argument(
     help="Videos and pictures, folders of them, patterns in quotes, as 'trip/**/*.mp4', lists, as @list.txt, or - "
     "for a list on stdin.",
 )
-Paths = Annotated[list[str], _PATHS]
 PathsOrNone = Annotated[list[str] | None, _PATHS]
 Karpathy = Annotated[
     Path | None,
@@ -119,67 +118,6 @@ SegmentsOption = Annotated[
         rich_help_panel=FRAMES,
     ),
 ]
-Merge = Annotated[
-    float | None,
-    typer.Option(
-        metavar="COSINE",
-        min=-1,
-        max=1,
-        show_default=False,
-        help="Make one of neighboring segments that say the same, or whose embeddings are at least so close, as 0.95.",
-        rich_help_panel=FRAMES,
-    ),
-]
-Output = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE|FOLDER/",
-        show_default=False,
-        help="Where captions go, once or several times: .jsonl, .csv, .txt or .parquet for all videos, .srt or .vtt "
-        "for one, a folder for the subtitles of each, - for stdout. Without it they go to the terminal, or as JSONL "
-        "into a pipe.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Subtitles = Annotated[
-    Literal["srt", "vtt"],
-    typer.Option(
-        metavar="srt|vtt", help="The format of subtitles in a folder or beside videos.", rich_help_panel=OUTPUT
-    ),
-]
-Beside = Annotated[
-    bool, typer.Option("--beside", metavar="", help="Write subtitles beside each video.", rich_help_panel=OUTPUT)
-]
-MaxCue = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS",
-        help="How long a subtitle stays at most, though its segment goes on; inf keeps it.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-EmbedInto = Annotated[
-    Path | None,
-    typer.Option(
-        "--embed",
-        metavar="FOLDER/",
-        show_default=False,
-        help="Keep the vectors, too, in an index that coca search reads.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Template = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEXT",
-        show_default=r"{caption}; for several videos {video}\t{caption}",
-        help="A line of .txt, as '{video}\\t{start:.1f}\\t{caption}'; the fields are those of JSONL, and stem, name "
-        "and folder.",
-        rich_help_panel=OUTPUT,
-    ),
-]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", metavar="", help="Overwrite existing output.", rich_help_panel=OUTPUT),
@@ -224,13 +162,6 @@ Timeout = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", metavar="", help="Show what would be done and about how long it would take, and write nothing."
-    ),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Print each caption as it is written.")]
 JsonProgress = Annotated[
     bool, typer.Option("--json", metavar="", help="Print progress, notes and errors as lines of JSON on stderr.")
 ]
@@ -271,60 +202,4 @@ MaxLength = Annotated[
 LengthPenalty = Annotated[
     float,
     typer.Option(metavar="X", help="Above 1 favors longer captions, below 1 shorter ones.", rich_help_panel=SEARCH),
-]
-RepetitionPenalty = Annotated[
-    float, typer.Option(metavar="X", help="Above 1 makes words that were said less likely.", rich_help_panel=SEARCH)
-]
-NoRepeatNgram = Annotated[
-    int, typer.Option(metavar="N", help="Never say the same N tokens twice; 0 allows it.", rich_help_panel=SEARCH)
-]
-TopK = Annotated[
-    int, typer.Option(metavar="N", help="Draw among the N likeliest tokens (top-k).", rich_help_panel=SEARCH)
-]
-TopP = Annotated[
-    float,
-    typer.Option(
-        metavar="P", help="Draw among the likeliest tokens that share this probability (top-p).", rich_help_panel=SEARCH
-    ),
-]
-Temperature = Annotated[
-    float,
-    typer.Option(metavar="T", help="Below 1 draws safer, above 1 bolder (top-k, top-p).", rich_help_panel=SEARCH),
-]
-Seed = Annotated[int, typer.Option(metavar="N", help="The same seed draws the same captions.", rich_help_panel=SEARCH)]
-Prompt = Annotated[
-    str,
-    typer.Option(metavar="TEXT", show_default=False, help="Words the caption begins with.", rich_help_panel=SEARCH),
-]
-Ban = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="WORDS",
-        show_default=False,
-        help="Never say this word or phrase. May be given several times.",
-        rich_help_panel=SEARCH,
-    ),
-]
-Candidates = Annotated[
-    int, typer.Option(metavar="N", help="How many of the best captions are written.", rich_help_panel=SEARCH)
-]
-Rerank = Annotated[
-    bool,
-    typer.Option(
-        "--rerank",
-        metavar="",
-        help="Take the candidate that is most similar to the picture, not the likeliest.",
-        rich_help_panel=SEARCH,
-    ),
-]
-MinScore = Annotated[
-    float | None,
-    typer.Option(
-        metavar="COSINE",
-        min=-1,
-        max=1,
-        show_default=False,
-        help="Mark captions as weak whose similarity to the picture is less.",
-        rich_help_panel=SEARCH,
-    ),
 ]

@@ -14,7 +14,7 @@ import typer
 from .. import console, interrupts
 from ..errors import CocaError, UsageError
 from . import options
-from .running import load_engine, warn_before_start, warn_of_vectors
+from .running import warn_before_start
 
 if TYPE_CHECKING:
     from ..engines.choice import Choice
@@ -192,6 +192,7 @@ def _warn_of_missing(videos: Iterable[str], root: Path | None) -> set[str]:
 
 def _searcher(index: "Index", model: str | None, choice: "Choice", among: Any, approximate: bool | None) -> "Searcher":
     from ..checkpoints.store import find_model
+    from ..jobs import load_engine, warn_of_embeddings
     from ..retrieval.index import About, check_model
     from ..retrieval.search import Searcher
 
@@ -200,12 +201,13 @@ def _searcher(index: "Index", model: str | None, choice: "Choice", among: Any, a
     if index.vectors.shape[1] != files.config.embed_dim:
         what = f"holds vectors of {index.vectors.shape[1]} numbers, not {files.config.embed_dim}"
         raise UsageError(f"{index.folder} {what}", "coca embed --overwrite makes the index anew")
-    warn_of_vectors(files.name)
+    reporter = console.ConsoleReporter()
+    warn_of_embeddings(files.name, reporter)
     if approximate is None and len(index.rows) > MANY:
         approximate = _usearch_is_here()
         if not approximate:
             console.note(f"{len(index.rows)} vectors: pip install 'cococli[usearch]' makes search of so many faster")
-    engine = load_engine(files, choice)
+    engine = load_engine(files, choice, reporter)
     with console.status("opening the graph") as say:
         return Searcher(
             index, engine, among, bool(approximate), lambda done, of: say(f"building the graph, once: {done} of {of}")

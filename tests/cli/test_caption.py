@@ -49,7 +49,7 @@ def test_a_folder_becomes_json_lines_and_a_bad_file_fails_alone(coca, tmp_path: 
     assert warning.startswith(f"warning: {tmp_path}/broken.mp4: ")
     assert re.fullmatch(r"captioned 2 of 3, 1 failed, in \S+ \(\S+\)", summary)
     assert re.fullmatch(r"failed: 1 not a video: .+", reasons)
-    assert re.fullmatch(r"2 clips, \S+ per second; \d+% of the time computing, \d+% waiting for frames", speed)
+    assert re.fullmatch(r"2 clips, \S+ a second; \d+% of the time computing, \d+% waiting for frames", speed)
 
 
 def test_a_terminal_shows_names_and_captions_side_by_side() -> None:
