@@ -90,6 +90,7 @@ finetune(eval(sys.argv[1]), Killer())
 """
 
 
+@pytest.mark.slow  # see test_parallel.py: processes of MindSpore hang beside that of the whole suite
 def test_killed_run_resumes_to_identical_output(data: Path, home: Path) -> None:
     whole = request(data, name="whole", steps=4, contrastive_loss=0.0)
     mine = replace(whole, name="mine")
