@@ -157,6 +157,24 @@ def test_killed_a_run_goes_on_to_what_an_undisturbed_one_finds(coca, data: Path,
     assert again.stdout == whole.stdout
 
 
+def test_keys_of_earlier_versions_still_match(coca, tmp_path: Path, no_java: None, home: Path) -> None:
+    (tmp_path / "data").mkdir()
+    picture = tmp_path / "data" / "a.ppm"
+    picture.write_bytes(b"P6 8 8 255 " + bytes(192))
+    os.utime(picture, ns=(10**18, 10**18))
+    (tmp_path / "data" / "captions.csv").write_text("image,caption\na.ppm,a red circle\n")
+    command = ["evaluate", "--data", "data", "--search", "greedy"]
+    assert coca(*command, cwd=tmp_path).returncode == 0
+    assert coca(*command, "--only", "retrieval", "--precision", "bf16", cwd=tmp_path).returncode == 0
+
+    def keys(file: str) -> list[str]:
+        return [json.loads(line)["key"] for line in (home / "evaluations" / file).open()]
+
+    assert keys("432f4410d6a9c022/captions.jsonl") == ["991b3f71363eea2c"]
+    assert keys("432f4410d6a9c022/index/entries.jsonl") == ["7b688b240c7b9460", "text"]
+    assert keys("e64a40afa6926721/index/entries.jsonl") == ["85bc0eb2816b4757", "text bf16"]
+
+
 def test_pictures_are_put_into_classes(coca, data: Path, tmp_path: Path, home: Path) -> None:
     folder = tmp_path / "classes"
     for path, (caption,) in references(data).items():
