@@ -7,8 +7,8 @@ COCA = $(VENV)/bin/coca
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
 
-test: $(VENV)/installed ## install everything and run the tests
-	$(VENV)/bin/python -m pytest
+test: $(VENV)/installed ## install everything and run the tests, in two processes
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-full: $(VENV)/installed ## checks at full model size with random weights: minutes and gigabytes
 	$(VENV)/bin/python -m pytest -m "full_size or slow"

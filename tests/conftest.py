@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Each of several test processes computes on one core. numpy and torch read this when they are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("coca", deadline=None)  # how long an example takes says nothing about it
 settings.load_profile("coca")
 

@@ -102,7 +102,7 @@ def test_lists_are_computed_in_order_and_texts_too(coca) -> None:
     [
         (3, "int is not a video or picture: pass a path"),
         ({"a": 1}, "dict is not"),
-        (io.StringIO("x"), "str is not"),
+        pytest.param(io.StringIO("x"), "str is not", id="text stream"),
         ([np.zeros((8, 8, 3), np.uint8), None], "NoneType is not"),
         (np.zeros((8, 8)), r"shape \[8, 8\]"),
         (np.zeros((0, 8, 8, 3)), r"shape \[0, 8, 8, 3\]"),
