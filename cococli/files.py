@@ -1,12 +1,14 @@
-"""Files that appear complete or not at all, and the temporary files behind them.
+"""Files and folders that appear complete or not at all, their temporary files, free space, digests and sizes.
 
 A file is written under a random hidden name, `.coca-<16 hex digits>.part`, in the folder of its destination and moved
 there once it is complete. The process that writes it holds a lock on it, so whatever a killed process leaves behind can
 be told from a file that is being written and removed. The next process that writes into the folder does so.
 """
 
+import ctypes
 import errno
 import functools
+import hashlib
 import os
 import re
 import secrets
@@ -21,8 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
+from .reporting import Progress
+
 _FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
+_CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -54,6 +59,52 @@ def write_atomically(*destinations: Path) -> Iterator[list[BinaryIO]]:
                 Path(file.name).replace(place)
         for folder in {place.parent for place in places}:
             sync_folder(folder)
+
+
+def publish_folder(folder: Path, destination: Path) -> None:
+    """Move a complete folder of files to its destination in one step, in place of the folder that is there.
+
+    Raises:
+        OSError: The parent folder is not writable, or the disk is full.
+    """
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+    old = folder
+    with undisturbed():
+        if not os.path.lexists(destination):
+            folder.rename(destination)
+        elif not _exchange(folder, destination):
+            old = hide_folder(destination)
+            folder.rename(destination)
+    sync_folder(destination.parent)
+    delete(old)
+
+
+def hide_folder(folder: Path) -> Path:
+    """Rename a folder in one step, so that removing it may be interrupted. Return its hidden path."""
+    hidden = folder.with_name(f".coca-{folder.name}~")
+    delete(hidden)
+    return folder.rename(hidden)
+
+
+def delete(path: Path) -> None:
+    """Remove a file, a link or a folder with everything in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where the system can: on Linux, in most file systems."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def create_temporary(folder: Path) -> BinaryIO:
@@ -191,3 +242,51 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Check that a disk has room for so many bytes.
+
+    Raises:
+        OSError: It has not, or the folder is missing.
+    """
+    if (free := shutil.disk_usage(folder).free) < needed:
+        problem = f"it needs {format_size(needed)}, but only {format_size(free)} is free in {folder}"
+        raise OSError(errno.ENOSPC, problem)
+
+
+def digest(text: str, length: int = 16) -> str:
+    """Return the first hex digits of the SHA-256 of a text, which may be a path of any bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+
+
+def hash_file(path: Path, progress: Progress | None = None, before: int = 0) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        progress: Updated with the bytes that are read, on top of those `before`.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            before += len(chunk)
+            if progress:
+                progress.update(before)
+    return sha256.hexdigest()
+
+
+def format_size(size: int) -> str:
+    """Format a number of bytes: `2.55 GB`, `3.1 MB`, `12 bytes`."""
+    for unit, name, digits in ((10**9, "GB", 2), (10**6, "MB", 1), (10**3, "kB", 1)):
+        if size >= unit:
+            return f"{size / unit:.{digits}f} {name}"
+    return f"{size} bytes"
+
+
+def os_reason(error: OSError) -> str:
+    """Return the system's words for an error, as in `Permission denied`."""
+    return error.strerror or str(error)

@@ -1,6 +1,5 @@
 """The JSONL output of a run is its journal: a line stands once it is written, and the next run goes on from there."""
 
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import CocaError, UsageError
-from .files import copy_mode, create_temporary, sync_folder
+from .files import copy_mode, create_temporary, digest, os_reason, sync_folder
 from .parsing import parse_json, validate
 
 SYNC_EVERY = 5.0  # seconds of writing that a power failure may cost
@@ -82,7 +81,7 @@ def key_of(path: Path, options: str) -> str:
         file = f"{status.st_size} {status.st_mtime_ns}"
     except (OSError, ValueError):
         file = "missing"
-    return hashlib.sha256(f"{file}\n{options}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return digest(f"{file}\n{options}")
 
 
 class Journal(Generic[R]):
@@ -298,7 +297,7 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CocaError(f"cannot write {path}: {error.strerror or error}", "what was written so far is kept") from None
+        raise CocaError(f"cannot write {path}: {os_reason(error)}", "what was written so far is kept") from None
 
 
 def dump(fields: dict[str, Any]) -> str:

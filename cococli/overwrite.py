@@ -5,7 +5,6 @@ user's. A fingerprint of these is appended to `COCA_HOME/written` before a file 
 in between leaves at worst one fingerprint too many.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -16,7 +15,7 @@ from typing import BinaryIO
 
 from . import settings
 from .errors import UsageError
-from .files import write_atomically
+from .files import digest, write_atomically
 
 _LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
@@ -119,7 +118,7 @@ def _content(path: Path) -> os.stat_result | None:
 
 def _fingerprint(path: Path, status: os.stat_result) -> bytes:
     text = f"{os.path.realpath(path)}\n{status.st_size}\n{status.st_mtime_ns}"
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32].encode()
+    return digest(text, 32).encode()
 
 
 def _registry() -> Path:

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, free space, digests and sizes."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cococli import files
+from cococli.reporting import Progress
 
 HOLD = """
 import sys, time
@@ -100,3 +101,46 @@ def test_pipes_of_the_shell_may_be_read(tmp_path: Path) -> None:
     files.check_regular(tmp_path)
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "renamed"])
+def test_published_folder_replaces_existing_one(
+    tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    for content in ("old", "new"):
+        (tmp_path / "part").mkdir()
+        (tmp_path / "part" / content).write_text(content)
+        files.publish_folder(tmp_path / "part", tmp_path / "folder")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["folder", "folder/new"]
+
+
+def test_missing_space_is_reported_with_sizes(tmp_path: Path) -> None:
+    files.check_space(tmp_path, 1)
+    problem = rf"it needs 1152921504\.61 GB, but only \S+ [kMG]B is free in {tmp_path}"
+    with pytest.raises(OSError, match=problem):
+        files.check_space(tmp_path, 1 << 60)
+
+
+def test_hash_reports_progress(tmp_path: Path) -> None:
+    class Seen(Progress):
+        def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+            seen.append(done)
+
+    seen: list[int] = []
+    (tmp_path / "file").write_bytes(bytes(1_500_000))
+    assert files.hash_file(tmp_path / "file", Seen(), before=7).startswith("3fb3661f659e89fe")
+    assert seen == [7 + (1 << 20), 7 + 1_500_000]
+
+
+def test_digest_takes_paths_of_any_bytes() -> None:
+    assert files.digest("caption", 8) == "176ca529"
+    assert len(files.digest(os.fsdecode(b"\xff.mp4"))) == 16
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(12, "12 bytes"), (1000, "1.0 kB"), (3_141_592, "3.1 MB"), (2_553_990_148, "2.55 GB")]
+)
+def test_sizes_are_formatted_with_units(size: int, text: str) -> None:
+    assert files.format_size(size) == text

@@ -1,12 +1,12 @@
 """Names for files that belong to one video each: beside it, or in a tree like that of the videos."""
 
-import hashlib
 import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ..files import digest
 from ..media.discover import VIDEO_SUFFIXES, is_image
 
 _MOST_BYTES = 255  # of a name, on nearly every disk
@@ -73,7 +73,7 @@ def _candidates(path: Path, suffix: str) -> list[str]:
 
 def _digested(path: Path, suffix: str) -> str:
     """A name that no other video has, where all candidates are claimed twice or too long."""
-    end = f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}{suffix}"
+    end = f".{digest(str(path), 8)}{suffix}"
     return os.fsencode(path.name)[: _MOST_BYTES - len(end)].decode(errors="ignore") + end
 
 

@@ -1,6 +1,5 @@
 """One run over many videos: what an earlier one has done already, and where its records go."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from .. import settings
 from ..errors import CocaError
+from ..files import digest
 from ..journal import Failure, Journal, Work, key_of, look, open_journal, told
 from ..overwrite import find_foreign, refuse_foreign
 from ..retrieval.entries import Entry
@@ -63,8 +63,7 @@ class Plan:
             places += ["beside", *(str(folder.absolute()) for folder in self.folders)]
         if not places:
             return None
-        digest = hashlib.sha256("\n".join(places).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return _journals() / f"{digest}.jsonl"
+        return _journals() / (digest("\n".join(places)) + ".jsonl")
 
     @cached_property
     def subtitle_files(self) -> list[dict[Path, Path]]:

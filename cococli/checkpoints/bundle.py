@@ -10,7 +10,6 @@ An archive may be hostile, so its headers are read one by one and nothing but th
 
 import hashlib
 import os
-import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ModelError, UsageError
-from ..files import check_regular
+from ..files import check_regular, check_space, format_size
 from ..overwrite import check_paths, refuse_foreign, write_output
 from . import architecture, cache, ckpt
 from .locks import is_name, locked
-from .manifest import CONFIG, MANIFEST, WEIGHTS, FileFacts, Manifest, humanized, measure
+from .manifest import CONFIG, MANIFEST, WEIGHTS, FileFacts, Manifest, measure
 
 if TYPE_CHECKING:
     from .writing import Progress
@@ -77,7 +76,7 @@ def export_model(name: str, destination: Path, progress: "Progress", overwrite: 
     try:
         facts = {MANIFEST: measure(model.folder / MANIFEST), **model.manifest.files}
         total = sum(_BLOCK + _padded(fact.size) for fact in facts.values()) + 2 * _BLOCK
-        _check_room(total, destination.parent)
+        check_space(destination.parent, total)
         with write_output(destination) as (file,):
             for member in _MEMBERS:
                 file.write(_header(f"{model.name}/{member}", facts[member].size))
@@ -138,14 +137,9 @@ def _refuse_another(model: cache.StoredModel, manifest: Manifest) -> None:
         raise UsageError(f"there is a model called {model.name} already", "replace it with --force, or give --name")
 
 
-def _check_room(size: int, folder: Path) -> None:
-    if (free := shutil.disk_usage(folder).free) < size:
-        raise ModelError(f"it takes {humanized(size)}, but {humanized(free)} are free in {folder}", "make room there")
-
-
 def _header(name: str, size: int) -> bytes:
     if size > _MOST_MEMBER:
-        raise ModelError(f"a bundle holds files of {humanized(_MOST_MEMBER)} at most", "store it in half precision")
+        raise ModelError(f"a bundle holds files of {format_size(_MOST_MEMBER)} at most", "store it in half precision")
     member = tarfile.TarInfo(name)  # of nobody, in 1970
     member.size = size
     return member.tobuf(tarfile.USTAR_FORMAT)
@@ -213,7 +207,7 @@ def _next_header(file: BinaryIO) -> tarfile.TarInfo | None:
 
 
 def _extract(file: BinaryIO, found: _Contents, folder: Path, progress: "Progress") -> None:
-    _check_room(found.size, folder)
+    check_space(folder, found.size)
     (folder / MANIFEST).write_bytes(found.text)
     for member, facts in found.manifest.files.items():
         file.seek(found.starts[member])

@@ -4,12 +4,10 @@ A model is put together in a hidden folder and takes its place in one step. What
 and nobody needs it once the lock of its name is free.
 """
 
-import ctypes
 import difflib
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,10 +18,10 @@ from typing import TYPE_CHECKING
 from .. import settings
 from ..catalog import MODELS
 from ..errors import ModelError
-from ..files import remove_abandoned, undisturbed, unwinding_on_sigterm
+from ..files import delete, hide_folder, publish_folder, remove_abandoned, unwinding_on_sigterm
 from . import manifest as manifests
 from .locks import check_name, free, is_name, locked, writing
-from .manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
+from .manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from .writing import Progress
@@ -162,15 +160,15 @@ def adding(name: str, waiting: Callable[[], object] = lambda: None) -> Iterator[
         folder = _hidden(name)
         try:
             with writing():
-                _delete(folder)
+                delete(folder)
                 folder.mkdir(parents=True)
             yield folder
             manifests.check(folder, manifests.read(folder))
             with writing():
-                _take_place(folder, settings.models_folder() / name)
+                publish_folder(folder, settings.models_folder() / name)
         finally:
             with suppress(OSError):
-                _delete(folder)
+                delete(folder)
 
 
 def remove(name: str, waiting: Callable[[], object] = lambda: None) -> Removed:
@@ -183,7 +181,7 @@ def remove(name: str, waiting: Callable[[], object] = lambda: None) -> Removed:
     with locked(name, waiting):
         model = find(name)  # still
         with writing():
-            _delete(_put_away(model.folder))
+            delete(hide_folder(model.folder))
     return Removed(model.folder, model.size)
 
 
@@ -232,51 +230,13 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _hidden(name: str, mark: str = "") -> Path:
-    return settings.models_folder() / f"{_HIDDEN}{name}{mark}"
-
-
-def _take_place(folder: Path, place: Path) -> None:
-    """Move a folder to the place of another one, which is then where the folder was, or deleted."""
-    for name in (WEIGHTS, CONFIG, MANIFEST):
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-    with undisturbed():
-        if not os.path.lexists(place):
-            folder.rename(place)
-        elif not _exchange(folder, place):
-            old = _put_away(place)
-            folder.rename(place)
-            _delete(old)
-
-
-def _put_away(folder: Path) -> Path:
-    """Take a model out of sight in one step."""
-    old = _hidden(folder.name, _OLD)
-    _delete(old)
-    return folder.rename(old)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders take each other's place in one step, where the system can (Linux, most file systems)."""
-    try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except AttributeError:
-        return False
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
-    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _hidden(name: str) -> Path:
+    return settings.models_folder() / f"{_HIDDEN}{name}"
 
 
 def _discard(path: Path) -> Removed:
     removed = Removed(path, _size(path))
-    _delete(path)
+    delete(path)
     return removed
 
 

@@ -173,14 +173,6 @@ def verify(folder: Path, manifest: Manifest, progress: Callable[[int, int], Any]
     return problems
 
 
-def humanized(size: int) -> str:
-    """Bytes as a person says them: `2.55 GB`, `3.1 MB`, `12 bytes`."""
-    for unit, name, digits in ((10**9, "GB", 2), (10**6, "MB", 1), (10**3, "kB", 1)):
-        if size >= unit:
-            return f"{size / unit:.{digits}f} {name}"
-    return f"{size} bytes"
-
-
 def _report(progress: Callable[[int, int], Any], before: int, total: int, done: int) -> None:
     progress(before + done, total)
 

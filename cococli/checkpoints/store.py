@@ -15,10 +15,10 @@ from pathlib import Path
 from .. import settings
 from ..catalog import BUNDLED, CLIP, MODELS, SUGGESTED, CocaConfig, known_name
 from ..errors import ModelError
-from ..files import check_regular, temporary_folder, write_atomically
+from ..files import check_regular, format_size, temporary_folder, write_atomically
 from . import cache
 from .architecture import find_config, load_config, parameters
-from .manifest import CONFIG, WEIGHTS, humanized
+from .manifest import CONFIG, WEIGHTS
 from .runs import RUN, runs, weights_of_run
 
 _ASSETS = Path(__file__).parent.parent / "assets" / "models"
@@ -103,7 +103,7 @@ def default_model() -> str:
 
 def fetch_command(name: str) -> str:
     """Return the command that fetches a model, and its size."""
-    return f"coca fetch {name} ({humanized(full_size(name))})"
+    return f"coca fetch {name} ({format_size(full_size(name))})"
 
 
 def compiled_folder(model: ModelFiles) -> Path:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import console
+from ..files import format_size
 from . import options
 from .command import warn_of_flags
 from .completion import complete_architecture, complete_fetchable
@@ -64,7 +65,6 @@ def fetch(
     from ..checkpoints.architecture import load_config
     from ..checkpoints.fetch import fetch as fetch_model
     from ..checkpoints.fetch import read_request
-    from ..checkpoints.manifest import humanized
 
     console.be_quiet(quiet)
     warn_of_flags(context)
@@ -80,7 +80,7 @@ def fetch(
         )
     for line in fetched.notes:
         console.note(line)
-    size = humanized(fetched.manifest.files["model.ckpt"].size)
+    size = format_size(fetched.manifest.files["model.ckpt"].size)
     console.note(f"{fetched.name} {'is ready' if fetched.added else 'was here already'}: {size}")
     if as_json:
         facts = {"name": fetched.name, "path": str(fetched.folder), "added": fetched.added}

@@ -15,6 +15,7 @@ import typer
 from .. import console
 from ..catalog import MODELS
 from ..errors import CocaError, UsageError
+from ..files import format_size
 from ..settings import home
 from . import options
 from .completion import complete_stored
@@ -54,7 +55,6 @@ def models(context: typer.Context, as_json: options.Json = False) -> None:
 @app.command()
 def available(as_json: options.Json = False) -> None:
     """Show the models that have a name: how large and how good they are, and which are here."""
-    from ..checkpoints.manifest import humanized
     from ..checkpoints.store import full_size, model_names
 
     here = model_names()
@@ -65,7 +65,7 @@ def available(as_json: options.Json = False) -> None:
     rows = [
         (
             name,
-            humanized(full_size(name)),
+            format_size(full_size(name)),
             f"{model.imagenet}" if model.imagenet else "-",
             f"{model.text_to_image}/{model.image_to_text}" if model.text_to_image else "-",
             model.captions,
@@ -126,11 +126,10 @@ def rm(
 ) -> None:
     """Remove models from the cache, or training runs with all that they hold."""
     from ..checkpoints import cache
-    from ..checkpoints.manifest import humanized
     from ..checkpoints.runs import remove_run
 
     found = {model.name: model for model in map(_find, names)}
-    size = humanized(sum(model.size for model in found.values()))
+    size = format_size(sum(model.size for model in found.values()))
     if not yes and not _agreed(f"remove {', '.join(found)} ({size})?"):
         console.note("nothing was removed")
         raise typer.Exit(1)
@@ -238,13 +237,12 @@ def waiting(name: str) -> Callable[[], None]:
 
 
 def _list(found: "Sequence[StoredModel]", default: str, as_json: bool) -> None:
-    from ..checkpoints.manifest import humanized
 
     if as_json:
         console.result(json.dumps([_facts(model, default) for model in found]))
     elif found:
         rows = [
-            (model.name, humanized(model.size), _source(model), _ago(model.used), _state(model, default))
+            (model.name, format_size(model.size), _source(model), _ago(model.used), _state(model, default))
             for model in found
         ]
         console.table(("name", "size", "source", "last used", ""), rows)
@@ -303,9 +301,8 @@ def _known(name: str) -> dict[str, Any]:
 
 def _told(model: "StoredModel") -> list[tuple[str, str]]:
     """A model for a person to read."""
-    from ..checkpoints.manifest import humanized
 
-    rows = [("folder", str(model.folder)), ("size", humanized(model.size))]
+    rows = [("folder", str(model.folder)), ("size", format_size(model.size))]
     if manifest := model.manifest:
         rows += [
             ("weights", f"{manifest.parameters / 1e6:.1f} million, {manifest.dtype}"),
@@ -340,11 +337,10 @@ def _agreed(question: str) -> bool:
 
 
 def _show_removed(removed: "Sequence[Removed]", as_json: bool) -> None:
-    from ..checkpoints.manifest import humanized
 
     if as_json:
         console.result(json.dumps([{"path": str(item.path), "size": item.size} for item in removed]))
         return
     for item in removed:
         console.result(str(item.path))
-    console.note(f"{humanized(sum(item.size for item in removed))} removed" if removed else "nothing to remove")
+    console.note(f"{format_size(sum(item.size for item in removed))} removed" if removed else "nothing to remove")

@@ -24,7 +24,7 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..checkpoints import locks
 from ..checkpoints.architecture import parameters
-from ..files import unwinding_on_sigterm
+from ..files import digest, unwinding_on_sigterm
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # reports every conversion, unasked
 import openvino as ov  # noqa: E402
@@ -76,8 +76,8 @@ def graphs(config: CocaConfig, cache: Path, progress: Progress) -> Path:
             progress(f"compiling {_TITLES[name]} for OpenVINO, once")
             ov.save_model(_traced(name, config, inputs), folder / f"{name}.xml", compress_to_fp16=False)
 
-    digest = hashlib.sha256(repr((config, parameters(config))).encode()).hexdigest()[:8]
-    return _made(cache / f"openvino-{_key()}-{digest}", make, progress)
+    network = digest(repr((config, parameters(config))), 8)
+    return _made(cache / f"openvino-{_key()}-{network}", make, progress)
 
 
 def bound(graph: Path, weights: Weights, without: Collection[str] = ()) -> ov.Model:
@@ -184,13 +184,13 @@ def _traced(network: str, config: CocaConfig, inputs: Sequence[_Input]) -> ov.Mo
 
 def _key() -> str:
     """Hash what decides on the graph of an architecture: the code that makes it, and the libraries."""
-    digest = hashlib.sha256()
+    hashed = hashlib.sha256()
     for source in (Path(__file__), Path(__file__).parents[1] / "model" / "torch_network.py"):
-        digest.update(source.read_bytes())
+        hashed.update(source.read_bytes())
     for library in ("openvino", "torch", "nncf"):
         with contextlib.suppress(PackageNotFoundError):  # nncf is for int8 only
-            digest.update(f"{library} {version(library)}".encode())
-    return digest.hexdigest()[:16]
+            hashed.update(f"{library} {version(library)}".encode())
+    return hashed.hexdigest()[:16]
 
 
 def _remove_outdated(cache: Path, place: Path) -> None:

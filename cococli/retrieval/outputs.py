@@ -1,6 +1,5 @@
 """Where vectors go."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from .. import settings
 from ..errors import UsageError
+from ..files import digest
 from .formats import SUFFIXES, load_pyarrow
 from .index import index_files
 
@@ -71,5 +71,4 @@ def _check(path: Path) -> None:
 def _in_cache(files: Sequence[Path], made_with: str) -> Path:
     """An index that a run goes on from which writes files only."""
     told = "\n".join([made_with, *map(os.path.realpath, files)])
-    digest = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return settings.home() / "journals" / f"{digest}.index"
+    return settings.home() / "journals" / f"{digest(told)}.index"

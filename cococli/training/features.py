@@ -8,7 +8,6 @@ these contents in the same order. A line is written after its row is safe on dis
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ import numpy as np
 from .. import settings
 from ..catalog import CLIP, CocaConfig, Preprocess
 from ..checkpoints.locks import acquire
-from ..checkpoints.manifest import humanized
 from ..errors import CocaError, UsageError, VideoError
+from ..files import check_space, digest, format_size, os_reason
 from ..journal import told
 from ..media.clips import ReadRequest
 from ..media.flow import AtOnce, Reading, compute_videos
@@ -53,7 +52,7 @@ class Tower:
 
     @property
     def folder(self) -> Path:
-        return settings.home() / "features" / hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return settings.home() / "features" / digest(repr(self))
 
     @property
     def row_bytes(self) -> int:
@@ -71,13 +70,13 @@ class Features:
 
 def identity_of(config: CocaConfig, weights: Mapping[str, np.ndarray]) -> str:
     """Hash a vision tower, and its preprocessing unless that is CLIP's."""
-    digest = hashlib.sha256(repr((config.vision, config.quick_gelu)).encode())
+    hashed = hashlib.sha256(repr((config.vision, config.quick_gelu)).encode())
     if config.preprocess != CLIP:
-        digest.update(repr(config.preprocess).encode())
+        hashed.update(repr(config.preprocess).encode())
     for name in sorted(name for name in weights if name.startswith("visual.")):
-        digest.update(f"{name} {weights[name].dtype}".encode())
-        digest.update(np.ascontiguousarray(weights[name]).data)
-    return digest.hexdigest()
+        hashed.update(f"{name} {weights[name].dtype}".encode())
+        hashed.update(np.ascontiguousarray(weights[name]).data)
+    return hashed.hexdigest()
 
 
 def prepare(
@@ -114,7 +113,7 @@ def prepare(
         request = ReadRequest(tower.sampling, Segments("none"), tower.image_size, preprocess=tower.preprocess)
         reading = Reading(request, batch_size)
         if missing:
-            size = humanized(len(missing) * tower.row_bytes)
+            size = format_size(len(missing) * tower.row_bytes)
             reporter.note(f"encoding {len(missing)} files once with the frozen vision tower: {size} in {tower.folder}")
             _compute(missing, reading, encode, store, failed, reporter)
     images = map_vectors(tower.folder / ROWS).reshape(-1, tower.queries, tower.width)
@@ -222,11 +221,11 @@ def _compute(
 
 
 def _check_room(tower: Tower, files: int) -> None:
-    needed, free = files * tower.row_bytes, shutil.disk_usage(tower.folder).free
-    if needed > free:
-        what = f"image features of {files} files take {humanized(needed)}"
+    try:
+        check_space(tower.folder, files * tower.row_bytes)
+    except OSError as error:
         hint = "set COCA_HOME to a folder on another disk, or do not freeze the vision tower"
-        raise CocaError(f"{what}, but only {humanized(free)} are free in {tower.folder}", hint)
+        raise CocaError(f"cannot store the image features of {files} files: {os_reason(error)}", hint) from None
 
 
 def _content(path: Path, failed: Callable[[Path, str], None]) -> str:

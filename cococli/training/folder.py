@@ -10,8 +10,6 @@
 It lives in `COCA_HOME/runs/NAME`. What is being written has a hidden name, `.coca-...`, until it is whole.
 """
 
-import errno
-import hashlib
 import json
 import math
 import os
@@ -33,10 +31,10 @@ from ..catalog import CocaConfig
 from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.locks import free, writing
-from ..checkpoints.manifest import CONFIG, WEIGHTS, humanized
+from ..checkpoints.manifest import CONFIG, WEIGHTS
 from ..checkpoints.runs import RUN, run_folder, run_steps
 from ..errors import CocaError, ModelError, UsageError
-from ..files import undisturbed, unwinding_on_sigterm, write_atomically
+from ..files import check_space, hash_file, undisturbed, unwinding_on_sigterm, write_atomically
 from ..journal import dump, told, write_all
 from ..parsing import parse_json, read_json, validate
 
@@ -152,12 +150,12 @@ class RunFolder:
             CocaError: the disk is full; the checkpoints before stay.
         """
         with unwinding_on_sigterm(), self._writing(step), self._hidden() as part:
-            _check_room(self.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
+            check_space(self.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
             _write_arrays(part / WEIGHTS, weights)
             _write_arrays(part / _OPTIMIZER, state)
             _write(part / CONFIG, config.to_file())
             sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-            digests = {name: _digest(part / name) for name in sizes}
+            digests = {name: hash_file(part / name) for name in sizes}
             _write(part / _PROGRESS, {"step": step, "files": sizes, "sha256": digests, "facts": dict(facts)})
             self._take_place(part, self._place(step))
         for old in run_steps(self.path)[:-keep]:
@@ -383,7 +381,7 @@ def _load(place: Path) -> Checkpoint:
             if (found := (place / name).stat().st_size) != size:
                 raise ModelError(f"{name} has {found} bytes, not {size}")
         for name, digest in progress.sha256.items():
-            if _digest(place / name) != digest:
+            if hash_file(place / name) != digest:
                 raise ModelError(f"{name} is not what was written")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ModelError(f"{Path(error.filename).name} is missing") from None
@@ -406,11 +404,6 @@ def _set_aside(place: Path) -> Path:
     return place.rename(away)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _unreadable(path: Path, error: OSError) -> CocaError:
     return CocaError(f"cannot read {path}: {error.strerror or error}", "nothing changed: the same command can go on")
 
@@ -430,11 +423,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _check_room(folder: Path, size: int) -> None:
-    if (room := shutil.disk_usage(folder).free) < size:
-        raise OSError(errno.ENOSPC, f"it takes {humanized(size)}, but {humanized(room)} are free")
 
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:

@@ -1,6 +1,5 @@
 """A training run: from a checked request to a better model, with one folder for everything it writes."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from ..checkpoints.runs import run_folder
 from ..checkpoints.store import find_model, with_preprocess
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
+from ..files import digest
 from ..media.clips import ReadRequest
 from ..media.flow import Reading
 from ..media.segments import Segments
@@ -178,7 +178,7 @@ def run_facts(request: FinetuneRequest, base: Base, data: TrainingData, plan: Tr
             "files": len(data.train.examples),
             "captions": data.train.captions,
             "held_out": len(held_out),
-            "digest": hashlib.sha256(repr([data.train.examples, held_out]).encode()).hexdigest()[:16],
+            "digest": digest(repr([data.train.examples, held_out])),
         },
         "base": {"model": base.name, "identity": base.identity, "config": base.config.to_open_clip()},
         "steps": plan.steps,

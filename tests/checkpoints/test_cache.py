@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from checkpoints.stored_models import COMMIT, HUB, LOCAL, add, fill
 
+from cococli import files
 from cococli.checkpoints import cache, manifest
 from cococli.checkpoints.store import find_model
 from cococli.errors import ModelError, UsageError
@@ -87,7 +88,7 @@ def test_an_empty_cache_has_nothing(home: Path) -> None:
 @pytest.mark.parametrize("swaps", [True, False], ids=["swapped", "renamed"])
 def test_a_model_takes_the_place_of_the_one_before(home: Path, swaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not swaps:
-        monkeypatch.setattr(cache, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     add("mine", content=b"old")
     cache.mark_used("mine")
     add("mine", content=b"new")

@@ -122,10 +122,3 @@ def test_verification_names_every_file_that_is_not_as_it_was(recorded: Manifest,
     ]
     (tmp_path / "model.ckpt").write_bytes(b"")
     assert manifest.verify(tmp_path, recorded, lambda *step: None)[1] == f"model.ckpt has 0 bytes, not {len(CONTENT)}"
-
-
-@pytest.mark.parametrize(
-    ("size", "told"), [(12, "12 bytes"), (1000, "1.0 kB"), (3_141_592, "3.1 MB"), (2_553_990_148, "2.55 GB")]
-)
-def test_sizes_read_as_a_person_says_them(size: int, told: str) -> None:
-    assert manifest.humanized(size) == told

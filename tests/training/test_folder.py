@@ -419,7 +419,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(run: RunFolder) -> None:
     huge = np.broadcast_to(np.float32(0), (1 << 50,))  # 4 PB, of 4 bytes
     with pytest.raises(CocaError) as caught:
         run.save(1, {"huge": huge}, state(1), CONFIG, {})
-    assert caught.value.message.startswith("cannot write the checkpoint of step 1: it takes 4503599.63 GB, but ")
+    assert caught.value.message.startswith("cannot write the checkpoint of step 1: it needs 4503599.63 GB, but ")
     assert caught.value.hint == "make room, then the same command goes on"
     assert inside(run.path) == ["run.json"]
 
