@@ -18,7 +18,11 @@ NAME_COLUMN = 30  # cells of a terminal for names, next to captions
 TIMED = 2  # videos that --dry-run times
 
 
-@command
+@command(
+    "coca caption videos/ -o captions.jsonl -o captions.csv",
+    "coca caption film.mkv --segments scene -o film.srt",
+    "coca caption 'trips/**/*.mov' --frames multi --num-frames 16",
+)
 def caption(
     request: CaptionRequest,
     reporter: console.ConsoleReporter,

@@ -13,15 +13,10 @@ from .. import console, interrupts
 from ..options import Option, build, default_of, options_of
 from .completion import completer
 
+# Examples of commands that do not use `@command` yet.
 EXAMPLES = {
     "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
-    "coca demo": ("coca demo",),
     "coca fetch": ("coca fetch vit-l-14-coco", "coca fetch ORG/REPO --name mine", "coca fetch vit-l-14 --from FILE"),
-    "coca caption": (
-        "coca caption videos/ -o captions.jsonl -o captions.csv",
-        "coca caption film.mkv --segments scene -o film.srt",
-        "coca caption 'trips/**/*.mov' --frames multi --num-frames 16",
-    ),
     "coca embed": ("coca embed videos/ -o index/", "coca embed videos/ --segments scene -o index/"),
     "coca search": (
         'coca search "a dog jumps" index/',
@@ -126,12 +121,25 @@ QUIET = Option("Show no progress and no notes, only warnings and errors.", flags
 JSON_EVENTS = Option("Print progress, notes and errors as JSON lines on stderr.", flags=("--json",))
 
 
-def command(function: Callable[..., int | None]) -> Callable[..., None]:
+def command(*examples: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Turn a function into a command whose flags are the options of its request and of its other parameters.
 
     The parameter `request` receives an instance of the class that it is annotated with, `reporter` a `ConsoleReporter`
     and `context` Typer's context; others are annotated with an `Option`. What the function returns is the exit code.
+
+    Args:
+        examples: Command lines for the end of the help page.
     """
+    return lambda function: _command(function, examples)
+
+
+def examples_of(command: Any, path: str) -> tuple[str, ...]:
+    """Return the command lines that the help of a command ends with."""
+    examples: tuple[str, ...] = getattr(command.callback, "examples", ())
+    return examples or EXAMPLES[path]
+
+
+def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     request_class = hints.get("request")
     defaults = inspect.signature(function).parameters
@@ -171,6 +179,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *parameters)}
     run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.examples = examples  # type: ignore[attr-defined]
     return run
 
 
@@ -240,7 +249,7 @@ def prepare_help(command: Any, ctx: Any) -> None:
 
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    command.epilog = escape("\n".join(("Examples:", *(f"  {line}" for line in EXAMPLES[ctx.command_path]))))
+    command.epilog = escape("\n".join(("Examples:", *(f"  {line}" for line in examples_of(command, ctx.command_path)))))
     for param in command.get_params(ctx):
         is_argument = isinstance(param, TyperArgument)
         if is_argument or param.is_flag:

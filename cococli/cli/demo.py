@@ -15,7 +15,7 @@ from .command import command
 _FLAGS: dict[Literal["middle", "multi"], str] = {"middle": "", "multi": " --frames multi"}
 
 
-@command
+@command("coca demo", "coca demo --engine torch", "coca demo --engine openvino --precision int8")
 def demo(reporter: console.ConsoleReporter, engine: Engine = "auto", precision: Precision = "auto") -> None:
     """Caption the example clips with the bundled model, and show the commands that do so.
 

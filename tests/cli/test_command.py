@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from cococli.cli.command import EXAMPLES, prepare_help, warn_of_flags
+from cococli.cli.command import examples_of, prepare_help, warn_of_flags
 from cococli.cli.main import app
 
 MOVES = Path(__file__).parents[2] / "examples/moves.mp4"
@@ -26,15 +26,16 @@ ALL = list(contexts(typer.Context(COCA, info_name="coca", help_option_names=["-h
 
 
 def test_every_command_has_examples_of_its_own() -> None:
-    assert EXAMPLES.keys() == {context.command_path for context in ALL}
-    for path, lines in EXAMPLES.items():
-        assert all(f"{line} ".startswith(f"{path} ") for line in lines)
+    for context in ALL:
+        lines = examples_of(context.command, context.command_path)
+        assert lines
+        assert all(f"{line} ".startswith(f"{context.command_path} ") for line in lines)
 
 
 @pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
 def test_examples_can_be_typed(context: typer.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for line in EXAMPLES[context.command_path]:
+    for line in examples_of(context.command, context.command_path):
         command, words = COCA, shlex.split(line.partition(" | ")[0])[1:]
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
@@ -50,7 +51,7 @@ def test_help_fits_80_columns_and_breaks_no_word(
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
     assert not any(kind in page for kind in ("<bool>", "<list", "<str>", "[default: ("))
-    assert page.rstrip().splitlines()[-1].strip() == EXAMPLES[context.command_path][-1]
+    assert page.rstrip().splitlines()[-1].strip() == examples_of(context.command, context.command_path)[-1]
     prepare_help(context.command, context)
     for param in context.command.get_params(context):
         assert f"{param.display_type_rich(context)}" in page
