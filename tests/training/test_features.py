@@ -262,7 +262,7 @@ def test_a_disk_with_too_little_room_is_told_before_anything_is_computed(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     with pytest.raises(CocaError) as caught:
         prepare(files, replace(TOWER, queries=256, width=1024), encoder)
-    assert caught.value.message.startswith("image features of 2 files take ")
+    assert caught.value.message.startswith("cannot store the image features of 2 files: it needs ")
     assert caught.value.hint == "set COCA_HOME to a folder on another disk, or do not freeze the vision tower"
     assert encoder.seen == 0
 
