@@ -1,12 +1,15 @@
-"""Captions, vectors and search for videos, with CoCa.
+"""Captions, vectors and search for videos and pictures, with CoCa.
 
 import cococli
 
-coca = cococli.load("shapes")
-print(coca.caption("clip.mp4").text)
+with cococli.load("shapes") as coca:
+    print(coca.caption("clip.mp4").text)
+    coca.run("videos/", "captions.jsonl", segments="scene")
 """
 
 from __future__ import annotations
+
+from importlib import import_module
 
 from .errors import CocaError, ModelError, UsageError, VideoError
 
@@ -15,10 +18,62 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any, Literal
 
-    from .captioning.coca import Coca
+    from .api import Coca
+    from .captioning.captioner import Caption
+    from .captioning.records import Candidate, Record
+    from .decoding.options import SearchOptions
+    from .jobs import Summary
+    from .journal import Failure
+    from .reporting import Reporter
+    from .requests import CaptionRequest
+    from .retrieval.entries import Entry
+    from .retrieval.search import Found
 
-__all__ = ["CocaError", "ModelError", "UsageError", "VideoError", "__version__", "load"]
+__all__ = [
+    "Candidate",
+    "Caption",
+    "CaptionRequest",
+    "Coca",
+    "CocaError",
+    "Entry",
+    "Failure",
+    "Found",
+    "ModelError",
+    "Record",
+    "Reporter",
+    "SearchOptions",
+    "Summary",
+    "UsageError",
+    "VideoError",
+    "__version__",
+    "load",
+]
 __version__ = "0.1.0"
+
+# Modules that load when one of their names is used: they import numpy.
+_MODULES = {
+    "Candidate": "captioning.records",
+    "Caption": "captioning.captioner",
+    "CaptionRequest": "requests",
+    "Coca": "api",
+    "Entry": "retrieval.entries",
+    "Failure": "journal",
+    "Found": "retrieval.search",
+    "Record": "captioning.records",
+    "Reporter": "reporting",
+    "SearchOptions": "decoding.options",
+    "Summary": "jobs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if module := _MODULES.get(name):
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(
@@ -34,25 +89,25 @@ def load(
     threads: int = 0,
     **search: Any,
 ) -> Coca:
-    """Load a model that captions and embeds videos and pictures.
+    """Load a model that captions, embeds and searches videos and pictures.
 
     Args:
-        model: A name that `coca models` knows, or the path of a converted checkpoint.
-        frames: `middle` looks at one frame of a video, `multi` at several, spread evenly.
-        num_frames: How many frames `multi` looks at.
-        pool: `joint` lets the model look at all frames at once, `mean` averages what it sees in each.
-        prompt: Words that every caption begins with.
-        engine: What computes. `auto` takes the best that this machine has.
-        device: Where torch computes: `cpu`, `cuda`, `cuda:1`, `mps`.
-        precision: What it computes in. `auto` takes 16 bits where the machine is quick at them.
-        threads: How many compute; 0: one a core.
-        **search: The fields of `cococli.decoding.options.SearchOptions`, as in `method="top-p", seed=1`.
+        model: Name of a fetched model, or path of a converted checkpoint.
+        frames: `middle` uses the middle frame of a video, `multi` several frames spread evenly over it.
+        num_frames: Number of frames that `multi` uses.
+        pool: `joint` attends to all frames at once, `mean` averages frame by frame.
+        prompt: Text that every caption begins with.
+        engine: Inference engine. `auto` selects the fastest one that is installed.
+        device: Device of the torch engine: `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto` selects 16 bits where the hardware supports them well, else fp32.
+        threads: Number of CPU threads; 0 uses one per core.
+        **search: Fields of `cococli.SearchOptions`, as in `method="top-p", seed=1`.
 
     Raises:
-        UsageError: an option that cannot be right; nothing was loaded.
-        ModelError: no such model, or a damaged one.
+        UsageError: An option is invalid; nothing was loaded.
+        ModelError: The model does not exist or is damaged.
     """
-    from .captioning.coca import Coca
+    from .api import Coca
 
     return Coca.load(
         search,

@@ -204,6 +204,22 @@ def options_of(request: type) -> Iterator[tuple[dataclasses.Field[Any], Any, Opt
             yield field, hint.__origin__, found[0]
 
 
+def types_of(request: type) -> dict[str, Any]:
+    """Return the types of all fields of a request by name, those of nested groups included, for pydantic."""
+    from pydantic import Field
+
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(request, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            types |= types_of(hint)  # type: ignore[arg-type]
+        elif hasattr(hint, "__metadata__"):
+            option = hint.__metadata__[0]
+            types[name] = Annotated[hint.__origin__, Field(ge=option.minimum, le=option.maximum)]
+        else:
+            types[name] = hint
+    return types
+
+
 def default_of(field: dataclasses.Field[Any]) -> Any:
     """Return the default of a field; `dataclasses.MISSING` where it has none."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -16,6 +16,7 @@ FLOORS = (
     {"cli"},
     {"training"},
     {"evaluation"},
+    {"api"},
     {"captioning"},
     {"retrieval"},
     {"jobs", "requests"},

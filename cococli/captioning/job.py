@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import interrupts
 from ..checkpoints.store import ModelFiles
+from ..engines.base import Engine
 from ..engines.choice import Choice, resolve
 from ..jobs import (
     Summary,
@@ -50,10 +52,13 @@ class CaptionJob:
     choice: Choice
     incomplete: bool  # some arguments matched nothing
 
-    def run(self, reporter: Reporter = SILENT) -> Summary:
+    def run(self, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
         """Caption what earlier runs did not; outputs hold what is done, however it ends.
 
         Each record goes to `reporter.record` once it is written.
+
+        Args:
+            engine: The loaded model; by default it is loaded unless everything is done already.
 
         Raises:
             UsageError: The journal belongs to another run, or an output is a file that coca did not write.
@@ -70,7 +75,7 @@ class CaptionJob:
                     for outcome in run.in_order():
                         reporter.record(outcome)
             if todo:
-                captioner = self._load(reporter)
+                captioner = self._captioner(engine or load_engine(self.model, self.choice, reporter))
                 summary.incomplete |= not caption_tasks(run, captioner, self.settings, spent, reporter)
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
@@ -84,14 +89,14 @@ class CaptionJob:
 
     def estimate(self, videos: Sequence[str], reporter: Reporter = SILENT) -> float:
         """Caption videos without writing anything; return the seconds that one takes."""
-        captioner = self._load(reporter)
+        captioner = self._captioner(load_engine(self.model, self.choice, reporter))
         for _ in range(2):  # the first time compiles
             started = time.perf_counter()
             list(caption_videos([Path(video) for video in videos], captioner, self.settings))
         return (time.perf_counter() - started) / len(videos)
 
-    def _load(self, reporter: Reporter) -> Captioner:
-        request, engine = self.request, load_engine(self.model, self.choice, reporter)
+    def _captioner(self, engine: Engine[Any]) -> Captioner:
+        request = self.request
         return Captioner(engine, self.model.name, request.search, request.pool, request.prompt, request.rerank)
 
 

@@ -19,12 +19,12 @@ from cococli.media.clips import ReadRequest, read_clips
 from cococli.media.sampling import Sampling
 from cococli.media.segments import Segments
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def coca():
-    return cococli.load("shapes", frames="multi", num_frames=4, engine="mindspore", method="greedy")
+    return cococli.load("shapes", frames="multi", num_frames=4, engine="torch", precision="fp32", method="greedy")
 
 
 def test_three_lines_caption_a_video(coca) -> None:
@@ -141,7 +141,7 @@ print(cococli.load("shapes", engine="mindspore").caption(clip).text)
 
 def test_another_engine_says_the_same(coca) -> None:
     clip = ROOT / "examples/grows.mp4"
-    other = cococli.load("shapes", frames="multi", num_frames=4, engine="torch", precision="fp32", method="greedy")
+    other = cococli.load("shapes", frames="multi", num_frames=4, engine="mindspore", method="greedy")
     assert other.caption(clip).text == coca.caption(clip).text
     np.testing.assert_allclose(other.embed(clip), coca.embed(clip), atol=1e-5)
 
@@ -184,6 +184,80 @@ def test_errors_name_arguments_as_python_does(arguments: dict, words: str) -> No
     with pytest.raises(cococli.CocaError, match=words) as caught:
         cococli.load(**arguments)
     assert "--" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_many_files_are_captioned_in_order(coca, tmp_path: Path) -> None:
+    paths = sorted((ROOT / "examples").glob("*.mp4")) * 2
+    assert [one.text for one in coca.caption_many(paths)] == [one.text for one in coca.caption(paths)]
+    assert [type(one) for one in coca.caption_many([tmp_path / "missing.mp4", paths[0]], errors="return")] == [
+        VideoError,
+        cococli.Caption,
+    ]
+    with pytest.raises(VideoError, match=r"missing\.mp4: no such file"):
+        list(coca.caption_many([paths[0], tmp_path / "missing.mp4"]))
+    with pytest.raises(UsageError, match="takes a path or a list of paths, not int"):
+        next(coca.caption_many([3]))
+
+
+def test_run_resumes_and_its_index_is_searched(coca, tmp_path: Path) -> None:
+    clips, index, output = ROOT / "examples", tmp_path / "index", tmp_path / "out.jsonl"
+    heard = Heard()
+    first = coca.run(clips, output, embed=index, reporter=heard)
+    assert (first.total, first.exit_code, len(heard.records)) == (5, 0, 5)
+    assert {record.caption for record in heard.records} == {
+        caption.text for caption in coca.caption_many(clips.glob("*.mp4"))
+    }
+    written = output.read_bytes()
+    again = Heard()
+    coca.run(str(clips), output, embed=index, reporter=again)
+    assert again.records == [] and output.read_bytes() == written
+    best, *_ = coca.search(heard.records[0].caption, index, count=2)
+    assert Path(best.entry.video).samefile(heard.records[0].video)
+    (same,) = coca.search([clips / "grows.mp4"], index, count=1)
+    assert same.entry.video.endswith("grows.mp4") and same.score > 0.999
+
+
+class Heard(cococli.Reporter):
+    """Keeps the records of a run."""
+
+    def __init__(self) -> None:
+        self.records: list[cococli.Record] = []
+
+    def record(self, record: object) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"merge": 3.0}, r"run\(\): 'merge': input should be less than or equal to 1"),
+        ({"batch_size": 0}, "'batch_size'"),
+        ({"nonsense": 1}, r"run\(\) has no argument 'nonsense'"),
+        ({"model": "other"}, "cannot change 'model'"),
+        ({"segments": "x"}, "segments cannot be 'x'"),
+        ({"output": "no/such/folder/out.jsonl"}, "no folder no/such/folder"),
+        ({"output": 3}, "a path or a list of paths, not int"),
+    ],
+    ids=str,
+)
+def test_run_checks_its_options(coca, options: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        coca.run(ROOT / "examples", **options)
+
+
+def test_closed_model_says_so() -> None:
+    with cococli.load("shapes", engine="torch", precision="fp32") as model:
+        assert repr(model) == "<Coca shapes: TorchEngine, frames=middle>"
+    assert repr(model) == "<Coca: closed>"
+    with pytest.raises(UsageError, match="this model was closed"):
+        model.caption(ROOT / "examples/grows.mp4")
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert [name for name in cococli.__all__ if not hasattr(cococli, name)] == []
+    assert set(cococli.__all__) <= set(dir(cococli))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        cococli.nonsense  # noqa: B018
 
 
 def test_hints_are_shown_in_tracebacks() -> None:
