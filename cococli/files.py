@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, Literal, NoReturn
 
+from .errors import CocaError
 from .reporting import Progress
 
 _FATAL = (signal.SIGTERM, signal.SIGHUP)
@@ -173,6 +174,20 @@ def check_regular(path: Path) -> None:
         return
     if not (stat.S_ISFIFO(mode) and re.fullmatch(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+", str(path))):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+@contextmanager
+def io_errors(action: Literal["read", "write"], path: Path) -> Iterator[None]:
+    """Report in one line that a file cannot be read or written.
+
+    Raises:
+        CocaError: An OSError came out of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = "what was written so far is kept" if action == "write" else ""
+        raise CocaError(f"cannot {action} {path}: {os_reason(error)}", hint) from None
 
 
 def lock(file: BinaryIO) -> bool:

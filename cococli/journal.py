@@ -1,4 +1,7 @@
-"""The JSONL output of a run is its journal: a line stands once it is written, and the next run goes on from there."""
+"""Journals: the JSONL file of a run, from which the next run resumes.
+
+A task's lines are appended at once and never changed. The next run keeps those whose key is still the task's.
+"""
 
 import json
 import math
@@ -12,31 +15,32 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from .errors import CocaError, UsageError
-from .files import copy_mode, create_temporary, digest, os_reason, sync_folder
+from . import settings
+from .errors import UsageError
+from .files import copy_mode, create_temporary, digest, io_errors, sync_folder
 from .parsing import parse_json, validate
 
-SYNC_EVERY = 5.0  # seconds of writing that a power failure may cost
+SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
 
 
 @dataclass(frozen=True)
-class Work:
-    """A video of a run, or a text, and what its lines must carry to be taken for this run's."""
+class Task:
+    """One input of a run and the key that identifies its records."""
 
-    name: str  # the video's path, or `text_name` of a text
-    key: str  # of the file as it is now and the options that change what its lines say
+    name: str  # path of a file, or `text_name` of a text
+    key: str  # records with another key are recomputed
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that nothing could be made of, and why."""
+    """An input that failed, and why."""
 
     video: str
     error: str
-    transient: bool = False  # the machine's fault rather than the video's: the next run tries again
+    transient: bool = False  # caused by the state of the machine rather than by the file: the next run retries it
 
     def to_json(self, key: str = "") -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         fields = {"video": self.video, "status": "error", "error": self.error}
         return dump(fields | ({"transient": True} if self.transient else {}) | ({"key": key} if key else {}))
 
@@ -52,7 +56,7 @@ def failure_from_json(fields: dict[str, Any]) -> Failure:
 
 
 class Record(Protocol):
-    """What one line tells."""
+    """Anything that is written as one line."""
 
     def to_json(self, key: str = "") -> str: ...
 
@@ -61,53 +65,87 @@ R = TypeVar("R", bound=Record)
 
 
 def text_name(text: str) -> str:
-    """The name of a text among works, which no path can have."""
+    """Return the name of a text among tasks, which no path can have."""
     return f"\0{text}"
 
 
 def text_of(name: str) -> str | None:
-    """The text of a work; None: it is a video."""
+    """Return the text of a task; None for a file."""
     return name[1:] if name.startswith("\0") else None
 
 
-def key_of(path: Path, options: str) -> str:
-    """What changes when the records of a video do: its size, its time of change, and the options.
+def file_tasks(paths: Iterable[Path], *options: object) -> list[Task]:
+    """Return a task for each file.
 
     Args:
-        options: Everything else that decides what the records say.
+        options: Everything besides the file that affects its records. See `fingerprint`.
     """
+    return [Task(str(path), fingerprint(*options, file=path)) for path in paths]
+
+
+def text_tasks(texts: Iterable[str], *options: str) -> list[Task]:
+    """Return a task for each text.
+
+    Args:
+        options: Everything besides the text that affects its record.
+    """
+    return [Task(text_name(text), " ".join(("text", *options))) for text in texts]
+
+
+def fingerprint(*options: object, file: Path | None = None) -> str:
+    """Hash options, and the size and modification time of a file, into 16 hex digits.
+
+    Runs, caches and evaluations resume by it, so what it returns for the same options must not change: options are
+    hashed by their `repr`, which includes the names of dataclasses and of their fields.
+
+    Args:
+        options: Strings, numbers, dataclasses and collections of them. A single one is hashed without its tuple.
+    """
+    described = repr(options[0] if len(options) == 1 else options)
+    return digest(described if file is None else f"{_status(file)}\n{described}")
+
+
+def cache_path(*outputs: str, suffix: str) -> Path:
+    """Return the path in the cache of a journal or index, for a run whose outputs cannot be resumed from.
+
+    Args:
+        outputs: What the run writes, and whatever else the journal must not share with another run.
+    """
+    return settings.home() / "journals" / (digest("\n".join(outputs)) + suffix)
+
+
+def _status(path: Path) -> str:
     try:
         status = path.stat()
-        file = f"{status.st_size} {status.st_mtime_ns}"
     except (OSError, ValueError):
-        file = "missing"
-    return digest(f"{file}\n{options}")
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class Journal(Generic[R]):
-    """An open journal. `open_journal` makes one."""
+    """An open journal, from `open_journal`."""
 
     def __init__(self, path: Path, file: FileIO, reused: Mapping[str, list[R]], lines: list[dict[str, Any]]) -> None:
         self.path = path
-        self.reused = reused  # the records of each work of this run that need not be made again
-        self.lines = lines  # all that it held when it was opened, those of other runs included
+        self.reused = reused  # records of this run's tasks that need not be recomputed
+        self.lines = lines  # all lines at the time of opening, those of other runs included
         self._file = file
         self._synced = time.monotonic()
 
-    def append(self, work: Work, records: Iterable[R]) -> None:
-        """Write all records of a work at once, and bring them to the disk unless that was done a moment ago.
+    def append(self, task: Task, records: Iterable[R]) -> None:
+        """Write all records of a task in one go, and flush them to disk every `SYNC_EVERY` seconds.
 
         Raises:
-            CocaError: the disk is full or gone; what was written before stays.
+            CocaError: The disk is full or gone; earlier records are kept.
         """
-        with told(self.path):
-            write_all(self._file, "".join(f"{record.to_json(work.key)}\n" for record in records).encode())
+        with io_errors("write", self.path):
+            write_all(self._file, "".join(f"{record.to_json(task.key)}\n" for record in records).encode())
             if time.monotonic() - self._synced >= SYNC_EVERY:
                 self.sync()
 
     def sync(self) -> None:
-        """Bring what was written to the disk, so that it survives a power failure."""
-        with suppress(OSError):  # a file system that cannot
+        """Flush the journal to disk, so that it survives a power failure."""
+        with suppress(OSError):  # not every file system can
             os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
@@ -115,34 +153,35 @@ class Journal(Generic[R]):
 @contextmanager
 def open_journal(
     path: Path,
-    works: Iterable[Work],
+    tasks: Iterable[Task],
     parse: Callable[[dict[str, Any]], R],
     overwrite: bool = False,
     retry_failed: bool = False,
 ) -> Iterator[Journal[R]]:
-    """Open the output of a run, new or left by an earlier one, and hold it against other runs.
+    """Open the journal of a run, new or left by an earlier run, and lock it against other runs.
 
-    What an earlier run wrote of these works is kept where file and options are the same, else dropped; what it wrote
-    of others is kept. A last line that was not written to its end is dropped.
+    Lines of these tasks are kept if their key is the task's and they are complete, lines of other tasks always. An
+    incomplete last line is dropped.
 
     Args:
-        works: Those of this run.
-        parse: Reads a record from the fields of its line. A KeyError, TypeError, ValueError or OverflowError says that
-            it was written by another version and must be made again, a UsageError that it is damaged.
-        overwrite: Drop everything.
-        retry_failed: Drop the failures among these works.
+        tasks: Inputs of this run.
+        parse: Reads a record from the fields of its line. A KeyError, TypeError, ValueError or OverflowError means that
+            another version wrote it, so that it is recomputed; a UsageError means that it is damaged.
+        overwrite: Drop all lines.
+        retry_failed: Drop the failures of these tasks.
 
     Raises:
-        UsageError: it holds something else than records, or another run writes to it.
-        CocaError: it cannot be read or written.
+        UsageError: The file is not a journal, or another run writes to it.
+        CocaError: It cannot be read or written.
     """
-    with told(path):
-        file = _held(path)
+    with io_errors("write", path):
+        file = _lock(path)
     try:
-        with told(path):
+        with io_errors("read", path):
             lines = [] if overwrite else _lines(path, file)
-            kept, reused = _sorted_out(path, lines, works, parse, retry_failed)
-            file = _rewritten(path, file, [line.text for line in kept])
+        kept, reused = _split(path, lines, tasks, parse, retry_failed)
+        with io_errors("write", path):
+            file = _rewrite(path, file, [line.text for line in kept])
         journal = Journal(path, file, reused, [line.fields for line in kept])
         try:
             yield journal
@@ -152,27 +191,27 @@ def open_journal(
         file.close()
 
 
-def look(
-    path: Path, works: Iterable[Work], parse: Callable[[dict[str, Any]], R], retry_failed: bool = False
+def preview_journal(
+    path: Path, tasks: Iterable[Task], parse: Callable[[dict[str, Any]], R], retry_failed: bool = False
 ) -> dict[str, list[R]]:
-    """What `open_journal` would reuse, with nothing changed.
+    """Return what `open_journal` would reuse, without changing anything.
 
     Raises:
-        UsageError, CocaError: as from `open_journal`.
+        UsageError, CocaError: As from `open_journal`.
     """
-    with told(path):
+    with io_errors("read", path):
         if not path.exists():
             return {}
         _require_regular(path)
         with FileIO(path) as file:
             lines = _lines(path, file)
-    return _sorted_out(path, lines, works, parse, retry_failed)[1]
+    return _split(path, lines, tasks, parse, retry_failed)[1]
 
 
 @dataclass(frozen=True)
 class _Line:
-    number: int  # the first is 1
-    text: bytes  # with its end
+    number: int  # from 1
+    text: bytes  # with its line break
     fields: dict[str, Any]
 
     @property
@@ -180,8 +219,8 @@ class _Line:
         return self.fields["video"] if "video" in self.fields else text_name(self.fields["text"])
 
 
-def _held(path: Path) -> FileIO:
-    """The open file, made if need be, with a lock on it that goes with the process."""
+def _lock(path: Path) -> FileIO:
+    """Open or create a file and lock it. The lock ends with the process."""
     import fcntl
 
     _require_regular(path)
@@ -191,24 +230,24 @@ def _held(path: Path) -> FileIO:
     except BlockingIOError:
         file.close()
         raise UsageError(f"another run writes to {path}", "wait for it, or name another file with -o") from None
-    except OSError:  # a file system without locks
+    except OSError:  # not every file system has locks
         return file
-    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # another run has just put a new one there
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # another run has just replaced it
         file.close()
-        return _held(path)
+        return _lock(path)
     return file
 
 
 def _require_regular(path: Path) -> None:
-    """Refuse a pipe, which would be read for ever, and other devices."""
+    """Refuse pipes and devices, of which reading may never end."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         raise UsageError(f"{path} is not a file", "name another file with -o")
 
 
 def _lines(path: Path, file: FileIO) -> list[_Line]:
     file.seek(0)
-    *whole, _torn = file.readall().split(b"\n")  # what stands after the last line end was not written to its end
-    return [_Line(number, text + b"\n", _fields(path, number, text)) for number, text in enumerate(whole, start=1)]
+    *complete, _incomplete = file.readall().split(b"\n")
+    return [_Line(number, text + b"\n", _fields(path, number, text)) for number, text in enumerate(complete, start=1)]
 
 
 def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
@@ -223,11 +262,11 @@ def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
 _HINT = "correct or delete that line, name another file, or --overwrite this one"
 
 
-def _sorted_out(
-    path: Path, lines: list[_Line], works: Iterable[Work], parse: Callable[[dict[str, Any]], R], retry_failed: bool
+def _split(
+    path: Path, lines: list[_Line], tasks: Iterable[Task], parse: Callable[[dict[str, Any]], R], retry_failed: bool
 ) -> tuple[list[_Line], dict[str, list[R]]]:
-    """The lines to keep, and the records of this run among them."""
-    keys = {work.name: work.key for work in works}
+    """Return the lines to keep, and the records of this run's tasks among them."""
+    keys = {task.name: task.key for task in tasks}
     by_name: dict[str, list[_Line]] = {}
     for line in lines:
         by_name.setdefault(line.name, []).append(line)
@@ -242,31 +281,31 @@ def _sorted_out(
 def _reusable(
     path: Path, lines: list[_Line], key: str, parse: Callable[[dict[str, Any]], R], retry_failed: bool
 ) -> list[R]:
-    """The records of a work, if they are all there and were made of the same with the same options."""
+    """Return the records of a task if all of them are there and have its key, else none."""
     if any(line.fields.get("key") != key for line in lines):
         return []
     first = lines[0].fields
     if first["status"] != "ok" and (retry_failed or first.get("transient") or len(lines) > 1):
         return []
     try:
-        records = [_parsed(path, line, parse) for line in lines]
-    except (KeyError, TypeError, ValueError, OverflowError):  # of another version
+        records = [_parse(path, line, parse) for line in lines]
+    except (KeyError, TypeError, ValueError, OverflowError):  # another version wrote it
         return []
     return records if len(records) == first.get("segments", 1) else []
 
 
-def _parsed(path: Path, line: _Line, parse: Callable[[dict[str, Any]], R]) -> R:
+def _parse(path: Path, line: _Line, parse: Callable[[dict[str, Any]], R]) -> R:
     try:
         return parse(line.fields)
     except UsageError as error:
         raise UsageError(f"line {line.number} of {path}: {error.message}", _HINT) from None
 
 
-def _rewritten(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
-    """The journal with only these lines, in one step, and still held. A link stays one."""
+def _rewrite(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
+    """Reduce a locked file to some of its lines, all or nothing; return it still locked. A link stays a link."""
     size = sum(map(len, kept))
     file.seek(0)
-    if file.read(size) == b"".join(kept):  # the usual case: at most a torn line is to be cut off
+    if file.read(size) == b"".join(kept):  # the usual case: there is at most an incomplete line to cut off
         file.truncate(size)
         return file
     place = Path(os.path.realpath(path))
@@ -286,31 +325,22 @@ def _rewritten(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
 
 
 def write_all(file: FileIO, data: bytes) -> None:
-    """A raw file may take only part of the data when the disk fills; asking again tells why."""
+    """Write all data to a raw file, which may take only part of it at a time, as when the disk fills up."""
     while data:
         data = data[file.write(data) :]
 
 
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Tell in one line that a file cannot be written, or read."""
-    try:
-        yield
-    except OSError as error:
-        raise CocaError(f"cannot write {path}: {os_reason(error)}", "what was written so far is kept") from None
-
-
 def dump(fields: dict[str, Any]) -> str:
-    """One line of JSON."""
+    """Return one line of JSON."""
     # A lone surrogate cannot be written as UTF-8; spelled \udcXX it is JSON's own escape and reads back the same.
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def rounded(value: float, digits: int) -> float | None:
-    """None for a number that JSON cannot write."""
+    """Round a number for JSON; None if it is not finite, which JSON cannot express."""
     return round(float(value), digits) if math.isfinite(value) else None
 
 
 def number(value: float | None) -> float:
-    """What `rounded` wrote."""
+    """Read a number that `rounded` wrote."""
     return math.nan if value is None else float(value)

@@ -68,9 +68,9 @@ class CaptionJob:
         started, spent = time.perf_counter(), Spent()
         with open_run(self.plan) as run:
             todo = run.todo
-            summary = Summary(len(run.works), incomplete=self.incomplete)
-            if before := len(run.works) - len(todo):
-                reporter.note(f"{before} of {len(run.works)} files already captioned (use --overwrite to redo them)")
+            summary = Summary(len(run.tasks), incomplete=self.incomplete)
+            if before := len(run.tasks) - len(todo):
+                reporter.note(f"{before} of {len(run.tasks)} files already captioned (use --overwrite to redo them)")
                 if STDOUT in self.plan.outputs:
                     for outcome in run.in_order():
                         reporter.record(outcome)
@@ -85,7 +85,7 @@ class CaptionJob:
     def preview(self) -> Iterator[tuple[str, bool]]:
         """Yield the name of each input and whether it is done already, without changing anything."""
         run = preview(self.plan)
-        return ((task.name, run.is_done(task)) for task in run.works)
+        return ((task.name, run.is_done(task)) for task in run.tasks)
 
     def estimate(self, videos: Sequence[str], reporter: Reporter = SILENT) -> float:
         """Caption videos without writing anything; return the seconds that one takes."""
@@ -125,10 +125,11 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     read = ReadRequest(sampling, segments, model.config.vision.image_size, preprocess=model.config.preprocess)
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
-    key = (*identity, request.min_score, *precision_key(options.precision)), asdict(request.search), sampling, segments
+    precision = precision_key(options.precision)
+    key = (*identity, request.min_score, *precision), asdict(request.search), sampling, segments
     plan = Plan(
         videos,
-        options=repr(key),
+        options=key,
         outputs=outputs,
         beside=request.beside,
         subtitles=f".{request.subtitles}",

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import settings
 from ..errors import CocaError
-from ..files import digest
-from ..journal import Failure, Journal, Work, key_of, look, open_journal, told
+from ..files import io_errors
+from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journal, preview_journal
 from ..overwrite import find_foreign, refuse_foreign
 from ..retrieval.entries import Entry
-from ..retrieval.index import About, IndexWriter, index_files, indexed, open_index
+from ..retrieval.index import About, IndexWriter, index_files, open_index, preview_index
 from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
 from .names import beside, mirrored
 from .outputs import STDOUT, is_folder
@@ -28,7 +27,7 @@ class Plan:
 
     Attributes:
         videos: In the order of the records.
-        options: All that decides what the records of a video say, besides the video.
+        options: Everything besides the video that affects its records. See `journal.fingerprint`.
         outputs: Files by their suffix, folders for subtitles, and `-` for stdout, checked by `outputs.check_outputs`.
         beside: Subtitles go beside each video, too.
         subtitles: Suffix of the subtitles in folders and beside videos.
@@ -37,7 +36,7 @@ class Plan:
     """
 
     videos: Sequence[Path]
-    options: str
+    options: tuple[object, ...]
     outputs: tuple[str, ...] = ()
     beside: bool = False
     subtitles: str = ".srt"
@@ -61,9 +60,7 @@ class Plan:
         places = [str(Path(output).absolute()) for output in self.outputs if output != STDOUT]
         if self.beside:
             places += ["beside", *(str(folder.absolute()) for folder in self.folders)]
-        if not places:
-            return None
-        return _journals() / (digest("\n".join(places)) + ".jsonl")
+        return cache_path(*places, suffix=".jsonl") if places else None
 
     @cached_property
     def subtitle_files(self) -> list[dict[Path, Path]]:
@@ -88,21 +85,21 @@ class Run:
     """A run under way. `open_run` makes one."""
 
     plan: Plan
-    works: list[Work]
+    tasks: list[Task]
     journal: Journal[Outcome] | None
     outcomes: dict[str, list[Outcome]]  # of each video, as far as there are any
     index: IndexWriter | None = None
-    indexed: Mapping[str, object] | None = None  # the works that the index had before; None: there is no index
+    indexed: Mapping[str, object] | None = None  # the tasks that the index had before; None: there is no index
 
     @property
-    def todo(self) -> list[Work]:
+    def todo(self) -> list[Task]:
         """The videos that have no records yet, or no embeddings where these are wanted."""
-        return [work for work in self.works if not self.is_done(work)]
+        return [task for task in self.tasks if not self.is_done(task)]
 
-    def is_done(self, work: Work) -> bool:
-        return work.name in self.outcomes and (self.indexed is None or work.name in self.indexed)
+    def is_done(self, task: Task) -> bool:
+        return task.name in self.outcomes and (self.indexed is None or task.name in self.indexed)
 
-    def take(self, work: Work, outcomes: list[Outcome], embeddings: np.ndarray) -> list[Failure]:
+    def take(self, task: Task, outcomes: list[Outcome], embeddings: np.ndarray) -> list[Failure]:
         """Keep what became of a video; returns what of it could not be written.
 
         Args:
@@ -111,11 +108,11 @@ class Run:
         Raises:
             CocaError: the journal or the index cannot be written.
         """
-        if self.index and work.name not in self.index.reused:
-            self.index.append(work, [_entry(outcome) for outcome in outcomes], embeddings)
-        if self.journal and work.name not in self.journal.reused:
-            self.journal.append(work, outcomes)
-        self.outcomes[work.name] = outcomes
+        if self.index and task.name not in self.index.reused:
+            self.index.append(task, [_entry(outcome) for outcome in outcomes], embeddings)
+        if self.journal and task.name not in self.journal.reused:
+            self.journal.append(task, outcomes)
+        self.outcomes[task.name] = outcomes
         places = self.plan.subtitle_files
         return [failure for names in places for failure in write_subtitles(names, outcomes, self.plan.style)]
 
@@ -135,7 +132,7 @@ class Run:
 
     def in_order(self) -> Iterator[Outcome]:
         """All records, video by video."""
-        return (outcome for work in self.works for outcome in self.outcomes.get(work.name, ()))
+        return (outcome for task in self.tasks for outcome in self.outcomes.get(task.name, ()))
 
 
 @contextmanager
@@ -146,20 +143,20 @@ def open_run(plan: Plan) -> Iterator[Run]:
         UsageError: the journal is another run's, or no journal, or an output is a file that coca did not write.
         CocaError: an output cannot be written.
     """
-    works = _works(plan)
+    tasks = file_tasks(plan.videos, *plan.options)
     _refuse_foreign(plan)
     with ExitStack() as stack:
-        index = stack.enter_context(_open_index(plan, works)) if plan.index else None
+        index = stack.enter_context(_open_index(plan, tasks)) if plan.index else None
         before = index.reused if index else None
         if plan.journal is None:
-            yield Run(plan, works, None, {}, index, before)
+            yield Run(plan, tasks, None, {}, index, before)
             return
-        if plan.journal.parent == _journals():
-            with told(plan.journal):
-                _journals().mkdir(parents=True, exist_ok=True)
-        opened = open_journal(plan.journal, works, from_json, plan.overwrite, plan.retry_failed)
+        if plan.journal not in plan.files:
+            with io_errors("write", plan.journal):
+                plan.journal.parent.mkdir(parents=True, exist_ok=True)
+        opened = open_journal(plan.journal, tasks, from_json, plan.overwrite, plan.retry_failed)
         journal = stack.enter_context(opened)
-        run = Run(plan, works, journal, dict(journal.reused), index, before)
+        run = Run(plan, tasks, journal, dict(journal.reused), index, before)
         try:
             yield run
         finally:
@@ -177,16 +174,20 @@ def preview(plan: Plan) -> Run:
 
 
 def _look(plan: Plan) -> Run:
-    works = _works(plan)
-    reused = {} if plan.overwrite or not plan.journal else look(plan.journal, works, from_json, plan.retry_failed)
-    before = {} if plan.overwrite or not plan.index else indexed(plan.index[0], works, plan.retry_failed)
-    return Run(plan, works, None, reused, None, before if plan.index else None)
+    tasks = file_tasks(plan.videos, *plan.options)
+    reused: Mapping[str, list[Outcome]] = {}
+    before: Mapping[str, object] = {}
+    if plan.journal and not plan.overwrite:
+        reused = preview_journal(plan.journal, tasks, from_json, plan.retry_failed)
+    if plan.index and not plan.overwrite:
+        before = preview_index(plan.index[0], tasks, plan.retry_failed)
+    return Run(plan, tasks, None, dict(reused), None, before if plan.index else None)
 
 
-def _open_index(plan: Plan, works: list[Work]) -> AbstractContextManager[IndexWriter]:
+def _open_index(plan: Plan, tasks: list[Task]) -> AbstractContextManager[IndexWriter]:
     assert plan.index
     folder, about, dimension = plan.index
-    return open_index(folder, about, dimension, works, None, plan.overwrite, plan.retry_failed)
+    return open_index(folder, about, dimension, tasks, None, plan.overwrite, plan.retry_failed)
 
 
 def _entry(outcome: Outcome) -> Entry | Failure:
@@ -194,10 +195,6 @@ def _entry(outcome: Outcome) -> Entry | Failure:
     if isinstance(outcome, Failure):
         return outcome
     return Entry(-1, outcome.video, outcome.start, outcome.end, outcome.frames, outcome.segments, text=outcome.caption)
-
-
-def _works(plan: Plan) -> list[Work]:
-    return [Work(str(path), key_of(path, plan.options)) for path in plan.videos]
 
 
 def _refuse_foreign(plan: Plan) -> None:
@@ -214,7 +211,7 @@ def _refuse_foreign(plan: Plan) -> None:
     if plan.overwrite or not (foreign := find_foreign([*tables, *subtitles])):
         return
     run = _look(plan)
-    done = {work.name for work in run.works if run.is_done(work)}
+    done = {task.name for task in run.tasks if run.is_done(task)}
     for path in foreign:
         if path in subtitles:
             harmless = subtitles[path] in done
@@ -222,8 +219,3 @@ def _refuse_foreign(plan: Plan) -> None:
             harmless = path.read_bytes() == content(path, run.in_order(), plan.template, plan.style)
         if not harmless:
             refuse_foreign(path)
-
-
-def _journals() -> Path:
-    """Folder of the journals of runs that write no JSONL."""
-    return settings.home() / "journals"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import console, interrupts
-from ..journal import Failure, Work
+from ..journal import Failure, Task
 from ..overwrite import refuse_foreign
 from . import options
-from .running import embed_works, tell_as_wanted, warn_before_start
+from .running import embed_tasks, tell_as_wanted, warn_before_start
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -87,7 +87,7 @@ def embed(
         report_failures,
         warn_of_embeddings,
     )
-    from ..journal import key_of, text_name
+    from ..journal import file_tasks, text_tasks
     from ..media.clips import ReadRequest
     from ..media.flow import Reading
     from ..media.sampling import Sampling
@@ -119,32 +119,31 @@ def embed(
     protect_files(outputs.written, read, files, log_file, reporter)
     warn_before_start(context, problems)
     warn_of_embeddings(files.name, reporter)
-    said = repr((files.identity, pool, sampling, spans, *precision_key(precision)))
-    works = [Work(str(path), key_of(path, said)) for path in videos]
-    works += [Work(text_name(text), " ".join(("text", *precision_key(precision)))) for text in lines]
+    key = precision_key(precision)
+    tasks = file_tasks(videos, files.identity, pool, sampling, spans, *key) + text_tasks(lines, *key)
     request = ReadRequest(sampling, spans, files.config.vision.image_size, preprocess=files.config.preprocess)
     reading = Reading(request, batch_size, timeout)
 
     with (
         nullcontext(outputs.index) if outputs.index else temporary_folder() as folder,
-        open_index(folder, about, files.config.embed_dim, works, dtype, overwrite, retry_failed) as index,
+        open_index(folder, about, files.config.embed_dim, tasks, dtype, overwrite, retry_failed) as index,
     ):
-        todo = [work for work in works if work.name not in index.reused]
-        if before := len(works) - len(todo):
-            console.note(f"{before} of {len(works)} were embedded before; --overwrite makes them again")
+        todo = [task for task in tasks if task.name not in index.reused]
+        if before := len(tasks) - len(todo):
+            console.note(f"{before} of {len(tasks)} were embedded before; --overwrite makes them again")
         failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
         try:
             if todo:
-                failed += embed_works(index, todo, load_engine(files, choice, reporter), pool, reading, reporter)
+                failed += embed_tasks(index, todo, load_engine(files, choice, reporter), pool, reading, reporter)
         finally:
-            _write(outputs, index.folder, works)
+            _write(outputs, index.folder, tasks)
     if interrupts.came():
         raise KeyboardInterrupt
     if report_failures((failure.error for failure in failed), reporter) or problems:
         raise typer.Exit(1)
 
 
-def _write(outputs: "Outputs", folder: Path, works: Sequence[Work]) -> None:
+def _write(outputs: "Outputs", folder: Path, tasks: Sequence[Task]) -> None:
     """Write the outputs besides the index."""
     from ..retrieval.formats import json_lines, write
     from ..retrieval.index import Index
@@ -152,7 +151,7 @@ def _write(outputs: "Outputs", folder: Path, works: Sequence[Work]) -> None:
     if not outputs.files and not outputs.stdout:
         return
     index = Index(folder)
-    entries = index.entries(work.name for work in works)
+    entries = index.entries(task.name for task in tasks)
     vectors = index.vectors[[entry.row for entry in entries]]
     for path in outputs.files:
         write(path, entries, vectors, index.about)

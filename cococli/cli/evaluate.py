@@ -1,6 +1,5 @@
 """`coca evaluate`: how well a model, or captions, tell what people tell."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +11,13 @@ import typer
 
 from .. import console, interrupts
 from ..errors import CocaError, UsageError
-from ..journal import Failure, Work, key_of, text_name
+from ..journal import Failure, file_tasks, fingerprint, text_name, text_tasks
 from ..overwrite import write_output
 from ..parsing import read_json
 from ..settings import home
 from . import options
 from .completion import complete_from
-from .running import embed_works, warn_before_start
+from .running import embed_tasks, warn_before_start
 
 if TYPE_CHECKING:
     from ..checkpoints.store import ModelFiles
@@ -208,7 +207,7 @@ def evaluate(
         "precision": choice.precision,
     }
     folder = output or _in_cache(files.identity, asdict(asked), about, data, *bits)
-    report = output or folder / _digest(settings)
+    report = output or folder / fingerprint(settings)
     read = [Path(templates), *filter(None, (data, karpathy, class_names)), *(_read(dataset, named) if output else ())]
     _check_output(report, settings, read, files, overwrite)
     task = _Task(files, choice, asked, about, reading, folder, bits, lost, overwrite)
@@ -311,11 +310,7 @@ def _check_output(
 
 def _in_cache(*said: object) -> Path:
     """A folder of the cache that a run goes on from."""
-    return home() / "evaluations" / _digest(said)
-
-
-def _digest(said: object) -> str:
-    return hashlib.sha256(repr(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return home() / "evaluations" / fingerprint(*said)
 
 
 def _whole(path: Path) -> str:
@@ -403,10 +398,9 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     from ..media.flow import Spent
 
     reporter = console.ConsoleReporter()
-    said = repr((task.files.identity, asdict(task.search), task.about, *task.bits))
     plan = Plan(
         paths,
-        options=said,
+        options=(task.files.identity, asdict(task.search), task.about, *task.bits),
         outputs=(str(task.folder / CAPTIONS),),
         overwrite=task.overwrite,
         index=(task.index, task.about, task.files.config.embed_dim) if embed else None,
@@ -429,14 +423,13 @@ def _embed(task: _Task, paths: Sequence[Path], texts: Sequence[str] = ()) -> set
     from ..retrieval.index import open_index
 
     reporter = console.ConsoleReporter()
-    said = repr((task.files.identity, task.about, *task.bits))
-    works = [Work(str(path), key_of(path, said)) for path in paths]
-    works += [Work(text_name(text), " ".join(("text", *task.bits))) for text in dict.fromkeys(texts)]
-    with open_index(task.index, task.about, task.files.config.embed_dim, works) as index:
+    tasks = file_tasks(paths, task.files.identity, task.about, *task.bits)
+    tasks += text_tasks(dict.fromkeys(texts), *task.bits)
+    with open_index(task.index, task.about, task.files.config.embed_dim, tasks) as index:
         failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
-        if todo := [work for work in works if work.name not in index.reused]:
+        if todo := [each for each in tasks if each.name not in index.reused]:
             engine = load_engine(task.files, task.choice, reporter)
-            failures = embed_works(index, todo, engine, task.about.pool, task.reading, reporter)
+            failures = embed_tasks(index, todo, engine, task.about.pool, task.reading, reporter)
             failed |= {failure.video for failure in failures}
     _stop_if_interrupted()
     return failed

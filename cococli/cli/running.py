@@ -9,7 +9,7 @@ import typer
 
 from .. import console, interrupts
 from ..errors import CocaError
-from ..journal import Failure, Work
+from ..journal import Failure, Task
 from ..overwrite import check_log
 from .command import warn_of_flags
 
@@ -36,9 +36,9 @@ def warn_before_start(context: typer.Context, problems: Sequence[CocaError] = ()
         console.warning(f"{problem.message}; {problem.hint}")
 
 
-def embed_works(
+def embed_tasks(
     index: "IndexWriter",
-    todo: Sequence[Work],
+    todo: Sequence[Task],
     engine: "Engine[Any]",
     pool: str,
     reading: "Reading",
@@ -50,15 +50,15 @@ def embed_works(
     from ..media.flow import Spent
     from ..retrieval.embedding import embed_texts, embed_videos
 
-    videos = [work for work in todo if text_of(work.name) is None]
-    texts = [work for work in todo if text_of(work.name) is not None]
+    videos = [task for task in todo if text_of(task.name) is None]
+    texts = [task for task in todo if text_of(task.name) is not None]
     failed, spent, started = [], Spent(), time.perf_counter()
 
     def stopping() -> bool:
         return reporter.stop_requested
 
     with reporter.progress("embedding", len(todo), done="embedded", on_stop="finishing the batch") as progress:
-        for embedded in embed_videos([Path(work.name) for work in videos], engine, pool, reading, stopping, spent):
+        for embedded in embed_videos([Path(task.name) for task in videos], engine, pool, reading, stopping, spent):
             with interrupts.held():  # what is written is counted
                 index.append(videos[embedded.place], embedded.entries, embedded.vectors)
                 failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
@@ -66,7 +66,7 @@ def embed_works(
                     reporter.warning(f"{failure.video}: {failure.error}")
                 failed += failures
                 progress.advance(ok=not failures)
-        for place, entry, vector in embed_texts([text_of(work.name) or "" for work in texts], engine, stopping):
+        for place, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, stopping):
             with interrupts.held():
                 index.append(texts[place], [entry], vector)
                 progress.advance()

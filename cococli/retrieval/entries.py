@@ -22,7 +22,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """That of its work, see `journal.Work`."""
+        """That of its task, see `journal.Task`."""
         return self.video or text_name(self.text)
 
     def fields(self) -> dict[str, Any]:

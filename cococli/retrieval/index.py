@@ -20,8 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UsageError
-from ..files import check_regular, write_atomically
-from ..journal import Failure, Journal, Work, look, open_journal, text_of, told
+from ..files import check_regular, io_errors, write_atomically
+from ..journal import Failure, Journal, Task, open_journal, preview_journal, text_of
 from ..media.sampling import Frames, Sampling
 from ..parsing import parse_json, read_errors, read_json, validate
 from . import approximate
@@ -95,11 +95,11 @@ class Index:
         return videos
 
     def rows_of(self, names: Iterable[str]) -> list[int]:
-        """Return the row of each work by its name, the last one where it has several."""
+        """Return the row of each task by its name, the last one where it has several."""
         return [self._row_of[_kept_name(self.paths, name)] for name in names]
 
     def entries(self, names: Iterable[str]) -> list[Entry]:
-        """The entries of these works, in this order, those of a video in the order of time."""
+        """The entries of these tasks, in this order, those of a video in the order of time."""
         found: dict[str, list[Entry]] = {name: [] for name in names}
         name_of = {_kept_name(self.paths, name): name for name in found}
         for entry in map(self._kept, self.rows.tolist()):
@@ -140,16 +140,16 @@ class IndexWriter:
     """An index under way. `open_index` makes one."""
 
     def __init__(
-        self, folder: Path, journal: Journal[Entry | Failure], vectors: VectorFile, paths: Paths, works: Sequence[Work]
+        self, folder: Path, journal: Journal[Entry | Failure], vectors: VectorFile, paths: Paths, tasks: Sequence[Task]
     ) -> None:
         self.folder = folder
-        self.reused = _reused(paths, works, journal.reused)  # entries of each work that need not be made again
+        self.reused = _reused(paths, tasks, journal.reused)  # entries of each task that need not be made again
         self._journal, self._vectors, self._paths, self._written_before = journal, vectors, paths, vectors.count
         named = _used_rows(folder / ENTRIES, journal.lines)  # some past the end, where a power cut took vectors
         self._free = (row for row in count() if row not in named)
 
-    def append(self, work: Work, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
-        """Write all entries of a work with their vectors, at rows that it finds for them.
+    def append(self, task: Task, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
+        """Write all entries of a task with their vectors, at rows that it finds for them.
 
         Args:
             entries: K entries, or the one failure.
@@ -159,14 +159,14 @@ class IndexWriter:
             CocaError: the disk is full or gone; what was written before stays.
         """
         rows = list(islice(self._free, len(vectors)))
-        with told(self.folder / VECTORS):
+        with io_errors("write", self.folder / VECTORS):
             if rows and rows[0] < self._written_before:  # what was made of the vectors there is of others now
                 (self.folder / approximate.NAME).unlink(missing_ok=True)
             self._vectors.write(rows, vectors)
         row = iter(rows)
         placed = [replace(entry, row=next(row)) if isinstance(entry, Entry) else entry for entry in entries]
-        name = _kept_name(self._paths, work.name)
-        self._journal.append(Work(name, work.key), [_renamed(entry, name) for entry in placed])
+        name = _kept_name(self._paths, task.name)
+        self._journal.append(Task(name, task.key), [_renamed(entry, name) for entry in placed])
 
 
 @contextmanager
@@ -174,21 +174,21 @@ def open_index(
     folder: Path,
     about: About,
     dimension: int,
-    works: Sequence[Work],
+    tasks: Sequence[Task],
     dtype: str | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
 ) -> Iterator[IndexWriter]:
     """Open an index, new or left by an earlier run, to add to it, and hold it against other runs.
 
-    Entries of these works are kept where file and options are the same and their vector is whole; else they are
-    dropped. Those of other works stay.
+    Entries of these tasks are kept where file and options are the same and their vector is whole; else they are
+    dropped. Those of other tasks stay.
 
     Args:
         dimension: D of its vectors.
         dtype: `float32` or `float16`. None: as the index is, or else float32.
         overwrite: Drop everything.
-        retry_failed: Drop the failures among these works.
+        retry_failed: Drop the failures among these tasks.
 
     Raises:
         UsageError: it is no index, another model's, of another dtype, or another run writes to it.
@@ -196,15 +196,15 @@ def open_index(
     """
     check_index(folder, about, dtype, overwrite)
     path = folder / VECTORS
-    with told(folder):
+    with io_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / ABOUT).exists():
             _write_about(folder, about)
     if not overwrite:
         about = replace(about, version=read_about(folder).version)
     paths = _paths(folder, about)
-    with open_journal(folder / ENTRIES, _kept_works(paths, works), _parser(path), overwrite, retry_failed) as journal:
-        with told(folder):
+    with open_journal(folder / ENTRIES, _kept_tasks(paths, tasks), _parser(path), overwrite, retry_failed) as journal:
+        with io_errors("write", folder):
             if overwrite or not path.exists():
                 (folder / approximate.NAME).unlink(missing_ok=True)
                 create(path, dimension, dtype or "float32")
@@ -214,13 +214,13 @@ def open_index(
             if vectors.dimension != dimension:
                 what = f"holds vectors of {vectors.dimension} numbers, not {dimension}"
                 raise UsageError(f"{path} {what}", "--overwrite makes the index anew")
-            yield IndexWriter(folder, journal, vectors, paths, works)
+            yield IndexWriter(folder, journal, vectors, paths, tasks)
         finally:
             vectors.close()
 
 
-def indexed(folder: Path, works: Sequence[Work], retry_failed: bool = False) -> dict[str, list[Entry | Failure]]:
-    """The entries that `open_index` would keep of these works, with nothing changed.
+def preview_index(folder: Path, tasks: Sequence[Task], retry_failed: bool = False) -> dict[str, list[Entry | Failure]]:
+    """The entries that `open_index` would keep of these tasks, with nothing changed.
 
     Raises:
         UsageError: it is no index.
@@ -229,7 +229,7 @@ def indexed(folder: Path, works: Sequence[Work], retry_failed: bool = False) -> 
         return {}
     paths = _paths(folder, read_about(folder))
     parser = _parser(folder / VECTORS)
-    return _reused(paths, works, look(folder / ENTRIES, _kept_works(paths, works), parser, retry_failed))
+    return _reused(paths, tasks, preview_journal(folder / ENTRIES, _kept_tasks(paths, tasks), parser, retry_failed))
 
 
 def index_files(folder: Path) -> list[Path]:
@@ -244,7 +244,7 @@ def check_index(folder: Path, about: About, dtype: str | None = None, overwrite:
         UsageError: it is no index, another model's, or of another dtype.
         CocaError: it cannot be read.
     """
-    with told(folder):
+    with io_errors("read", folder):
         if not _is_index(folder) or overwrite:
             return
         check_model(folder, read_about(folder), about)
@@ -325,12 +325,12 @@ def _paths(folder: Path, about: About) -> Paths:
 
 
 def _kept_name(paths: Paths, name: str) -> str:
-    """Return the name of a work as entries have it."""
+    """Return the name of a task as entries have it."""
     return paths.keep(name) if text_of(name) is None else name
 
 
-def _kept_works(paths: Paths, works: Sequence[Work]) -> list[Work]:
-    return [Work(_kept_name(paths, work.name), work.key) for work in works]
+def _kept_tasks(paths: Paths, tasks: Sequence[Task]) -> list[Task]:
+    return [Task(_kept_name(paths, task.name), task.key) for task in tasks]
 
 
 def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
@@ -338,10 +338,10 @@ def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
 
 
 def _reused(
-    paths: Paths, works: Sequence[Work], kept: Mapping[str, list[Entry | Failure]]
+    paths: Paths, tasks: Sequence[Task], kept: Mapping[str, list[Entry | Failure]]
 ) -> dict[str, list[Entry | Failure]]:
-    """Return the entries that a journal keeps under the names of the works."""
-    named = ((work.name, kept.get(_kept_name(paths, work.name))) for work in works)
+    """Return the entries that a journal keeps under the names of the tasks."""
+    named = ((task.name, kept.get(_kept_name(paths, task.name))) for task in tasks)
     return {name: [_renamed(entry, name) for entry in entries] for name, entries in named if entries}
 
 

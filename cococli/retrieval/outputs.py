@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import settings
 from ..errors import UsageError
-from ..files import digest
+from ..journal import cache_path
 from .formats import SUFFIXES, load_pyarrow
 from .index import index_files
 
@@ -47,7 +46,9 @@ def parse_outputs(outputs: Sequence[str], made_with: str) -> Outputs:
         raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
     for path in files:
         _check(path)
-    index = folders[0] if folders else _in_cache(files, made_with) if files else None
+    index = folders[0] if folders else None
+    if files and not folders:
+        index = cache_path(made_with, *map(os.path.realpath, files), suffix=".index")
     return Outputs(index, files, STDOUT in outputs)
 
 
@@ -66,9 +67,3 @@ def _check(path: Path) -> None:
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {path}: {folder} is no folder that can be written to")
-
-
-def _in_cache(files: Sequence[Path], made_with: str) -> Path:
-    """An index that a run goes on from which writes files only."""
-    told = "\n".join([made_with, *map(os.path.realpath, files)])
-    return settings.home() / "journals" / f"{digest(told)}.index"

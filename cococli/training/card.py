@@ -7,8 +7,7 @@ from typing import Any
 from .. import __version__
 from ..catalog import MODELS
 from ..checkpoints.runs import RUN
-from ..files import write_atomically
-from ..journal import told
+from ..files import io_errors, write_atomically
 from .folder import CARD, PLOT, RunFolder, flattened
 
 METRICS = ("CIDEr", "BLEU", "METEOR", "ROUGE", "SPICE", "recall", "accuracy")  # to be found in the names of scores
@@ -31,7 +30,7 @@ def write_card(run: RunFolder, base: str, data: Mapping[str, Any], settings: Map
     drawn = (run.path / PLOT).exists()
     text = model_card(run.name, base, step, scores, data, settings, drawn)
     path = run.path / CARD
-    with told(path), write_atomically(path) as (file,):
+    with io_errors("write", path), write_atomically(path) as (file,):
         file.write(text.encode("utf-8", "backslashreplace"))
 
 

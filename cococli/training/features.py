@@ -19,8 +19,7 @@ from .. import settings
 from ..catalog import CLIP, CocaConfig, Preprocess
 from ..checkpoints.locks import acquire
 from ..errors import CocaError, UsageError, VideoError
-from ..files import check_space, digest, format_size, os_reason
-from ..journal import told
+from ..files import check_space, digest, format_size, io_errors, os_reason
 from ..media.clips import ReadRequest
 from ..media.flow import AtOnce, Reading, compute_videos
 from ..media.reading import open_file, reason
@@ -104,7 +103,7 @@ def prepare(
         report_unreadable(path, why, strict, reporter)
 
     contents = [_content(path, failed) for path in files]
-    with told(tower.folder):
+    with io_errors("write", tower.folder):
         tower.folder.mkdir(parents=True, exist_ok=True)
     with _locked(tower.folder / "lock", reporter), closing(_Store(tower)) as store:
         found = dict(zip(contents, files, strict=True))
@@ -145,7 +144,7 @@ class _Store:
             CocaError: The folder cannot be written.
         """
         self._path = tower.folder / ROWS
-        with told(self._path):
+        with io_errors("write", self._path):
             self._vectors = _open_rows(tower)
             self._contents = (tower.folder / CONTENTS).open("a+b")
             self._contents.seek(0)
@@ -165,7 +164,7 @@ class _Store:
 
     def _write(self) -> None:
         rows = range(self._count, self._count + len(self._pending))
-        with told(self._path):
+        with io_errors("write", self._path):
             self._vectors.write(rows, np.stack([*self._pending.values()]))
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -244,7 +243,7 @@ def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
     from filelock import FileLock
 
     lock = FileLock(path)
-    with told(path):
+    with io_errors("write", path):
         acquire(lock, lambda: reporter.note("waiting for another run that encodes files with this tower"))
     try:
         yield

@@ -34,8 +34,8 @@ from ..checkpoints.locks import free, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS
 from ..checkpoints.runs import RUN, run_folder, run_steps
 from ..errors import CocaError, ModelError, UsageError
-from ..files import check_space, hash_file, undisturbed, unwinding_on_sigterm, write_atomically
-from ..journal import dump, told, write_all
+from ..files import check_space, hash_file, io_errors, undisturbed, unwinding_on_sigterm, write_atomically
+from ..journal import dump, write_all
 from ..parsing import parse_json, read_json, validate
 
 KEEP = 2  # checkpoints, the newest
@@ -105,7 +105,7 @@ class RunFolder:
             CocaError: the disk is full.
         """
         path = self.path / METRICS
-        with told(path), path.open("ab", buffering=0) as file:
+        with io_errors("write", path), path.open("ab", buffering=0) as file:
             write_all(file, f"{dump(_plain(record))}\n".encode())
 
     def records(self) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ class RunFolder:
             UsageError: a line of the metrics was changed to something else.
         """
         path, lines = self.path / METRICS, self._lines()
-        with told(path):
+        with io_errors("write", path):
             aside = {later: _set_aside(self._place(later)) for later in run_steps(self.path) if later > step}
             with write_atomically(path) as (file,):
                 file.writelines(line for record, line in lines if record["step"] <= step)
@@ -168,7 +168,7 @@ class RunFolder:
             CocaError: the disk is full; the best one before stays.
         """
         best, source = self.path / "best", self._place(step)
-        with told(best), unwinding_on_sigterm(), self._hidden() as part:
+        with io_errors("write", best), unwinding_on_sigterm(), self._hidden() as part:
             for name in (WEIGHTS, CONFIG, _PROGRESS):
                 _link(source / name, part / name)
             _sync(part)

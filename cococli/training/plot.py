@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import settings
-from ..files import write_atomically
-from ..journal import told
+from ..files import io_errors, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +69,7 @@ def draw(records: Records, file: Path, best: int | None = None) -> str:
         if curves:
             _draw_scores(panels[1], curves, best)
         panels[-1].set_xlabel("step")
-        with told(file), write_atomically(file) as (opened,):
+        with io_errors("write", file), write_atomically(file) as (opened,):
             figure.savefig(opened, format="png")
     return ""
 

@@ -7,7 +7,7 @@ from time import time, time_ns
 from typing import Any
 
 from ..errors import UsageError
-from ..journal import told
+from ..files import io_errors
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -40,11 +40,11 @@ def open_events(folder: Path, after: int = 0) -> Iterator[Log]:
         if "samples" in record:
             parts.append(text("held-out/captions", _table(record["samples"])))
         values = [value for part in parts for value in part.value]
-        with told(folder):
+        with io_errors("write", folder):
             writer.write_event(Event(step=record["step"], wall_time=time(), summary=Summary(value=values)))
             writer.flush()
 
-    with told(folder):
+    with io_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
         writer = EventsWriter(str(folder / "events"), f".{time_ns()}")  # its own names are the same within a second
         writer.write_event(Event(step=after + 1, wall_time=time(), session_log=SessionLog(status=SessionLog.START)))

@@ -31,7 +31,7 @@ def planned(tmp_path: Path) -> Planned:
         places = tuple(
             output if output == "-" else str(tmp_path / output) + "/" * output.endswith("/") for output in outputs
         )
-        return Plan(videos, **{"options": "beams 6", "outputs": places} | options)
+        return Plan(videos, **{"options": ("beams 6",), "outputs": places} | options)
 
     return plan
 
@@ -44,9 +44,9 @@ def work_off(plan: Plan, most: int = 99, segments: int = 1) -> list[str]:
     """Do what is to be done, but no more than so much; the names of what was done."""
     done = []
     with open_run(plan) as run:
-        for work in run.todo[:most]:
-            assert run.take(work, said(work.name, segments), VECTORS[:segments]) == []
-            done.append(Path(work.name).stem)
+        for task in run.todo[:most]:
+            assert run.take(task, said(task.name, segments), VECTORS[:segments]) == []
+            done.append(Path(task.name).stem)
     return done
 
 
@@ -159,7 +159,7 @@ def test_failures_are_not_tried_again_unasked(planned: Planned) -> None:
     with open_run(planned("out.jsonl")) as run:
         run.take(run.todo[0], [Failure(run.todo[0].name, "no video stream")], VECTORS[:0])
     assert work_off(planned("out.jsonl"), most=0) == []
-    assert [Path(work.name).stem for work in preview(planned("out.jsonl")).todo] == ["b", "c"]
+    assert [Path(task.name).stem for task in preview(planned("out.jsonl")).todo] == ["b", "c"]
     assert work_off(planned("out.jsonl", retry_failed=True)) == ["a", "b", "c"]
 
 
@@ -168,8 +168,8 @@ def test_a_preview_changes_nothing(planned: Planned, tmp_path: Path, home: Path)
     with (tmp_path / "out.jsonl").open("a") as file:
         file.write('{"torn')
     before = (tmp_path / "out.jsonl").read_bytes()
-    assert [Path(work.name).stem for work in preview(planned("out.jsonl")).todo] == ["c"]
-    assert [Path(work.name).stem for work in preview(planned("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
+    assert [Path(task.name).stem for task in preview(planned("out.jsonl")).todo] == ["c"]
+    assert [Path(task.name).stem for task in preview(planned("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
     assert len(preview(planned("out.csv")).todo) == 3
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert not (home / "journals").exists()
@@ -215,7 +215,7 @@ def test_what_is_missing_in_one_of_the_two_is_made_again_and_doubled_in_none(
     kept = (tmp_path / "out.jsonl").read_text()
     for path in [tmp_path / "out.jsonl"] if lost == "out.jsonl" else list((tmp_path / "index").iterdir()):
         path.unlink()
-    assert [Path(work.name).stem for work in preview(indexed("out.jsonl")).todo] == ["a", "b", "c"]
+    assert [Path(task.name).stem for task in preview(indexed("out.jsonl")).todo] == ["a", "b", "c"]
     assert work_off(indexed("out.jsonl"), most=1, segments=2) == ["a"]
     assert work_off(indexed("out.jsonl"), segments=2) == ["b", "c"]
     assert in_index(tmp_path) == TWICE
@@ -251,8 +251,8 @@ def test_failures_stand_in_the_index_and_are_tried_again_when_wanted(indexed: Pl
 def test_a_preview_says_what_the_index_lacks_and_changes_nothing(indexed: Planned, planned: Planned) -> None:
     work_off(planned("out.jsonl"))
     work_off(indexed("out.jsonl"), most=2)
-    assert [Path(work.name).stem for work in preview(indexed("out.jsonl")).todo] == ["c"]
-    assert [Path(work.name).stem for work in preview(indexed("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
+    assert [Path(task.name).stem for task in preview(indexed("out.jsonl")).todo] == ["c"]
+    assert [Path(task.name).stem for task in preview(indexed("out.jsonl", overwrite=True)).todo] == ["a", "b", "c"]
 
 
 def test_overwriting_makes_the_index_anew(indexed: Planned, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cococli.errors import UsageError
 from cococli.evaluation.captions import score_captions
 from cococli.evaluation.model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
 from cococli.evaluation.report import Report
-from cococli.journal import Work, text_name
+from cococli.journal import Task, text_name
 from cococli.retrieval.entries import Entry
 from cococli.retrieval.index import About, Index, open_index
 from cococli.tokenizer import decode, encode
@@ -110,11 +110,11 @@ def test_reports_are_joined_part_by_part() -> None:
 
 
 def test_vectors_are_those_of_the_works_in_the_order_asked_for(tmp_path: Path) -> None:
-    works = [Work("b.jpg", ""), Work(text_name("a"), ""), Work("a.jpg", "")]
+    tasks = [Task("b.jpg", ""), Task(text_name("a"), ""), Task("a.jpg", "")]
     entries = [Entry(-1, "b.jpg"), Entry(-1, text="a"), Entry(-1, "a.jpg")]
-    with open_index(tmp_path / "index", About("shapes", ""), 3, works, "float16") as writer:
-        for i, (work, entry) in enumerate(zip(works, entries, strict=True)):
-            writer.append(work, [entry], np.eye(3, dtype=np.float32)[i : i + 1])
+    with open_index(tmp_path / "index", About("shapes", ""), 3, tasks, "float16") as writer:
+        for i, (task, entry) in enumerate(zip(tasks, entries, strict=True)):
+            writer.append(task, [entry], np.eye(3, dtype=np.float32)[i : i + 1])
     names = ["a.jpg", text_name("a"), "a.jpg", "b.jpg"]
     vectors = vectors_of(Index(tmp_path / "index"), names)
     assert vectors.dtype == np.float32

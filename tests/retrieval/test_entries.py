@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.journal import Failure, Work, text_of
+from cococli.journal import Failure, Task, text_of
 from cococli.retrieval.entries import Entry, from_json
 
 seconds = st.integers(0, 10**9).map(lambda milliseconds: milliseconds / 1000)
@@ -51,7 +51,7 @@ def test_a_text_is_never_taken_for_a_video_of_that_name() -> None:
     text, video = Entry(0, text="cat.jpg"), Entry(1, "cat.jpg")
     assert text.name != video.name
     assert (text_of(text.name), text_of(video.name)) == ("cat.jpg", None)
-    assert Work(video.name, "k").name == "cat.jpg"
+    assert Task(video.name, "k").name == "cat.jpg"
 
 
 @pytest.mark.parametrize(

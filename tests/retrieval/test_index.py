@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cococli.errors import CocaError, UsageError
-from cococli.journal import Failure, Work, text_name, text_of
+from cococli.journal import Failure, Task, text_name, text_of
 from cococli.retrieval.entries import Entry
-from cococli.retrieval.index import About, Index, check_index, indexed, open_index
+from cococli.retrieval.index import About, Index, check_index, open_index, preview_index
 from cococli.retrieval.paths import find_below
 
 ABOUT = About("shapes", "identity 1")
@@ -31,36 +31,36 @@ MENDS = "coca embed with the same paths mends it; --overwrite makes it anew"
 Content = dict[str, list[tuple[float, bytes]]]
 
 
-def works(*names: str, key: str = "k1") -> list[Work]:
-    return [Work(name, key) for name in names]
+def tasks(*names: str, key: str = "k1") -> list[Task]:
+    return [Task(name, key) for name in names]
 
 
-A, B, C = works("a.mp4", "b.mp4", text_name("a dog")), works("d.mp4", "e.mp4"), works("f.mp4", "g.mp4")
+A, B, C = tasks("a.mp4", "b.mp4", text_name("a dog")), tasks("d.mp4", "e.mp4"), tasks("f.mp4", "g.mp4")
 
 
-def vectors_of(work: Work, segments: int, dtype: str = "float32") -> np.ndarray:
+def vectors_of(task: Task, segments: int, dtype: str = "float32") -> np.ndarray:
     """Of their own for each name and key."""
-    seed = zlib.crc32(f"{work.name}{work.key}".encode())
+    seed = zlib.crc32(f"{task.name}{task.key}".encode())
     vectors = np.random.default_rng(seed).normal(size=(segments, DIMENSION)).astype(np.float32)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
 
 
-def entries_of(work: Work, segments: int) -> list[Entry]:
-    text = text_of(work.name)
+def entries_of(task: Task, segments: int) -> list[Entry]:
+    text = text_of(task.name)
     if text is not None:
         return [Entry(-1, text=text)]
-    return [Entry(-1, work.name, float(i), i + 1.0, (i + 0.5,), segments) for i in range(segments)]
+    return [Entry(-1, task.name, float(i), i + 1.0, (i + 0.5,), segments) for i in range(segments)]
 
 
-def fill(folder: Path, works: Sequence[Work], segments: int = 2, about: About = ABOUT, **options: object) -> list[str]:
+def fill(folder: Path, tasks: Sequence[Task], segments: int = 2, about: About = ABOUT, **options: object) -> list[str]:
     """Embed what is not there yet; the names of what was made."""
     made = []
-    with open_index(folder, about, DIMENSION, works, **options) as index:
-        for work in works:
-            if work.name not in index.reused:
-                entries = entries_of(work, segments)
-                index.append(work, entries, vectors_of(work, len(entries)))
-                made.append(work.name)
+    with open_index(folder, about, DIMENSION, tasks, **options) as index:
+        for task in tasks:
+            if task.name not in index.reused:
+                entries = entries_of(task, segments)
+                index.append(task, entries, vectors_of(task, len(entries)))
+                made.append(task.name)
     return made
 
 
@@ -82,14 +82,14 @@ def plainly(folder: Path) -> Content:
     return {name: sorted(own) for name, own in sorted(found.items())}
 
 
-def expected(works: Iterable[Work], segments: int = 2, dtype: str = "float32") -> Content:
-    told = {work: entries_of(work, segments) for work in works}
+def expected(tasks: Iterable[Task], segments: int = 2, dtype: str = "float32") -> Content:
+    told = {task: entries_of(task, segments) for task in tasks}
     return {
-        work.name: [
+        task.name: [
             (entry.start, vector.tobytes())
-            for entry, vector in zip(entries, vectors_of(work, len(entries), dtype), strict=True)
+            for entry, vector in zip(entries, vectors_of(task, len(entries), dtype), strict=True)
         ]
-        for work, entries in sorted(told.items(), key=lambda item: item[0].name)
+        for task, entries in sorted(told.items(), key=lambda item: item[0].name)
     }
 
 
@@ -103,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_put_in_comes_out(folder: Path) -> None:
-    assert fill(folder, A) == [work.name for work in A]
+    assert fill(folder, A) == [task.name for task in A]
     assert content(folder) == plainly(folder) == expected(A)
     assert Index(folder).about == ABOUT
     assert json.loads((folder / "index.json").read_text())["coca_index"] == 2
@@ -115,8 +115,8 @@ def test_what_is_there_is_not_made_again_and_more_is_added(folder: Path) -> None
     before = snapshot(folder)
     assert fill(folder, A) == []
     assert snapshot(folder) == before
-    assert fill(folder, [*A, *B]) == [work.name for work in B]
-    assert fill(folder, C) == [work.name for work in C]
+    assert fill(folder, [*A, *B]) == [task.name for task in B]
+    assert fill(folder, C) == [task.name for task in C]
     assert content(folder) == plainly(folder) == expected([*A, *B, *C])
 
 
@@ -140,15 +140,15 @@ def test_an_index_of_nothing_is_whole(folder: Path) -> None:
 def test_any_reader_loads_it_between_appends(folder: Path) -> None:
     done = []
     with open_index(folder, ABOUT, DIMENSION, A) as index:
-        for work in A:
-            entries = entries_of(work, 3)
-            index.append(work, entries, vectors_of(work, len(entries)))
-            done.append(work)
+        for task in A:
+            entries = entries_of(task, 3)
+            index.append(task, entries, vectors_of(task, len(entries)))
+            done.append(task)
             assert content(folder) == plainly(folder) == expected(done, 3)
 
 
 def test_a_reader_beside_a_run_sees_vectors_for_all_entries(folder: Path) -> None:
-    many = works(*map(str, range(200)))
+    many = tasks(*map(str, range(200)))
     whole = expected(many)
     fill(folder, [])
     run = threading.Thread(target=fill, args=(folder, many))
@@ -204,7 +204,7 @@ def test_wherever_a_run_broke_off_the_next_one_completes_the_same_index(
     survivors = [json.loads(line) for line in (folder / "entries.jsonl").read_text().split("\n")[:-1]]
     fill(folder, [*A, *C])  # others' vectors may be lost, but nobody gets their rows
     kept = [json.loads(line) for line in (folder / "entries.jsonl").read_text().splitlines()]
-    theirs = {work.name for work in B}
+    theirs = {task.name for task in B}
     assert [line for line in kept if Path(line.get("video", "")).name in theirs] == [
         line for line in survivors if Path(line.get("video", "")).name in theirs
     ]
@@ -270,7 +270,7 @@ def test_a_full_disk_leaves_a_whole_index_and_the_next_run_goes_on(folder: Path)
         "what was written so far is kept",
     )
     assert content(folder) == plainly(folder) == expected(A[:1])
-    assert fill(folder, A) == [work.name for work in A[1:]]
+    assert fill(folder, A) == [task.name for task in A[1:]]
     assert content(folder) == plainly(folder) == expected(A)
 
 
@@ -279,7 +279,7 @@ def test_a_full_disk_leaves_a_whole_index_and_the_next_run_goes_on(folder: Path)
 
 def test_a_changed_file_is_embedded_again_in_its_old_rows(folder: Path) -> None:
     fill(folder, [*A, *B])
-    size, changed = (folder / "vectors.npy").stat().st_size, works("b.mp4", key="changed")
+    size, changed = (folder / "vectors.npy").stat().st_size, tasks("b.mp4", key="changed")
     assert fill(folder, changed) == ["b.mp4"]
     assert content(folder) == plainly(folder) == expected([A[0], *changed, A[2], *B])
     assert (folder / "vectors.npy").stat().st_size == size
@@ -287,11 +287,11 @@ def test_a_changed_file_is_embedded_again_in_its_old_rows(folder: Path) -> None:
 
 def test_a_file_with_fewer_segments_than_before_leaves_rows_to_others(folder: Path) -> None:
     fill(folder, B, segments=3)
-    fill(folder, works("d.mp4", key="shorter"), segments=1)
+    fill(folder, tasks("d.mp4", key="shorter"), segments=1)
     size = (folder / "vectors.npy").stat().st_size
-    fill(folder, works("x.mp4"), segments=2)
+    fill(folder, tasks("x.mp4"), segments=2)
     assert (folder / "vectors.npy").stat().st_size == size
-    wanted = expected(B, 3) | expected(works("d.mp4", key="shorter"), 1) | expected(works("x.mp4"), 2)
+    wanted = expected(B, 3) | expected(tasks("d.mp4", key="shorter"), 1) | expected(tasks("x.mp4"), 2)
     assert content(folder) == plainly(folder) == wanted
 
 
@@ -299,8 +299,8 @@ def test_failures_are_kept_unless_they_are_to_be_tried_again(folder: Path) -> No
     with open_index(folder, ABOUT, DIMENSION, A) as index:
         index.append(A[0], [Failure("a.mp4", "no video stream")], np.zeros((0, 0), np.float32))
     assert content(folder) == {}
-    assert indexed(folder, A) == {"a.mp4": [Failure("a.mp4", "no video stream")]}
-    assert indexed(folder, A, retry_failed=True) == {}
+    assert preview_index(folder, A) == {"a.mp4": [Failure("a.mp4", "no video stream")]}
+    assert preview_index(folder, A, retry_failed=True) == {}
     assert fill(folder, A) == [A[1].name, A[2].name]
     assert content(folder) == expected(A[1:])
     assert fill(folder, A, retry_failed=True) == ["a.mp4"]
@@ -309,19 +309,19 @@ def test_failures_are_kept_unless_they_are_to_be_tried_again(folder: Path) -> No
 
 def test_overwriting_drops_everything_whatever_there_was(folder: Path) -> None:
     fill(folder, A, about=OTHER, dtype="float16")
-    assert fill(folder, B, overwrite=True) == [work.name for work in B]
+    assert fill(folder, B, overwrite=True) == [task.name for task in B]
     assert content(folder) == plainly(folder) == expected(B)
     assert Index(folder).about == ABOUT
 
 
 def test_looking_changes_nothing(folder: Path) -> None:
-    assert indexed(folder, A) == {}
+    assert preview_index(folder, A) == {}
     check_index(folder, ABOUT)
     assert not folder.exists()
     fill(folder, A)
     os.truncate(folder / "vectors.npy", HEADER + 3 * DIMENSION * 4 + 1)
     before = snapshot(folder)
-    assert list(indexed(folder, A)) == ["a.mp4"]
+    assert list(preview_index(folder, A)) == ["a.mp4"]
     assert snapshot(folder) == before
 
 
@@ -331,7 +331,7 @@ def test_halves_stay_halves(folder: Path) -> None:
     fill(folder, C, dtype="float16")
     assert content(folder) == plainly(folder) == expected([*A, *B, *C], dtype="float16")
     assert Index(folder).vectors.dtype == np.float16
-    fill(folder, works("a.mp4", key="changed"))
+    fill(folder, tasks("a.mp4", key="changed"))
     assert Index(folder).vectors.dtype == np.float16
 
 
@@ -366,7 +366,7 @@ def test_the_index_of_another_model_is_refused_and_kept(folder: Path, asked: Abo
         "vectors of two models cannot be compared: name another folder",
     )
     assert snapshot(folder) == before
-    assert fill(folder, B, about=asked, overwrite=True) == [work.name for work in B]
+    assert fill(folder, B, about=asked, overwrite=True) == [task.name for task in B]
     assert content(folder) == expected(B)
     assert Index(folder).about == asked
 
@@ -417,7 +417,7 @@ def test_two_runs_on_one_index_refuse_each_other(folder: Path) -> None:
         for overwrite in (False, True):
             assert refused(fill, folder, A, overwrite=overwrite)[0] == (f"another run writes to {folder}/entries.jsonl")
         index.append(A[0], entries_of(A[0], 2), vectors_of(A[0], 2))
-    assert fill(folder, A) == [work.name for work in A[1:]]
+    assert fill(folder, A) == [task.name for task in A[1:]]
 
 
 @pytest.mark.usefixtures("as_nobody")
@@ -426,7 +426,8 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
         tmp_path.chmod(mode)
         with pytest.raises(CocaError) as caught:
             fill(tmp_path / "index", A)
-        assert caught.value.message == f"cannot write {tmp_path}/index: Permission denied"
+        doing = "write" if mode else "read"
+        assert caught.value.message == f"cannot {doing} {tmp_path}/index: Permission denied"
     assert refused(Index, tmp_path / "index")[0] == f"{tmp_path}/index is no index"
 
 
@@ -610,7 +611,7 @@ def test_an_index_moves_with_its_videos(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "old/videos").mkdir(parents=True)
     (tmp_path / "old/videos/a.mp4").touch()
     monkeypatch.chdir(tmp_path / "old")
-    fill(Path("index"), works("videos/a.mp4"))
+    fill(Path("index"), tasks("videos/a.mp4"))
     assert Index(Path("index")).entry(0).video == "videos/a.mp4"
     (tmp_path / "old").rename(tmp_path / "new")
     for here, folder, video in (
@@ -623,14 +624,14 @@ def test_an_index_moves_with_its_videos(tmp_path: Path, monkeypatch: pytest.Monk
         index = Index(Path(folder))
         assert index.entry(0).video == video
         for spelled in (video, f"{tmp_path}/new/videos/a.mp4", f"{tmp_path}/new/index/../videos/a.mp4"):
-            assert fill(Path(folder), works(spelled)) == []
+            assert fill(Path(folder), tasks(spelled)) == []
             assert [entry.video for entry in index.entries([spelled])] == [spelled] * 2
             assert index.rows_of([spelled]) == [1]
-            assert list(indexed(Path(folder), works(spelled))) == [spelled]
+            assert list(preview_index(Path(folder), tasks(spelled))) == [spelled]
 
 
 def test_videos_that_share_only_the_root_have_absolute_paths(folder: Path) -> None:
-    fill(folder, works("/elsewhere/a.mp4"))
+    fill(folder, tasks("/elsewhere/a.mp4"))
     assert json.loads((folder / "entries.jsonl").read_text().splitlines()[0])["video"] == "/elsewhere/a.mp4"
     assert Index(folder).entry(0).video == "/elsewhere/a.mp4"
 
@@ -642,9 +643,9 @@ def test_links_to_the_index_and_the_videos_are_followed(tmp_path: Path, monkeypa
     (tmp_path / "here/index").symlink_to(tmp_path / "disk/deep/index")
     (tmp_path / "here/videos").symlink_to(tmp_path / "disk/videos")
     monkeypatch.chdir(tmp_path / "here")
-    fill(Path("index"), works("videos/a.mp4"))
+    fill(Path("index"), tasks("videos/a.mp4"))
     assert Index(Path("index")).entry(0).video == "videos/a.mp4"
-    assert fill(tmp_path / "disk/deep/index", works("videos/../videos/a.mp4")) == ["videos/../videos/a.mp4"]
+    assert fill(tmp_path / "disk/deep/index", tasks("videos/../videos/a.mp4")) == ["videos/../videos/a.mp4"]
     assert Index(Path("index")).entry(2).video == f"{tmp_path}/disk/videos/a.mp4"
 
 
@@ -653,14 +654,14 @@ def test_indexes_of_the_first_version_keep_working(tmp_path: Path, monkeypatch: 
     (tmp_path / "a.mp4").touch()
     monkeypatch.chdir(tmp_path)
     fill(Path("index"), [], about=dataclasses.replace(ABOUT, version=1))
-    fill(Path("index"), works("a.mp4"))
+    fill(Path("index"), tasks("a.mp4"))
     assert json.loads(Path("index/index.json").read_text())["coca_index"] == 1
     assert json.loads(Path("index/entries.jsonl").read_text().splitlines()[0])["video"] == "a.mp4"
-    assert fill(Path("index"), works("a.mp4")) == []
+    assert fill(Path("index"), tasks("a.mp4")) == []
     assert Index(Path("index")).entry(0).video == "a.mp4"
     Path("a.mp4").rename("index/a.mp4")
     assert Index(Path("index")).entry(0).video == "index/a.mp4"
-    assert fill(Path("index"), works("a.mp4"), overwrite=True) == ["a.mp4"]
+    assert fill(Path("index"), tasks("a.mp4"), overwrite=True) == ["a.mp4"]
     assert json.loads(Path("index/index.json").read_text())["coca_index"] == 2
 
 
@@ -700,9 +701,9 @@ def test_whatever_is_damaged_nothing_crashes_and_overwriting_mends_it(
 
 
 def test_an_open_index_knows_when_a_run_has_changed_it(folder: Path) -> None:
-    fill(folder, works("a", "b"))
+    fill(folder, tasks("a", "b"))
     index = Index(folder)
     assert not index.has_changed()
-    fill(folder, works("a", "b", "c"))
+    fill(folder, tasks("a", "b", "c"))
     assert index.has_changed()
     assert not Index(folder).has_changed()

@@ -13,7 +13,7 @@ from PIL import Image
 from cococli.checkpoints.store import find_model
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError, UsageError
-from cococli.journal import Work, text_name
+from cococli.journal import Task, text_name
 from cococli.media.clips import ReadRequest
 from cococli.media.flow import Reading
 from cococli.media.sampling import Sampling
@@ -79,12 +79,12 @@ def index(made: Path, tmp_path: Path) -> Index:
 
 
 def fill(folder: Path, engine: MindSporeEngine, paths: Sequence[Path], texts: Sequence[str] = ()) -> None:
-    works = [Work(str(path), "") for path in paths] + [Work(text_name(text), "") for text in texts]
-    with open_index(folder, About("shapes", "same"), engine.config.embed_dim, works) as writer:
+    tasks = [Task(str(path), "") for path in paths] + [Task(text_name(text), "") for text in texts]
+    with open_index(folder, About("shapes", "same"), engine.config.embed_dim, tasks) as writer:
         for embedded in embed_videos(paths, engine, "joint", READING):
-            writer.append(works[embedded.place], embedded.entries, embedded.vectors)
+            writer.append(tasks[embedded.place], embedded.entries, embedded.vectors)
         for place, entry, vector in embed_texts(texts, engine):
-            writer.append(works[len(paths) + place], [entry], vector)
+            writer.append(tasks[len(paths) + place], [entry], vector)
 
 
 def text(what: str, weight: float = 1.0) -> Query:
@@ -116,10 +116,10 @@ def test_a_picture_and_a_video_find_themselves(engine, index: Index, pictures: d
 
 def test_a_query_is_pooled_as_its_index_was(engine, tmp_path: Path) -> None:
     about, request = About("shapes", "same", "multi", 3, "mean"), ReadRequest(Sampling("multi", 3), parse("none"), 64)
-    work = Work(str(CHANGES), "")
-    with open_index(tmp_path / "index", about, engine.config.embed_dim, [work]) as writer:
+    task = Task(str(CHANGES), "")
+    with open_index(tmp_path / "index", about, engine.config.embed_dim, [task]) as writer:
         for embedded in embed_videos([CHANGES], engine, "mean", Reading(request)):
-            writer.append(work, embedded.entries, embedded.vectors)
+            writer.append(task, embedded.entries, embedded.vectors)
     (found,) = Searcher(Index(tmp_path / "index"), engine).search(Query((Part(CHANGES),)))
     assert found.score == pytest.approx(1, abs=1e-5)
 
