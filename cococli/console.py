@@ -1,27 +1,24 @@
-"""The only printer: progress and notes on stderr, results on stdout."""
+"""The only printer: results on stdout; notes, warnings, errors and progress on stderr and in the log file."""
 
 import contextlib
-import io
+import json
 import os
-import select
 import sys
 import time
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from . import interrupts
-from .errors import CocaError, UsageError
-from .reporting import Progress as Stage
-from .reporting import Reporter
-from .settings import debugging
+from . import interrupts, streams
+from .reporting import Progress, Reporter
 
 if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
-    from rich.console import Console, Group
+    from rich.console import Console, RenderableType
     from rich.live import Live
-    from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
 LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
 LEAST_TEXT = 16  # cells of a terminal that a text needs to stand beside its name
@@ -29,75 +26,17 @@ NARROW = 60  # cells of a terminal below which a table that does not fit is prin
 _OVERRIDES = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # classes of bidirectional text
 
 
-class Advance(Protocol):
-    """What to call after each step of a run."""
+@dataclass
+class _State:
+    """Settings of the output, and what is on the screen."""
 
-    def __call__(self, well: bool = True) -> None: ...
-
-
-_bar_on_screen: "Progress | Live | None" = None
-_log: io.FileIO | None = None
-_unlogged: deque[bytes] = deque(maxlen=1000)  # lines from before there was a log
-_as_json = False
-_quiet = False
+    quiet: bool = False
+    json_events: bool = False
+    live: "Live | None" = None
+    stages: list["_Stage"] = field(default_factory=list)  # under way, outermost first
 
 
-def guard_streams() -> None:
-    """Keep stdout for results and stderr for what the program says.
-
-    C++ libraries print to both: decord its complaints, MindSpore a trace when Ctrl-C meets its compiler. That is
-    shown when debugging, on stderr.
-    """
-    for stream in (0, 1, 2):
-        _open_if_closed(stream)
-    results, notes = os.dup(1), os.dup(2)
-    if not debugging():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    os.dup2(2, 1)
-    # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
-    # A buffer would write a line again at exit that Ctrl-C interrupted just after it was written.
-    written = _Results(results, "w")
-    sys.stdout = io.TextIOWrapper(written, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
-    # Unbuffered, as a signal handler may write while a line is being written.
-    sys.stderr = io.TextIOWrapper(_Notes(notes, "w"), "utf-8", "backslashreplace", write_through=True)
-
-
-class _Results(io.FileIO):
-    """stdout. Where it cannot be written, that is one clear error, and Python does not try again at exit.
-
-    Raises:
-        BrokenPipeError: Nobody reads on.
-        CocaError: The disk is full.
-    """
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data)
-        try:
-            while rest:
-                if (count := super().write(rest)) is None:  # the pipe is full, and another process set O_NONBLOCK
-                    select.select([], [self], [])
-                rest = rest[count or 0 :]
-            return len(data)
-        except OSError as problem:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            if isinstance(problem, BrokenPipeError):
-                raise
-            raise CocaError(f"cannot write to stdout: {problem.strerror}", "what was written so far is kept") from None
-
-
-class _Notes(io.FileIO):
-    """stderr. Where it cannot be written, the log says so and the work goes on."""
-
-    _failed = False
-
-    def write(self, data: Any) -> int:
-        try:
-            super().write(data)
-        except OSError as problem:
-            if not self._failed:
-                self._failed = True
-                _to_log(f"warning: cannot write to stderr: {problem.strerror}")
-        return len(data)
+_state = _State()
 
 
 def stdout_is_terminal() -> bool:
@@ -112,7 +51,7 @@ def result(line: str) -> None:
         BrokenPipeError: nobody reads on.
         CocaError: it cannot be written, as when the disk is full.
     """
-    with _bar_hidden():
+    with _live_hidden():
         print(line, flush=True)
 
 
@@ -151,7 +90,7 @@ def row(name: str, text: str, width: int) -> None:
     table.add_column(width=width, style="cyan", no_wrap=True)
     table.add_column()
     table.add_row("" if alone else name, text)
-    with _bar_hidden():
+    with _live_hidden():
         if alone:
             screen.print(name, style="cyan", soft_wrap=True)
         screen.print(table if beside else Padding(text, (0, 0, 0, 2), expand=False))
@@ -201,54 +140,72 @@ def _result_screen(width: int | None = None) -> "Console":
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
-def log_to(path: Path) -> None:
-    """Write what a person is told, and was told before, to this file as well, each line with its time.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    global _log
-    try:
-        if path.is_fifo() or path.is_socket() or path.is_block_device():  # opening or writing it may block forever
-            raise UsageError(f"cannot write {path}: not a regular file")
-        _log = path.open("ab", buffering=0)
-    except OSError as problem:
-        raise UsageError(f"cannot write {path}: {problem.strerror}") from None
-    while _log and _unlogged:
-        _write_log(_unlogged.popleft())
+def be_quiet(quiet: bool = True) -> None:
+    """Hide progress and notes from now on. The log still receives the notes."""
+    _state.quiet = quiet
 
 
 def speak_json() -> None:
-    """From now on, tell a program what a person would be told: a JSON object a line, on stderr."""
-    global _as_json
-    _as_json = True
+    """Print notes, warnings, errors and progress as JSON objects from now on, one per line."""
+    _state.json_events = True
 
 
-def be_quiet(quiet: bool = True) -> None:
-    """From now on, show no progress and no notes. The log has them all the same."""
-    global _quiet
-    _quiet = quiet
+def log_to(path: Path) -> None:
+    """Append notes, warnings and errors to a file, with timestamps, including those printed so far.
+
+    Raises:
+        UsageError: It cannot be opened, or is not a regular file.
+    """
+    with _log_failing():
+        streams.log.open(path)
 
 
 def note(text: str) -> None:
-    """Tell a person something in passing."""
+    """Print something in passing."""
     _say("note", text, style="dim")
 
 
 def warning(text: str) -> None:
-    """Tell of something that went wrong while the rest goes on."""
+    """Print a problem that does not stop the command."""
     _say("warning", text, style="yellow")
 
 
 def error(message: str, hint: str = "") -> None:
-    """Tell why the command stops, and the next step."""
+    """Print why the command stops, and the next step."""
     _say("error", message, style="bold red")
     if hint:
         _say("hint", hint)
 
 
+def _say(kind: str, text: str, style: str = "") -> None:
+    line = text if kind == "note" else f"{kind}: {text}"
+    with _log_failing():
+        streams.log.write(printable(line))
+    if _state.quiet and kind == "note":
+        return
+    if _state.json_events:
+        _emit(event=kind, text=text)
+        return
+    with _live_hidden():
+        screen = _screen()
+        screen.print(printable(line), style=style, soft_wrap=not screen.is_terminal)
+
+
+def _emit(**event: Any) -> None:
+    print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _log_failing() -> Iterator[None]:
+    """Warn if the log cannot be written. It ends there."""
+    try:
+        yield
+    except OSError as problem:
+        warning(f"cannot write {problem.filename}: {problem.strerror}; the log ends here")
+
+
 def cells(text: str) -> int:
-    """How wide a text stands on a terminal."""
+    """Return the width of a text on a terminal."""
     from rich.cells import cell_len
 
     return cell_len(printable(text))
@@ -262,239 +219,12 @@ def printable(text: str) -> str:
 
 
 def _steers(char: str) -> bool:
-    """Whether a character changes how others are shown, beyond what emoji and the scripts of the world need."""
+    """Return whether a character changes how others are shown, beyond what emoji and scripts need."""
     return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in _OVERRIDES
 
 
-@contextlib.contextmanager
-def status(doing: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal that something is under way.
-
-    Yields:
-        A function that shows something else.
-    """
-    if not _animated():
-        yield lambda doing: None
-        return
-    with _screen().status(printable(doing)) as shown:
-        yield lambda doing: shown.update(printable(doing))
-
-
-@contextlib.contextmanager
-def progress(total: int, doing: str, done: str) -> Iterator[Advance]:
-    """Show how far a run is: a bar on a terminal, a plain line now and then elsewhere, and one line at its end.
-
-    Args:
-        total: Steps of the whole run.
-        doing: What the run does, as in "captioning".
-        done: The same when it is over, as in "captioned".
-
-    Yields:
-        A function to call after each step, telling whether it went well.
-    """
-    pace = Pace(total)
-    left = False
-    try:
-        if _as_json and not _quiet:
-            yield _events(pace)
-        elif _animated():
-            with _bar(pace, doing) as advance:
-                yield advance
-        else:
-            yield _lines(pace, done)
-    except BrokenPipeError:  # nobody reads on, as after `| head`
-        left = True
-        raise
-    finally:  # an interrupted run says how far it came, too
-        if pace.done and not left:
-            note(pace.summary(done))
-
-
-@contextlib.contextmanager
-def transfer() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how many bytes are through: bars on a terminal, a plain line now and then elsewhere.
-
-    Yields:
-        A function to call with the stage, the bytes done and the bytes in all.
-    """
-    if not _animated():
-        yield _transfer_lines()
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-        stages: dict[str, TaskID] = {}
-
-        def move(stage: str, done: int, total: int) -> None:
-            if stage not in stages:
-                stages[stage] = bar.add_task(stage, total=total)
-            bar.update(stages[stage], completed=done)
-
-        yield move
-
-
-def _transfer_lines() -> Callable[[str, int, int], None]:
-    said = time.monotonic()
-
-    def move(stage: str, done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= LINE_EVERY:
-            said = time.monotonic()
-            note(f"{stage}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
-
-    return move
-
-
-class Training(Protocol):
-    """What shows how far training is."""
-
-    def move(self, doing: str, done: int, total: int, detail: str) -> None:
-        """Show how far it is, and what it found."""
-
-
-@contextlib.contextmanager
-def training() -> Iterator[Training]:
-    """Show a run that tells something at each step: a bar and a line on a terminal, now and then a line elsewhere."""
-    global _bar_on_screen
-    if not _animated():
-        yield _TrainingLines()
-        return
-    from rich.live import Live
-
-    view = _TrainingView()
-    with Live(
-        get_renderable=view.shown, console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as live:
-        _bar_on_screen = live
-        try:
-            yield view
-        finally:
-            _bar_on_screen = None
-
-
-def _step_columns() -> "tuple[ProgressColumn, ...]":
-    """What a bar of steps shows."""
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
-
-    return (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[left]} left"),
-    )
-
-
-class _TrainingView:
-    """A bar, and below it what the last step found."""
-
-    def __init__(self) -> None:
-        from rich.progress import Progress
-
-        self._progress = Progress(*_step_columns(), console=_screen())
-        # The first step compiles the network; a bar that stands still must say why.
-        self._task = self._progress.add_task("compiling", total=None, rate="", left="-")
-        self._detail = ""
-        self._steps = _Steps()
-
-    def shown(self) -> "Group":
-        from rich.console import Group
-        from rich.text import Text
-
-        return Group(self._progress, Text(self._detail, overflow="ellipsis", no_wrap=True, style="dim"))
-
-    def move(self, doing: str, done: int, total: int, detail: str) -> None:
-        pace = self._steps.pace(doing, done, total)
-        self._detail = printable(detail)
-        self._progress.update(
-            self._task, description=doing, completed=done, total=total, rate=pace.rate, left=pace.left
-        )
-
-
-class _TrainingLines:
-    """The same for who reads lines, or JSON."""
-
-    def __init__(self) -> None:
-        self._steps = _Steps()
-        self._said = time.monotonic()
-
-    def move(self, doing: str, done: int, total: int, detail: str) -> None:
-        pace = self._steps.pace(doing, done, total)
-        if _as_json and not _quiet:
-            _emit({"event": "progress", "stage": doing, "done": done, "total": total, "detail": detail})
-        elif pace.done and time.monotonic() - self._said >= LINE_EVERY and done < total:
-            self._said = time.monotonic()
-            note(f"{doing} {done} of {total} ({pace.rate}, {pace.left} left) {detail}".rstrip())
-
-
-class _Steps:
-    """The pace of a run that may begin in the middle, and in stages."""
-
-    def __init__(self) -> None:
-        self._doing, self._begun = "", 0
-        self._pace = Pace(0)
-
-    def pace(self, doing: str, done: int, total: int) -> "Pace":
-        if doing != self._doing:
-            self._doing, self._begun = doing, done
-            self._pace = Pace(total - done)
-        self._pace.done = done - self._begun
-        return self._pace
-
-
-class Pace:
-    """Steps done, their rate and the time left."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.failed = 0
-        self.started = time.monotonic()
-
-    def advance(self, well: bool = True) -> None:
-        """Count a step."""
-        self.done += 1
-        self.failed += not well
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.started
-
-    @property
-    def rate(self) -> str:
-        """Steps per second, or per minute where that reads better; a dash before the first step."""
-        if not self.done:
-            return "-"
-        per_second = self.done / max(self.elapsed, 1e-6)
-        return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
-
-    @property
-    def left(self) -> str:
-        """The time left; a dash before the first step."""
-        return duration((self.total - self.done) * self.elapsed / self.done) if self.done else "-"
-
-    def line(self, done: str) -> str:
-        """How far the run is."""
-        return f"{done} {self.done} of {self.total} ({self.rate}, {self.left} left)"
-
-    def summary(self, done: str) -> str:
-        """How the run went."""
-        failed = f", {self.failed} failed," if self.failed else ""
-        well = self.done - self.failed
-        return f"{done} {well} of {self.total}{failed} in {duration(self.elapsed)} ({self.rate})"
-
-
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `0.8s`, `42s`, `9m 12s`, `3h 05m`."""
+    """Format seconds for a person: `0.8s`, `42s`, `9m 12s`, `3h 05m`."""
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
@@ -505,124 +235,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-@contextlib.contextmanager
-def _bar(pace: Pace, doing: str) -> Iterator[Advance]:
-    from rich.progress import Progress
-
-    global _bar_on_screen
-    bar = Progress(*_step_columns(), console=_screen(), transient=True, redirect_stdout=False, redirect_stderr=False)
-    # The first step compiles the network; a bar that stands still must say why.
-    task = bar.add_task("compiling", total=pace.total, rate="", left="-")
-
-    def advance(well: bool = True) -> None:
-        pace.advance(well)
-        bar.update(task, description=doing, completed=pace.done, rate=pace.rate, left=pace.left)
-
-    with bar:
-        _bar_on_screen = bar
-        try:
-            yield advance
-        finally:
-            _bar_on_screen = None
-
-
-def _lines(pace: Pace, done: str) -> Advance:
-    last = pace.started
-
-    def advance(well: bool = True) -> None:
-        nonlocal last
-        pace.advance(well)
-        now = time.monotonic()
-        if now - last >= LINE_EVERY and pace.done < pace.total:
-            last = now
-            note(pace.line(done))
-
-    return advance
-
-
-@contextlib.contextmanager
-def _bar_hidden() -> Iterator[None]:
-    """Take the bar off the screen while a line goes out, which may belong to the other stream."""
-    bar = _bar_on_screen
-    if bar is None:
-        yield
-        return
-    bar.stop()
-    try:
-        yield
-    finally:
-        bar.start()
-
-
-def _open_if_closed(stream: int) -> None:
-    """Else the next file that is opened takes the stream's number, and what is printed ends up in it."""
-    try:
-        os.fstat(stream)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-
-
-def _say(kind: str, text: str, style: str = "") -> None:
-    """Tell a person something, and the log."""
-    line = text if kind == "note" else f"{kind}: {text}"
-    _to_log(line)
-    if _quiet and kind == "note":
-        return
-    if _as_json:
-        _emit({"event": kind, "text": text})
-        return
-    with _bar_hidden():
-        _screen().print(printable(line), style=style, soft_wrap=not _screen().is_terminal)
-
-
-def _to_log(line: str) -> None:
-    """Write a line to the log, or keep it until there is one."""
-    text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n".encode("utf-8", "backslashreplace")
-    if _log:
-        _write_log(text)
-    else:
-        _unlogged.append(text)
-
-
-def _write_log(text: bytes) -> None:
-    """Write to the log. Where that fails, a warning says so and the work goes on."""
-    global _log
-    assert _log
-    try:
-        _log.write(text)
-    except OSError as problem:
-        log, _log = _log, None
-        warning(f"cannot write {log.name}: {problem.strerror}; the log ends here")
-
-
-def _emit(event: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(event), file=sys.stderr, flush=True)
-
-
-def _events(pace: Pace) -> Advance:
-    def advance(well: bool = True) -> None:
-        pace.advance(well)
-        counts = {"done": pace.done, "failed": pace.failed, "total": pace.total}
-        _emit({"event": "progress", **counts, "seconds": round(pace.elapsed, 3)})
-
-    return advance
-
-
-def _animated() -> bool:
-    """Whether a person sees what moves."""
-    return not _quiet and not _as_json and _screen().is_terminal
-
-
-def _screen() -> "Console":
-    from rich.console import Console
-
-    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
-
-
 class ConsoleReporter(Reporter):
-    """Shows what is reported on stderr. The first Ctrl-C requests a stop of stages that can end early.
+    """Shows on stderr what is reported. The first Ctrl-C requests a stop of stages that can end early.
 
     Attributes:
         on_checked: Called once the request is known to be valid.
@@ -658,59 +272,210 @@ class ConsoleReporter(Reporter):
         unit: Literal["items", "bytes"] = "items",
         done: str = "",
         on_stop: str = "",
-    ) -> Iterator[Stage]:
+    ) -> Iterator[Progress]:
+        stage = _Stage(description, total, unit, done)
         with contextlib.ExitStack() as stack:
             if on_stop:
                 stack.enter_context(interrupts.patiently(lambda: note(f"{on_stop}; Ctrl-C again stops now")))
-            if unit == "bytes":
-                yield _Bytes(description, total or 0, stack.enter_context(transfer()))
-            elif done:
-                yield _Counted(stack.enter_context(progress(total or 0, description, done)))
-            elif total is None:
-                yield _Described(stack.enter_context(status(description)))
-            else:
-                yield _Detailed(description, total, stack.enter_context(training()))
+            try:
+                with stage.on_screen() if _animated() else contextlib.nullcontext():
+                    yield stage
+            except BrokenPipeError:  # nobody reads on, as after `| head`
+                stage.past = ""
+                raise
+            finally:  # an interrupted run says how far it came, too
+                if stage.past and stage.done:
+                    note(stage.summary())
 
     @property
     def stop_requested(self) -> bool:
         return interrupts.came()
 
 
-class _Bytes(Stage):
-    def __init__(self, description: str, total: int, move: Callable[[str, int, int], None]) -> None:
-        self._description, self._total, self._move = description, total, move
+class _Stage(Progress):
+    """A stage of work: a bar or a spinner on a terminal, elsewhere a line now and then, or a JSON event per step."""
 
-    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
-        self._total = self._total if total is None else total
-        self._move(self._description, done, self._total)
-
-    def describe(self, text: str) -> None:
-        self._description = text
-
-
-class _Counted(Stage):
-    def __init__(self, advance: Advance) -> None:
-        self._advance = advance
+    def __init__(self, description: str, total: int | None, unit: str = "items", past: str = "") -> None:
+        self.description, self.total, self.unit, self.past = description, total, unit, past
+        self.done = self.failed = 0
+        self.detail = ""
+        self._earlier: int | None = None  # done before this process: of no use for the rate
+        self._started = self._printed = time.monotonic()
+        self._show: Callable[[], object] = self._emit if _state.json_events else self._print
+        self._bar: Bar | None = None
 
     def advance(self, ok: bool = True) -> None:
-        self._advance(ok)
-
-
-class _Described(Stage):
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
-
-    def describe(self, text: str) -> None:
-        self._show(text)
-
-
-class _Detailed(Stage):
-    def __init__(self, description: str, total: int, shown: "Training") -> None:
-        self._description, self._total, self._shown = description, total, shown
+        self._earlier = self._earlier or 0
+        self.done += 1
+        self.failed += not ok
+        self._show()
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
-        self._total = self._total if total is None else total
-        self._shown.move(self._description, done, self._total, detail)
+        if self._earlier is None:
+            self._earlier, self._started = done, time.monotonic()
+        self.done, self.detail = done, detail
+        self.total = self.total if total is None else total
+        self._show()
 
     def describe(self, text: str) -> None:
-        self._description = text
+        self.description = text
+        if self._bar:
+            self._show()
+
+    def _emit(self) -> None:
+        if not _state.quiet and self.total is not None:
+            seconds = round(self._elapsed, 3)
+            counts = {"done": self.done, "total": self.total, "failed": self.failed}
+            _emit(event="progress", stage=self.description, **counts, detail=self.detail, seconds=seconds)
+
+    def _print(self) -> None:
+        if self.total and self.done < self.total and self._count and time.monotonic() - self._printed >= LINE_EVERY:
+            self._printed = time.monotonic()
+            note(self._line())
+
+    def _line(self) -> str:
+        if self.unit == "bytes":
+            return f"{self.description}: {self.done / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB"
+        line = f"{self.past or self.description} {self.done} of {self.total} ({self.rate}, {self.left} left)"
+        return f"{line} {self.detail}".rstrip()
+
+    def summary(self) -> str:
+        """Describe how the stage went."""
+        failed = f", {self.failed} failed," if self.failed else ""
+        ok = self.done - self.failed
+        return f"{self.past} {ok} of {self.total}{failed} in {duration(self._elapsed)} ({self.rate})"
+
+    @property
+    def rate(self) -> str:
+        """Items per second, or per minute where that reads better; a dash before the first one."""
+        if not self._count:
+            return "-"
+        per_second = self._count / max(self._elapsed, 1e-6)
+        return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
+
+    @property
+    def left(self) -> str:
+        """The time left; a dash before the first item."""
+        left = (self.total or 0) - self.done
+        return duration(left * self._elapsed / self._count) if self._count else "-"
+
+    @property
+    def _count(self) -> int:
+        return self.done - (self._earlier or 0)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def on_screen(self) -> Iterator[None]:
+        """Draw a bar, below those of the stages around this one, and the detail below it."""
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress import Progress as Bar
+
+        bar = Bar(*_columns(self.unit, self.total), console=_screen())
+        # A bar that stands still must say why: the first step may compile the network.
+        waiting = "starting" if self.total is not None and self.unit == "items" else printable(self.description)
+        task = bar.add_task(waiting, total=self.total, rate="", left="-")
+
+        def show() -> None:
+            text, total = printable(self.description), self.total
+            bar.update(task, description=text, completed=self.done, total=total, rate=self.rate, left=self.left)
+
+        self._show, self._bar = show, bar
+        _state.stages.append(self)
+        if not _state.live:
+            _state.live = Live(
+                get_renderable=lambda: Group(*(part for stage in _state.stages for part in stage._drawn())),
+                console=_screen(),
+                transient=True,
+                refresh_per_second=10,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            _state.live.start(refresh=True)
+        try:
+            yield
+        finally:
+            if _state.stages == [self]:
+                _state.live.stop()
+                _state.live = None
+            _state.stages.remove(self)
+
+    def _drawn(self) -> "Iterator[RenderableType]":
+        from rich.text import Text
+
+        if self._bar:
+            yield self._bar
+        if self.detail:
+            yield Text(printable(self.detail), overflow="ellipsis", no_wrap=True, style="dim")
+
+
+def _columns(unit: str, total: int | None) -> "tuple[ProgressColumn, ...]":
+    """Return the parts of a bar; those of a spinner where the number of items is unknown."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    name = (SpinnerColumn(), TextColumn("{task.description}"))
+    if unit == "bytes":
+        speed = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
+        return (*name, BarColumn(bar_width=None), *speed)
+    if total is None:
+        return name
+    pace = (TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[left]} left"))
+    return (*name, BarColumn(bar_width=None), MofNCompleteColumn(), *pace)
+
+
+@contextlib.contextmanager
+def _live_hidden() -> Iterator[None]:
+    """Take bars off the screen while a line goes out, which may belong to the other stream."""
+    live = _state.live
+    if not live:
+        yield
+        return
+    live.stop()
+    try:
+        yield
+    finally:
+        live.start(refresh=True)
+
+
+def _animated() -> bool:
+    """Return whether a person sees what moves."""
+    return not _state.quiet and not _state.json_events and _screen().is_terminal
+
+
+def _screen() -> "Console":
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+
+
+# What follows serves commands that do not pass their reporter to the library yet.
+
+
+@contextlib.contextmanager
+def status(description: str) -> Iterator[Callable[[str], None]]:
+    """Show that something is under way, and yield a function that replaces its description."""
+    with ConsoleReporter().progress(description) as stage:
+        yield stage.describe
+
+
+@contextlib.contextmanager
+def transfer() -> Iterator[Callable[[str, int, int], None]]:
+    """Show progress in bytes, and yield a function to call with the stage, the bytes done and the bytes in all."""
+    with ConsoleReporter().progress("", unit="bytes") as stage:
+
+        def move(description: str, done: int, total: int) -> None:
+            stage.describe(description)
+            stage.update(done, total)
+
+        yield move

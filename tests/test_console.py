@@ -1,23 +1,31 @@
-"""What a person reads while a command runs."""
+"""Output of commands on terminals, in pipes and as JSON."""
 
 import io
 import json
 import os
 import re
 import sys
-from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from cococli import console
+from cococli import console, streams
+from cococli.console import ConsoleReporter
 from cococli.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each test with the default settings and an empty log."""
+    monkeypatch.setattr(console, "_state", console._State())
+    monkeypatch.setattr(streams, "log", streams.Log())
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands still until its only item is changed."""
+    """Stop the clock at its only item."""
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     return now
@@ -41,12 +49,12 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Open:
     return open_screen
 
 
-def test_on_a_pipe_progress_is_a_plain_line_now_and_then(clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(100, "captioning", "captioned") as advance:
+def test_progress_in_pipe_is_occasional_lines(clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleReporter().progress("captioning", 100, done="captioned") as stage:
         for _ in range(24):
             clock[0] += 1
-            advance()
-        advance(well=False)
+            stage.advance()
+        stage.advance(ok=False)
     assert capsys.readouterr().err.splitlines() == [
         "captioned 10 of 100 (1.0/s, 1m 30s left)",
         "captioned 20 of 100 (1.0/s, 1m 20s left)",
@@ -54,37 +62,31 @@ def test_on_a_pipe_progress_is_a_plain_line_now_and_then(clock, capsys: pytest.C
     ]
 
 
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_quiet", False)
+def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     console.be_quiet()
-
-
-@pytest.mark.usefixtures("quiet")
-def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(1, "captioning", "captioned") as advance:
-        advance()
-    with console.status("loading"):
-        pass
+    with ConsoleReporter().progress("captioning", 1, done="captioned") as stage:
+        stage.advance()
+    with ConsoleReporter().progress("loading") as stage:
+        stage.describe("compiling")
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_slow_rate_is_told_by_the_minute(clock) -> None:
-    pace = console.Pace(2)
+def test_slow_rates_are_per_minute(clock) -> None:
+    stage = console._Stage("captioning", 2)
     clock[0] += 30
-    assert (pace.rate, pace.left) == ("-", "-")
-    pace.advance()
-    assert (pace.rate, pace.left) == ("2.0/min", "30s")
+    assert (stage.rate, stage.left) == ("-", "-")
+    stage.advance()
+    assert (stage.rate, stage.left) == ("2.0/min", "30s")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.04, "0.0s"), (9.96, "10s"), (59.6, "1m 00s"), (552, "9m 12s"), (11100, "3h 05m")]
+    ("seconds", "text"), [(0.04, "0.0s"), (9.96, "10s"), (59.6, "1m 00s"), (552, "9m 12s"), (11100, "3h 05m")]
 )
-def test_durations_read_as_a_person_says_them(seconds: float, told: str) -> None:
-    assert console.duration(seconds) == told
+def test_duration_formats(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
 
 
-def test_a_hostile_name_cannot_steer_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert console.printable("a\x1b[31m\n\udce9猫é") == "a\\x1b[31m\\n\\udce9猫é"
     assert console.printable("\u202egnp.exe\u2066\x9b\u2028") == "\\u202egnp.exe\\u2066\\x9b\\u2028"
 
@@ -101,11 +103,11 @@ def test_a_hostile_name_cannot_steer_the_terminal() -> None:
         "\u200eWhatsApp.mp4",
     ],
 )
-def test_emoji_and_all_scripts_print_as_they_are(name: str) -> None:
+def test_emoji_and_scripts_print_unchanged(name: str) -> None:
     assert console.printable(name) == name
 
 
-def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(screen: Open) -> None:
+def test_rows_wrap_text_next_to_name(screen: Open) -> None:
     shown = screen(29, terminal=False)
     console.row("[b]猫.mp4", "a cat sits on a mat", 9)
     console.row("long-name.mp4", "a dog", 9)
@@ -118,7 +120,7 @@ def test_rows_wrap_beside_the_name_and_long_names_have_a_line_to_themselves(scre
 
 
 @pytest.mark.parametrize("cells", [12, 20, 27])
-def test_text_stands_below_its_name_on_narrow_terminals(cells: int, screen: Open) -> None:
+def test_narrow_terminals_show_text_below_name(cells: int, screen: Open) -> None:
     shown = screen(cells, terminal=False)
     console.row("my.mp4", "a red square on a pink background", 10)
     name, *lines = shown.getvalue().splitlines()
@@ -127,7 +129,7 @@ def test_text_stands_below_its_name_on_narrow_terminals(cells: int, screen: Open
     assert all(line.startswith("  ") and len(line.rstrip()) <= cells for line in lines)
 
 
-def test_tables_are_stacked_on_narrow_terminals(screen: Open) -> None:
+def test_narrow_terminals_stack_table_cells(screen: Open) -> None:
     shown = screen(30)
     columns = ("score", "file", "caption")
     console.table(columns, [("0.3", "a.mp4", "a red square on a pink background"), ("0.2", "b.mp4", "")])
@@ -150,101 +152,87 @@ def test_tables_are_stacked_on_narrow_terminals(screen: Open) -> None:
         (True, ["name   size", "[b]猫  1.2 GB and", "       more", "a\\n    9 kB"]),
     ],
 )
-def test_a_table_wraps_on_a_terminal_only(terminal: bool, lines: list[str], screen: Open) -> None:
+def test_tables_wrap_only_on_terminals(terminal: bool, lines: list[str], screen: Open) -> None:
     shown = screen(18, terminal=terminal)
     console.table(("name", "size"), [("[b]猫", "1.2 GB and more"), ("a\n", "9 kB")])
     text = re.sub(r"\x1b\[\d*m", "", shown.getvalue())
     assert [line.rstrip() for line in text.splitlines()] == lines
 
 
-def test_an_error_and_its_hint_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_and_hint_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     console.error("no video " * 20, "name one " * 20)
     assert capsys.readouterr().err.splitlines() == ["error: " + "no video " * 20, "hint: " + "name one " * 20]
 
 
-def test_bytes_under_way_are_a_line_now_and_then_in_a_log(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
-    with console.transfer() as progress:
-        progress("download", 1_230_000_000, 2_550_000_000)
+def test_bytes_in_pipe_are_occasional_lines(clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleReporter().progress("download", unit="bytes") as stage:
+        for done in (0, 1_230_000_000):
+            clock[0] += 10
+            stage.update(done, 2_550_000_000)
     assert capsys.readouterr().err == "download: 1.23 of 2.55 GB\n"
 
 
-@pytest.fixture
-def told_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_as_json", False)
+def test_json_events_report_every_step(clock, capsys: pytest.CaptureFixture[str]) -> None:
     console.speak_json()
-
-
-@pytest.mark.usefixtures("told_a_program")
-def test_a_program_is_told_in_lines_of_json(clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(total=2, doing="captioning", done="captioned") as advance:
+    with ConsoleReporter().progress("captioning", 2, done="captioned") as stage:
         clock[0] += 1.5
-        advance()
+        stage.advance()
         console.warning("bad.mp4: no video stream")
-        advance(well=False)
+        stage.advance(ok=False)
+    event = {"event": "progress", "stage": "captioning", "total": 2, "detail": "", "seconds": 1.5}
     assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
-        {"event": "progress", "done": 1, "failed": 0, "total": 2, "seconds": 1.5},
+        {**event, "done": 1, "failed": 0},
         {"event": "warning", "text": "bad.mp4: no video stream"},
-        {"event": "progress", "done": 2, "failed": 1, "total": 2, "seconds": 1.5},
+        {**event, "done": 2, "failed": 1},
         {"event": "note", "text": "captioned 1 of 2, 1 failed, in 1.5s (1.3/s)"},
     ]
 
 
-def test_training_tells_its_pace_in_a_line_now_and_then_from_where_it_goes_on(
-    clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with console.training() as shown:
-        for stage, steps, total in (("looking", range(1, 3), 3), ("training", range(41, 61), 60)):
+def test_resumed_progress_counts_only_new_steps(clock, capsys: pytest.CaptureFixture[str]) -> None:
+    for description, steps, total in (("encoding", range(1, 3), 3), ("training", range(41, 61), 60)):
+        with ConsoleReporter().progress(description, total) as stage:
             for done in steps:
                 clock[0] += 12 if done in (2, 41) else 1  # the first step compiles
-                shown.move(stage, done, total, "loss 2.000" if stage == "training" else "")
+                stage.update(done, total, "loss 2.000" if description == "training" else "")
     assert capsys.readouterr().err.splitlines() == [
-        "looking 2 of 3 (5.0/min, 12s left)",
+        "encoding 2 of 3 (5.0/min, 12s left)",
         "training 42 of 60 (1.0/s, 18s left) loss 2.000",
         "training 52 of 60 (1.0/s, 8.0s left) loss 2.000",
     ]
 
 
-@pytest.mark.usefixtures("told_a_program")
-def test_a_program_is_told_of_every_step_of_training(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.training() as shown:
-        shown.move("training", 1, 2, "loss 2.000")
-        console.note("step 1: CIDEr 0.1")
-    assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
-        {"event": "progress", "stage": "training", "done": 1, "total": 2, "detail": "loss 2.000"},
-        {"event": "note", "text": "step 1: CIDEr 0.1"},
-    ]
+def plain_lines(screen: io.StringIO) -> list[str]:
+    """Return what was drawn, without colors and cursor movements."""
+    return [line.rstrip() for line in re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", screen.getvalue()).splitlines()]
 
 
-@pytest.mark.usefixtures("quiet")
-def test_quiet_training_says_nothing(clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with console.training() as shown:
-        for done in (1, 2, 3):
-            clock[0] += 60
-            shown.move("training", done, 9, "loss 2.000")
-    assert capsys.readouterr() == ("", "")
-
-
-def test_on_a_terminal_training_is_a_bar_with_what_the_last_step_found_below(screen: Open) -> None:
+def test_terminal_shows_bar_above_detail(screen: Open) -> None:
     notes = screen(70, "stderr")
-    with console.training() as shown:
-        shown.move("training", 3, 10, "loss 2.000 = [b]caption\x1b[31m 1.000")
+    with ConsoleReporter().progress("training", 10) as stage:
+        stage.update(3, detail="loss 2.000 = [b]caption\x1b[31m 1.000")
         console.note("step 3: CIDEr 0.100")
-    lines = [line.rstrip() for line in re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", notes.getvalue()).splitlines()]
+    lines = plain_lines(notes)
     assert "step 3: CIDEr 0.100" in lines
     (bar,) = {line for line in lines if "3/10" in line and "training" in line and "- left" in line}
     assert len(bar) <= 70
     assert lines[lines.index(bar) + 1] == r"loss 2.000 = [b]caption\x1b[31m 1.000"
 
 
-@pytest.mark.usefixtures("quiet")
-def test_a_log_has_all_that_is_told_even_where_a_person_wants_quiet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(console, "_log", None)
-    monkeypatch.setattr(console, "_unlogged", deque())
+def test_terminal_stacks_nested_stages(screen: Open) -> None:
+    notes = screen(70, "stderr")
+    with ConsoleReporter().progress("captioning", 2, done="captioned") as outer:
+        outer.advance()
+        with ConsoleReporter().progress("loading"):
+            console.note("in between")
+        outer.advance()
+    lines = plain_lines(notes)
+    assert any("1/2" in line and "loading" in below for line, below in pairwise(lines))
+    assert lines[-1].startswith("captioned 2 of 2 in ")
+    assert console._state == console._State()
+
+
+def test_log_receives_notes_despite_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console.be_quiet()
     console.note("before the log was opened")
     console.log_to(tmp_path / "run.log")
     console.note("in passing")
@@ -259,7 +247,7 @@ def test_a_log_has_all_that_is_told_even_where_a_person_wants_quiet(
     assert capsys.readouterr().err == "error: went wrong\nhint: do this\n"
 
 
-def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_log_must_be_a_regular_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write .*: Is a directory"):
         console.log_to(tmp_path)
     os.mkfifo(tmp_path / "log")
@@ -267,8 +255,7 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         console.log_to(tmp_path / "log")
 
 
-def test_log_on_full_disk_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(console, "_log", None)
+def test_full_disk_ends_log_with_one_warning(capsys: pytest.CaptureFixture[str]) -> None:
     console.log_to(Path("/dev/full"))
     console.warning("first")
     console.warning("second")

@@ -35,11 +35,12 @@ NEIGHBORS = {
     *(("settings", "errors"), ("parsing", "files")),
 }
 
+OUTPUT = {"console", "streams"}  # the library reports, and commands print
 NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}
 MADE_OF_MINDSPORE = {"model", "training"}
 ON_MINDSPORE = {PACKAGE / "engines" / "mindspore.py"}
 ON_TORCH = {PACKAGE / "engines" / "torch.py", PACKAGE / "model" / "torch_network.py"}
-NO_NUMPY = ("cli", "options", "requests", "console", "settings", "errors", "catalog", "__init__", "__main__")
+NO_NUMPY = ("cli", "options", "requests", *OUTPUT, "settings", "errors", "catalog", "__init__", "__main__")
 
 
 def room(module: Path) -> str:
@@ -74,9 +75,9 @@ def run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
 def may_import(importer: str, imported: str) -> bool:
     if importer in (imported, "__main__", "__init__") or imported == "__version__":
         return True
-    if imported == "console":
-        return importer == "cli"
-    if importer == "console":
+    if imported in OUTPUT:
+        return importer == "cli" or (importer, imported) == ("console", "streams")
+    if importer in OUTPUT:
         return imported in FLOORS[-1]
     return FLOOR_OF[importer] < FLOOR_OF[imported] or (importer, imported) in NEIGHBORS
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__, console, interrupts
+from .. import __version__, console, interrupts, streams
 from ..errors import CocaError, UsageError
 from ..settings import debugging, home, provide_home
 from .bench import bench
@@ -61,7 +61,7 @@ def run() -> None:
     """
     provide_home()
     _hush_mindspore()
-    console.guard_streams()
+    streams.guard()
     interrupts.catch()
     try:
         try:

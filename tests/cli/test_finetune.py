@@ -62,8 +62,7 @@ def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Pat
     assert said[-3:] == ["saving; Ctrl-C again stops now", "interrupted", "what was done before is kept"]
     moves = [event for event in events if event["event"] == "progress"]
     last = records(home, "mine")[-1]["step"]
-    assert moves[-1] == {"event": "progress", "stage": "training", "done": last, "total": 40,
-                         "detail": moves[-1]["detail"]}  # fmt: skip
+    assert {"event": "progress", "stage": "training", "done": last, "total": 40}.items() <= moves[-1].items()
     assert last < 40
 
     finished = coca("finetune", *mine)
