@@ -38,7 +38,7 @@ def random_batch(count: int) -> Batch:
 
 def real_batches(folder: Path, count: int) -> list[Batch]:
     """The batches of the first epoch of a run on this data."""
-    from cococli.media.sampling import Sampling
+    from cococli.media.clips import Sampling
     from cococli.training.data import find_data
     from cococli.training.feeding import Feeding, feed
     from cococli.training.finetune import FinetuneRequest

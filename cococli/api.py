@@ -20,12 +20,10 @@ from .decoding.options import SearchOptions
 from .engines.choice import resolve
 from .errors import CocaError, UsageError, VideoError
 from .jobs import Summary
-from .media.clips import ReadRequest, read_clip
+from .media.clips import ReadRequest, Sampling, Segments, read_clip
+from .media.compute import compute_videos
 from .media.discover import refuse_url
-from .media.flow import Reading, compute_videos
 from .media.memory import opened
-from .media.sampling import Sampling
-from .media.segments import Segments
 from .options import EngineOptions, build, types_of
 from .parsing import validate
 from .reporting import SILENT, Reporter
@@ -163,16 +161,15 @@ class Coca:
         for file in files:
             refuse_url(str(file))
         captioner = self.captioner
-        request = ReadRequest(
-            self._sampling, Segments(), captioner.image_size, preprocess=captioner.engine.config.preprocess
-        )
+        preprocess = captioner.engine.config.preprocess
+        request = ReadRequest(self._sampling, Segments(), captioner.image_size, None, preprocess, timeout)
         stream = captioner.stream(BATCH)
-        with closing(compute_videos(files, stream, Reading(request, BATCH, timeout))) as results:
+        with closing(compute_videos(files, stream, request, BATCH)) as results:
             for result in results:
                 if not result.failure:
                     yield result.values[0]
                     continue
-                error = VideoError(f"{files[result.place]}: {result.failure}", transient=result.transient)
+                error = VideoError(f"{files[result.index]}: {result.failure}", transient=result.transient)
                 if errors == "raise":
                     raise error
                 yield error

@@ -14,9 +14,8 @@ from .checkpoints.architecture import find_config
 from .checkpoints.store import ModelFiles, default_model, find_model
 from .engines.choice import Choice, open_engine
 from .errors import CocaError
-from .media.discover import discover
+from .media.discover import discover, since
 from .media.lists import locate_list
-from .media.wanted import since
 from .options import FileOptions
 from .overwrite import check_log, check_paths
 from .reporting import Reporter
@@ -24,7 +23,7 @@ from .settings import config_file
 
 if TYPE_CHECKING:
     from .engines.base import Engine
-    from .media.flow import Spent
+    from .media.compute import Spent
 
 
 @dataclass

@@ -15,9 +15,7 @@ from PIL import Image
 
 import cococli
 from cococli.errors import ModelError, UsageError, VideoError
-from cococli.media.clips import ReadRequest, read_clips
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.clips import ReadRequest, Sampling, Segments, read_clips
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,7 +126,7 @@ def test_a_video_can_be_read_before_a_model_is_loaded() -> None:
 from pathlib import Path
 import cococli
 from cococli.media.clips import read_clip
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling
 clip = Path({str(ROOT / "examples/grows.mp4")!r})
 read_clip(clip, Sampling(), 64)
 import sys

@@ -28,8 +28,7 @@ from cococli.journal import (
     text_of,
     text_tasks,
 )
-from cococli.media.sampling import Sampling
-from cococli.media.segments import parse as parse_segments
+from cococli.media.clips import Sampling, parse_segments
 from cococli.retrieval.entries import Entry
 from cococli.retrieval.entries import from_json as entry_from_json
 from cococli.retrieval.index import About

@@ -80,10 +80,10 @@ class Captioner:
             B captions. Similarities cost one pass of the text tower for all candidates of the batch.
         """
         stream: Stream[int] = self.stream(len(pixels))
-        stream.take(range(len(pixels)), pixels, places)
+        stream.submit(range(len(pixels)), pixels, places)
         found: dict[int, Caption] = {}
         while stream.busy:
-            found |= stream.work()
+            found |= stream.step()
         return [found[place] for place in range(len(pixels))]
 
     def stream(self, lanes: int) -> "Stream[Any]":
@@ -111,7 +111,7 @@ class Captioner:
 
 
 class Stream(Generic[Key]):
-    """Clips on their way to captions. Implements `media.flow.Computer`."""
+    """Clips on their way to captions. Implements `media.compute.Computer`."""
 
     def __init__(self, captioner: Captioner, lanes: int) -> None:
         self._captioner = captioner
@@ -119,21 +119,21 @@ class Stream(Generic[Key]):
         self._embeddings: dict[Key, np.ndarray] = {}
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         return self._decoder.waiting
 
     @property
     def busy(self) -> bool:
         return self._decoder.busy
 
-    def take(self, keys: Sequence[Key], pixels: np.ndarray, numbers: Sequence[int]) -> None:
+    def submit(self, keys: Sequence[Key], pixels: np.ndarray, seeds: Sequence[int]) -> None:
         """One pass of the vision tower gives what words are made of, and the embeddings."""
         clips = self._captioner.engine.encode_clips(pixels, self._captioner.pool)
-        for key, tokens, number in zip(keys, clips.tokens, numbers, strict=True):
-            self._decoder.add(key, tokens, number)
+        for key, tokens, seed in zip(keys, clips.tokens, seeds, strict=True):
+            self._decoder.add(key, tokens, seed)
         self._embeddings |= zip(keys, clips.embedding, strict=True)
 
-    def work(self) -> dict[Key, Caption]:
+    def step(self) -> dict[Key, Caption]:
         """One step; the captions of the clips whose search it ended, with one pass of the text tower for all."""
         told = {key: distinct(found, self._captioner.search.candidates) for key, found in self._decoder.step().items()}
         if not told:

@@ -24,11 +24,9 @@ from ..jobs import (
     warn_of_embeddings,
 )
 from ..journal import Failure
-from ..media.clips import ReadRequest
+from ..media.clips import ReadRequest, Sampling, parse_segments
+from ..media.compute import Spent
 from ..media.discover import is_image
-from ..media.flow import Reading, Spent
-from ..media.sampling import Sampling
-from ..media.segments import parse as parse_segments
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
@@ -123,7 +121,8 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     if request.rerank or request.embed or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
-    read = ReadRequest(sampling, segments, model.config.vision.image_size, preprocess=model.config.preprocess)
+    vision, timeout = model.config.vision, request.files.timeout
+    read = ReadRequest(sampling, segments, vision.image_size, None, model.config.preprocess, timeout)
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
     precision = precision_key(options.precision)
     key = (*identity, request.min_score, *precision), asdict(request.search), sampling, segments
@@ -146,7 +145,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")
-    settings = Settings(Reading(read, options.batch_size, request.files.timeout), request.merge, request.min_score)
+    settings = Settings(read, options.batch_size, request.merge, request.min_score)
     return CaptionJob(request, plan, settings, model, choice, bool(problems))
 
 
@@ -156,11 +155,11 @@ def caption_tasks(run: Run, captioner: Captioner, settings: Settings, spent: Spe
     paths = [Path(task.name) for task in todo]
     with (
         reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
-        closing(caption_videos(paths, captioner, settings, lambda: reporter.stop_requested, spent)) as results,
+        closing(caption_videos(paths, captioner, settings, reporter, spent)) as results,
     ):
         for result in results:
             with interrupts.held():  # what is written is counted
-                for failure in run.take(todo[result.place], result.outcomes, result.embeddings):
+                for failure in run.take(todo[result.index], result.outcomes, result.embeddings):
                     reporter.warning(f"{failure.video}: {failure.error}")
                     ok = False
                 for outcome in result.outcomes:

@@ -1,6 +1,6 @@
 """From paths to records."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..journal import Failure
-from ..media.clips import Clip
-from ..media.flow import Computed, Reading, Spent, compute_videos
+from ..media.clips import Clip, ReadRequest
+from ..media.compute import Computed, Spent, compute_videos
+from ..reporting import SILENT, Reporter
 from .captioner import Caption, Captioner
 from .merging import merge
 from .records import Outcome, Record
@@ -19,7 +20,7 @@ from .records import Outcome, Record
 class Result:
     """All that became of a video."""
 
-    place: int  # among those given
+    index: int  # in the given paths
     outcomes: list[Outcome]  # its records in order, or one failure
     embeddings: np.ndarray  # [K, D] float32, L2-normalized, of its K records
 
@@ -29,12 +30,14 @@ class Settings:
     """How a run works, beside what its captioner does.
 
     Attributes:
-        reading: What is read of each video.
+        read: What is read of each video.
+        batch_size: Clips that are captioned at once.
         merge: Cosine of the embeddings from which neighboring segments are one; None: each stays.
         min_score: Captions of less similarity are marked as weak.
     """
 
-    reading: Reading
+    read: ReadRequest
+    batch_size: int = 8
     merge: float | None = None
     min_score: float | None = None
 
@@ -43,20 +46,20 @@ def caption_videos(
     paths: Sequence[Path],
     captioner: Captioner,
     settings: Settings,
-    stopping: Callable[[], bool] = lambda: False,
+    reporter: Reporter = SILENT,
     spent: Spent | None = None,
 ) -> Generator[Result, None, None]:
-    """Caption every video, in the order given. See `media.flow.compute_videos`."""
-    stream = captioner.stream(settings.reading.batch_size)
-    with closing(compute_videos(paths, stream, settings.reading, stopping, spent)) as videos:
+    """Caption every video, in the order given. See `media.compute.compute_videos`."""
+    stream = captioner.stream(settings.batch_size)
+    with closing(compute_videos(paths, stream, settings.read, settings.batch_size, reporter, spent)) as videos:
         for video in videos:
-            yield _result(video, str(paths[video.place]), captioner.model, settings)
+            yield _result(video, str(paths[video.index]), captioner.model, settings)
 
 
 def _result(computed: Computed[Caption], path: str, model: str, settings: Settings) -> Result:
     if computed.failure:
         failure = Failure(path, computed.failure, computed.transient)
-        return Result(computed.place, [failure], np.zeros((0, 0), np.float32))
+        return Result(computed.index, [failure], np.zeros((0, 0), np.float32))
     records = [
         _record(path, clip, caption, model, settings)
         for clip, caption in zip(computed.clips, computed.values, strict=True)
@@ -64,7 +67,7 @@ def _result(computed: Computed[Caption], path: str, model: str, settings: Settin
     embeddings = np.stack([caption.embedding for caption in computed.values])
     if settings.merge is not None:
         records, embeddings = merge(records, embeddings, settings.merge)
-    return Result(computed.place, [replace(record, segments=len(records)) for record in records], embeddings)
+    return Result(computed.index, [replace(record, segments=len(records)) for record in records], embeddings)
 
 
 def _record(path: str, clip: Clip, caption: Caption, model: str, settings: Settings) -> Record:

@@ -88,10 +88,7 @@ def embed(
         warn_of_embeddings,
     )
     from ..journal import file_tasks, text_tasks
-    from ..media.clips import ReadRequest
-    from ..media.flow import Reading
-    from ..media.sampling import Sampling
-    from ..media.segments import parse as parse_segments
+    from ..media.clips import ReadRequest, Sampling, parse_segments
     from ..options import FileOptions
     from ..retrieval.embedding import read_texts
     from ..retrieval.index import About, check_index, open_index
@@ -121,8 +118,8 @@ def embed(
     warn_of_embeddings(files.name, reporter)
     key = precision_key(precision)
     tasks = file_tasks(videos, files.identity, pool, sampling, spans, *key) + text_tasks(lines, *key)
-    request = ReadRequest(sampling, spans, files.config.vision.image_size, preprocess=files.config.preprocess)
-    reading = Reading(request, batch_size, timeout)
+    size, preprocess = files.config.vision.image_size, files.config.preprocess
+    request = ReadRequest(sampling, spans, size, None, preprocess, timeout)
 
     with (
         nullcontext(outputs.index) if outputs.index else temporary_folder() as folder,
@@ -134,7 +131,8 @@ def embed(
         failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
         try:
             if todo:
-                failed += embed_tasks(index, todo, load_engine(files, choice, reporter), pool, reading, reporter)
+                loaded = load_engine(files, choice, reporter)
+                failed += embed_tasks(index, todo, loaded, pool, request, batch_size, reporter)
         finally:
             _write(outputs, index.folder, tasks)
     if interrupts.came():

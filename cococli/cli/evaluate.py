@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..decoding.options import SearchOptions
     from ..engines.choice import Choice
     from ..evaluation.report import Report
-    from ..media.flow import Reading
+    from ..media.clips import ReadRequest
     from ..retrieval.index import About, Index
 
 REPORT, CAPTIONS, INDEX = "report.json", "captions.jsonl", "index"  # in the folder of an evaluation
@@ -157,10 +157,7 @@ def evaluate(
     from ..evaluation.captions import check_installed
     from ..evaluation.model import joined
     from ..jobs import choose_model, warn_of_embeddings
-    from ..media.clips import ReadRequest
-    from ..media.flow import Reading
-    from ..media.sampling import Sampling
-    from ..media.segments import Segments
+    from ..media.clips import ReadRequest, Sampling, Segments
     from ..retrieval.index import About, open_index
 
     console.be_quiet(quiet)
@@ -192,8 +189,8 @@ def evaluate(
     files = choose_model(model)
     check_request(files.config, asked, pool, "")
     about = About(files.name, files.identity, frames, num_frames, pool)
-    request = ReadRequest(sampling, Segments(), files.config.vision.image_size, preprocess=files.config.preprocess)
-    reading = Reading(request, batch_size, timeout)
+    size, preprocess = files.config.vision.image_size, files.config.preprocess
+    read_request = ReadRequest(sampling, Segments(), size, None, preprocess, timeout)
     bits = () if choice.precision == "fp32" else (choice.precision,)
     settings = {
         "model": files.name,
@@ -210,7 +207,7 @@ def evaluate(
     report = output or folder / fingerprint(settings)
     read = [Path(templates), *filter(None, (data, karpathy, class_names)), *(_read(dataset, named) if output else ())]
     _check_output(report, settings, read, files, overwrite)
-    task = _Task(files, choice, asked, about, reading, folder, bits, lost, overwrite)
+    task = _Task(files, choice, asked, about, read_request, batch_size, folder, bits, lost, overwrite)
     if only != "captions":
         warn_of_embeddings(files.name, console.ConsoleReporter())
     if overwrite and task.index.exists():
@@ -234,7 +231,8 @@ class _Task:
     choice: "Choice"
     search: "SearchOptions"
     about: "About"
-    reading: "Reading"
+    read_request: "ReadRequest"
+    batch_size: int
     folder: Path
     bits: tuple[str, ...]  # what it computes in, if that is not fp32: no measure is of two kinds of answers
     lost: set[str]  # paths of files that are missing or cannot be read; grows
@@ -395,7 +393,7 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     from ..captioning.pipeline import Settings
     from ..captioning.run import Plan, open_run
     from ..jobs import load_engine
-    from ..media.flow import Spent
+    from ..media.compute import Spent
 
     reporter = console.ConsoleReporter()
     plan = Plan(
@@ -410,7 +408,7 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
         if run.todo:
             engine = load_engine(task.files, task.choice, reporter)
             captioner = Captioner(engine, task.files.name, task.search, task.about.pool)
-            caption_tasks(run, captioner, Settings(task.reading), Spent(), reporter)
+            caption_tasks(run, captioner, Settings(task.read_request, task.batch_size), Spent(), reporter)
         _stop_if_interrupted()
         failed = {outcome.video for outcome in run.in_order() if isinstance(outcome, Failure)}
         captions = {outcome.video: outcome.caption for outcome in run.in_order() if not isinstance(outcome, Failure)}
@@ -429,7 +427,7 @@ def _embed(task: _Task, paths: Sequence[Path], texts: Sequence[str] = ()) -> set
         failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
         if todo := [each for each in tasks if each.name not in index.reused]:
             engine = load_engine(task.files, task.choice, reporter)
-            failures = embed_tasks(index, todo, engine, task.about.pool, task.reading, reporter)
+            failures = embed_tasks(index, todo, engine, task.about.pool, task.read_request, task.batch_size, reporter)
             failed |= {failure.video for failure in failures}
     _stop_if_interrupted()
     return failed

@@ -15,7 +15,7 @@ from .command import warn_of_flags
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
-    from ..media.flow import Reading
+    from ..media.clips import ReadRequest
     from ..reporting import Reporter
     from ..retrieval.index import IndexWriter
 
@@ -41,26 +41,28 @@ def embed_tasks(
     todo: Sequence[Task],
     engine: "Engine[Any]",
     pool: str,
-    reading: "Reading",
+    request: "ReadRequest",
+    batch_size: int,
     reporter: "Reporter",
 ) -> list[Failure]:
     """Embed these videos and texts, the first Ctrl-C permitting; returns what failed."""
     from ..jobs import report_pace
     from ..journal import text_of
-    from ..media.flow import Spent
+    from ..media.compute import Spent
     from ..retrieval.embedding import embed_texts, embed_videos
 
     videos = [task for task in todo if text_of(task.name) is None]
     texts = [task for task in todo if text_of(task.name) is not None]
     failed, spent, started = [], Spent(), time.perf_counter()
+    paths = [Path(task.name) for task in videos]
 
     def stopping() -> bool:
         return reporter.stop_requested
 
     with reporter.progress("embedding", len(todo), done="embedded", on_stop="finishing the batch") as progress:
-        for embedded in embed_videos([Path(task.name) for task in videos], engine, pool, reading, stopping, spent):
+        for embedded in embed_videos(paths, engine, pool, request, batch_size, reporter, spent):
             with interrupts.held():  # what is written is counted
-                index.append(videos[embedded.place], embedded.entries, embedded.vectors)
+                index.append(videos[embedded.index], embedded.entries, embedded.vectors)
                 failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
                 for failure in failures:
                     reporter.warning(f"{failure.video}: {failure.error}")

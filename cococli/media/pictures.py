@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import VideoError
-from .reading import MAX_FRAME_PIXELS, Frame, progressed, reason
+from .readers import MAX_FRAME_PIXELS, Frame, reason, report_progress
 
 # Formats that Pillow may take a file for. Others start programs (EPS starts Ghostscript) or are rarely used.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -125,7 +125,7 @@ def _durations(picture: Any, count: int, size: int) -> list[float]:
         for _ in _forward(picture, range(count)):
             picture.load()  # WebP tells a frame's duration only now
             seconds.append(picture.info.get("duration", 0) / 1000 or _INSTANT)
-            progressed(size // count)
+            report_progress(size // count)
     if not seconds:
         raise VideoError("damaged picture: no frame can be decoded")
     return seconds

@@ -1,4 +1,4 @@
-"""Videos are read in processes of their own: one that hangs or crashes is given up, and its process replaced."""
+"""Reader processes. One that hangs or crashes costs only the video it was reading, and is replaced."""
 
 import os
 import signal
@@ -13,98 +13,116 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import Empty, Queue, SimpleQueue
 from threading import Thread
+from typing import NamedTuple
+
+import numpy as np
 
 from ..errors import VideoError, is_transient
 from ..settings import debugging
-from .clips import ReadRequest
-from .events import ClipRead, Event, NotYet, VideoFailed, VideoRead
+from .clips import Clip, ReadRequest
 
-QUEUED = 4  # clips of one video that wait to be asked for; then its reader waits, too
-FILES = 2000  # that one process reads: what codecs leak goes with it
+QUEUED_CLIPS = 4  # read ahead of each video
+MAX_FILES = 2000  # that one process reads: then what codecs leaked is freed with it
 
 Job = tuple[Path, ReadRequest]
 
 
+class ClipRead(NamedTuple):
+    """The next clip of a video."""
+
+    video: int  # its index among all that are read
+    clip: Clip
+    pixels: np.ndarray  # [F, S, S, 3] uint8, resized and cropped, not normalized
+
+
+class VideoRead(NamedTuple):
+    """The end of a video: all its clips were read."""
+
+    video: int
+    clips: int
+
+
+class VideoFailed(NamedTuple):
+    """The end of a video that cannot be read, or not further."""
+
+    video: int
+    error: str  # without the path
+    transient: bool = False  # the next run should try again
+
+
+class NotReady(NamedTuple):
+    """Nothing more of the video is read yet. Only for a consumer that is busy."""
+
+    video: int
+
+
+Event = ClipRead | VideoRead | VideoFailed | NotReady
+
+
 @dataclass(eq=False)
-class _Video:
-    place: int
+class _Task:
+    index: int
     path: Path
     request: ReadRequest
-    events: "Queue[Event]" = field(default_factory=lambda: Queue(QUEUED))
+    events: "Queue[Event]" = field(default_factory=lambda: Queue(QUEUED_CLIPS))
 
-    def told(self, busy: Callable[[], bool]) -> Iterator[Event]:
-        """What happens to the video, to its end."""
-        while isinstance(event := self._next(busy), ClipRead | NotYet):
+    def all_events(self, busy: Callable[[], bool]) -> Iterator[Event]:
+        """Yield the events of the video up to its end."""
+        event: Event = NotReady(self.index)
+        while isinstance(event, ClipRead | NotReady):
+            try:
+                event = self.events.get(block=not busy())
+            except Empty:
+                event = NotReady(self.index)
             yield event
-        yield event
 
-    def _next(self, busy: Callable[[], bool]) -> Event:
-        try:
-            return self.events.get(block=not busy())
-        except Empty:
-            return NotYet(self.place)
-
-    def forget(self) -> None:
-        """Make room, so that nobody waits to tell more."""
+    def discard_events(self) -> None:
+        """Make room in the queue, so that no thread waits to add to it."""
         with suppress(Empty):
             while True:
                 self.events.get_nowait()
 
 
 def read_videos(
-    paths: Iterable[Path],
-    request: ReadRequest,
-    processes: int = 2,
-    timeout: float = 60.0,
-    ahead: int = 18,
-    busy: Callable[[], bool] = lambda: False,
-) -> Generator[Event, None, None]:
-    """Read videos and pictures, several at once, all in one way. See `read_each`."""
-    return read_each(((path, request) for path in paths), processes, timeout, ahead, busy)
-
-
-def read_each(
     jobs: Iterable[Job],
     processes: int = 2,
-    timeout: float = 60.0,
-    ahead: int = 18,
+    prefetch: int = 18,
     busy: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
-    """Read videos and pictures, several at once, each in its own way.
+    """Read videos and pictures in parallel.
 
-    Closing the iterator, or losing it, ends the processes; so does the end of this one, however it ends.
+    Worker processes end with the iterator and with this process.
 
     Args:
-        jobs: Paths, and what to make of each. Taken as they are needed, so there may be any number.
-        processes: How many read.
-        timeout: Seconds after which a video is given up that gives no clip or frame and takes in less than 16 KiB.
-        ahead: Videos that are read before they are asked for, each to its first few clips.
-        busy: Whether the caller has other things to do rather than to wait.
+        jobs: Paths and how to read each. Consumed as needed, so there may be any number.
+        processes: Number of worker processes.
+        prefetch: Number of videos read ahead of the consumer, each up to its first few clips.
+        busy: Returns whether the consumer has other work, so that it should not be kept waiting.
 
     Yields:
-        For each video in order: its clips in order, then one VideoRead or VideoFailed. In between NotYet, where the
-        next one is not there and the caller is busy.
+        For each video in order: its clips in order, then one VideoRead or VideoFailed. In between NotReady, where the
+        next event is not there yet and the consumer is busy.
     """
     upcoming = enumerate(jobs)
-    window: deque[_Video] = deque()
-    unread: SimpleQueue[_Video | None] = SimpleQueue()
+    window: deque[_Task] = deque()
+    unread: SimpleQueue[_Task | None] = SimpleQueue()
     closed, close = Pipe(duplex=False)  # `closed` turns readable for all threads at once
-    threads = [Thread(target=_serve, args=(unread, timeout, closed), daemon=True) for _ in range(processes)]
+    threads = [Thread(target=_serve, args=(unread, closed), daemon=True) for _ in range(processes)]
     for thread in threads:
         thread.start()
     try:
         while True:
-            for place, (path, request) in islice(upcoming, ahead - len(window)):
-                window.append(_Video(place, path, request))
+            for index, (path, request) in islice(upcoming, prefetch - len(window)):
+                window.append(_Task(index, path, request))
                 unread.put(window[-1])
             if not window:
                 return
-            yield from window[0].told(busy)
+            yield from window[0].all_events(busy)
             window.popleft()
     finally:
         close.close()
-        for video in window:
-            video.forget()
+        for task in window:
+            task.discard_events()
         for _ in threads:
             unread.put(None)
         for thread in threads:
@@ -112,32 +130,32 @@ def read_each(
         closed.close()
 
 
-def _serve(unread: "SimpleQueue[_Video | None]", timeout: float, closed: Connection) -> None:
-    """Have a process read one video after another, and replace it when it fails or has read enough."""
-    process: _Process | None = None
-    while (video := unread.get()) and not closed.poll():
+def _serve(unread: "SimpleQueue[_Task | None]", closed: Connection) -> None:
+    """Read one video after another in a process, and replace it when it fails or has read enough files."""
+    worker: _Worker | None = None
+    while (task := unread.get()) and not closed.poll():
         try:
-            if process is None or process.has_ended():
-                process = _Process()
-            for event in process.read(video, timeout, closed):
-                video.events.put(event)
-            worn = process.videos >= FILES
+            if worker is None or worker.has_ended():
+                worker = _Worker()
+            for event in worker.read(task, closed):
+                task.events.put(event)
+            spent = worker.files >= MAX_FILES
         except Exception as error:
-            worn = True
+            spent = True
             why = error.message if isinstance(error, VideoError) else f"unexpected: {type(error).__name__}: {error}"
-            video.events.put(VideoFailed(video.place, why, is_transient(error)))
-        if process and worn:
-            process.end()
-            process = None
-    if process:
-        process.end()
+            task.events.put(VideoFailed(task.index, why, is_transient(error)))
+        if worker and spent:
+            worker.end()
+            worker = None
+    if worker:
+        worker.end()
 
 
-class _Process:
-    """A process that reads videos, and the socket to it."""
+class _Worker:
+    """A process that runs `worker.py`, and the socket to it."""
 
     def __init__(self) -> None:
-        self.videos = 0
+        self.files = 0
         self.socket, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
@@ -147,23 +165,23 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None if debugging() else subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is not for it
+                process_group=0,  # keeps Ctrl-C from it
             )
-        self._receive()  # it is up: to start is no part of reading a video
+        self._receive()  # it is ready: its start does not count as time to read a video
 
-    def read(self, video: _Video, timeout: float, closed: Connection) -> Iterator[Event]:
-        """What it tells of a video, up to the end of that, or until nobody listens.
+    def read(self, task: _Task, closed: Connection) -> Iterator[Event]:
+        """Yield the events of a video, up to its end or until `closed` is readable.
 
         Raises:
-            VideoError: it hangs or has crashed.
+            VideoError: The process hangs or has crashed.
         """
-        self.videos += 1
-        self.socket.send((video.place, video.path, video.request))
-        while closed not in (ready := wait([self.socket, closed], timeout)):
+        self.files += 1
+        self.socket.send((task.index, task.path, task.request))
+        while closed not in (ready := wait([self.socket, closed], task.request.timeout)):
             if not ready:
-                raise VideoError(f"gave up after {timeout:g} s")
+                raise VideoError(f"gave up after {task.request.timeout:g} s")
             event = self._receive()
-            if event:  # or else it only says that it lives
+            if event:  # None only shows that it makes progress
                 yield event
             if isinstance(event, VideoRead | VideoFailed):
                 return
@@ -173,18 +191,18 @@ class _Process:
             return self.socket.recv()
         except (EOFError, OSError):
             code = self.end()
-            crashed = code is not None and code < 0 and code != -signal.SIGKILL  # the file's fault, every time
-            raise VideoError(_last_words(code), transient=not crashed) from None
+            crashed = code is not None and code < 0 and code != -signal.SIGKILL  # the same file would crash it again
+            raise VideoError(_describe_exit(code), transient=not crashed) from None
 
     def has_ended(self) -> bool:
-        """Whether it is gone, as when the system ran out of memory."""
+        """Return whether the process is gone, as when the system ran out of memory."""
         return self.process.poll() is not None
 
     def end(self) -> int | None:
-        """Kill it where it lives.
+        """Kill the process if it runs.
 
         Returns:
-            Its exit code; that of a signal is negative. None: it hangs in the kernel, as on a disk that is gone.
+            Its exit code, negative for a signal; None if it hangs in the kernel, as on a disk that was removed.
         """
         self.process.kill()
         self.socket.close()
@@ -194,11 +212,11 @@ class _Process:
 
 
 def _import_path() -> str:
-    """Where this process finds its modules: another may be started in a folder that has an `av.py` in it."""
+    """Return the folders that modules are imported from, absolute: the working folder may hold an `av.py`."""
     return os.pathsep.join(map(os.path.abspath, sys.path))
 
 
-def _last_words(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code == -signal.SIGKILL:
         return "the decoder was killed, probably for lack of memory"
     if code is not None and code < 0:

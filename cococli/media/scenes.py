@@ -17,7 +17,7 @@ from .pages import HEIGHT as PAGE_HEIGHT
 from .pages import TICK as PAGE_TICK
 from .pages import WIDTH as PAGE_WIDTH
 from .pages import page_changes, scrolled
-from .reading import Reader, progressed
+from .readers import Reader, report_progress
 from .videos import Video, _av_stream, _counted, _decoded, _timed
 
 SHORTEST = 1.0  # seconds of a scene
@@ -167,7 +167,7 @@ def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]
     from PIL import Image
 
     for frame in reader.frames(range(len(reader.starts))):
-        progressed()
+        report_progress()
         image = Image.fromarray(frame.pixels)
         page = image.convert("L").resize((PAGE_WIDTH, PAGE_HEIGHT), Image.Resampling.BILINEAR)
         yield frame.time, np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)), np.asarray(page)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import VideoError, is_transient
 from .display import displayed, is_ordinary
-from .reading import MAX_FRAME_PIXELS, Frame, open_file, progressed, reason
+from .readers import MAX_FRAME_PIXELS, Frame, open_file, reason, report_progress
 
 # Their index leads to a keyframe by its presentation time. Others seek by decoding time, and not always exactly.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -196,7 +196,7 @@ def _packets(stream: Any) -> Iterator[Any]:
 
     try:
         for packet in stream.container.demux(stream):
-            progressed(packet.size)
+            report_progress(packet.size)
             if packet.size:
                 yield packet
     except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: at the end, where streams turned up on the way

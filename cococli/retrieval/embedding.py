@@ -12,9 +12,9 @@ from ..engines.base import Engine
 from ..errors import UsageError
 from ..files import check_regular
 from ..journal import Failure
-from ..media.clips import read_clip
-from ..media.flow import AtOnce, Computed, Reading, Spent, compute_videos
-from ..media.sampling import Sampling
+from ..media.clips import ReadRequest, Sampling, read_clip
+from ..media.compute import Computed, FunctionComputer, Spent, compute_videos
+from ..reporting import SILENT, Reporter
 from ..tokenizer import tokenize
 from .entries import Entry
 
@@ -25,7 +25,7 @@ TEXTS_AT_ONCE = 64
 class Embedded:
     """All that became of a video."""
 
-    place: int  # among those given
+    index: int  # in the given paths
     entries: list[Entry | Failure]  # in order, their rows not known yet; or one failure
     vectors: np.ndarray  # [K, D] float32, L2-normalized, of its K entries
 
@@ -34,11 +34,12 @@ def embed_videos(
     paths: Sequence[Path],
     engine: Engine[Any],
     pool: str,
-    reading: Reading,
-    stopping: Callable[[], bool] = lambda: False,
+    request: ReadRequest,
+    batch_size: int = 8,
+    reporter: Reporter = SILENT,
     spent: Spent | None = None,
 ) -> Iterator[Embedded]:
-    """Embed every segment of every video, in the order given. See `media.flow.compute_videos`.
+    """Embed every segment of every video, in the order given. See `media.compute.compute_videos`.
 
     Args:
         pool: How several frames become one, `joint` or `mean`.
@@ -47,20 +48,20 @@ def embed_videos(
     def compute(pixels: np.ndarray, _: list[int]) -> Sequence[np.ndarray]:
         return list(engine.encode_clips(pixels, pool).embedding)
 
-    with closing(compute_videos(paths, AtOnce(compute), reading, stopping, spent)) as videos:
+    with closing(compute_videos(paths, FunctionComputer(compute), request, batch_size, reporter, spent)) as videos:
         for video in videos:
-            yield _embedded(video, str(paths[video.place]))
+            yield _embedded(video, str(paths[video.index]))
 
 
 def _embedded(video: Computed[np.ndarray], path: str) -> Embedded:
     if video.failure:
         failure = Failure(path, video.failure, video.transient)
-        return Embedded(video.place, [failure], np.zeros((0, 0), np.float32))
+        return Embedded(video.index, [failure], np.zeros((0, 0), np.float32))
     segments = len(video.clips)
     entries: list[Entry | Failure] = [
         Entry(-1, path, clip.start, clip.end, tuple(clip.times), segments) for clip in video.clips
     ]
-    return Embedded(video.place, entries, np.stack(video.values))
+    return Embedded(video.index, entries, np.stack(video.values))
 
 
 def embed_texts(

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import UsageError
 from ..files import check_regular, io_errors, write_atomically
 from ..journal import Failure, Journal, Task, open_journal, preview_journal, text_of
-from ..media.sampling import Frames, Sampling
+from ..media.clips import Frames, Sampling
 from ..parsing import parse_json, read_errors, read_json, validate
 from . import approximate
 from .entries import Entry, from_json

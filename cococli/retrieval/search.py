@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engines.base import Engine
 from ..errors import CocaError, UsageError, VideoError
-from ..media.sampling import Sampling
+from ..media.clips import Sampling
 from ..tokenizer import tokenize
 from . import approximate, nearest
 from .embedding import embed_file

@@ -20,11 +20,9 @@ from ..catalog import CLIP, CocaConfig, Preprocess
 from ..checkpoints.locks import acquire
 from ..errors import CocaError, UsageError, VideoError
 from ..files import check_space, digest, format_size, io_errors, os_reason
-from ..media.clips import ReadRequest
-from ..media.flow import AtOnce, Reading, compute_videos
-from ..media.reading import open_file, reason
-from ..media.sampling import Sampling
-from ..media.segments import Segments
+from ..media.clips import ReadRequest, Sampling, Segments
+from ..media.compute import FunctionComputer, compute_videos
+from ..media.readers import open_file, reason
 from ..reporting import SILENT, Reporter
 from ..retrieval.vectors import VectorFile, create, map_vectors
 from .feeding import StepBatch, report_unreadable
@@ -110,11 +108,10 @@ def prepare(
         missing = {content: path for content, path in found.items() if content and content not in store.rows}
         _check_room(tower, len(missing))
         request = ReadRequest(tower.sampling, Segments("none"), tower.image_size, preprocess=tower.preprocess)
-        reading = Reading(request, batch_size)
         if missing:
             size = format_size(len(missing) * tower.row_bytes)
             reporter.note(f"encoding {len(missing)} files once with the frozen vision tower: {size} in {tower.folder}")
-            _compute(missing, reading, encode, store, failed, reporter)
+            _compute(missing, request, batch_size, encode, store, failed, reporter)
     images = map_vectors(tower.folder / ROWS).reshape(-1, tower.queries, tower.width)
     return Features(images, np.array([store.rows.get(content, -1) for content in contents], np.int64))
 
@@ -198,7 +195,8 @@ def _open_rows(tower: Tower) -> VectorFile:
 
 def _compute(
     files: Mapping[str, Path],
-    reading: Reading,
+    request: ReadRequest,
+    batch_size: int,
     encode: Encode,
     store: _Store,
     failed: Callable[[Path, str], None],
@@ -206,16 +204,16 @@ def _compute(
 ) -> None:
     """Add the features of files, keyed by their contents, to a store."""
     contents, paths = list(files), list(files.values())
-    computer = AtOnce(lambda pixels, _: list(encode(pixels)))
+    computer = FunctionComputer(lambda pixels, _: list(encode(pixels)))
     with (
         reporter.progress("encoding", len(paths), on_stop="saving") as progress,
-        closing(compute_videos(paths, computer, reading, lambda: reporter.stop_requested)) as videos,
+        closing(compute_videos(paths, computer, request, batch_size, reporter)) as videos,
     ):
         for done, video in enumerate(videos, start=1):
             if video.failure:
-                failed(paths[video.place], video.failure)
+                failed(paths[video.index], video.failure)
             else:
-                store.add(contents[video.place], video.values[0])
+                store.add(contents[video.index], video.values[0])
             progress.update(done, len(paths))
 
 

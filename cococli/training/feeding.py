@@ -4,8 +4,9 @@ import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +14,11 @@ import numpy as np
 
 from ..catalog import CLIP, Preprocess
 from ..errors import VideoError
-from ..media.clips import ReadRequest, view
+from ..media.clips import ReadRequest, Sampling, Segments, view
 from ..media.discover import is_image
-from ..media.events import ClipRead, Event, VideoFailed, VideoRead
 from ..media.pictures import opened
-from ..media.pool import Job, read_each, read_videos
+from ..media.pool import ClipRead, Event, Job, VideoFailed, VideoRead, read_videos
 from ..media.preprocess import normalize
-from ..media.sampling import Sampling
-from ..media.segments import Segments
 from ..reporting import SILENT, Reporter
 from .pairs import Order, Pairs
 
@@ -105,13 +103,21 @@ def feed(
 
 
 def _read(
-    slots: Iterator[_Slot], pairs: Pairs, seed: int, feeding: Feeding, reporter: Reporter, ahead: int
+    slots: Iterator[_Slot], pairs: Pairs, seed: int, feeding: Feeding, reporter: Reporter, prefetch: int
 ) -> Generator[tuple[_Slot, np.ndarray], None, None]:
     """Yield frames [F, S, S, 3] uint8 for every slot: in order, but replacements of broken files come later."""
-    source = _source(pairs.files, feeding, ahead)
+    source = _source(pairs.files, feeding, prefetch)
     broken: set[int] = set()
     retries: deque[_Slot] = deque()
     under_way: deque[_Slot] = deque()
+
+    request = ReadRequest(
+        feeding.sampling,
+        Segments("none"),
+        feeding.image_size,
+        preprocess=feeding.preprocess,
+        timeout=feeding.timeout,
+    )
 
     def jobs() -> Iterator[Job]:
         while slot := retries.popleft() if retries else next(slots, None):
@@ -119,8 +125,7 @@ def _read(
             under_way.append(slot)
             crop_seed = zlib.crc32(f"{seed} {slot.step} {slot.position}".encode()) if feeding.augment else None
             path = pairs.files[pairs.file[slot.pair]]
-            whole = Segments("none")
-            yield path, ReadRequest(feeding.sampling, whole, feeding.image_size, crop_seed, feeding.preprocess)
+            yield path, replace(request, crop_seed=crop_seed)
 
     reading = True
     while reading:
@@ -149,12 +154,12 @@ def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]],
 
 
 def _source(
-    files: Sequence[Path], feeding: Feeding, ahead: int
+    files: Sequence[Path], feeding: Feeding, prefetch: int
 ) -> Callable[[Iterable[Job]], Generator[Event, None, None]]:
     """Return a function that decodes files: from memory if they are small pictures, else in other processes."""
     if fit_in_memory(files):
         return partial(replay, load(files, feeding.processes, feeding.timeout))
-    return partial(read_each, processes=feeding.processes, timeout=feeding.timeout, ahead=ahead)
+    return partial(read_videos, processes=feeding.processes, prefetch=prefetch)
 
 
 def fit_in_memory(files: Iterable[Path]) -> bool:
@@ -171,17 +176,18 @@ def fit_in_memory(files: Iterable[Path]) -> bool:
 def load(files: Iterable[Path], processes: int, timeout: float) -> Decoded:
     """Decode every picture to [1, H, W, 3] uint8, or record why it cannot be read."""
     paths = tuple(files)
-    events = read_videos(paths, ReadRequest(Sampling(), Segments("none"), None), processes, timeout, ahead=100)
-    return {paths[event.place]: event for event in events if isinstance(event, ClipRead | VideoFailed)}
+    request = ReadRequest(Sampling(), Segments("none"), None, timeout=timeout)
+    events = read_videos(zip(paths, repeat(request)), processes, prefetch=100)
+    return {paths[event.video]: event for event in events if isinstance(event, ClipRead | VideoFailed)}
 
 
 def replay(decoded: Decoded, jobs: Iterable[Job]) -> Generator[Event, None, None]:
-    """Yield the events of `read_each` for pictures in memory."""
-    for place, (path, request) in enumerate(jobs):
-        event = decoded[path]._replace(place=place)
+    """Yield the events of `read_videos` for pictures in memory."""
+    for index, (path, request) in enumerate(jobs):
+        event = decoded[path]._replace(video=index)
         if isinstance(event, ClipRead):
             yield event._replace(pixels=np.stack([view(frame, request) for frame in event.pixels]))
-            yield VideoRead(place, 1)
+            yield VideoRead(index, 1)
         else:
             yield event
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..engines.choice import no_mindspore
 from ..errors import CocaError, UsageError
-from ..media.sampling import Sampling
+from ..media.clips import Sampling
 from ..reporting import SILENT, Reporter
 
 if TYPE_CHECKING:

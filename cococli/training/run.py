@@ -18,9 +18,7 @@ from ..checkpoints.store import find_model, with_preprocess
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
 from ..files import digest
-from ..media.clips import ReadRequest
-from ..media.flow import Reading
-from ..media.segments import Segments
+from ..media.clips import ReadRequest, Segments
 from ..reporting import SILENT, Reporter
 from .adamw import AdamWOptions
 from .card import write_card
@@ -88,11 +86,11 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
             recorder = _FolderRecorder(folder, trainer, request.keep, log_event)
         batches = _batches(request, trainer, pairs, order, range(state.step, plan.steps), reporter, workers)
         size, preprocess = base.config.vision.image_size, base.config.preprocess
-        reading = Reading(ReadRequest(request.sampling, Segments("none"), size, preprocess=preprocess))
+        read = ReadRequest(request.sampling, Segments("none"), size, preprocess=preprocess)
         if not workers.rank:
             stack.callback(_describe, folder, base, facts, reporter)
         try:
-            validate_now = partial(_validate, trainer, data, reading, request, workers)
+            validate_now = partial(_validate, trainer, data, read, request, workers)
             train(trainer, batches, plan, state, recorder, validate_now, reporter, workers)
         except Diverged as error:
             bad = np.concatenate(workers.exchange(error.pairs))
@@ -272,14 +270,14 @@ def _describe(folder: RunFolder, base: Base, facts: Mapping[str, Any], reporter:
 
 
 def _validate(
-    trainer: Trainer, data: TrainingData, reading: Reading, request: FinetuneRequest, workers: Workers
+    trainer: Trainer, data: TrainingData, read: ReadRequest, request: FinetuneRequest, workers: Workers
 ) -> Validation:
     """Validate in the first worker and return its result in all."""
     assert data.held_out
     found = None
     if not workers.rank:
         found = validate(
-            trainer, data.held_out, reading, captions=request.caption_loss > 0, retrieval=request.contrastive_loss > 0
+            trainer, data.held_out, read, captions=request.caption_loss > 0, retrieval=request.contrastive_loss > 0
         )
     shared: Validation = workers.exchange(found)[0]
     return shared

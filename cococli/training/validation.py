@@ -13,7 +13,8 @@ from ..engines.base import ClipFeatures
 from ..engines.mindspore import MindSporeEngine
 from ..errors import CocaError
 from ..evaluation.model import joined, measure_captions, measure_retrieval
-from ..media.flow import AtOnce, Reading, compute_videos
+from ..media.clips import ReadRequest
+from ..media.compute import FunctionComputer, compute_videos
 from .network import Batch, Objective, losses_and_gradients, token_count
 from .pairs import pairs_of
 from .step import Trainer
@@ -52,7 +53,7 @@ class Validation:
 
 
 def validate(
-    trainer: Trainer, dataset: Dataset, reading: Reading, captions: bool = True, retrieval: bool = True
+    trainer: Trainer, dataset: Dataset, request: ReadRequest, captions: bool = True, retrieval: bool = True
 ) -> Validation:
     """Measure the current model.
 
@@ -74,8 +75,8 @@ def validate(
         return list(zip(captions, engine.tokens, strict=True))
 
     paths = [example.path for example in dataset.examples]
-    computed = compute_videos(paths, AtOnce(compute), reading)
-    found = {str(paths[video.place]): video.values[0] for video in computed if not video.failure}
+    computed = compute_videos(paths, FunctionComputer(compute), request)
+    found = {str(paths[video.index]): video.values[0] for video in computed if not video.failure}
     examples = tuple(example for example in dataset.examples if str(example.path) in found)
     if not examples:
         raise CocaError("none of the held-out files can be read")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cococli.captioning.captioner import Caption
-from cococli.media.flow import AtOnce
+from cococli.media.compute import FunctionComputer
 
 Make = Callable[[str, int], Path]
 
@@ -29,8 +29,8 @@ class BrightnessCaptioner:
         shades = 100 * (pixels[:, :, 1].mean(axis=(1, 2, 3)) * 0.26130258 + 0.4578275)
         return [Caption(f"{round(float(shade))} percent", -0.5, 0.25, np.ones(4, np.float32) / 2) for shade in shades]
 
-    def stream(self, lanes: int) -> AtOnce[Caption]:
-        return AtOnce(self.caption_batch)
+    def stream(self, lanes: int) -> FunctionComputer[Caption]:
+        return FunctionComputer(self.caption_batch)
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from cococli.catalog import VIT_B_32, CocaConfig, TextConfig
 from cococli.decoding.options import SearchOptions
 from cococli.decoding.rows import Hypothesis
 from cococli.errors import ModelError, UsageError
-from cococli.media.clips import read_clip
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling, read_clip
 from cococli.tokenizer import EOT_ID, SOT_ID, tokenize
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

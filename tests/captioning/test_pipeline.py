@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -10,16 +10,15 @@ import pytest
 from cococli.captioning.pipeline import Result, Settings, caption_videos
 from cococli.captioning.records import Outcome, Record
 from cococli.journal import Failure
-from cococli.media.clips import ReadRequest
-from cococli.media.flow import Reading, Spent, compute_videos
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.clips import ReadRequest, Sampling, Segments
+from cococli.media.compute import Spent, compute_videos
+from cococli.reporting import Reporter
 
 
 def settings(frames: int = 1, batch_size: int = 8, segments: float = 0, **rest: float) -> Settings:
     sampling = Sampling("multi", frames) if frames > 1 else Sampling("middle")
     cut = Segments("seconds", segments) if segments else Segments()
-    return Settings(Reading(ReadRequest(sampling, cut, image_size=32), batch_size), **rest)
+    return Settings(ReadRequest(sampling, cut, image_size=32), batch_size, **rest)
 
 
 def flat(results: Iterable[Result]) -> list[Outcome]:
@@ -37,6 +36,17 @@ def near(found: list[int | None], made: list[int | None]) -> bool:
     )
 
 
+class Stopping(Reporter):
+    """Requests a stop under a condition."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self.condition = condition
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.condition()
+
+
 def readers() -> int:
     """Processes that read videos."""
     mine = ["pgrep", "-c", "-P", str(os.getpid()), "-f", "cococli.media.worker"]
@@ -47,7 +57,7 @@ def test_every_video_has_its_own_record_in_the_order_given(video, captioner) -> 
     shades = [90, 10, 50, 30, 70]
     paths = [video(f"{shade}.mp4", shade) for shade in shades]
     results = list(caption_videos(paths, captioner, settings(frames=4, batch_size=2)))
-    assert [result.place for result in results] == [0, 1, 2, 3, 4]
+    assert [result.index for result in results] == [0, 1, 2, 3, 4]
     records = flat(results)
     assert [record.video for record in records] == [str(path) for path in paths]
     assert near(percents(records), shades)
@@ -105,8 +115,9 @@ def test_captions_of_little_similarity_are_marked(picture, captioner) -> None:
 
 def test_asked_to_stop_it_gives_what_is_finished_and_ends(picture, captioner) -> None:
     paths = [picture(f"{i}.png", i) for i in range(40)]
-    results = list(caption_videos(paths, captioner, settings(batch_size=4), lambda: len(captioner.batches) == 2))
-    assert [result.place for result in results] == list(range(8))
+    reporter = Stopping(lambda: len(captioner.batches) == 2)
+    results = list(caption_videos(paths, captioner, settings(batch_size=4), reporter))
+    assert [result.index for result in results] == list(range(8))
     assert readers() == 0
 
 
@@ -147,17 +158,17 @@ class Slow:
         self.captioner = captioner
         self.left: dict = {}
 
-    waiting = 0
+    queued = 0
 
     @property
     def busy(self) -> bool:
         return bool(self.left)
 
-    def take(self, keys, pixels, numbers) -> None:
-        values = self.captioner.caption_batch(pixels, numbers)
+    def submit(self, keys, pixels, seeds) -> None:
+        values = self.captioner.caption_batch(pixels, seeds)
         self.left |= {key: (3, value) for key, value in zip(keys, values, strict=True)}
 
-    def work(self) -> dict:
+    def step(self) -> dict:
         self.left = {key: (left - 1, value) for key, (left, value) in self.left.items()}
         done = {key: value for key, (left, value) in self.left.items() if not left}
         self.left = {key: item for key, item in self.left.items() if key not in done}
@@ -168,7 +179,7 @@ class Slow:
 def test_what_takes_several_goes_is_finished(picture, captioner, stops: bool) -> None:
     paths = [picture(f"{i}.png", i) for i in range(11)]
     slow = Slow(captioner)
-    found = compute_videos(paths, slow, settings(batch_size=2).reading, lambda: stops and len(captioner.batches) == 2)
+    found = compute_videos(paths, slow, settings().read, 2, Stopping(lambda: stops and len(captioner.batches) == 2))
     assert [video.values[0].text for video in found] == [f"{i} percent" for i in range(4 if stops else 11)]
     assert not slow.left
     assert readers() == 0

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cococli.cli.caption import caption
 from cococli.decoding.options import SearchOptions
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMAND = [sys.executable, "-m", "cococli"]

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from cococli.datasets.find import find_dataset
-from cococli.media.clips import read_clip
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling, read_clip
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {  # what the goldens of the bundled checkpoint show

@@ -1,21 +1,32 @@
-"""A video becomes the clip that the engine reads."""
+"""Clips: sampling of frames, segments, and reading."""
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from media.video_fixtures import make_video, number_of, numbered
 from PIL import Image
 
 from cococli.catalog import CLIP
-from cococli.errors import VideoError
-from cococli.media.clips import Clip, ReadRequest, read_clip, read_clips
+from cococli.errors import UsageError, VideoError
+from cococli.media.clips import (
+    Clip,
+    ReadRequest,
+    Sampling,
+    Segments,
+    parse_segments,
+    read_clip,
+    read_clips,
+    sample_indices,
+    segment_spans,
+)
 from cococli.media.preprocess import random_crop
-from cococli.media.reading import ENOUGH_BYTES, Frame, report_progress
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.readers import PROGRESS_BYTES, Frame, listen_to_progress
 from cococli.media.videos import Video
 
 
@@ -115,12 +126,12 @@ def test_all_clips_take_one_pass_and_each_comes_as_soon_as_it_is_decoded(video: 
 
 def test_packets_report_their_bytes_and_frames_enough(video: Path):
     sizes: list[int] = []
-    report_progress(sizes.append)
+    listen_to_progress(sizes.append)
     clips = read_clips(video, ReadRequest(Sampling("multi", 8), Segments("none"), 40))
     next(clips)
-    report_progress(lambda size: None)
-    assert sizes.count(ENOUGH_BYTES) == 8
-    packets = [size for size in sizes if size != ENOUGH_BYTES]
+    listen_to_progress(lambda size: None)
+    assert sizes.count(PROGRESS_BYTES) == 8
+    packets = [size for size in sizes if size != PROGRESS_BYTES]
     assert len(packets) >= 50
     assert 0 < sum(packets) < 2 * video.stat().st_size
 
@@ -148,3 +159,137 @@ def test_a_clip_cannot_be_changed(video: Path):
     clip, _ = read_clip(video, Sampling(), 40)
     with pytest.raises(dataclasses.FrozenInstanceError):
         clip.start = 1.0  # type: ignore[misc]
+
+
+# Sampling
+
+MIDDLE = Sampling("middle")
+GAPS = st.lists(st.floats(0.001, 5), min_size=1, max_size=40)
+
+
+def steady(frames: int, rate: int = 25) -> tuple[np.ndarray, float]:
+    return np.arange(frames) / rate, frames / rate
+
+
+def whole(starts: np.ndarray, end: float, sampling: Sampling) -> np.ndarray:
+    """Sampled as one span."""
+    (indices,) = sample_indices(starts, [(0.0, end)], sampling)
+    return indices
+
+
+def test_the_middle_frame_is_the_one_on_screen_at_half_time():
+    assert whole(*steady(75), MIDDLE).tolist() == [37]
+    assert whole(*steady(4), MIDDLE).tolist() == [2]  # it comes on screen just then
+
+
+def test_several_frames_stand_at_the_centers_of_equal_parts():
+    assert whole(*steady(80), Sampling("multi", 4)).tolist() == [10, 30, 50, 70]
+
+
+def test_spans_are_sampled_each_by_itself():
+    starts, _ = steady(80)
+    spans = [(0.0, 1.0), (1.0, 2.0), (2.01, 2.03)]
+    assert sample_indices(starts, spans, MIDDLE).tolist() == [[12], [37], [50]]
+    assert sample_indices(starts, spans, Sampling("multi", 2)).tolist() == [[6, 18], [31, 43], [50, 50]]
+
+
+def test_a_frame_that_stays_on_screen_for_long_is_the_middle_and_stands_several_times():
+    starts = np.array([0.0, 0.1, 0.2, 9.0])
+    assert whole(starts, 10.0, MIDDLE).tolist() == [2]
+    assert whole(starts, 10.0, Sampling("multi", 5)).tolist() == [2, 2, 2, 2, 3]
+
+
+def test_fewer_frames_than_asked_are_repeated_in_order():
+    assert whole(*steady(3), Sampling("multi", 6)).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("end", [0.0, 0.04, 100.0])
+def test_one_frame_fills_every_place(end: float):
+    assert whole(np.zeros(1), end, Sampling("multi", 8)).tolist() == [0] * 8
+    assert whole(np.zeros(1), end, MIDDLE).tolist() == [0]
+
+
+def test_rounded_times_give_the_frames_of_exact_times():
+    """Matroska keeps milliseconds: 30 frames a second start at 0.033, 0.067, 0.1."""
+    exact = np.arange(60) / 30
+    assert (
+        whole(np.round(exact, 3), 2.0, Sampling("multi", 5)).tolist()
+        == whole(exact, 2.0, Sampling("multi", 5)).tolist()
+    )
+
+
+@given(GAPS, st.integers(1, 30))
+def test_every_chosen_frame_is_on_screen_at_its_center(gaps: list[float], count: int):
+    edges = np.cumsum([0.0, *gaps])
+    starts, end = edges[:-1], float(edges[-1])
+    indices = whole(starts, end, Sampling("multi", count))
+    assert indices.dtype == np.int64
+    assert len(indices) == count
+    for place, index in enumerate(indices):
+        center = (place + 0.5) * end / count
+        assert edges[index] <= center + 1e-5
+        assert center <= edges[index + 1] + 1e-5
+
+
+@pytest.mark.parametrize("number", [0, -1, 1025, 2.5])
+def test_an_impossible_number_of_frames_is_refused(number: int):
+    with pytest.raises(UsageError, match="--num-frames"):
+        Sampling("multi", number)
+
+
+def test_an_unknown_way_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError) as caught:
+        Sampling("all")  # type: ignore[arg-type]
+    assert "'all'" in caught.value.message
+    assert "middle or multi" in caught.value.hint
+
+
+# Segments
+
+
+def timed(end: float) -> SimpleNamespace:
+    return SimpleNamespace(starts=np.arange(0.0, max(end, 0.04), 0.04), end=end)
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        ("none", Segments()),
+        ("scene", Segments("scene")),
+        ("5", Segments("seconds", 5.0)),
+        ("2.5s", Segments("seconds", 2.5)),
+    ],
+)
+def test_what_a_user_writes_is_understood(text: str, segments: Segments) -> None:
+    assert parse_segments(text) == segments
+
+
+@pytest.mark.parametrize("text", ["", "often", "0", "-3", "0.01", "nan", "inf", "5 m", "1e999"])
+def test_what_is_no_cut_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--segments cannot be ") as caught:
+        parse_segments(text)
+    assert caught.value.hint == "none, scene, or seconds, at least 0.1"
+
+
+def test_a_whole_video_is_one_span_and_a_picture_one_without_length() -> None:
+    assert segment_spans(timed(7.2), Segments()) == [(0.0, 7.2)]
+    for kind in ("none", "scene", "seconds"):
+        assert segment_spans(timed(0.0), Segments(kind, 2.0)) == [(0.0, 0.0)]
+
+
+def test_a_last_piece_of_less_than_half_belongs_to_the_one_before() -> None:
+    two = Segments("seconds", 2.0)
+    assert segment_spans(timed(6.0), two) == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]
+    assert segment_spans(timed(6.9), two) == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.9)]
+    assert segment_spans(timed(7.1), two) == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0), (6.0, 7.1)]
+    assert segment_spans(timed(0.5), two) == [(0.0, 0.5)]
+
+
+@given(end=st.floats(0.01, 1e3), seconds=st.floats(0.1, 1e4))
+def test_pieces_cover_the_video_without_gaps(end: float, seconds: float) -> None:
+    pieces = segment_spans(
+        timed(1.0) if end < 1 else SimpleNamespace(starts=np.zeros(1), end=end), Segments("seconds", seconds)
+    )
+    assert pieces[0][0] == 0.0
+    assert [one[1] for one in pieces[:-1]] == [other[0] for other in pieces[1:]]
+    assert all(start < stop for start, stop in pieces)

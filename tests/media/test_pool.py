@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from io import FileIO
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,8 @@ from PIL import Image
 
 from cococli.errors import VideoError, is_transient
 from cococli.media import pool
-from cococli.media.clips import ReadRequest, read_clips
-from cococli.media.events import ClipRead, Event, VideoFailed
-from cococli.media.pool import read_each, read_videos
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.clips import ReadRequest, Sampling, Segments, read_clips
+from cococli.media.pool import ClipRead, Event, Job, VideoFailed, read_videos
 from cococli.media.videos import open_video
 
 WHOLE = ReadRequest(Sampling(), Segments("none"), 40)
@@ -60,9 +58,13 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_video(tmp_path_factory.mktemp("video") / "short.mp4", frames=1)
 
 
+def each(paths: Iterable[Path], request: ReadRequest) -> Iterator[Job]:
+    return zip(paths, repeat(request))
+
+
 def outlines(events: Iterator[Event]) -> list[tuple]:
     """What happened to which video, without the pixels."""
-    return [event[:2] if not isinstance(event, ClipRead) else (event.place, event.clip.start) for event in events]
+    return [event[:2] if not isinstance(event, ClipRead) else (event.video, event.clip.start) for event in events]
 
 
 def test_every_video_tells_its_clips_in_order_whoever_is_faster(
@@ -80,13 +82,13 @@ def test_every_video_tells_its_clips_in_order_whoever_is_faster(
         (4, "no video stream"),
         *[(5, 0.0), (5, 1)],
     ]
-    assert outlines(read_videos(paths, PIECES)) == expected
-    assert outlines(read_videos(paths, PIECES, processes=1, ahead=1)) == expected
+    assert outlines(read_videos(each(paths, PIECES))) == expected
+    assert outlines(read_videos(each(paths, PIECES), processes=1, prefetch=1)) == expected
     assert capfd.readouterr() == ("", "")
 
 
 def test_clips_are_those_that_this_process_would_read(long: Path):
-    theirs = [event for event in read_videos([long], PIECES) if isinstance(event, ClipRead)]
+    theirs = [event for event in read_videos(each([long], PIECES)) if isinstance(event, ClipRead)]
     for event, (clip, pixels) in zip(theirs, read_clips(long, PIECES), strict=True):
         assert event.clip == clip
         np.testing.assert_array_equal(event.pixels, pixels)
@@ -95,7 +97,7 @@ def test_clips_are_those_that_this_process_would_read(long: Path):
 def test_each_may_be_read_in_its_own_way(long: Path):
     seeds = [None, 1, 2]
     requests = [ReadRequest(Sampling(), Segments("none"), 40 + place, seed) for place, seed in enumerate(seeds)]
-    events = read_each((long, request) for request in requests)
+    events = read_videos((long, request) for request in requests)
     theirs = [event.pixels for event in events if isinstance(event, ClipRead)]
     for pixels, request in zip(theirs, requests, strict=True):
         ((_, ours),) = read_clips(long, request)
@@ -103,14 +105,14 @@ def test_each_may_be_read_in_its_own_way(long: Path):
 
 
 def test_no_video_gives_no_event():
-    assert list(read_videos([], WHOLE)) == []
+    assert list(read_videos(each([], WHOLE))) == []
 
 
 def test_paths_are_taken_as_they_are_needed(short: Path):
     taken: list[int] = []
     with_trace = (taken.append(number) or short for number in count())
-    events = read_videos(with_trace, WHOLE, ahead=5)
-    seen = [next(events).place for _ in range(20)]
+    events = read_videos(each(with_trace, WHOLE), prefetch=5)
+    seen = [next(events).video for _ in range(20)]
     events.close()
     assert seen == [place for place in range(10) for _ in range(2)]
     assert len(taken) == 14
@@ -145,7 +147,7 @@ def test_files_that_are_damaged_fail_for_good(long: Path, tmp_path: Path) -> Non
     (tmp_path / "cut.mp4").write_bytes(long.read_bytes()[:5_000])
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     paths = [tmp_path / "cut.mp4", tmp_path / "picture.png", tmp_path / "none.mp4"]
-    failures = [event for event in read_videos(paths, WHOLE) if isinstance(event, VideoFailed)]
+    failures = [event for event in read_videos(each(paths, WHOLE)) if isinstance(event, VideoFailed)]
     assert [failure.transient for failure in failures] == [False, False, False]
 
 
@@ -164,7 +166,8 @@ def test_a_video_that_takes_its_process_with_it_fails_alone(
 ):
     before = children()
     # A process that is stopped is given up soon; others may take as long as a loaded machine needs.
-    events = read_videos([long, short, short], PIECES, processes=1, timeout=10 if blow == signal.SIGSTOP else 900)
+    request = replace(PIECES, timeout=10 if blow == signal.SIGSTOP else 900)
+    events = read_videos(each([long, short, short], request), processes=1)
     next(events)
     (process,) = children() - before
     os.kill(process, blow)
@@ -176,7 +179,7 @@ def test_a_video_that_takes_its_process_with_it_fails_alone(
 
 def test_ctrl_c_and_kill_are_for_the_parent(long: Path):
     before = children()
-    events = read_videos([long], PIECES, processes=1)
+    events = read_videos(each([long], PIECES), processes=1)
     next(events)
     (process,) = children() - before
     assert os.getpgid(process) != os.getpgid(0)
@@ -186,16 +189,16 @@ def test_ctrl_c_and_kill_are_for_the_parent(long: Path):
 
 
 def test_a_process_is_replaced_before_leaks_add_up(short: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool, "FILES", 2)
+    monkeypatch.setattr(pool, "MAX_FILES", 2)
     before = children()
-    seen = {frozenset(children() - before) for _ in read_videos([short] * 6, WHOLE, processes=1, ahead=1)}
+    seen = {frozenset(children() - before) for _ in read_videos(each([short] * 6, WHOLE), processes=1, prefetch=1)}
     assert len(set().union(*seen)) >= 3
     assert {len(processes) for processes in seen} <= {0, 1}
 
 
 def test_a_process_can_take_only_so_much_memory(long: Path):
     before = children()
-    events = read_videos([long], PIECES, processes=1)
+    events = read_videos(each([long], PIECES), processes=1)
     next(events)
     (process,) = children() - before
     limits = Path(f"/proc/{process}/limits").read_text()
@@ -209,14 +212,14 @@ def test_modules_of_the_folder_that_one_works_in_are_not_taken(
     for name in ("av", "numpy", "queue"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')")
     monkeypatch.chdir(tmp_path)
-    assert outlines(read_videos([short], WHOLE)) == [(0, 0.0), (0, 1)]
+    assert outlines(read_videos(each([short], WHOLE))) == [(0, 0.0), (0, 1)]
 
 
 # The end
 
 
 def test_closing_ends_everything_while_readers_wait_and_read(long: Path):
-    events = read_videos([long] * 10, PIECES, processes=3)
+    events = read_videos(each([long] * 10, PIECES), processes=3)
     next(events)
     events.close()
     with pytest.raises(StopIteration):
@@ -225,8 +228,8 @@ def test_closing_ends_everything_while_readers_wait_and_read(long: Path):
 
 def test_an_exception_where_events_are_used_ends_everything(long: Path):
     def use() -> None:
-        for event in read_videos([long] * 4, PIECES):
-            raise RuntimeError(f"cannot use {event.place}")
+        for event in read_videos(each([long] * 4, PIECES)):
+            raise RuntimeError(f"cannot use {event.video}")
 
     with pytest.raises(RuntimeError, match="cannot use 0"):
         use()
@@ -238,18 +241,16 @@ def test_a_list_of_paths_that_breaks_ends_everything(short: Path):
         raise OSError("the list is gone")
 
     with pytest.raises(OSError, match="the list is gone"):
-        list(read_videos(broken(), WHOLE))
+        list(read_videos(each(broken(), WHOLE)))
 
 
 PARENT = """
 import sys, time
 from pathlib import Path
-from cococli.media.clips import ReadRequest
-from cococli.media.pool import read_each, read_videos
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.clips import ReadRequest, Sampling, Segments
+from cococli.media.pool import read_videos
 
-events = read_videos([Path(sys.argv[1])] * 4, ReadRequest(Sampling(), Segments("seconds", 0.04), 40))
+events = read_videos([(Path(sys.argv[1]), ReadRequest(Sampling(), Segments("seconds", 0.04), 40))] * 4)
 for _ in range(310):  # into the second video, so that both processes run
     next(events)
 print("reading", flush=True)

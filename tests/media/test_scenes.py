@@ -9,10 +9,9 @@ import pytest
 from media.video_fixtures import RATE, make_video
 from PIL import Image, ImageDraw, ImageFont
 
-from cococli.media.readers import open_reader
-from cococli.media.reading import Frame
+from cococli.media.clips import Segments, segment_spans
+from cococli.media.readers import Frame, open_reader
 from cococli.media.scenes import find_scenes, scene_spans
-from cococli.media.segments import Segments, spans
 
 HEIGHT, WIDTH = 72, 128
 
@@ -58,7 +57,9 @@ class Drawn:
 def test_a_cut_is_found_at_the_first_frame_of_the_new_scene(tmp_path: Path) -> None:
     video = open_reader(make_video(tmp_path / "a.mp4", frames=stays(0, 2) + stays(1, 1.48) + stays(2, 2)))
     assert find_scenes(video) == pytest.approx([2.0, 3.48])
-    assert np.array(spans(video, Segments("scene"))) == pytest.approx(np.array([(0, 2), (2, 3.48), (3.48, 5.48)]))
+    assert np.array(segment_spans(video, Segments("scene"))) == pytest.approx(
+        np.array([(0, 2), (2, 3.48), (3.48, 5.48)])
+    )
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.gif", "a.h264", "a.webm"])

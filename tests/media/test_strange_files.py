@@ -11,11 +11,9 @@ from media.video_fixtures import add_sound, make_video, make_yuv, number_of, num
 from PIL import Image
 
 from cococli.errors import VideoError
-from cococli.media.clips import ReadRequest, read_clips
-from cococli.media.hdr import HLG, PQ
+from cococli.media.clips import ReadRequest, Sampling, Segments, read_clips
+from cococli.media.display import HLG, PQ
 from cococli.media.readers import open_reader
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
 from cococli.media.videos import Video
 
 LOSSLESS = {"qp": "0"}

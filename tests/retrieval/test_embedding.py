@@ -11,10 +11,9 @@ from cococli.checkpoints.store import find_model
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import UsageError, VideoError
 from cococli.journal import Failure
-from cococli.media.clips import ReadRequest
-from cococli.media.flow import Reading, Spent
-from cococli.media.sampling import Sampling
-from cococli.media.segments import parse
+from cococli.media.clips import ReadRequest, Sampling, parse_segments
+from cococli.media.compute import Spent
+from cococli.reporting import Reporter
 from cococli.retrieval.embedding import TEXTS_AT_ONCE, embed_file, embed_texts, embed_videos, read_texts
 from cococli.retrieval.entries import Entry
 
@@ -35,8 +34,14 @@ def coca() -> "cococli.Coca":
     return cococli.load("shapes", frames="multi", num_frames=3, engine="mindspore")
 
 
-def reading(segments: str = "none", sampling: Sampling = MULTI, batch_size: int = 2) -> Reading:
-    return Reading(ReadRequest(sampling, parse(segments), 64), batch_size)
+class Stopping(Reporter):
+    """Requests a stop at once."""
+
+    stop_requested = True
+
+
+def read(segments: str = "none", sampling: Sampling = MULTI) -> ReadRequest:
+    return ReadRequest(sampling, parse_segments(segments), 64)
 
 
 def test_videos_and_pictures_get_the_vectors_that_the_library_gives(engine, coca, tmp_path: Path) -> None:
@@ -44,11 +49,11 @@ def test_videos_and_pictures_get_the_vectors_that_the_library_gives(engine, coca
     Image.new("RGB", (80, 60), (200, 30, 30)).save(picture)
     broken.write_bytes(b"this is no video")
     paths, spent = [MOVES, broken, picture, GROWS], Spent()
-    moves, failed, red, grows = embed_videos(paths, engine, "joint", reading(), spent=spent)
+    moves, failed, red, grows = embed_videos(paths, engine, "joint", read(), 2, spent=spent)
     for embedded, path in ((moves, MOVES), (red, picture), (grows, GROWS)):
         np.testing.assert_allclose(embedded.vectors, [coca.embed(path)], atol=CLOSE)
         assert embedded.vectors.dtype == np.float32
-    assert [each.place for each in (moves, failed, red, grows)] == [0, 1, 2, 3]
+    assert [each.index for each in (moves, failed, red, grows)] == [0, 1, 2, 3]
     (entry,) = moves.entries
     assert isinstance(entry, Entry)
     assert (entry.row, entry.video, entry.start, entry.end, entry.segments) == (-1, str(MOVES), 0.0, 4.0, 1)
@@ -61,7 +66,7 @@ def test_videos_and_pictures_get_the_vectors_that_the_library_gives(engine, coca
 
 
 def test_every_segment_has_a_vector_of_its_own(engine) -> None:
-    (whole,) = embed_videos([APPEARS], engine, "joint", reading("2", Sampling()))
+    (whole,) = embed_videos([APPEARS], engine, "joint", read("2", Sampling()))
     assert [(entry.start, entry.end, entry.segments) for entry in whole.entries] == [(0.0, 2.0, 2), (2.0, 4.0, 2)]
     before, after = whole.vectors
     assert before @ after < 0.99  # something appears
@@ -69,7 +74,7 @@ def test_every_segment_has_a_vector_of_its_own(engine) -> None:
 
 
 def test_the_pool_decides(engine) -> None:
-    (joint,), (mean,) = (list(embed_videos([APPEARS], engine, pool, reading())) for pool in ("joint", "mean"))
+    (joint,), (mean,) = (list(embed_videos([APPEARS], engine, pool, read())) for pool in ("joint", "mean"))
     assert np.abs(joint.vectors - mean.vectors).max() > 1e-3
     np.testing.assert_allclose(joint.vectors[0], embed_file(APPEARS, engine, MULTI, "joint"), atol=CLOSE)
     np.testing.assert_allclose(mean.vectors[0], embed_file(APPEARS, engine, MULTI, "mean"), atol=CLOSE)
@@ -81,7 +86,7 @@ def test_a_file_that_cannot_be_read_is_told(engine, tmp_path: Path) -> None:
 
 
 def test_a_run_may_end_early(engine) -> None:
-    assert list(embed_videos([MOVES, GROWS], engine, "joint", reading(), stopping=lambda: True)) == []
+    assert list(embed_videos([MOVES, GROWS], engine, "joint", read(), reporter=Stopping())) == []
     assert list(embed_texts(["a red circle"], engine, stopping=lambda: True)) == []
 
 
@@ -98,7 +103,7 @@ def test_texts_get_the_vectors_that_the_library_gives(engine, coca) -> None:
 def test_a_text_is_nearest_to_what_it_says(engine, coca) -> None:
     said = coca.caption(MOVES).text
     ((_, _, vector),) = embed_texts([said], engine)
-    vectors = np.concatenate([each.vectors for each in embed_videos([GROWS, MOVES], engine, "joint", reading())])
+    vectors = np.concatenate([each.vectors for each in embed_videos([GROWS, MOVES], engine, "joint", read())])
     assert (vectors @ vector[0]).argmax() == 1
 
 

@@ -14,10 +14,7 @@ from cococli.checkpoints.store import find_model
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError, UsageError
 from cococli.journal import Task, text_name
-from cococli.media.clips import ReadRequest
-from cococli.media.flow import Reading
-from cococli.media.sampling import Sampling
-from cococli.media.segments import parse
+from cococli.media.clips import ReadRequest, Sampling, parse_segments
 from cococli.retrieval import approximate
 from cococli.retrieval.embedding import embed_texts, embed_videos
 from cococli.retrieval.index import About, Index, check_model, open_index
@@ -28,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 MOVES, GROWS, CHANGES = (EXAMPLES / f"{name}.mp4" for name in ("moves", "grows", "changes"))
 YELLOW = "a large yellow circle on a black background"
 TEXTS = [YELLOW, "a small red triangle on a pink background", "a white square beside a blue square"]
-READING = Reading(ReadRequest(Sampling(), parse("2"), 64), 4)
+READ = ReadRequest(Sampling(), parse_segments("2"), 64)
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +78,8 @@ def index(made: Path, tmp_path: Path) -> Index:
 def fill(folder: Path, engine: MindSporeEngine, paths: Sequence[Path], texts: Sequence[str] = ()) -> None:
     tasks = [Task(str(path), "") for path in paths] + [Task(text_name(text), "") for text in texts]
     with open_index(folder, About("shapes", "same"), engine.config.embed_dim, tasks) as writer:
-        for embedded in embed_videos(paths, engine, "joint", READING):
-            writer.append(tasks[embedded.place], embedded.entries, embedded.vectors)
+        for embedded in embed_videos(paths, engine, "joint", READ, 4):
+            writer.append(tasks[embedded.index], embedded.entries, embedded.vectors)
         for place, entry, vector in embed_texts(texts, engine):
             writer.append(tasks[len(paths) + place], [entry], vector)
 
@@ -115,10 +112,11 @@ def test_a_picture_and_a_video_find_themselves(engine, index: Index, pictures: d
 
 
 def test_a_query_is_pooled_as_its_index_was(engine, tmp_path: Path) -> None:
-    about, request = About("shapes", "same", "multi", 3, "mean"), ReadRequest(Sampling("multi", 3), parse("none"), 64)
+    about = About("shapes", "same", "multi", 3, "mean")
+    request = ReadRequest(Sampling("multi", 3), parse_segments("none"), 64)
     task = Task(str(CHANGES), "")
     with open_index(tmp_path / "index", about, engine.config.embed_dim, [task]) as writer:
-        for embedded in embed_videos([CHANGES], engine, "mean", Reading(request)):
+        for embedded in embed_videos([CHANGES], engine, "mean", request):
             writer.append(task, embedded.entries, embedded.vectors)
     (found,) = Searcher(Index(tmp_path / "index"), engine).search(Query((Part(CHANGES),)))
     assert found.score == pytest.approx(1, abs=1e-5)
@@ -137,7 +135,7 @@ def test_parts_are_added_by_their_weights(engine, index: Index, pictures: dict[s
 
 def searched(index: Index, engine: MindSporeEngine, path: Path) -> np.ndarray:
     """The vector of a whole file."""
-    reading = Reading(ReadRequest(Sampling(), parse("none"), 64))
+    reading = ReadRequest(Sampling(), parse_segments("none"), 64)
     (embedded,) = embed_videos([path], engine, index.about.pool, reading)
     return embedded.vectors[0]
 

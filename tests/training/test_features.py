@@ -18,8 +18,7 @@ from training.training_fixtures import ordered, pairs, picture, pictures
 
 from cococli.catalog import CLIP, CocaConfig, Preprocess
 from cococli.errors import CocaError, VideoError
-from cococli.media.clips import read_clip
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling, read_clip
 from cococli.reporting import Progress, Reporter
 from cococli.training import features
 from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare

@@ -14,11 +14,8 @@ from training.tiny_run import RecordingReporter
 from training.training_fixtures import ordered, pairs, picture, pictures
 
 from cococli.errors import VideoError
-from cococli.media.clips import ReadRequest, read_clip
-from cococli.media.events import ClipRead
-from cococli.media.pool import read_each
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
+from cococli.media.pool import ClipRead, read_videos
 from cococli.training import feeding
 from cococli.training.feeding import Feeding, StepBatch, feed, fit_in_memory, load, replay
 
@@ -76,7 +73,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from training.training_fixtures import ordered, pairs
 from cococli.training.feeding import Feeding, feed
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling
 made = pairs([Path(path) for path in sys.argv[2:]])
 for batch in feed(made, ordered(made, 1, 3), range(3), Feeding(Sampling(), 16)):
     print(zlib.crc32(batch.pixels.tobytes()), batch.pairs.tolist())
@@ -188,7 +185,7 @@ def test_what_is_kept_is_told_as_if_it_were_read(tmp_path: Path) -> None:
         for path in reversed(files)
     ]
     kept = load(files, 1, 60.0)
-    for ours, theirs in zip(replay(kept, jobs), read_each(jobs), strict=True):
+    for ours, theirs in zip(replay(kept, jobs), read_videos(jobs), strict=True):
         if isinstance(ours, ClipRead) and isinstance(theirs, ClipRead):
             np.testing.assert_array_equal(ours.pixels, theirs.pixels)
             ours, theirs = ours._replace(pixels=None), theirs._replace(pixels=None)

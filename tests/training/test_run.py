@@ -23,8 +23,7 @@ from cococli.checkpoints.export import export
 from cococli.checkpoints.store import find_model
 from cococli.decoding.options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
-from cococli.media.clips import read_clip
-from cococli.media.sampling import Sampling
+from cococli.media.clips import Sampling, read_clip
 from cococli.training.data import find_data
 from cococli.training.finetune import FinetuneRequest, finetune
 from cococli.training.folder import open_run

@@ -13,10 +13,7 @@ from cococli.datasets.dataset import Dataset, Example
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError
 from cococli.evaluation.model import joined, measure_captions, measure_retrieval
-from cococli.media.clips import ReadRequest, read_clip
-from cococli.media.flow import Reading
-from cococli.media.sampling import Sampling
-from cococli.media.segments import Segments
+from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
 from cococli.training import validation
 from cococli.training.adamw import AdamWOptions
 from cococli.training.initial import initial
@@ -26,7 +23,6 @@ from cococli.training.step import Trainer
 from cococli.training.validation import GREEDY, METRICS, validate
 
 REQUEST = ReadRequest(Sampling(), Segments("none"), CONFIG.vision.image_size)
-READING = Reading(REQUEST)
 RECALLS = [f"{way} recall@{k}" for way in ("text to image", "image to text") for k in (1, 5, 10)]
 
 
@@ -42,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def test_scores_are_those_of_its_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> None:
-    found = validate(pupil, data, READING)
+    found = validate(pupil, data, REQUEST)
     captioner = Captioner(MindSporeEngine(CONFIG, pupil.weights()), "", replace(GREEDY, max_length=12))
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
     captions = captioner.caption_batch(pixels, range(4))
@@ -63,30 +59,30 @@ def test_the_held_out_loss_is_that_of_one_large_batch(pupil: Trainer, data: Data
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
     batch = Batch(pairs.ids, pixels[pairs.file])
     whole, _ = losses_and_gradients(CONFIG, pupil.tensors, (), batch, Objective(contrastive=0))
-    assert validate(pupil, data, READING).loss == pytest.approx(whole.caption, abs=1e-3)
+    assert validate(pupil, data, REQUEST).loss == pytest.approx(whole.caption, abs=1e-3)
     monkeypatch.setattr(validation, "_PAIRS", 3)
-    assert validate(pupil, data, READING).loss == pytest.approx(whole.caption, abs=1e-3)
+    assert validate(pupil, data, REQUEST).loss == pytest.approx(whole.caption, abs=1e-3)
 
 
 def test_a_model_that_trains_no_captions_is_chosen_by_its_recall(pupil: Trainer, data: Dataset) -> None:
-    found = validate(pupil, data, READING, captions=False)
+    found = validate(pupil, data, REQUEST, captions=False)
     assert [*found.scores] == RECALLS
     assert found.score == (found.scores[RECALLS[0]] + found.scores[RECALLS[3]]) / 2
     assert 0 < found.loss < 9
 
 
 def test_a_model_that_trains_captions_alone_is_not_asked_for_vectors(pupil: Trainer, data: Dataset) -> None:
-    assert [*validate(pupil, data, READING, retrieval=False).scores] == [*METRICS]
+    assert [*validate(pupil, data, REQUEST, retrieval=False).scores] == [*METRICS]
 
 
 def test_a_broken_file_is_left_out(pupil: Trainer, data: Dataset, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     more = replace(data, examples=(Example(broken, ("a cat",), "broken"), *data.examples))
-    assert validate(pupil, more, READING) == validate(pupil, data, READING)
+    assert validate(pupil, more, REQUEST) == validate(pupil, data, REQUEST)
 
 
 def test_where_no_file_can_be_read_there_is_nothing_to_look_at(pupil: Trainer, tmp_path: Path) -> None:
     with pytest.raises(CocaError) as caught:
-        validate(pupil, Dataset(Path("x.json"), "val", (Example(tmp_path / "0.png", ("a",), "0"),), {}), READING)
+        validate(pupil, Dataset(Path("x.json"), "val", (Example(tmp_path / "0.png", ("a",), "0"),), {}), REQUEST)
     assert caught.value.message == "none of the held-out files can be read"

@@ -1,0 +1,251 @@
+"""Computation over clips of many videos: it overlaps with reading, in memory that does not grow with their number."""
+
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from ..reporting import SILENT, Reporter
+from .clips import Clip, ReadRequest
+from .pool import ClipRead, Event, NotReady, VideoFailed, read_videos
+from .preprocess import normalize
+
+T = TypeVar("T")
+
+_FREED = np.empty(0, np.uint8)
+
+
+class Computer(Protocol[T]):
+    """Computes values of clips: it may return them in any order, and later than the next clips are submitted."""
+
+    @property
+    def queued(self) -> int:
+        """Number of submitted clips whose computation has not begun."""
+
+    @property
+    def busy(self) -> bool:
+        """True while values of submitted clips are outstanding."""
+
+    def submit(self, keys: Sequence[Any], pixels: np.ndarray, seeds: list[int]) -> None:
+        """Accept clips.
+
+        Args:
+            keys: B keys, by which `step` returns their values.
+            pixels: [B, F, 3, S, S] float32, normalized frames.
+            seeds: A number for each clip that does not depend on the batches.
+        """
+
+    def step(self) -> dict[Any, T]:
+        """Compute for a while; return the values that are complete."""
+
+
+class FunctionComputer(Generic[T]):
+    """A `Computer` that calls a function of `pixels` and `seeds`, which returns B values."""
+
+    queued = 0
+
+    def __init__(self, function: Callable[[np.ndarray, list[int]], Sequence[T]]) -> None:
+        self._function = function
+        self._values: dict[Any, T] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._values)
+
+    def submit(self, keys: Sequence[Any], pixels: np.ndarray, seeds: list[int]) -> None:
+        self._values |= zip(keys, self._function(pixels, seeds), strict=True)
+
+    def step(self) -> dict[Any, T]:
+        values, self._values = self._values, {}
+        return values
+
+
+@dataclass(frozen=True)
+class Computed(Generic[T]):
+    """The results of a video."""
+
+    index: int  # in the given paths
+    clips: list[Clip]
+    values: list[T]  # of each clip
+    failure: str = ""  # why it cannot be read; then there are neither clips nor values
+    transient: bool = False  # the next run should try again
+
+
+@dataclass
+class Spent:
+    """Time that a run spent, in seconds."""
+
+    waiting: float = 0.0  # for frames
+    computing: float = 0.0
+    clips: int = 0
+
+
+@dataclass(eq=False)
+class _Item(Generic[T]):
+    """A clip under way."""
+
+    video: int
+    index: int  # among the clips of its video
+    clip: Clip
+    pixels: np.ndarray  # [F, S, S, 3] uint8; empty once submitted
+    value: T | None = None
+    computed: bool = False
+
+
+@dataclass(eq=False)
+class _VideoState(Generic[T]):
+    """A video under way."""
+
+    items: list[_Item[T]] = field(default_factory=list)
+    read: bool = False  # to its end
+    failure: str = ""
+    transient: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.failure) or (self.read and all(item.computed for item in self.items))
+
+
+def compute_videos(
+    paths: Sequence[Path],
+    computer: Computer[T],
+    request: ReadRequest,
+    batch_size: int = 8,
+    reporter: Reporter = SILENT,
+    spent: Spent | None = None,
+) -> Generator[Computed[T], None, None]:
+    """Compute a value for every clip of every video, and yield the videos in the given order.
+
+    Worker processes read ahead while batches, which may mix clips of several videos, are computed. They end with the
+    iterator.
+
+    Args:
+        paths: Videos and pictures.
+        batch_size: Clips per batch.
+        reporter: Its stop request ends the run after the current batch. Videos whose last clips are computed by then
+            are still yielded.
+        spent: Accumulates the time spent.
+
+    Yields:
+        The results of each video. One that cannot be read does not affect the others.
+    """
+    return _Run(paths, computer, request, batch_size, reporter, spent or Spent()).results()
+
+
+@dataclass(eq=False)
+class _Run(Generic[T]):
+    """The state of `compute_videos`."""
+
+    paths: Sequence[Path]
+    computer: Computer[T]
+    request: ReadRequest
+    batch_size: int
+    reporter: Reporter
+    spent: Spent
+    videos: dict[int, _VideoState[T]] = field(default_factory=dict)
+    waiting: list[_Item[T]] = field(default_factory=list)  # read, but not submitted
+
+    def results(self) -> Generator[Computed[T], None, None]:
+        prefetch = 2 * self.batch_size + 2  # at least one batch more than is being computed
+        jobs = zip(self.paths, repeat(self.request))
+        with closing(read_videos(jobs, prefetch=prefetch, busy=lambda: self.computer.busy)) as events:
+            for event in self._timed(events):
+                if isinstance(event, NotReady):
+                    self._step()
+                else:
+                    self._add(event)
+                while not self.reporter.stop_requested and (batch := self._next_batch(self.batch_size)):
+                    self._submit(batch)
+                yield from self._finished()
+                if self.reporter.stop_requested:
+                    self._finish()
+                    if last := next(events, None):  # perhaps the end of the video just computed
+                        self._add(last)
+                    break
+        while not self.reporter.stop_requested and self.waiting:
+            self._submit(self._next_batch(1))
+        self._finish()
+        yield from self._finished(in_order=False)
+
+    def _timed(self, events: Iterator[Event]) -> Iterator[Event]:
+        start = time.perf_counter()
+        for event in events:
+            self.spent.waiting += time.perf_counter() - start
+            yield event
+            start = time.perf_counter()
+
+    def _add(self, event: Event) -> None:
+        """Record what was read."""
+        video = self.videos.setdefault(event.video, _VideoState())
+        if isinstance(event, ClipRead):
+            item: _Item[T] = _Item(event.video, len(video.items), event.clip, event.pixels)
+            video.items.append(item)
+            self.waiting.append(item)
+        elif isinstance(event, VideoFailed):
+            video.failure, video.transient = event.error, event.transient
+            self.waiting = [item for item in self.waiting if item.video != event.video]
+        else:
+            video.read = True
+
+    def _next_batch(self, enough: int) -> list[_Item[T]]:
+        """Take a batch of clips with equally many frames: `enough` of them, or fewer if too many others wait."""
+        for first in self.waiting:
+            alike = [item for item in self.waiting if len(item.pixels) == len(first.pixels)]
+            if len(alike) >= enough or len(self.waiting) >= 2 * enough:
+                batch = alike[: self.batch_size]
+                self.waiting = [item for item in self.waiting if item not in batch]
+                return batch
+        return []
+
+    def _submit(self, batch: list[_Item[T]]) -> None:
+        """Submit a batch, and compute until none of it is queued."""
+        with self._computing():
+            pixels = normalize(np.stack([item.pixels for item in batch]), self.request.preprocess)
+            self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
+            for item in batch:
+                item.pixels = _FREED
+        self._step()
+        while self.computer.queued:
+            self._step()
+
+    def _step(self) -> None:
+        with self._computing():
+            values = self.computer.step()
+        for item, value in values.items():
+            item.value, item.computed = value, True
+        self.spent.clips += len(values)
+
+    def _finish(self) -> None:
+        while self.computer.busy:
+            self._step()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.spent.computing += time.perf_counter() - start
+
+    def _finished(self, in_order: bool = True) -> Iterator[Computed[T]]:
+        """Remove and yield finished videos; in order: only those before the first one that is not."""
+        for index in sorted(self.videos):
+            if self.videos[index].finished:
+                yield _computed(index, self.videos.pop(index))
+            elif in_order:
+                return
+
+
+def _seed(path: Path, index: int) -> int:
+    """Return a number that depends only on the clip, so that sampling gives it the same caption in every run."""
+    return zlib.crc32(f"{index} {path}".encode("utf-8", "surrogateescape"))
+
+
+def _computed(index: int, video: _VideoState[T]) -> Computed[T]:
+    if video.failure:
+        return Computed(index, [], [], video.failure, video.transient)
+    return Computed(index, [item.clip for item in video.items], [item.value for item in video.items])  # type: ignore[misc]
