@@ -1,53 +1,57 @@
-"""Where captions go: what `-o` names, checked before any work is done."""
+"""Output files of a run: checks of `-o` before any work is done, and names of subtitles that belong to one video."""
 
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..media.discover import is_image
+from ..files import digest
+from ..media.discover import VIDEO_SUFFIXES, is_image
 from ..retrieval.formats import load_pyarrow
 from .formats import SUBTITLES, SUFFIXES
 
 STDOUT = "-"
+_LONGEST_NAME = 255  # bytes, on nearly every file system
 
 
 def is_folder(output: str) -> bool:
-    """Whether an output is a folder, for a file of subtitles for each video. One that is not there ends in a slash."""
+    """Return whether an output is a folder, for subtitles of each video. One that does not exist ends in a slash."""
     return output.endswith("/") or Path(output).is_dir()
 
 
 def only_subtitles(outputs: Sequence[str], beside: bool) -> bool:
-    """Return whether captions go nowhere but into subtitles, which pictures have none of."""
+    """Return whether subtitles are the only output; pictures have none."""
     return (beside or bool(outputs)) and all(map(is_folder, outputs))
 
 
 def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool = False) -> None:
-    """Refuse outputs that could not take the captions of these videos.
+    """Check that the captions of these videos can be written.
 
     Args:
         outputs: Files, folders for subtitles, and `-` for stdout.
-        videos: What is captioned.
-        beside: Subtitles go beside each video.
+        videos: Videos and pictures to caption.
+        beside: Write subtitles next to each video, too.
 
     Raises:
-        UsageError: an unknown format, a place that is missing or not writable, one place twice, or subtitles of
-            several videos in one file, or of pictures.
+        UsageError: A format is unknown, a folder is missing or not writable, an output is given twice, or subtitles
+            are asked for of several videos in one file, or of pictures.
     """
     if beside:
         _check_subtitles(videos)
-    written = set()
+    seen = set()
     for output in outputs:
         try:
             _check(output, videos)
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
-        place = output if output == STDOUT else os.path.realpath(output)
-        if place in written:
+        path = output if output == STDOUT else os.path.realpath(output)
+        if path in seen:
             raise UsageError(f"-o {output} is given twice")
-        written.add(place)
+        seen.add(path)
 
 
 def _check(output: str, videos: Sequence[Path]) -> None:
@@ -63,15 +67,15 @@ def _check(output: str, videos: Sequence[Path]) -> None:
 def _check_file(path: Path, videos: Sequence[Path]) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        hint = f"end its name in {', '.join(SUFFIXES)}, or in / for a folder of subtitles"
-        raise UsageError(f"cannot tell the format of {path}", hint)
+        hint = f"use one of {', '.join(SUFFIXES)}, or a name that ends in / for a folder of subtitles"
+        raise UsageError(f"unknown output format: {path}", hint)
     if not path.parent.is_dir():
         raise UsageError(
-            f"there is no folder {path.parent} to write {path.name} in", f"mkdir -p {shlex.quote(str(path.parent))}"
+            f"cannot write {path}: there is no folder {path.parent}", f"mkdir -p {shlex.quote(str(path.parent))}"
         )
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a file")
-    _try(Path(os.path.realpath(path)).parent)
+    _check_writable(Path(os.path.realpath(path)).parent)
     if path.exists():
         path.open("r+b").close()
     if suffix == ".parquet":
@@ -79,23 +83,102 @@ def _check_file(path: Path, videos: Sequence[Path]) -> None:
     if suffix in SUBTITLES:
         _check_subtitles(videos)
         if len(videos) != 1:
-            hint = "name a folder for a file of each, as in -o subtitles/"
-            raise UsageError(f"{path} holds the subtitles of one video, but {len(videos)} were given", hint)
+            hint = "use a folder for one file per video, as in -o subtitles/"
+            raise UsageError(f"{path} can hold the subtitles of one video, not of {len(videos)}", hint)
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that can neither be written in nor made."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise UsageError(f"{there} is not a folder")
-    _try(there)
+    """Check that a folder exists or can be created, and is writable."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{existing} is not a folder")
+    _check_writable(existing)
 
 
-def _try(folder: Path) -> None:
-    """Make a file and remove it: no rights can be read that promise as much."""
+def _check_writable(folder: Path) -> None:
+    """Create a file and remove it: permissions that can be read do not promise as much."""
     tempfile.TemporaryFile(dir=folder).close()
 
 
 def _check_subtitles(videos: Sequence[Path]) -> None:
     if all(map(is_image, videos)):
         raise UsageError("pictures have no subtitles", "use -o captions.jsonl")
+
+
+def beside(videos: Sequence[Path], suffix: str) -> dict[Path, Path]:
+    """Return a file next to each video, as `trip/a.srt` for `trip/a.mp4`. See `mirrored` for their names."""
+    return {video: video.with_name(path.name) for video, path in _named(videos, lambda folder: folder, suffix).items()}
+
+
+def mirrored(videos: Sequence[Path], root: Path, suffix: str, folders: Iterable[Path] = ()) -> dict[Path, Path]:
+    """Return a file for each video in a tree below `root` that mirrors the tree of the videos.
+
+    No two videos share a name, not even on a case-insensitive file system: `a.mp4` and `a.mkv` in one folder get
+    `a.mp4.srt` and `a.mkv.srt`. All videos in the folder count, not only the requested ones, so that names do not
+    depend on the request.
+
+    Args:
+        videos: Pictures among them are left out: they have no subtitles.
+        root: Folder of the tree, which need not exist.
+        suffix: Suffix of the files, as `.srt`.
+        folders: Folders that the user named. The tree starts at the common parent of these and of all videos; with
+            them it stays the same when videos come or go.
+    """
+    tops = {_absolute(folder) for folder in folders} | {_absolute(video).parent for video in videos}
+    common = os.path.commonpath(tops) if tops else ""
+    return _named(videos, lambda folder: root / folder.relative_to(common), suffix)
+
+
+def _named(videos: Iterable[Path], target: Callable[[Path], Path], suffix: str) -> dict[Path, Path]:
+    """Name a file for each video.
+
+    Args:
+        target: Returns the folder that takes the files of the videos in a folder.
+    """
+    groups = defaultdict(list)  # by target; folders that a case-insensitive file system takes for one share a group
+    for video in videos:
+        if not is_image(video):
+            groups[_folded(str(target(_absolute(video).parent)))].append(video)
+    files = {}
+    for group in groups.values():
+        claims = Counter(_folded(name) for path in _with_siblings(group) for name in _possible_names(path, suffix))
+        for video in group:
+            path = _absolute(video)
+            free = (name for name in _possible_names(path, suffix) if claims[_folded(name)] == 1)
+            files[video] = target(path.parent) / (next(free, None) or _unique_name(path, suffix))
+    return files
+
+
+def _with_siblings(videos: Iterable[Path]) -> set[Path]:
+    """Return the videos and all other videos in their folders."""
+    siblings = (Path(folder, name) for folder in {video.parent for video in videos} for name in _listed(folder))
+    return set(map(_absolute, (*videos, *(path for path in siblings if path.suffix.lower() in VIDEO_SUFFIXES))))
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - a folder may hold a million
+    except OSError:
+        return []
+
+
+def _possible_names(path: Path, suffix: str) -> list[str]:
+    """Return the names that a video's file may have, first the one that players look for."""
+    names = dict.fromkeys(name + suffix for name in (path.stem, path.name))
+    return [name for name in names if len(os.fsencode(name)) <= _LONGEST_NAME]
+
+
+def _unique_name(path: Path, suffix: str) -> str:
+    """Return a name that no other video has, for when the usual ones are taken or too long."""
+    end = f".{digest(str(path), 8)}{suffix}"
+    return os.fsencode(path.name)[: _LONGEST_NAME - len(end)].decode(errors="ignore") + end
+
+
+def _absolute(path: Path) -> Path:
+    """Return an absolute path without `..`, which could lead out of the tree."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib's keeps them
+
+
+def _folded(name: str) -> str:
+    """Fold names that a case-insensitive or normalizing file system takes for one."""
+    return unicodedata.normalize("NFC", name.casefold())

@@ -15,8 +15,7 @@ from ..overwrite import find_foreign, refuse_foreign
 from ..retrieval.entries import Entry
 from ..retrieval.index import About, IndexWriter, index_files, open_index, preview_index
 from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
-from .names import beside, mirrored
-from .outputs import STDOUT, is_folder
+from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
 from .subtitles import CueStyle
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pysubs2 import SSAEvent, SSAFile
+from rich.cells import cell_len, chop_cells
 
 from ..errors import UsageError
 from .records import Record
@@ -18,8 +19,6 @@ _LATEST = 99 * 3_600_000  # milliseconds: pysubs2 knows hours of two digits only
 _EMPTY = "…"  # FFmpeg refuses a file without cues
 _JOINERS = "\u200c\u200d"  # they shape Persian words and emoji
 _UNSEEN = {"Cc", "Cf", "Cs"}  # categories: controls, marks that turn the direction of writing, lone surrogates
-_ON_OTHERS = {"Mn", "Me", "Cf"}  # categories that take no room of their own
-_WIDE = {"W", "F"}
 # Players take braces and backslashes for styling in any format, and SubRip has no way to escape what looks like HTML.
 _NO_STYLING = str.maketrans({"{": "(", "}": ")", "\\": "/"})
 _NO_TAGS = str.maketrans({"<": "‹", ">": "›"})
@@ -96,36 +95,20 @@ def cues(records: Sequence[Record], style: CueStyle) -> Iterator[Cue]:
 
 def pages(text: str, style: CueStyle) -> list[list[str]]:
     """A text on as few cues as it takes: as even as can be, and in lines as even as can be."""
-    words = [piece for word in _plain(text).split() for piece in _chopped(word, style.line_length)]
+    words = [piece for word in _plain(text).split() for piece in chop_cells(word, style.line_length)]
     fewest = len(_wrapped(words, style.line_length))
     cue_count = -(-fewest // style.lines)
     most = cue_count * style.lines if cue_count > 1 else fewest
-    widths = range(max(map(cells, words)), style.line_length + 1)
+    widths = range(max(map(cell_len, words)), style.line_length + 1)
     lines = next(lines for width in widths if len(lines := _wrapped(words, width)) <= most)
     return [lines[first : first + style.lines] for first in range(0, len(lines), style.lines)]
-
-
-def cells(text: str) -> int:
-    """How wide a text is: a wide character takes two cells, a mark on another none."""
-    bases = (char for char in text if unicodedata.category(char) not in _ON_OTHERS)
-    return sum(2 if unicodedata.east_asian_width(char) in _WIDE else 1 for char in bases)
-
-
-def _chopped(word: str, width: int) -> list[str]:
-    """A word, or the pieces of one that is longer than a line."""
-    pieces = [""]
-    for char in word:
-        if cells(pieces[-1] + char) > width:
-            pieces.append("")
-        pieces[-1] += char
-    return pieces
 
 
 def _wrapped(words: Sequence[str], width: int) -> list[str]:
     """Lines of at most so many cells, each as full as can be."""
     lines = [words[0]]
     for word in words[1:]:
-        if cells(longer := f"{lines[-1]} {word}") <= width:
+        if cell_len(longer := f"{lines[-1]} {word}") <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -134,13 +117,14 @@ def _wrapped(words: Sequence[str], width: int) -> list[str]:
 
 def _reading_time(lines: Sequence[str], style: CueStyle) -> int:
     """Milliseconds."""
-    return _ms(max(sum(map(cells, lines)) / style.characters_per_second, style.min_seconds))
+    return _ms(max(sum(map(cell_len, lines)) / style.characters_per_second, style.min_seconds))
 
 
 def _plain(text: str) -> str:
     """The text without what nobody sees and what a player would act on."""
     seen = (char for char in text if char.isspace() or char in _JOINERS or unicodedata.category(char) not in _UNSEEN)
-    return "".join(seen).translate(_NO_STYLING).strip() or _EMPTY
+    plain = "".join(seen).translate(_NO_STYLING)
+    return plain if cell_len(plain.strip()) else _EMPTY
 
 
 def _spelled(line: str, kind: Kind) -> str:

@@ -11,9 +11,10 @@ import pysubs2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from cococli.captioning.records import Record
-from cococli.captioning.subtitles import Cue, CueStyle, Kind, cells, cues, pages, to_subtitles
+from cococli.captioning.subtitles import Cue, CueStyle, Kind, cues, pages, to_subtitles
 from cococli.errors import UsageError
 
 STYLE = CueStyle()
@@ -209,7 +210,7 @@ def test_cues_are_in_order_apart_and_within_their_bounds(records: list[Record], 
     for cue in cues(records, style):
         assert free <= cue.start < cue.end <= cue.start + 1000 * style.max_seconds
         assert 1 <= len(cue.lines) <= style.lines
-        assert max(map(cells, cue.lines)) <= style.line_length
+        assert max(map(cell_len, cue.lines)) <= style.line_length
         free = cue.end
 
 
