@@ -39,10 +39,14 @@ class Failure:
     error: str
     transient: bool = False  # caused by the state of the machine rather than by the file: the next run retries it
 
-    def to_json(self, key: str = "") -> str:
-        """Return one line of JSON."""
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON fields."""
         fields = {"video": self.video, "status": "error", "error": self.error}
-        return dump(fields | ({"transient": True} if self.transient else {}) | ({"key": key} if key else {}))
+        return fields | ({"transient": True} if self.transient else {})
+
+    def to_json(self, key: str = "") -> str:
+        """Return one line of JSON, with the key of its task in a journal."""
+        return dump(self.fields() | ({"key": key} if key else {}))
 
 
 def failure_from_json(fields: dict[str, Any]) -> Failure:
@@ -339,8 +343,3 @@ def dump(fields: dict[str, Any]) -> str:
 def rounded(value: float, digits: int) -> float | None:
     """Round a number for JSON; None if it is not finite, which JSON cannot express."""
     return round(float(value), digits) if math.isfinite(value) else None
-
-
-def number(value: float | None) -> float:
-    """Read a number that `rounded` wrote."""
-    return math.nan if value is None else float(value)

@@ -1,1 +1,1 @@
-"""From videos to records: pipeline and writers."""
+"""From videos to records and output files."""

@@ -1,4 +1,4 @@
-"""Records to files: lines of JSON or text, tables, subtitles; each written whole or not at all."""
+"""Writers of records: JSONL, text, CSV, Parquet and subtitles, each file written whole or not at all."""
 
 import csv
 import io
@@ -29,26 +29,26 @@ CAPTION_ONLY, NAMED = "{caption}", r"{video}\t{caption}"  # templates of a line 
 STANDARD = CueStyle()
 
 _NO_TIMES = _NO_SCORES = (math.nan, math.nan)
-_SAMPLE = Record("a.mp4", 0.0, 1.0, "a cat", -0.5, 0.25, (0.5,), "shapes")  # what a template is tried on
+_SAMPLE = Record("a.mp4", 0.0, 1.0, "a cat", -0.5, 0.25, (0.5,), "shapes")  # to check templates with
 _ESCAPES = {r"\t": "\t", r"\n": "\n", r"\\": "\\"}
 _LINE_BREAKS = {ord(char): repr(char)[1:-1] for char in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
 _NOT_IN_LINES = ("candidates", "status", "error")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # https://owasp.org/www-community/attacks/CSV_Injection
-_ROW_GROUP = 10_000  # rows of Parquet that are held at once
+_ROW_GROUP = 10_000  # rows of Parquet in memory at once
 
 
 def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY, style: CueStyle = STANDARD) -> None:
-    """Write what came of the videos; the suffix tells the format. What stood there stays on any failure.
+    """Write records to a file in the format of its suffix. An existing file stays as it is on any error.
 
-    JSONL, CSV and Parquet tell of videos that failed. In text their line has no caption, and subtitles of a video that
-    failed leave the file as it was.
+    JSONL, CSV and Parquet have rows for videos that failed. In text their line has no caption; subtitles of a video
+    that failed are not written.
 
     Args:
-        template: Of a text line, see `text_line`.
-        style: Of subtitles.
+        template: Format of a line of text, see `text_line`.
+        style: Layout of subtitles.
 
     Raises:
-        CocaError: the file cannot be written.
+        CocaError: The file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix in SUBTITLES and not (outcomes := _records(outcomes)):
@@ -61,7 +61,7 @@ def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY,
 
 
 def content(path: Path, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> bytes:
-    """Return what `write` would write to a file."""
+    """Return the bytes that `write` would write."""
     file = io.BytesIO()
     _write(file, path.suffix.lower(), outcomes, template, style)
     return file.getvalue()
@@ -70,14 +70,14 @@ def content(path: Path, outcomes: Iterable[Outcome], template: str, style: CueSt
 def write_subtitles(
     names: Mapping[Path, Path], outcomes: Iterable[Outcome], style: CueStyle = STANDARD
 ) -> list[Failure]:
-    """Write the subtitles of each video to a file of its own, in folders that are made for them.
+    """Write the subtitles of each video to its own file, and create the folders of these files.
 
     Args:
-        names: The file of each video, from `names.mirrored` or `names.beside`. Others are passed over.
-        outcomes: Those of one video stand together.
+        names: The file of each video, from `outputs.mirrored` or `outputs.beside`; videos without one are skipped.
+        outcomes: Records, grouped by video.
 
     Returns:
-        The videos whose file could not be written; the others go on.
+        Failures for the files that could not be written.
     """
     failed = []
     for video, group in groupby(outcomes, key=lambda outcome: outcome.video):
@@ -93,15 +93,15 @@ def write_subtitles(
 
 
 def default_template(videos: Sequence[Path]) -> str:
-    """Return the template of a line of text, unless the user gives one: only lines of several videos need names."""
+    """Return the template of a line of text if none is given: with the name if there are several videos."""
     return NAMED if len(videos) > 1 else CAPTION_ONLY
 
 
 def text_line(outcome: Outcome, template: str) -> str:
-    r"""A record in the words of a template, as `{start:.1f}\t{caption}`: on one line unless the template breaks it.
+    r"""Format a record by a template, as `{start:.1f}\t{caption}`, on one line unless the template breaks it.
 
-    Its fields are those of the record, and `stem`, `name` and `folder` of the video. `\t`, `\n` and `\\` are a tab, a
-    line break and a backslash. A failure has no caption, and times and scores that are not numbers.
+    Fields are those of the record, and `stem`, `name` and `folder` of the video. `\t`, `\n` and `\\` are a tab, a line
+    break and a backslash. The caption of a failure is empty, its times and scores are nan.
     """
     record = outcome if isinstance(outcome, Record) else Record(outcome.video, *_NO_TIMES, "", *_NO_SCORES, (), "")
     unescaped = re.sub(r"\\[tn\\]", lambda escape: _ESCAPES[escape[0]], template)
@@ -109,10 +109,10 @@ def text_line(outcome: Outcome, template: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Refuse a template that no record fits, before any work is done.
+    """Check a template before any work is done.
 
     Raises:
-        UsageError: a field is unknown, or it cannot be formatted so.
+        UsageError: A field is unknown, or has an invalid format.
     """
     known = _template_values(_SAMPLE)
     try:
@@ -135,7 +135,7 @@ def _write(file: BinaryIO, suffix: str, outcomes: Iterable[Outcome], template: s
 
 
 def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> Iterable[str]:
-    """The pieces of a file of text."""
+    """Yield the parts of a text file."""
     if suffix == ".csv":
         return _csv_lines(outcomes)
     if suffix == ".txt":
@@ -146,7 +146,7 @@ def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueSt
 
 
 def _csv_lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
-    """RFC 4180, in UTF-8."""
+    """Yield the lines of a CSV file (RFC 4180)."""
     yield _csv_line(_COLUMNS)
     for outcome in outcomes:
         yield _csv_line([_cell(column, value) for column, value in _row(outcome).items()])
@@ -159,7 +159,7 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 
 def _cell(column: str, value: Any) -> Any:
-    """What no spreadsheet runs as a formula: a path that means the same, a text behind the sign for text."""
+    """Escape what a spreadsheet would run as a formula: `./` before a path, an apostrophe before other text."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"./{value}" if column == "video" else f"'{value}"
     return json.dumps(value) if isinstance(value, list) else value
@@ -190,14 +190,14 @@ def _in_line(value: Any) -> Any:
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    """The values of an outcome as JSON has them, rounded; None where it has none."""
+    """Return the fields of an outcome in the order of the columns; None where it has none."""
     defaults = {"weak": False, "candidates": []} if isinstance(outcome, Record) else {}
-    values = defaults | json.loads(outcome.to_json())
+    values = defaults | outcome.fields()
     return {name: _utf8(values.get(name)) for name in _COLUMNS}
 
 
 def _utf8(value: Any) -> Any:
-    r"""A byte of a file name that is no text becomes `\udcXX`, as on the terminal."""
+    r"""Replace undecodable bytes of a file name by `\udcXX`."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 

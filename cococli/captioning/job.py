@@ -1,11 +1,13 @@
-"""Captioning a folder of files: everything between a request and its summary."""
+"""Captioning of files: from a request to records and a summary."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .. import interrupts
 from ..checkpoints.store import ModelFiles
@@ -24,28 +26,27 @@ from ..jobs import (
     warn_of_embeddings,
 )
 from ..journal import Failure
-from ..media.clips import ReadRequest, Sampling, parse_segments
-from ..media.compute import Spent
+from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
+from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import is_image
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
-from .captioner import Captioner, check_request
+from .captioner import Caption, Captioner, check_request
 from .formats import check_template, default_template
 from .outputs import STDOUT, check_outputs, only_subtitles
-from .pipeline import Settings, caption_videos
-from .records import Record
+from .records import Outcome, Record
 from .run import Plan, Run, open_run, preview
 from .subtitles import CueStyle
 
 
 @dataclass(frozen=True)
 class CaptionJob:
-    """A checked request: its files and its model are there, and its outputs can be written. `prepare` makes one."""
+    """A request whose files, model and outputs were checked. `prepare` makes one."""
 
     request: CaptionRequest
     plan: Plan
-    settings: Settings
+    read: ReadRequest
     model: ModelFiles
     choice: Choice
     incomplete: bool  # some arguments matched nothing
@@ -63,7 +64,7 @@ class CaptionJob:
             ModelError: The weights are damaged.
             CocaError: An output cannot be written.
         """
-        started, spent = time.perf_counter(), Spent()
+        request, started, spent = self.request, time.perf_counter(), Spent()
         with open_run(self.plan) as run:
             todo = run.todo
             summary = Summary(len(run.tasks), incomplete=self.incomplete)
@@ -74,7 +75,16 @@ class CaptionJob:
                         reporter.record(outcome)
             if todo:
                 captioner = self._captioner(engine or load_engine(self.model, self.choice, reporter))
-                summary.incomplete |= not caption_tasks(run, captioner, self.settings, spent, reporter)
+                summary.incomplete |= not caption_tasks(
+                    run,
+                    captioner,
+                    self.read,
+                    request.model.batch_size,
+                    reporter,
+                    spent,
+                    request.merge,
+                    request.min_score,
+                )
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
             report_pace(spent, started, reporter)
@@ -90,7 +100,7 @@ class CaptionJob:
         captioner = self._captioner(load_engine(self.model, self.choice, reporter))
         for _ in range(2):  # the first time compiles
             started = time.perf_counter()
-            list(caption_videos([Path(video) for video in videos], captioner, self.settings))
+            list(caption_videos([Path(video) for video in videos], captioner, self.read, self.request.model.batch_size))
         return (time.perf_counter() - started) / len(videos)
 
     def _captioner(self, engine: Engine[Any]) -> Captioner:
@@ -145,17 +155,38 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")
-    settings = Settings(read, options.batch_size, request.merge, request.min_score)
-    return CaptionJob(request, plan, settings, model, choice, bool(problems))
+    return CaptionJob(request, plan, read, model, choice, bool(problems))
 
 
-def caption_tasks(run: Run, captioner: Captioner, settings: Settings, spent: Spent, reporter: Reporter) -> bool:
-    """Caption the videos of a run that are not done; return whether all that was computed could be written."""
+@dataclass(frozen=True)
+class Result:
+    """The records of a video."""
+
+    index: int  # in the given paths
+    outcomes: list[Outcome]  # its records in order, or one failure
+    embeddings: np.ndarray  # [K, D] float32, L2-normalized, of its K records
+
+
+def caption_tasks(
+    run: Run,
+    captioner: Captioner,
+    read: ReadRequest,
+    batch_size: int = 8,
+    reporter: Reporter = SILENT,
+    spent: Spent | None = None,
+    merge: float | None = None,
+    min_score: float | None = None,
+) -> bool:
+    """Caption the videos of a run that are not done. See `caption_videos`.
+
+    Returns:
+        Whether all of their captions could be written.
+    """
     todo, ok = run.todo, True
     paths = [Path(task.name) for task in todo]
     with (
         reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
-        closing(caption_videos(paths, captioner, settings, reporter, spent)) as results,
+        closing(caption_videos(paths, captioner, read, batch_size, reporter, spent, merge, min_score)) as results,
     ):
         for result in results:
             with interrupts.held():  # what is written is counted
@@ -166,3 +197,90 @@ def caption_tasks(run: Run, captioner: Captioner, settings: Settings, spent: Spe
                     reporter.record(outcome)
                 progress.advance(ok=isinstance(result.outcomes[0], Record))
     return ok
+
+
+def caption_videos(
+    paths: Sequence[Path],
+    captioner: Captioner,
+    read: ReadRequest,
+    batch_size: int = 8,
+    reporter: Reporter = SILENT,
+    spent: Spent | None = None,
+    merge: float | None = None,
+    min_score: float | None = None,
+) -> Generator[Result, None, None]:
+    """Caption every video, in the order given. See `media.compute.compute_videos`.
+
+    Args:
+        read: Frames and segments to read.
+        batch_size: Clips that are captioned at once.
+        merge: Least cosine of the embeddings of consecutive segments that are merged; None merges none.
+        min_score: Captions of a lower similarity are marked as weak.
+    """
+    stream = captioner.stream(batch_size)
+    with closing(compute_videos(paths, stream, read, batch_size, reporter, spent)) as videos:
+        for video in videos:
+            yield _result(video, str(paths[video.index]), captioner.model, merge, min_score)
+
+
+def merge_segments(
+    records: Sequence[Record], embeddings: np.ndarray, threshold: float
+) -> tuple[list[Record], np.ndarray]:
+    """Merge consecutive segments whose captions are the same, or whose embeddings are similar.
+
+    Args:
+        records: Records of one video, in order.
+        embeddings: [N, D] float32, L2-normalized, of their clips.
+        threshold: Least cosine of two embeddings whose segments are merged.
+
+    Returns:
+        Records that span the merged segments, with the caption of the highest similarity, and their embeddings: the
+        mean of the merged ones, L2-normalized.
+    """
+    merged: list[Record] = []
+    starts: list[int] = []
+    for i, record in enumerate(records):
+        if merged and (_same_caption(record, records[i - 1]) or embeddings[i] @ embeddings[i - 1] >= threshold):
+            last = merged[-1]
+            best = max(last, record, key=lambda one: one.similarity)
+            merged[-1] = replace(best, start=last.start, end=record.end, frames=(*last.frames, *record.frames))
+        else:
+            merged.append(record)
+            starts.append(i)
+    if len(merged) == len(records):
+        return merged, embeddings
+    sums = np.add.reduceat(embeddings, starts)
+    return merged, sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+
+def _same_caption(one: Record, other: Record) -> bool:
+    """Compare captions regardless of case and white space."""
+    return one.caption.casefold().split() == other.caption.casefold().split()
+
+
+def _result(video: Computed[Caption], path: str, model: str, merge: float | None, min_score: float | None) -> Result:
+    if video.failure:
+        failure = Failure(path, video.failure, video.transient)
+        return Result(video.index, [failure], np.zeros((0, 0), np.float32))
+    records = [
+        _record(path, clip, caption, model, min_score) for clip, caption in zip(video.clips, video.values, strict=True)
+    ]
+    embeddings = np.stack([caption.embedding for caption in video.values])
+    if merge is not None:
+        records, embeddings = merge_segments(records, embeddings, merge)
+    return Result(video.index, [replace(record, segments=len(records)) for record in records], embeddings)
+
+
+def _record(path: str, clip: Clip, caption: Caption, model: str, min_score: float | None) -> Record:
+    return Record(
+        video=path,
+        start=clip.start,
+        end=clip.end,
+        caption=caption.text,
+        logprob=caption.logprob,
+        similarity=caption.similarity,
+        frames=tuple(clip.times),
+        model=model,
+        weak=min_score is not None and caption.similarity < min_score,
+        candidates=caption.candidates if len(caption.candidates) > 1 else (),
+    )

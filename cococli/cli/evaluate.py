@@ -390,10 +390,8 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
     """Caption files, and embed them in the same pass: captions by path, and the paths of what cannot be read."""
     from ..captioning.captioner import Captioner
     from ..captioning.job import caption_tasks
-    from ..captioning.pipeline import Settings
     from ..captioning.run import Plan, open_run
     from ..jobs import load_engine
-    from ..media.compute import Spent
 
     reporter = console.ConsoleReporter()
     plan = Plan(
@@ -408,7 +406,7 @@ def _caption(task: _Task, paths: Sequence[Path], embed: bool) -> tuple[dict[str,
         if run.todo:
             engine = load_engine(task.files, task.choice, reporter)
             captioner = Captioner(engine, task.files.name, task.search, task.about.pool)
-            caption_tasks(run, captioner, Settings(task.read_request, task.batch_size), Spent(), reporter)
+            caption_tasks(run, captioner, task.read_request, task.batch_size, reporter)
         _stop_if_interrupted()
         failed = {outcome.video for outcome in run.in_order() if isinstance(outcome, Failure)}
         captions = {outcome.video: outcome.caption for outcome in run.in_order() if not isinstance(outcome, Failure)}

@@ -5,9 +5,10 @@ import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cococli.captioning.pipeline import Result, Settings, caption_videos
+from cococli.captioning.job import Result, caption_videos, merge_segments
 from cococli.captioning.records import Outcome, Record
 from cococli.journal import Failure
 from cococli.media.clips import ReadRequest, Sampling, Segments
@@ -15,10 +16,10 @@ from cococli.media.compute import Spent, compute_videos
 from cococli.reporting import Reporter
 
 
-def settings(frames: int = 1, batch_size: int = 8, segments: float = 0, **rest: float) -> Settings:
+def read(frames: int = 1, segments: float = 0) -> ReadRequest:
     sampling = Sampling("multi", frames) if frames > 1 else Sampling("middle")
     cut = Segments("seconds", segments) if segments else Segments()
-    return Settings(ReadRequest(sampling, cut, image_size=32), batch_size, **rest)
+    return ReadRequest(sampling, cut, image_size=32)
 
 
 def flat(results: Iterable[Result]) -> list[Outcome]:
@@ -56,7 +57,7 @@ def readers() -> int:
 def test_every_video_has_its_own_record_in_the_order_given(video, captioner) -> None:
     shades = [90, 10, 50, 30, 70]
     paths = [video(f"{shade}.mp4", shade) for shade in shades]
-    results = list(caption_videos(paths, captioner, settings(frames=4, batch_size=2)))
+    results = list(caption_videos(paths, captioner, read(frames=4), 2))
     assert [result.index for result in results] == [0, 1, 2, 3, 4]
     records = flat(results)
     assert [record.video for record in records] == [str(path) for path in paths]
@@ -67,7 +68,7 @@ def test_every_video_has_its_own_record_in_the_order_given(video, captioner) -> 
 
 def test_segments_share_batches_and_come_back_to_their_video(video, captioner) -> None:
     paths = [video("a.mp4", 20), video("b.mp4", 80)]
-    results = list(caption_videos(paths, captioner, settings(batch_size=3, segments=0.25)))
+    results = list(caption_videos(paths, captioner, read(segments=0.25), 3))
     assert [len(result.outcomes) for result in results] == [4, 4]
     assert [(record.start, record.end) for record in results[1].outcomes] == [(i / 4, i / 4 + 0.25) for i in range(4)]
     assert {record.segments for record in flat(results)} == {4}
@@ -76,7 +77,7 @@ def test_segments_share_batches_and_come_back_to_their_video(video, captioner) -
 
 
 def test_neighbors_that_say_the_same_are_merged_when_wanted(video, captioner) -> None:
-    (result,) = caption_videos([video("a.mp4", 20)], captioner, settings(segments=0.25, merge=1.5))
+    (result,) = caption_videos([video("a.mp4", 20)], captioner, read(segments=0.25), merge=1.5)
     (record,) = result.outcomes
     assert (record.start, record.end, record.segments, len(record.frames)) == (0.0, 1.0, 1, 4)
     assert result.embeddings.shape == (1, 4)
@@ -85,7 +86,7 @@ def test_neighbors_that_say_the_same_are_merged_when_wanted(video, captioner) ->
 def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"this is no video")
-    outcomes = flat(caption_videos([video("a.mp4", 20), bad, video("b.mp4", 80)], captioner, settings()))
+    outcomes = flat(caption_videos([video("a.mp4", 20), bad, video("b.mp4", 80)], captioner, read()))
     assert [type(outcome) for outcome in outcomes] == [Record, Failure, Record]
     assert outcomes[1].video == str(bad)
     assert outcomes[1].error and "\n" not in outcomes[1].error
@@ -93,7 +94,7 @@ def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -
 
 def test_a_folder_of_bad_files_only_still_ends(captioner, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.mp4" for i in range(40)]
-    outcomes = flat(caption_videos(paths, captioner, settings(batch_size=2)))
+    outcomes = flat(caption_videos(paths, captioner, read(), 2))
     assert outcomes == [Failure(str(path), "no such file") for path in paths]
     assert captioner.batches == []
 
@@ -103,33 +104,33 @@ def test_pictures_between_videos_keep_their_place_and_share_batches(video, pictu
     for i in range(6):
         shades += [10 + 5 * i, 50 + 5 * i]
         paths += [video(f"{i}.mp4", shades[-2]), picture(f"{i}.png", shades[-1])]
-    assert near(percents(flat(caption_videos(paths, captioner, settings(frames=4, batch_size=3)))), shades)
+    assert near(percents(flat(caption_videos(paths, captioner, read(frames=4), 3))), shades)
     assert sorted(captioner.batches) == [(3, 1), (3, 1), (3, 4), (3, 4)]
 
 
 def test_captions_of_little_similarity_are_marked(picture, captioner) -> None:
     for least, weak in ((0.2, False), (0.3, True)):
-        (record,) = flat(caption_videos([picture("a.png", 50)], captioner, settings(min_score=least)))
+        (record,) = flat(caption_videos([picture("a.png", 50)], captioner, read(), min_score=least))
         assert record.weak is weak  # the captioner says 0.25
 
 
 def test_asked_to_stop_it_gives_what_is_finished_and_ends(picture, captioner) -> None:
     paths = [picture(f"{i}.png", i) for i in range(40)]
     reporter = Stopping(lambda: len(captioner.batches) == 2)
-    results = list(caption_videos(paths, captioner, settings(batch_size=4), reporter))
+    results = list(caption_videos(paths, captioner, read(), 4, reporter))
     assert [result.index for result in results] == list(range(8))
     assert readers() == 0
 
 
 def test_it_tells_where_the_time_went(video, captioner) -> None:
     spent = Spent()
-    list(caption_videos([video("a.mp4", 20), video("b.mp4", 20)], captioner, settings(), spent=spent))
+    list(caption_videos([video("a.mp4", 20), video("b.mp4", 20)], captioner, read(), spent=spent))
     assert spent.clips == 2
     assert spent.waiting > 0 < spent.computing
 
 
 def test_the_readers_stop_when_nobody_wants_more(picture, captioner) -> None:
-    results = caption_videos([picture("a.png", 50)] * 100, captioner, settings(batch_size=2))
+    results = caption_videos([picture("a.png", 50)] * 100, captioner, read(), 2)
     next(results)
     assert readers() > 0
     results.close()
@@ -143,12 +144,12 @@ def test_the_readers_stop_when_the_engine_fails(picture, captioner, monkeypatch,
 
     monkeypatch.setattr(captioner, "caption_batch", fail)
     with pytest.raises(trouble):
-        list(caption_videos([picture("a.png", 50)] * 100, captioner, settings()))
+        list(caption_videos([picture("a.png", 50)] * 100, captioner, read()))
     assert readers() == 0
 
 
 def test_no_videos_are_no_records(captioner) -> None:
-    assert list(caption_videos([], captioner, settings())) == []
+    assert list(caption_videos([], captioner, read())) == []
 
 
 class Slow:
@@ -179,7 +180,42 @@ class Slow:
 def test_what_takes_several_goes_is_finished(picture, captioner, stops: bool) -> None:
     paths = [picture(f"{i}.png", i) for i in range(11)]
     slow = Slow(captioner)
-    found = compute_videos(paths, slow, settings().read, 2, Stopping(lambda: stops and len(captioner.batches) == 2))
+    found = compute_videos(paths, slow, read(), 2, Stopping(lambda: stops and len(captioner.batches) == 2))
     assert [video.values[0].text for video in found] == [f"{i} percent" for i in range(4 if stops else 11)]
     assert not slow.left
     assert readers() == 0
+
+
+APART = np.eye(4, dtype=np.float32)
+
+
+def said(*captions: str, similarities: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)) -> list[Record]:
+    return [
+        Record("a.mp4", 2.0 * i, 2.0 * i + 2, caption, -0.5, similarity, (2.0 * i + 1,), "m")
+        for i, (caption, similarity) in enumerate(zip(captions, similarities, strict=False))
+    ]
+
+
+def test_segments_with_the_same_caption_are_merged() -> None:
+    merged, embeddings = merge_segments(said("a cat", "A  cat", "a dog", "a cat"), APART, 0.9)
+    assert [(record.start, record.end, record.caption) for record in merged] == [
+        (0.0, 4.0, "a cat"),
+        (4.0, 6.0, "a dog"),
+        (6.0, 8.0, "a cat"),
+    ]
+    assert merged[0].frames == (1.0, 3.0)
+    np.testing.assert_allclose(embeddings, [[0.5**0.5, 0.5**0.5, 0, 0], APART[2], APART[3]], atol=1e-6)
+
+
+def test_similar_segments_keep_the_best_caption() -> None:
+    close = np.array([[1, 0], [0.8, 0.6], [0.28, 0.96]], np.float32)
+    merged, _ = merge_segments(said("a cat", "a kitten", "a cat asleep", similarities=(0.1, 0.3, 0.2)), close, 0.79)
+    assert [(record.start, record.end, record.caption) for record in merged] == [(0.0, 6.0, "a kitten")]
+    assert len(merge_segments(said("a cat", "a kitten", "a cat asleep"), close, 0.81)[0]) == 3
+
+
+def test_different_segments_are_not_merged() -> None:
+    merged, embeddings = merge_segments(said("a cat", "a dog"), APART[:2], 0.9)
+    assert merged == said("a cat", "a dog")
+    assert (embeddings == APART[:2]).all()
+    assert merge_segments([], np.zeros((0, 4), np.float32), 0.9)[0] == []
