@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-INPUT, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Output", "Frames", "Model", "Advanced"
+INPUT, DATA, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Data", "Output", "Frames", "Model", "Advanced"
 
 T = TypeVar("T")
 
@@ -40,6 +40,18 @@ class Option:
     argument: bool = False
 
 
+Timeout = Annotated[
+    float,
+    Option(
+        "Skip videos that take longer than this to read.",
+        metavar="SECONDS",
+        minimum=0.1,
+        maximum=1_000_000,
+        panel=INPUT,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class FileOptions:
     """Filters for input files."""
@@ -66,16 +78,7 @@ class FileOptions:
             panel=INPUT,
         ),
     ] = None
-    timeout: Annotated[
-        float,
-        Option(
-            "Skip videos that take longer than this to read.",
-            metavar="SECONDS",
-            minimum=0.1,
-            maximum=1_000_000,
-            panel=INPUT,
-        ),
-    ] = 60.0
+    timeout: Timeout = 60.0
 
 
 @dataclass(frozen=True)

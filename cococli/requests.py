@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from .decoding.options import SearchOptions
 from .options import (
     ADVANCED,
+    DATA,
     FRAMES,
     OUTPUT,
     FileOptions,
@@ -17,6 +18,7 @@ from .options import (
     Pool,
     RunOptions,
     Segments,
+    Timeout,
 )
 
 Paths = Annotated[
@@ -116,3 +118,121 @@ class CaptionRequest:
             panel=ADVANCED,
         ),
     ] = None
+
+
+DATA_HELP = (
+    "Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
+    "list.tsv:column, or a .txt beside each file."
+)
+Karpathy = Annotated[
+    Path | None,
+    Option(
+        "Karpathy split of the data, as papers use (dataset_coco.json).",
+        metavar="FILE",
+        default_shown=False,
+        panel=DATA,
+    ),
+]
+Images = Annotated[
+    Path | None,
+    Option(
+        "Folder of the pictures or videos, if it is not the data's own.",
+        metavar="FOLDER",
+        default_shown=False,
+        panel=DATA,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Captions or a model to evaluate, on which data, and where the report goes."""
+
+    data: Annotated[Path | None, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA)] = None
+    split: Annotated[
+        Literal["train", "val", "test"], Option("Split of the data.", metavar="train|val|test", panel=DATA)
+    ] = "val"
+    karpathy: Karpathy = None
+    images: Images = None
+    limit: Annotated[
+        int | None,
+        Option(
+            "Use only the first N files.",
+            metavar="N",
+            minimum=1,
+            maximum=1_000_000_000,
+            default_shown=False,
+            panel=DATA,
+        ),
+    ] = None
+    classes: Annotated[
+        Path | None,
+        Option(
+            "Folder with a folder of pictures for each class, to measure zero-shot classification.",
+            metavar="FOLDER",
+            default_shown=False,
+            panel=DATA,
+        ),
+    ] = None
+    class_names: Annotated[
+        Path | None,
+        Option(
+            "Names of the class folders: a list that comes with ImageNet, lines of a folder and its name, or a JSON "
+            "object of them.",
+            metavar="FILE",
+            default_shown=False,
+            panel=DATA,
+        ),
+    ] = None
+    templates: Annotated[
+        str,
+        Option(
+            "Sentences that a class name is put into: CLIP's 80, its best 7, or the lines of a file.",
+            metavar="openai|simple|FILE",
+            complete=("openai", "simple"),
+            panel=DATA,
+        ),
+    ] = "openai"
+    predictions: Annotated[
+        Path | None,
+        Option(
+            "Score existing captions, without a model: coca's .jsonl, COCO results, an object of captions, or "
+            "list.csv:column.",
+            metavar="FILE",
+            default_shown=False,
+            panel=DATA,
+        ),
+    ] = None
+    references: Annotated[
+        Path | None,
+        Option(
+            "References for --predictions: COCO annotations, a Karpathy split, an object of lists of captions, or a "
+            "list.",
+            metavar="FILE",
+            default_shown=False,
+            panel=DATA,
+        ),
+    ] = None
+    only: Annotated[
+        Literal["captions", "retrieval"] | None,
+        Option("Measure only captions, or only retrieval.", metavar="captions|retrieval", default_shown=False),
+    ] = None
+    output: Annotated[
+        Path | None,
+        Option(
+            "Folder for the report (report.json), captions and vectors; by default in the cache folder.",
+            flags=("--output", "-o"),
+            metavar="FOLDER/",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, Option("Replace the report of another evaluation in the output folder.", panel=OUTPUT)
+    ] = False
+    timeout: Timeout = 60.0
+    frames: Frames = "middle"
+    num_frames: NumFrames = 8
+    pool: Pool = "joint"
+    model: ModelOptions = field(default_factory=ModelOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)

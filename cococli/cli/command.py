@@ -23,10 +23,6 @@ EXAMPLES = {
         'coca search photo.jpg "at night^0.5" index/ --not "a car" -k 3',
         'coca search "a dog jumps" index/ --cut | bash',
     ),
-    "coca evaluate": (
-        "coca evaluate --data coco/ --karpathy dataset_coco.json --split test",
-        "coca evaluate --predictions out.jsonl --references captions.json",
-    ),
     "coca finetune": (
         "coca finetune --data coco/ --model vit-b-32 --epochs 3",
         "coca finetune --data clips/captions.csv --frames multi --lora 8",

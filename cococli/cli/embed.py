@@ -11,7 +11,7 @@ from .. import console, interrupts
 from ..journal import Failure, Task
 from ..overwrite import refuse_foreign
 from . import options
-from .running import embed_tasks, tell_as_wanted, warn_before_start
+from .running import tell_as_wanted, warn_before_start
 
 if TYPE_CHECKING:
     from ..retrieval.outputs import Outputs
@@ -90,7 +90,7 @@ def embed(
     from ..journal import file_tasks, text_tasks
     from ..media.clips import ReadRequest, Sampling, parse_segments
     from ..options import FileOptions
-    from ..retrieval.embedding import read_texts
+    from ..retrieval.embedding import embed_tasks, read_texts
     from ..retrieval.index import About, check_index, open_index
     from ..retrieval.outputs import parse_outputs
 

@@ -11,7 +11,6 @@ OUTPUT = "Output"
 INPUT = "Input"
 MODEL = "Model"
 FRAMES = "Frames"
-SEARCH = "Search"
 DATA = "Data"
 
 
@@ -180,26 +179,4 @@ Quiet = Annotated[
         metavar="",
         help="Show no progress and no notes, only warnings and errors.",
     ),
-]
-
-Search = Annotated[
-    Literal["beam", "legacy", "greedy", "top-k", "top-p"],
-    typer.Option(
-        metavar="METHOD",
-        help="beam finds the most likely caption, greedy is faster, top-k and top-p draw words at random, legacy is "
-        "the beam search of open_clip.",
-        rich_help_panel=SEARCH,
-    ),
-]
-Beams = Annotated[int, typer.Option(metavar="N", help="Captions followed side by side.", rich_help_panel=SEARCH)]
-MinLength = Annotated[
-    int,
-    typer.Option(metavar="N", help="Fewest tokens of a caption, start and end included.", rich_help_panel=SEARCH),
-]
-MaxLength = Annotated[
-    int, typer.Option(metavar="N", help="Most tokens of a caption, start and end included.", rich_help_panel=SEARCH)
-]
-LengthPenalty = Annotated[
-    float,
-    typer.Option(metavar="X", help="Above 1 favors longer captions, below 1 shorter ones.", rich_help_panel=SEARCH),
 ]

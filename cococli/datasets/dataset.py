@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import UsageError
+from ..media.discover import is_image
 
 Split = Literal["train", "val", "test"]
 
@@ -61,6 +63,35 @@ class Dataset:
         """The same but for the examples at these paths."""
         gone = frozenset(paths)
         return replace(self, examples=tuple(example for example in self.examples if example.path not in gone))
+
+
+def drop_missing(dataset: Dataset) -> tuple[Dataset, UsageError | None]:
+    """Leave out examples whose files are missing or empty, without reading the others.
+
+    Returns:
+        The rest, and the problem to report, if any.
+
+    Raises:
+        UsageError: No example is left.
+    """
+    missing = [example.path for example in dataset.examples if not _has_content(example.path)]
+    if not missing:
+        return dataset, None
+    rest = dataset.without(missing)
+    kind = "picture" if is_image(missing[0]) else "video"
+    count = f"{dataset.captions - rest.captions:,} of {dataset.captions:,} captions"
+    problem = UsageError(f"no {kind}s found for {count} (first: {missing[0]})", f"pass the {kind} folder with --images")
+    if not rest.examples:
+        raise problem
+    return rest, problem
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # missing, or not a valid path
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def split_of(name: str) -> str:

@@ -78,6 +78,6 @@ def joined(*reports: Report) -> Report:
     )
 
 
-def vectors_of(index: Index, names: Sequence[str]) -> np.ndarray:
+def vectors_of(index: Index, names: Iterable[str]) -> np.ndarray:
     """[K, D] float32, of tasks that have one entry each in an index."""
     return np.asarray(index.vectors[index.rows_of(names)], np.float32)

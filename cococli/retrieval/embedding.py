@@ -1,5 +1,6 @@
 """From paths and texts to vectors."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from .. import interrupts
 from ..engines.base import Engine
 from ..errors import UsageError
 from ..files import check_regular
-from ..journal import Failure
+from ..jobs import report_pace
+from ..journal import Failure, Task, text_of
 from ..media.clips import ReadRequest, Sampling, read_clip
 from ..media.compute import Computed, FunctionComputer, Spent, compute_videos
 from ..reporting import SILENT, Reporter
 from ..tokenizer import tokenize
 from .entries import Entry
+from .index import IndexWriter
 
 TEXTS_AT_ONCE = 64
 
@@ -28,6 +32,42 @@ class Embedded:
     index: int  # in the given paths
     entries: list[Entry | Failure]  # in order, their rows not known yet; or one failure
     vectors: np.ndarray  # [K, D] float32, L2-normalized, of its K entries
+
+
+def embed_tasks(
+    index: IndexWriter,
+    todo: Sequence[Task],
+    engine: Engine[Any],
+    pool: str,
+    request: ReadRequest,
+    batch_size: int,
+    reporter: Reporter,
+) -> list[Failure]:
+    """Embed files and texts into an index until the reporter requests a stop; return the failures."""
+    videos = [task for task in todo if text_of(task.name) is None]
+    texts = [task for task in todo if text_of(task.name) is not None]
+    paths = [Path(task.name) for task in videos]
+    failed: list[Failure] = []
+    spent, started = Spent(), time.perf_counter()
+
+    def stopping() -> bool:
+        return reporter.stop_requested
+
+    with reporter.progress("embedding", len(todo), done="embedded", on_stop="finishing the batch") as progress:
+        for embedded in embed_videos(paths, engine, pool, request, batch_size, reporter, spent):
+            with interrupts.held():  # what is written is counted
+                index.append(videos[embedded.index], embedded.entries, embedded.vectors)
+                failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
+                for failure in failures:
+                    reporter.warning(f"{failure.video}: {failure.error}")
+                failed += failures
+                progress.advance(ok=not failures)
+        for place, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, stopping):
+            with interrupts.held():
+                index.append(texts[place], [entry], vector)
+                progress.advance()
+    report_pace(spent, started, reporter)
+    return failed
 
 
 def embed_videos(

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..datasets.check import check
-from ..datasets.dataset import Dataset, Example, Split
+from ..datasets.dataset import Dataset, Example, Split, drop_missing
 from ..datasets.find import find_dataset
 from ..errors import UsageError
 from ..reporting import SILENT, Reporter
+from ..tokenizer import encode
 from .finetune import FinetuneRequest
 
 HELD_OUT = 0.05  # share of the examples of data without splits
@@ -63,21 +63,25 @@ def _val(request: FinetuneRequest) -> tuple[Dataset | None, str]:
 
 def _checked(dataset: Dataset, context_length: int, strict: bool, reporter: Reporter) -> Dataset:
     """Return the data set without examples whose files are missing, and report its problems."""
-    lacks = check(dataset, context_length)
+    rest, missing = drop_missing(dataset)
     problems = [f"{count} {what}" for what, count in dataset.left_out.items()]
-    if lacks.missing:
-        problems.append(f"{len(lacks.missing)} missing or empty files (first: {lacks.missing[0]})")
-    if lacks.too_long:
-        problems.append(f"{lacks.too_long} captions truncated to {context_length} tokens")
+    if missing:
+        problems.append(missing.message)
+    captions = (caption for example in dataset.examples for caption in example.captions)
+    if too_long := sum(is_truncated(caption, context_length) for caption in captions):
+        problems.append(f"{too_long} captions truncated to {context_length} tokens")
     name = f"{dataset.split or 'all'}: {len(dataset.examples)} files, {dataset.captions} captions"
     if problems and strict:
         raise UsageError(f"{name}; {'; '.join(problems)}", "to train on the rest, leave out --strict")
     reporter.note("; ".join([name, *problems, *dataset.notes]))
-    rest = dataset.without(lacks.missing)
-    if not rest.examples:
-        message = f"no files found for {dataset.captions:,} captions of {dataset.source} (first: {lacks.missing[0]})"
-        raise UsageError(message, "pass their folder with --images")
     return rest
+
+
+def is_truncated(caption: str, context_length: int) -> bool:
+    """Return whether a caption has more tokens than fit between start and end."""
+    room = context_length - 2
+    # A token has at least one byte, and cleaning does not lengthen plain text: most captions need no tokenizing.
+    return not (caption.isascii() and len(caption) <= room) and len(encode(caption)) > room
 
 
 def split_off(dataset: Dataset, most: int, before: int = 0) -> tuple[Dataset, Dataset]:

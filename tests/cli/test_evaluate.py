@@ -95,9 +95,9 @@ def test_what_is_missing_or_broken_is_left_out(coca, data: Path, tmp_path: Path,
     run = coca("evaluate", "--data", data, "--only", "retrieval", "-o", tmp_path / "report", "--json")
     assert run.returncode == 1
     assert [line for line in run.stderr.splitlines() if line.startswith("warning: ")] == [
-        f"warning: no files found for 1 of 10 captions (first: {missing}); pass their folder with --images",
+        f"warning: no pictures found for 1 of 10 captions (first: {missing}); pass the picture folder with --images",
         f"warning: {broken}: not a video or picture in a supported format",
-        f"warning: 1 of 9 files cannot be read, first {broken}; the rest is measured",
+        f"warning: 1 of 9 files cannot be read (first: {broken}); the rest is measured",
     ]
     found = json.loads(run.stdout)
     assert list(found["scores"]) == RECALLS
@@ -118,7 +118,7 @@ def test_what_is_missing_or_broken_is_left_out(coca, data: Path, tmp_path: Path,
         "--json",
     )
     assert set(json.loads(limited.stdout)["pictures"]) == {str(int(path.stem)) for path in good[:2]}
-    assert "warning: no files found for 1 of 4 captions" in limited.stderr
+    assert "warning: no pictures found for 1 of 4 captions" in limited.stderr
     assert not (tmp_path / "few" / "index").exists()
 
 
@@ -193,7 +193,7 @@ def test_pictures_are_put_into_classes(coca, data: Path, tmp_path: Path, home: P
     again = coca(*command)
     assert again.stdout == run.stdout
     assert again.stderr.splitlines() == [
-        f"warning: 1 of 11 files cannot be read, first {folder}/a_circle/broken.png; the rest is measured",
+        f"warning: 1 of 11 files cannot be read (first: {folder}/a_circle/broken.png); the rest is measured",
         run.stderr.splitlines()[-1],
     ]
 
@@ -226,7 +226,6 @@ def test_class_folders_of_imagenet_need_their_names(coca, data: Path, tmp_path: 
     run = coca(*command)
     assert (run.stdout, run.returncode) == ("", 2)
     assert run.stderr.splitlines() == [
-        "warning: --limit has no effect without --data",
         f"error: 2 of 2 folders in {folder} are numbers, not names of classes: n01440764",
         "hint: put LOC_synset_mapping.txt there, or give their names by --class-names FILE",
     ]

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from training.tiny_run import RecordingReporter, captioned, write_list
 from training.training_fixtures import pictures
 
 from cococli.datasets.dataset import Dataset, Example
 from cococli.errors import UsageError
-from cococli.training.data import TrainingData, find_data, split_off, spread
+from cococli.tokenizer import encode
+from cococli.training.data import TrainingData, find_data, is_truncated, split_off, spread
 from cococli.training.finetune import FinetuneRequest
 
 CONTEXT = 12
@@ -118,10 +121,18 @@ def test_what_is_missing_empty_or_too_long_is_notes_and_the_rest_is_trained_on(t
         file.write(json.dumps({"path": "2.png", "captions": ["word " * 20, " "], "split": "train"}) + "\n")
     data, notes = find(folder)
     assert names(data.train) == ["2.png", "3.png"]
-    assert notes[0] == (
-        f"train: 4 files, 9 captions; 1 empty captions; 2 missing or empty files (first: {folder / '0.png'}); "
-        "1 captions truncated to 12 tokens"
-    )
+    missing = f"no pictures found for 4 of 9 captions (first: {folder / '0.png'})"
+    assert notes[0] == f"train: 4 files, 9 captions; 1 empty captions; {missing}; 1 captions truncated to 12 tokens"
+
+
+@given(st.text(max_size=40), st.integers(2, 30))
+def test_captions_longer_than_the_context_are_truncated(caption: str, context: int) -> None:
+    assert is_truncated(caption, context) == (len(encode(caption)) > context - 2)
+
+
+def test_long_words_are_not_truncated() -> None:
+    assert not is_truncated("photograph " * 5, 7)
+    assert is_truncated("photograph " * 6, 7)
 
 
 def test_strictly_that_ends_it(tmp_path: Path) -> None:
@@ -130,7 +141,8 @@ def test_strictly_that_ends_it(tmp_path: Path) -> None:
     (folder / "3.png").unlink()
     with pytest.raises(UsageError) as caught:
         find(folder, strict=True)
-    assert caught.value.message == f"val: 2 files, 4 captions; 1 missing or empty files (first: {folder / '3.png'})"
+    missing = f"no pictures found for 2 of 4 captions (first: {folder / '3.png'})"
+    assert caught.value.message == f"val: 2 files, 4 captions; {missing}"
     assert caught.value.hint == "to train on the rest, leave out --strict"
 
 
@@ -140,9 +152,8 @@ def test_annotations_without_pictures_name_the_flag_that_helps(tmp_path: Path) -
         path.rename(tmp_path / path.name)
     with pytest.raises(UsageError) as caught:
         find(folder)
-    source = f"{folder / 'captions.jsonl'} (first: {folder / '0.png'})"
-    assert caught.value.message == f"no files found for 4 captions of {source}"
-    assert caught.value.hint == "pass their folder with --images"
+    assert caught.value.message == f"no pictures found for 4 of 4 captions (first: {folder / '0.png'})"
+    assert caught.value.hint == "pass the picture folder with --images"
     data, _ = find(folder, images=tmp_path)
     assert len(data.train.examples) + len(data.held_out.examples if data.held_out else ()) == 2
 

@@ -1,0 +1,331 @@
+"""Evaluation from one request: a model's captions, retrieval and classification, or the captions of a file."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..captioning.captioner import Captioner, check_request
+from ..captioning.job import caption_tasks
+from ..captioning.run import Plan, open_run
+from ..checkpoints.store import ModelFiles
+from ..datasets.classes import class_folders
+from ..datasets.dataset import Dataset, drop_missing
+from ..datasets.find import find_dataset
+from ..engines.base import Engine
+from ..engines.choice import Choice, resolve
+from ..errors import CocaError, UsageError
+from ..jobs import choose_model, load_engine, protect_files, warn_of_embeddings
+from ..journal import Failure, file_tasks, fingerprint, text_name, text_tasks
+from ..media.clips import ReadRequest, Sampling, Segments
+from ..overwrite import write_output
+from ..parsing import read_json
+from ..reporting import SILENT, Reporter
+from ..requests import EvaluateRequest
+from ..retrieval.embedding import embed_tasks
+from ..retrieval.index import About, Index, index_files, open_index
+from ..settings import home
+from ..tables import split_column
+from .captions import check_installed, score_captions
+from .files import matched, read_predictions, read_references
+from .model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
+from .report import Report, worst_captions
+from .zeroshot import described, read_templates
+
+REPORT, CAPTIONS, INDEX = "report.json", "captions.jsonl", "index"  # in the folder of an evaluation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation."""
+
+    report: Report
+    settings: Mapping[str, Any]  # options that identify it
+    folder: Path | None  # where the report is kept
+    incomplete: bool = False  # some files are missing or cannot be read
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything was measured, else 1."""
+        return int(self.incomplete)
+
+    def to_json(self) -> str:
+        """Return the contents of report.json."""
+        return json.dumps({"evaluation": self.settings} | self.report.to_dict(), indent=1)
+
+
+def evaluate(request: EvaluateRequest, reporter: Reporter = SILENT) -> Evaluation:
+    """Measure the captions, retrieval and classification of a model, or the captions of a file, and keep the report.
+
+    Interrupted evaluations resume.
+
+    Raises:
+        UsageError: The options do not fit each other or the data, pycocoevalcap is missing, or the output folder has
+            the report of another evaluation.
+        ModelError: The model does not exist or is damaged.
+        CocaError: No file can be read, or the disk is full.
+        KeyboardInterrupt: The reporter requested a stop.
+    """
+    if request.predictions or request.references:
+        evaluation = _evaluate_predictions(request, reporter)
+    elif request.data or request.classes:
+        evaluation = _evaluate_model(request, reporter)
+    else:
+        raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
+    if evaluation.folder:
+        evaluation.folder.mkdir(parents=True, exist_ok=True)
+        with write_output(evaluation.folder / REPORT) as (file,):
+            file.write(evaluation.to_json().encode())
+    return evaluation
+
+
+def _evaluate_predictions(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
+    if not (request.predictions and request.references) or request.data or request.classes:
+        raise UsageError("--predictions and --references go together, without --data and --classes")
+    settings = {
+        "predictions": _absolute(request.predictions),
+        "references": _absolute(request.references),
+        "split": request.split,
+    }
+    if request.output:
+        _check_output(request.output, settings, [request.predictions, request.references], None, request.overwrite)
+    reporter.checked()
+    notes: list[str] = []
+    references = read_references(request.references, request.split, notes)
+    predictions = matched(read_predictions(request.predictions, notes), references)
+    for line in notes:
+        reporter.note(line)
+    with reporter.progress("scoring captions"):
+        scores = score_captions(predictions, references.captions)
+    report = Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references.captions)))
+    return Evaluation(report, settings, request.output)
+
+
+def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
+    if request.data and request.only != "retrieval":
+        check_installed()
+    options = request.model
+    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    sampling = Sampling(request.frames, request.num_frames)
+    dataset, incomplete = _find_examples(request, reporter)
+    classes = class_folders(request.classes, request.class_names, reporter.note) if request.classes else {}
+    model = choose_model(options.model)
+    check_request(model.config, request.search, request.pool, "")
+    about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
+    size, preprocess = model.config.vision.image_size, model.config.preprocess
+    read_request = ReadRequest(sampling, Segments(), size, None, preprocess, request.timeout)
+    settings = _settings(request, model, choice, list(classes))
+    key = () if choice.precision == "fp32" else (choice.precision,)
+    identity = (model.identity, asdict(request.search), about, request.data, *key)
+    folder = request.output or home() / "evaluations" / fingerprint(*identity)
+    report_folder = request.output or folder / fingerprint(settings)
+    inputs = [Path(request.templates), *filter(None, (request.data, request.karpathy, request.class_names))]
+    if request.output:
+        inputs += [dataset.source, *(example.path for example in dataset.examples)] if dataset else []
+        inputs += [path for paths in classes.values() for path in paths]
+    _check_output(report_folder, settings, inputs, model, request.overwrite)
+    reporter.checked()
+    if request.only != "captions":
+        warn_of_embeddings(model.name, reporter)
+    predictor = _Predictor(request, model, choice, about, read_request, folder, key, reporter)
+    predictor.prepare()
+    reports = []
+    if dataset:
+        report, failed = _measure_dataset(predictor, dataset, request.only)
+        reports.append(report)
+        incomplete |= failed
+    if classes:
+        report, failed = _measure_classes(predictor, classes, request.templates)
+        reports.append(report)
+        incomplete |= failed
+    return Evaluation(joined(*reports), settings, report_folder, incomplete)
+
+
+def _find_examples(request: EvaluateRequest, reporter: Reporter) -> tuple[Dataset | None, bool]:
+    """Return the examples whose files exist, and whether others are missing."""
+    if not request.data:
+        return None, False
+    dataset = find_dataset(request.data, request.split, request.karpathy, request.images)
+    for line in (*dataset.notes, *(f"{count} {what} are left out" for what, count in dataset.left_out.items())):
+        reporter.note(line)
+    dataset, problem = drop_missing(replace(dataset, examples=dataset.examples[: request.limit]))
+    if problem:
+        reporter.warning(f"{problem.message}; {problem.hint}")
+    return dataset, bool(problem)
+
+
+def _settings(request: EvaluateRequest, model: ModelFiles, choice: Choice, classes: list[str]) -> dict[str, Any]:
+    """Return the options that identify an evaluation, for its report. Earlier reports have them in this order."""
+    data, search = None, None
+    if request.data:
+        data = {
+            "folder": _absolute(request.data),
+            "split": request.split,
+            "limit": request.limit,
+            "only": request.only,
+        }
+        search = None if request.only == "retrieval" else asdict(request.search)
+    return {
+        "model": model.name,
+        "identity": model.identity,
+        "data": data,
+        "karpathy": request.karpathy and _absolute(request.karpathy),
+        "images": request.images and _absolute(request.images),
+        "classes": request.classes
+        and {"folder": _absolute(request.classes), "templates": request.templates, "names": classes},
+        "search": search,
+        "frames": {"frames": request.frames, "num_frames": request.num_frames, "pool": request.pool},
+        "precision": choice.precision,
+    }
+
+
+def _absolute(path: Path) -> str:
+    return str(path.resolve())
+
+
+def _check_output(
+    folder: Path, settings: Mapping[str, Any], inputs: Iterable[Path], model: ModelFiles | None, overwrite: bool
+) -> None:
+    """Refuse a folder in which the files of an evaluation would replace others.
+
+    Raises:
+        UsageError: An input would be overwritten, or the folder has the report of another evaluation.
+    """
+    report = folder / REPORT
+    outputs = [report, folder / CAPTIONS, *index_files(folder / INDEX)]
+    protect_files([(str(path), path) for path in outputs], (split_column(str(path))[0] for path in inputs), model)
+    if overwrite or not report.exists():
+        return
+    hint = "name another folder with -o, or pass --overwrite"
+    now = json.loads(json.dumps(settings))
+    try:
+        before = read_json(report)["evaluation"]
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    except (UsageError, KeyError, TypeError):
+        raise UsageError(f"{report} is not a report of this evaluation", hint) from None
+    if changed:
+        raise UsageError(f"{report} belongs to another evaluation: other {', '.join(changed)}", hint)
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """The model under evaluation, and the folder that keeps its captions and vectors."""
+
+    request: EvaluateRequest
+    model: ModelFiles
+    choice: Choice
+    about: About
+    read_request: ReadRequest
+    folder: Path
+    key: tuple[str, ...]  # precision, unless it is fp32: one evaluation never mixes two
+    reporter: Reporter
+
+    @property
+    def index(self) -> Path:
+        return self.folder / INDEX
+
+    @cached_property
+    def engine(self) -> Engine[Any]:
+        return load_engine(self.model, self.choice, self.reporter)
+
+    def prepare(self) -> None:
+        """Clear the vectors of an earlier evaluation if it is to be overwritten."""
+        if self.request.overwrite and self.index.exists():
+            with open_index(self.index, self.about, self.model.config.embed_dim, [], overwrite=True):
+                pass
+
+    def caption(self, paths: Sequence[Path], embed: bool) -> tuple[dict[str, str], set[str]]:
+        """Caption files, and embed them in the same pass if requested.
+
+        Returns:
+            Captions by path, and the paths of files that cannot be read.
+        """
+        search = self.request.search
+        plan = Plan(
+            paths,
+            options=(self.model.identity, asdict(search), self.about, *self.key),
+            outputs=(str(self.folder / CAPTIONS),),
+            overwrite=self.request.overwrite,
+            index=(self.index, self.about, self.model.config.embed_dim) if embed else None,
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open_run(plan) as run:
+            if run.todo:
+                captioner = Captioner(self.engine, self.model.name, search, self.about.pool)
+                caption_tasks(run, captioner, self.read_request, self.request.model.batch_size, self.reporter)
+            self._raise_if_stopped()
+            outcomes = list(run.in_order())
+        captions = {outcome.video: outcome.caption for outcome in outcomes if not isinstance(outcome, Failure)}
+        return captions, {outcome.video for outcome in outcomes if isinstance(outcome, Failure)}
+
+    def embed(self, paths: Sequence[Path], texts: Iterable[str]) -> set[str]:
+        """Embed files and texts; return the paths of files that cannot be read."""
+        tasks = file_tasks(paths, self.model.identity, self.about, *self.key)
+        tasks += text_tasks(dict.fromkeys(texts), *self.key)
+        with open_index(self.index, self.about, self.model.config.embed_dim, tasks) as index:
+            failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
+            if todo := [task for task in tasks if task.name not in index.reused]:
+                pool, batch_size = self.about.pool, self.request.model.batch_size
+                failures = embed_tasks(index, todo, self.engine, pool, self.read_request, batch_size, self.reporter)
+                failed |= {failure.video for failure in failures}
+        self._raise_if_stopped()
+        return failed
+
+    def _raise_if_stopped(self) -> None:
+        if self.reporter.stop_requested:
+            raise KeyboardInterrupt
+
+
+def _measure_dataset(predictor: _Predictor, dataset: Dataset, only: str | None) -> tuple[Report, bool]:
+    """Return the scores of captions and retrieval, and whether some files cannot be read."""
+    paths = [example.path for example in dataset.examples]
+    if only == "retrieval":
+        captions: dict[str, str] = {}
+        failed = predictor.embed(paths, [])
+    else:
+        captions, failed = predictor.caption(paths, embed=only is None)
+    if failed:
+        _warn_unreadable(failed, len(paths), predictor.reporter)
+        dataset = dataset.without([Path(name) for name in failed])
+        if not dataset.examples:
+            raise CocaError("no file could be read")
+    reports = []
+    if only != "captions":
+        texts = [caption for example in dataset.examples for caption in example.captions]
+        predictor.embed([], texts)
+        index = Index(predictor.index)
+        images = vectors_of(index, [str(example.path) for example in dataset.examples])
+        reports.append(measure_retrieval(dataset, images, vectors_of(index, map(text_name, texts))))
+    if only != "retrieval":
+        with predictor.reporter.progress("scoring captions"):
+            reports.append(measure_captions(dataset, captions))
+    return joined(*reversed(reports)), bool(failed)
+
+
+def _measure_classes(
+    predictor: _Predictor, classes: Mapping[str, Sequence[Path]], templates: str
+) -> tuple[Report, bool]:
+    """Return the accuracy of zero-shot classification, and whether some files cannot be read."""
+    sentences = read_templates(templates)
+    paths = [path for files in classes.values() for path in files]
+    failed = predictor.embed(paths, [text for texts in described(list(classes), sentences) for text in texts])
+    if failed:
+        _warn_unreadable(failed, len(paths), predictor.reporter)
+    labeled = [
+        (str(path), label) for label, files in enumerate(classes.values()) for path in files if str(path) not in failed
+    ]
+    index = Index(predictor.index)
+    report = measure_classes(
+        vectors_of(index, [name for name, _ in labeled]),
+        [label for _, label in labeled],
+        list(classes),
+        lambda texts: vectors_of(index, map(text_name, texts)),
+        sentences,
+    )
+    return report, bool(failed)
+
+
+def _warn_unreadable(failed: Collection[str], count: int, reporter: Reporter) -> None:
+    reporter.warning(f"{len(failed)} of {count} files cannot be read (first: {min(failed)}); the rest is measured")
