@@ -1,12 +1,12 @@
-"""Each engine beside what the machine can do at all, and what searching costs: see README.md in this folder.
+"""Speed of each engine compared to the limits of the machine, and cost of the search: see README.md in this folder.
 
     python benchmarks/engines.py floors
     python benchmarks/engines.py phases openvino int8 [--checkpoint /tmp/coca-bench/open_clip_pytorch_model.ckpt]
     python benchmarks/engines.py search openvino int8
-    python benchmarks/engines.py lanes openvino int8
+    python benchmarks/engines.py batching openvino int8
     python benchmarks/engines.py threads openvino int8
 
-The checkpoint is one of random weights that caption.py makes. Run one at a time.
+caption.py creates the checkpoint, of random weights. Run one at a time.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from cococli.decoding.decoder import Decoder
 from cococli.decoding.options import SearchOptions
 from cococli.engines.base import Engine
 from cococli.engines.choice import Choice, open_engine
-from cococli.engines.scores import Scores, few_best
+from cococli.engines.scores import Scores, top_k_scores
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 ROWS = (6, 48, 192)
 
 
 def seconds_of(act: Callable[[], object], times: int = 7) -> list[float]:
-    """What it takes, but for the first time."""
+    """Time an action, except for its first run."""
     act()
     seconds = []
     for _ in range(times):
@@ -48,8 +48,8 @@ def median_of(act: Callable[[], object], times: int = 7) -> float:
     return statistics.median(seconds_of(act, times))
 
 
-def drawn(size: int) -> np.ndarray:
-    """Eight frames."""
+def random_frames(size: int) -> np.ndarray:
+    """Return eight frames."""
     return np.random.default_rng(0).standard_normal((8, 3, size, size), np.float32)
 
 
@@ -58,17 +58,19 @@ def row(*cells: object) -> None:
 
 
 def floors(threads: int) -> tuple[float, dict[str, float]]:
-    """Bytes a second that memory gives, and multiplications with addition a second that matrix products reach, at best.
+    """Return the memory bandwidth in bytes per second, and multiply-adds per second of matrix products.
 
-    float32 by oneDNN: MKL, which torch takes for it, reaches half of that on AMD.
+    In float32 by oneDNN: MKL, which torch uses, reaches half of that on AMD.
     """
     import torch
+
+    from cococli.model import onednn
 
     torch.set_num_threads(threads)
     block = torch.ones(2**28)  # 1 GiB: no cache holds it
     bandwidth = block.nbytes / min(seconds_of(block.sum))
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    rates = {"fp32": 2048**3 / min(seconds_of(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")))}
+    rates = {"fp32": 2048**3 / min(seconds_of(lambda: onednn.linear(a, b, None)))}
     low_a, low_b = a.bfloat16(), b.bfloat16()
     rates["bf16"] = 2048**3 / min(seconds_of(lambda: low_a @ low_b))
     small_a, small_b = a.mul(30).char(), b.mul(30).char()
@@ -77,7 +79,7 @@ def floors(threads: int) -> tuple[float, dict[str, float]]:
 
 
 def matrices(config: CocaConfig, *towers: str) -> int:
-    """Numbers in the matrices of some towers that every token is multiplied with."""
+    """Count the weights of some towers that every token is multiplied with."""
     shapes = parameters(config).items()
     return sum(
         shape[0] * shape[1]
@@ -87,14 +89,14 @@ def matrices(config: CocaConfig, *towers: str) -> int:
 
 
 def phases(engine: Engine[Any], choice: Choice) -> None:
-    """Encoding and steps, and the share of the floor that each reaches."""
+    """Time encoding and steps, and compare them to the lower bounds of the machine."""
     bandwidth, rates = floors(choice.threads)
     rate, config = rates[choice.precision.replace("fp16", "bf16")], engine.config
     row("phase", "time", "floor", "share of it reached")
     row("---", "---:", "---:", "---:")
     vision = matrices(config, "visual.transformer")
     for count in (1, 8):
-        clips = drawn(config.vision.image_size)[:count, None]
+        clips = random_frames(config.vision.image_size)[:count, None]
         seconds = median_of(lambda clips=clips: engine.encode_clips(clips), 5)
         floor = count * config.vision.tokens * vision / rate
         row(f"{count} frame(s)", f"{seconds:.3f} s", f"{floor:.3f} s multiplying", f"{floor / seconds:.0%}")
@@ -108,68 +110,68 @@ def phases(engine: Engine[Any], choice: Choice) -> None:
 
 def begun(engine: Engine[Any], rows: int) -> tuple[Any, np.ndarray, SearchOptions]:
     options = SearchOptions()
-    lanes = np.arange(rows // options.rows)
-    state = engine.begin(len(lanes), options.rows, options.max_length, options.few)
-    image = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
-    for lane in lanes:
-        engine.admit(state, int(lane), image)
-    return state, lanes, options
+    slots = np.arange(rows // options.rows)
+    state = engine.begin(len(slots), options.rows, options.max_length, options.top_tokens)
+    image = engine.encode_clips(random_frames(engine.config.vision.image_size)[:1, None]).tokens[0]
+    for slot in slots:
+        engine.admit(state, int(slot), image)
+    return state, slots, options
 
 
 def step_seconds(engine: Engine[Any], rows: int) -> float:
-    state, lanes, options = begun(engine, rows)
-    ids = np.full((len(lanes), options.rows), engine.config.sot_id, np.int32)
+    state, slots, options = begun(engine, rows)
+    ids = np.full((len(slots), options.rows), engine.config.sot_id, np.int32)
     parents = np.zeros_like(ids) + np.arange(options.rows, dtype=np.int32)
-    return median_of(lambda: engine.step(state, lanes, ids, parents), 14)
+    return median_of(lambda: engine.step(state, slots, ids, parents), 14)
 
 
 class Watched:
-    """An engine whose steps are timed, and whose captions end when they are told to, if they are."""
+    """An engine whose steps are timed, and whose captions end at given lengths, if there are any."""
 
     def __init__(self, engine: Engine[Any], lengths: dict[int, int] | None = None) -> None:
         self.engine, self.config, self.lengths = engine, engine.config, lengths
         self.seconds, self.steps = 0.0, 0
         self.fed: dict[int, int] = {}
-        self.of_lane: dict[int, int] = {}
+        self.clip_in: dict[int, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def admit(self, state: Any, lane: int, tokens: np.ndarray) -> None:
-        self.of_lane[lane], self.fed[lane] = int(tokens[0, 0]), 0
-        self.engine.admit(state, lane, tokens)
+    def admit(self, state: Any, slot: int, tokens: np.ndarray) -> None:
+        self.clip_in[slot], self.fed[slot] = int(tokens[0, 0]), 0
+        self.engine.admit(state, slot, tokens)
 
-    def step(self, state: Any, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+    def step(self, state: Any, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         start = time.perf_counter()
-        scores = self.engine.step(state, lanes, ids, parents)
+        scores = self.engine.step(state, slots, ids, parents)
         self.seconds += time.perf_counter() - start
         self.steps += 1
         if self.lengths is None:
             return scores
         logits = np.zeros((ids.size, 64), np.float32) - np.arange(64)
-        for place, lane in enumerate(lanes.tolist()):
-            self.fed[lane] += 1
-            if self.fed[lane] >= self.lengths[self.of_lane[lane]] - 1:
-                logits[place * ids.shape[1] : (place + 1) * ids.shape[1], 63] = 99
-        found = few_best(logits, scores.ids.shape[1])
+        for index, slot in enumerate(slots.tolist()):
+            self.fed[slot] += 1
+            if self.fed[slot] >= self.lengths[self.clip_in[slot]] - 1:
+                logits[index * ids.shape[1] : (index + 1) * ids.shape[1], 63] = 99
+        found = top_k_scores(logits, scores.ids.shape[1])
         ids = np.where(found.ids == 63, self.config.eot_id, found.ids)
-        return Scores(ids, found.logits, found.log_sum, scores.every)
+        return Scores(ids, found.logits, found.log_sum, scores.all_logits)
 
 
 def search(engine: Engine[Any]) -> None:
-    """What is spent beside the engine's steps, which hand over the few best tokens."""
+    """Time the search without the steps of the engine, which return the top tokens."""
     row("rows", "a step", "search beside it", "share")
     row("---", "---:", "---:", "---:")
-    tokens = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
+    tokens = engine.encode_clips(random_frames(engine.config.vision.image_size)[:1, None]).tokens[0]
     for rows in ROWS:
         options = SearchOptions()
         watched = Watched(engine)
         for measured in (False, True):
             watched.seconds, watched.steps = 0.0, 0
-            decoder: Decoder[int] = Decoder(watched, options, lanes=rows // options.rows)
+            decoder: Decoder[int] = Decoder(watched, options, slots=rows // options.rows)
             for clip in range(rows // options.rows):
                 decoder.add(clip, tokens, clip)
-            decoder.step()  # what is admitted is no search
+            decoder.step()  # admits clips
             watched.seconds, watched.steps, start = 0.0, 0, time.perf_counter()
             while decoder.busy and watched.steps < (12 if measured else 1):
                 decoder.step()
@@ -179,18 +181,18 @@ def search(engine: Engine[Any]) -> None:
         row(rows, f"{each * 1e3:.1f} ms", f"{more * 1e3:.2f} ms", f"{more / (each + more):.1%}")
 
 
-def lanes(engine: Engine[Any], clips: int = 96) -> None:
-    """Captions of 5 to 30 tokens: a batch after the other, and each clip as soon as there is room."""
+def batching(engine: Engine[Any], clips: int = 96) -> None:
+    """Compare static and continuous batching for captions of 5 to 30 tokens."""
     draw = np.random.default_rng(0)
     row("lengths", "mean", "batch after batch", "continuous", "ratio")
     row("---", "---:", "---:", "---:", "---:")
-    compare_lanes(engine, "all as likely", draw.integers(5, 31, clips))
-    compare_lanes(engine, "short ones likelier", np.minimum(5 + draw.exponential(8, clips).astype(int), 30))
+    compare_batching(engine, "uniform", draw.integers(5, 31, clips))
+    compare_batching(engine, "mostly short", np.minimum(5 + draw.exponential(8, clips).astype(int), 30))
 
 
-def compare_lanes(engine: Engine[Any], name: str, drawn_lengths: np.ndarray, width: int = 8) -> None:
+def compare_batching(engine: Engine[Any], name: str, drawn_lengths: np.ndarray, width: int = 8) -> None:
     clips, lengths = len(drawn_lengths), dict(enumerate(drawn_lengths.tolist()))
-    image = engine.encode_clips(drawn(engine.config.vision.image_size)[:1, None]).tokens[0]
+    image = engine.encode_clips(random_frames(engine.config.vision.image_size)[:1, None]).tokens[0]
 
     def tokens(clip: int) -> np.ndarray:
         named = image.copy()
@@ -201,7 +203,7 @@ def compare_lanes(engine: Engine[Any], name: str, drawn_lengths: np.ndarray, wid
         watched = Watched(engine, lengths)
         start = time.perf_counter()
         for batch in batches:
-            decoder: Decoder[int] = Decoder(watched, SearchOptions(min_length=0), lanes=width)
+            decoder: Decoder[int] = Decoder(watched, SearchOptions(min_length=0), slots=width)
             for clip in batch:
                 decoder.add(clip, tokens(clip), clip)
             while decoder.busy:
@@ -221,7 +223,7 @@ def compare_lanes(engine: Engine[Any], name: str, drawn_lengths: np.ndarray, wid
 
 
 def threads(arguments: argparse.Namespace) -> None:
-    """A frame and a step of 48 rows, with one core and with two, each in a process of its own."""
+    """Time a frame and a step of 48 rows with one and with two threads, in separate processes."""
     for count in ("1", "2"):
         print(f"{count} thread(s):", flush=True)
         order = [sys.executable, __file__, "phases", arguments.engine, arguments.precision, "--threads", count]
@@ -230,7 +232,7 @@ def threads(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("floors", "phases", "search", "lanes", "threads"))
+    parser.add_argument("what", choices=("floors", "phases", "search", "batching", "threads"))
     parser.add_argument("engine", nargs="?", default="mindspore")
     parser.add_argument("precision", nargs="?", default="fp32")
     parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/coca-bench/open_clip_pytorch_model.ckpt"))
@@ -252,7 +254,7 @@ def main() -> None:
     if arguments.what == "phases":
         phases(engine, choice)
     else:
-        {"search": search, "lanes": lanes}[arguments.what](engine)
+        {"search": search, "batching": batching}[arguments.what](engine)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,15 @@ class Ours:
         return 0
 
     def caption(self, images: int) -> int:
-        from cococli.decoding.search import search
+        from cococli.decoding.decoder import Decoder
 
-        tokens = self.engine.encode_clips(pictures(images)[:, None]).tokens
-        return max(len(found.ids) for found in search(self.engine, tokens, self.options))
+        decoder: Decoder[int] = Decoder(self.engine, self.options, slots=images)
+        for index, tokens in enumerate(self.engine.encode_clips(pictures(images)[:, None]).tokens):
+            decoder.add(index, tokens, index)
+        lengths: list[int] = []
+        while decoder.busy:
+            lengths += [len(found[0].ids) for found in decoder.step().values()]
+        return max(lengths)
 
 
 class Oracle:

@@ -112,7 +112,7 @@ def load_engine(model: ModelFiles, choice: Choice, reporter: Reporter) -> "Engin
         reporter.note(note)
     guard = interrupts.held() if choice.engine == "mindspore" else nullcontext()  # an interrupt would crash it
     with reporter.progress(f"loading {model.name}") as progress, guard:
-        return open_engine(model, choice, progress.describe)
+        return open_engine(model, choice, progress)
 
 
 def precision_key(precision: str) -> tuple[str, ...]:

@@ -1,23 +1,23 @@
-"""Text to token ids and back: CLIP's byte-pair encoding."""
+"""CLIP's byte-pair encoding: text to token ids and back."""
 
 import gzip
 import html
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Lists words, part by part, in the order in which they were found to be frequent (CLIP, arXiv 2103.00020).
+# Merges of byte pairs in the order in which training found them (CLIP, arXiv 2103.00020).
 _MERGES_FILE = Path(__file__).parent / "assets" / "bpe_simple_vocab_16e6.txt.gz"
-_MERGES = 48894  # CLIP reads this many lines of the file
+_MERGES = 48894  # lines of the file that CLIP reads
 _END_OF_WORD = "</w>"
 _START, _END = "<start_of_text>", "<end_of_text>"
 _WORDS = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+"
 
-_SAYS = "says|said|reads|spells|words"  # what quotations follow; other words that end in s may be possessives
+_SAYS = "says|said|reads|spells|words"  # words before quotations; others that end in s may be possessives
 _END_QUOTE = r"'[.,;:!?)\]]*(?!\S)"
 _QUOTATIONS = {  # pattern: replacement, in order
     r'(?<!\S)([(\[]?") ((?:(?!").)+?) ([.,;:!?]*"[.,;:!?)\]]*)(?!\S)': r"\1\2\3",
@@ -52,16 +52,16 @@ EOT_ID = 49407
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of a text, without SOT and EOT, of any length."""
+    """Encode a text of any length, without SOT and EOT."""
     words = _word_pattern().findall(_cleaned(text))
     return [token for word in words for token in _encode_word(word)]
 
 
 def tokenize(texts: Sequence[str], context_length: int) -> np.ndarray:
-    """Token ids of texts as CoCa reads them.
+    """Encode texts as inputs of the model.
 
     Returns:
-        [B, context_length] int32: SOT, the text, EOT, zeros. A text that is too long is cut; its last id is EOT.
+        [B, context_length] int32: SOT, the text, EOT, zeros. Long texts are truncated before their EOT.
     """
     rows = np.zeros((len(texts), context_length), np.int32)
     for row, text in zip(rows, texts, strict=True):
@@ -71,26 +71,20 @@ def tokenize(texts: Sequence[str], context_length: int) -> np.ndarray:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """Text of token ids up to the first EOT, in single spaces.
+    """Decode token ids up to the first EOT, with single spaces.
 
-    Id 0 is the token "!" like any other: pads are what comes after EOT, whatever their value. Bytes that are no
-    UTF-8 become U+FFFD.
+    Id 0 is the token "!", not a pad: pads come after EOT, regardless of their value. Bytes that are not UTF-8 become
+    U+FFFD.
     """
-    pieces = []
-    for token in ids:
-        if token == EOT_ID:
-            break
-        if token != SOT_ID:
-            pieces.append(_vocabulary()[token])
-    text = bytes(_byte_of()[char] for char in "".join(pieces)).decode("utf-8", errors="replace")
-    return " ".join(text.replace(_END_OF_WORD, " ").split())
+    text = b"".join(token_bytes()[token] for token in takewhile(lambda token: token != EOT_ID, ids))
+    return " ".join(text.decode("utf-8", errors="replace").split())
 
 
 def detokenize(text: str) -> str:
-    """Space the words of `decode` as people write them: `a man 's hat , 1 0 : 3 0` becomes `a man's hat, 10:30`.
+    """Restore the usual spacing of a `decode`d text: `a man 's hat , 1 0 : 3 0` becomes `a man's hat, 10:30`.
 
-    CLIP splits off contractions, single digits and runs of punctuation, and forgets the spaces around them. Those that
-    captions usually lack are removed. Where two spellings have the same tokens, the more common one is chosen:
+    CLIP splits off contractions, single digits and runs of punctuation, and drops the spaces around them. Of spellings
+    with the same tokens, the most common one is returned:
 
     - Digits form one number. A comma joins them as a thousands separator (`1,000`, but `1, 2`), a dot unless it follows
       a year (`3.5`, but `in 2024. 3 dogs`), a colon or slash always.
@@ -98,7 +92,7 @@ def detokenize(text: str) -> str:
     - Letters stay apart from digits except in `1st`, `1950s`, `3d` and `4k`.
     - An apostrophe after an s is a possessive unless a quotation starts there, as in `a sign that says 'stop'`.
 
-    The result has the same tokens, so `decode(encode(detokenize(text)))` restores the text. Readable text is unchanged.
+    The tokens stay the same: `decode(encode(detokenize(text)))` restores the text. Readable text is unchanged.
     """
     digits, quotations, spaces = _spacing()
     spaced = digits.sub("", text)
@@ -109,15 +103,16 @@ def detokenize(text: str) -> str:
     return spaced if words(_cleaned(spaced)) == words(_cleaned(text)) else text
 
 
-def spellings() -> list[bytes]:
-    """What each token writes, by id: UTF-8 that may be half a character, a space where it ends a word."""
+@cache
+def token_bytes() -> list[bytes]:
+    """Return the text of each token, by id: UTF-8 that may be half a character, with a space where a word ends."""
     byte_of = {char: byte for byte, char in _char_of().items()}
-    written = [token.replace(_END_OF_WORD, " ") for token in _vocabulary()[:SOT_ID]]
-    return [bytes(byte_of.get(char, ord(" ")) for char in token) for token in written] + [b"", b" "]
+    texts = [token.replace(_END_OF_WORD, " ") for token in _vocabulary()[:SOT_ID]]
+    return [bytes(byte_of.get(char, ord(" ")) for char in text) for text in texts] + [b"", b" "]
 
 
 def _cleaned(text: str) -> str:
-    """CLIP's clean-up: broken encodings mended, HTML entities resolved, single spaces, lower case."""
+    """Clean a text as CLIP does: fix encodings, resolve HTML entities, use single spaces and lower case."""
     import ftfy
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -126,7 +121,7 @@ def _cleaned(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _encode_word(word: str) -> tuple[int, ...]:
-    """Ids of one word: of its bytes, the pair that training merged first becomes one part, and so on."""
+    """Encode one word: merge the pair of adjacent parts that training merged first, and repeat."""
     if word in (_START, _END):
         return (SOT_ID if word == _START else EOT_ID,)
     parts = [_char_of()[byte] for byte in word.encode("utf-8")]
@@ -141,9 +136,9 @@ def _encode_word(word: str) -> tuple[int, ...]:
 
 
 def _merged(parts: list[str], left: str, right: str) -> list[str]:
-    """The parts with every left and right that stand side by side made one, from the start on."""
+    """Merge each adjacent left and right, from the start on."""
     merged: list[str] = []
-    fresh = False  # whether the last part may still be the left half of a pair
+    fresh = False  # the last part may be the left half of a pair
     for part in parts:
         if fresh and part == right and merged[-1] == left:
             merged[-1] += part
@@ -166,7 +161,7 @@ def _word_pattern() -> Any:
 
 @cache
 def _spacing() -> tuple[Any, list[tuple[Any, str]], Any]:
-    """What `detokenize` replaces: spaces between digits, quotations, other spaces."""
+    """Return what `detokenize` replaces: spaces between digits, quotations, other spaces."""
     import regex
 
     digits = regex.compile(r"(?<=(?<!\S)[0-9]) (?=[0-9](?!\S))")
@@ -176,9 +171,9 @@ def _spacing() -> tuple[Any, list[tuple[Any, str]], Any]:
 
 @cache
 def _char_of() -> dict[int, str]:
-    """One printable character for each byte, so that tokens can be stored as text (as GPT-2 does).
+    """Map each byte to a printable character, as GPT-2 does to store tokens as text, in the order of the first ids.
 
-    Printable bytes stand for themselves; the others are numbered from U+0100. The order is that of the first ids.
+    Printable bytes map to themselves, the others to characters from U+0100 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = sorted(set(range(256)) - set(printable))
@@ -186,13 +181,8 @@ def _char_of() -> dict[int, str]:
 
 
 @cache
-def _byte_of() -> dict[str, int]:
-    return {char: byte for byte, char in _char_of().items()}
-
-
-@cache
 def _merges() -> list[str]:
-    """Pairs of parts, "left right", in the order in which they are merged."""
+    """Return pairs of parts, "left right", in the order of merging."""
     return gzip.decompress(_MERGES_FILE.read_bytes()).decode("utf-8").split("\n")[1 : _MERGES + 1]
 
 
@@ -203,7 +193,7 @@ def _merge_ranks() -> dict[str, int]:
 
 @cache
 def _vocabulary() -> list[str]:
-    """Token of each id: the bytes, the bytes that end a word, the merges in order, SOT, EOT."""
+    """Return the token of each id: bytes, bytes that end a word, merges in order, SOT, EOT."""
     chars = list(_char_of().values())
     merged = [pair.replace(" ", "") for pair in _merges()]
     return [*chars, *(char + _END_OF_WORD for char in chars), *merged, _START, _END]
@@ -211,4 +201,4 @@ def _vocabulary() -> list[str]:
 
 @cache
 def _ids() -> dict[str, int]:
-    return {token: number for number, token in enumerate(_vocabulary())}
+    return {token: index for index, token in enumerate(_vocabulary())}

@@ -1,10 +1,10 @@
-"""CoCa in plain numpy, nothing cached: the reference that faster engines and the search are tested against.
+"""CoCa in plain numpy without caches: the reference for faster engines and the search.
 
 The text mask, as open_clip's `_build_additive_mask` has it since 3.0 (`correct_cls_mask=False`): besides the causal
 mask, key k is hidden from **every** row, not from the CLS row only, when the token to its left, text[k - 1], is pad
 (id 0). Checked on the goldens: this mask gives `text_tokens` at pad rows too; hiding keys from the CLS row alone
-(open_clip 2.x) gives the same `text_latent` and the same tokens up to one place after EOT, but other pad rows.
-Pads stand only after EOT, so for captioning the two masks differ in one case: an id 0 inside a caption ("!" glued to
+(open_clip 2.x) gives the same `text_latent` and the same tokens up to one position after EOT, but other pad rows.
+Pads come only after EOT, so for captioning the two masks differ in one case: an id 0 inside a caption ("!" glued to
 a following sign, as in "!("). Then the key at the *next* position is hidden from itself and from all later rows of
 the unimodal text encoder (not of the decoder), and a cached engine has to hide it as well to equal the oracle.
 """
@@ -17,7 +17,7 @@ from scipy.special import erf, softmax
 
 from cococli.catalog import CocaConfig
 from cococli.engines.base import ClipFeatures
-from cococli.engines.scores import Scores, few_best
+from cococli.engines.scores import Scores, top_k_scores
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -44,23 +44,23 @@ def from_open_clip(state: Parameters) -> dict[str, np.ndarray]:
 
 @dataclass
 class PrefixState:
-    """Everything a caption needs when nothing is cached: each lane's clip and the ids so far."""
+    """The clip of each slot and the ids so far."""
 
-    lanes: int
+    slots: int
     beams: int
-    few: int
+    top_k: int
     tokens: dict[int, np.ndarray] = field(default_factory=dict)  # [N, D]
     ids: dict[int, np.ndarray] = field(default_factory=dict)  # [beams, position] int32
 
 
 class NumpyEngine:
-    """The engine protocol in float32 numpy; every step computes the whole prefix again."""
+    """The engine interface in float32 numpy; every step computes the whole prefix again."""
 
     def __init__(self, config: CocaConfig, parameters: Parameters) -> None:
         self.config = config
         self.parameters = {name: np.asarray(value, np.float32) for name, value in parameters.items()}
 
-    # The engine protocol.
+    # The engine interface.
 
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
         clips, frames = pixels.shape[:2]
@@ -74,22 +74,22 @@ class NumpyEngine:
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         return self.text(ids)[0]
 
-    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> PrefixState:
-        return PrefixState(lanes, beams, few)
+    def begin(self, slots: int, beams: int, max_length: int, top_k: int = 1) -> PrefixState:
+        return PrefixState(slots, beams, top_k)
 
-    def admit(self, state: PrefixState, lane: int, tokens: np.ndarray) -> None:
-        state.tokens[lane], state.ids[lane] = tokens, np.zeros((state.beams, 0), np.int32)
+    def admit(self, state: PrefixState, slot: int, tokens: np.ndarray) -> None:
+        state.tokens[slot], state.ids[slot] = tokens, np.zeros((state.beams, 0), np.int32)
 
-    def step(self, state: PrefixState, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+    def step(self, state: PrefixState, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         logits = []
-        for lane, new, continued in zip(lanes.tolist(), ids, parents, strict=True):
-            state.ids[lane] = np.column_stack([state.ids[lane][continued], new]).astype(np.int32)
-            logits.append(self.logits(np.repeat(state.tokens[lane][None], state.beams, axis=0), state.ids[lane])[:, -1])
-        return few_best(np.concatenate(logits), state.few)
+        for slot, new, continued in zip(slots.tolist(), ids, parents, strict=True):
+            state.ids[slot] = np.column_stack([state.ids[slot][continued], new]).astype(np.int32)
+            logits.append(self.logits(np.repeat(state.tokens[slot][None], state.beams, axis=0), state.ids[slot])[:, -1])
+        return top_k_scores(np.concatenate(logits), state.top_k)
 
-    def resize(self, state: PrefixState, kept: np.ndarray, lanes: int) -> PrefixState:
-        tokens, ids = ({at: part[lane] for at, lane in enumerate(kept.tolist())} for part in (state.tokens, state.ids))
-        return PrefixState(lanes, state.beams, state.few, tokens, ids)
+    def resize(self, state: PrefixState, kept: np.ndarray, slots: int) -> PrefixState:
+        tokens, ids = ({at: part[slot] for at, slot in enumerate(kept.tolist())} for part in (state.tokens, state.ids))
+        return PrefixState(slots, state.beams, state.top_k, tokens, ids)
 
     # The network. R rows, T text tokens, N image tokens, D = embed_dim, W = vision width.
 
@@ -171,13 +171,13 @@ class NumpyEngine:
         return x @ self[f"{name}.weight"].T + self[f"{name}.bias"]
 
     def norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        centerd = x - x.mean(axis=-1, keepdims=True)
-        deviation = np.sqrt((centerd**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
-        return centerd / deviation * self[f"{name}.gamma"] + self[f"{name}.beta"]
+        centered = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+        return centered / deviation * self[f"{name}.gamma"] + self[f"{name}.beta"]
 
 
 def causal(length: int) -> np.ndarray:
-    """[length, length] True where a row must not look: at what comes after it."""
+    """[length, length] True where a key is hidden from a query: after it."""
     return ~np.tri(length, dtype=bool)
 
 

@@ -39,7 +39,7 @@ OUTPUT = {"console", "streams"}  # the library reports, and commands print
 NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}
 MADE_OF_MINDSPORE = {"model", "training"}
 ON_MINDSPORE = {PACKAGE / "engines" / "mindspore.py"}
-ON_TORCH = {PACKAGE / "engines" / "torch.py", PACKAGE / "model" / "torch_network.py"}
+ON_TORCH = {PACKAGE / "engines" / "torch.py", PACKAGE / "model" / "torch_network.py", PACKAGE / "model" / "onednn.py"}
 NO_NUMPY = ("cli", "options", "requests", *OUTPUT, "settings", "errors", "catalog", "__init__", "__main__")
 
 

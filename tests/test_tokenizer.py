@@ -1,4 +1,4 @@
-"""Tokens equal CLIP's, and become text again."""
+"""Tokenization as in CLIP, and back."""
 
 import json
 import subprocess
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cococli.tokenizer import EOT_ID, SOT_ID, decode, detokenize, encode, spellings, tokenize
+from cococli.tokenizer import EOT_ID, SOT_ID, decode, detokenize, encode, token_bytes, tokenize
 
 ORACLE = json.loads((Path(__file__).parent / "data" / "tokens.json").read_text())
 CASES = ORACLE["cases"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["text"][:20] for case in CASES])
-def test_hard_texts_have_the_oracles_ids(case: dict) -> None:
+def test_ids_equal_clip(case: dict) -> None:
     length = ORACLE["context_length"]
     expected = np.zeros(length, np.int32)
     expected[: len(case["ids"])] = case["ids"]
@@ -26,50 +26,50 @@ def test_hard_texts_have_the_oracles_ids(case: dict) -> None:
     np.testing.assert_array_equal(ids, expected)
 
 
-def test_a_text_that_is_too_long_ends_in_eot() -> None:
+def test_long_texts_are_truncated_before_eot() -> None:
     [ids] = tokenize(["word " * 100], 10)
     assert ids.tolist() == [SOT_ID, *[2653] * 8, EOT_ID]
 
 
-def test_a_text_that_just_fits_is_whole() -> None:
+def test_texts_that_just_fit_are_complete() -> None:
     [ids] = tokenize(["word " * 8], 10)
     assert ids.tolist() == [SOT_ID, *[2653] * 8, EOT_ID]
 
 
-def test_no_texts_are_no_rows() -> None:
+def test_no_texts() -> None:
     assert tokenize([], 76).shape == (0, 76)
 
 
-def test_decoding_stops_at_the_first_end_and_skips_the_start() -> None:
+def test_decoding_stops_at_the_first_eot() -> None:
     assert decode([SOT_ID, *encode("a dog runs"), EOT_ID, 0, 0, *encode("never said")]) == "a dog runs"
 
 
-def test_id_0_inside_a_text_is_an_exclamation_mark() -> None:
+def test_id_0_is_an_exclamation_mark() -> None:
     assert encode("wow!(")[1:] == [0, 263]
     assert decode([SOT_ID, *encode("wow!("), EOT_ID, 0, 0]) == "wow !("
 
 
-def test_bytes_that_are_no_text_are_shown_as_such() -> None:
+def test_invalid_utf8_becomes_a_replacement_character() -> None:
     half = encode("视")[:-1]
     assert decode(half) == "�"
 
 
-def test_numpy_ids_decode_like_any() -> None:
+def test_numpy_ids_can_be_decoded() -> None:
     assert decode(tokenize(["a red circle"], 20)[0]) == "a red circle"
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_decoded_in_single_spaces(text: str) -> None:
+def test_decoded_texts_have_single_spaces(text: str) -> None:
     said = decode(encode(text))
     assert said == " ".join(said.split())
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,12}", fullmatch=True), max_size=12))
-def test_plain_words_come_back_unchanged(words: list[str]) -> None:
+def test_plain_words_are_restored(words: list[str]) -> None:
     assert decode(encode(" ".join(words))) == " ".join(words)
 
 
-def test_importing_the_tokenizer_reads_no_vocabulary() -> None:
+def test_import_reads_no_vocabulary() -> None:
     code = """
 import sys
 from cococli import tokenizer
@@ -78,11 +78,11 @@ print(tokenizer._vocabulary.cache_info().currsize, {"ftfy", "regex"} & set(sys.m
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "0 set()\n"
 
 
-def test_tokens_write_what_they_decode_to() -> None:
-    written = spellings()
+def test_token_bytes_equal_decoded_text() -> None:
+    texts = token_bytes()
     ids = encode("a naïve café, 3 cats!")
-    assert b"".join(written[token] for token in ids).decode().split() == decode(ids).split()
-    assert (len(written), written[SOT_ID], written[EOT_ID]) == (49408, b"", b" ")
+    assert b"".join(texts[token] for token in ids).decode().split() == decode(ids).split()
+    assert (len(texts), texts[SOT_ID], texts[EOT_ID]) == (49408, b"", b" ")
 
 
 CAPTIONS = [
@@ -128,7 +128,7 @@ CAPTIONS = [
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_captions_read_as_people_write_them(caption: str) -> None:
+def test_detokenize_restores_captions(caption: str) -> None:
     assert detokenize(decode(encode(caption))) == caption
     assert detokenize(caption) == caption
 
@@ -142,7 +142,7 @@ def test_captions_read_as_people_write_them(caption: str) -> None:
         ("! (", "! ("),
     ],
 )
-def test_ambiguous_spacing_follows_common_usage(raw: str, readable: str) -> None:
+def test_detokenize_follows_common_usage(raw: str, readable: str) -> None:
     assert detokenize(raw) == readable
 
 
@@ -150,7 +150,7 @@ _PIECES = """a man 's 't 're dogs ' " . , : ! ? - -- / & @ # $ % ( ) 1 2 0 … �
 
 
 @given(st.one_of(st.text(max_size=40), st.lists(st.sampled_from(_PIECES.split()), max_size=12).map(" ".join)))
-def test_detokenizing_keeps_the_tokens(text: str) -> None:
+def test_detokenize_keeps_the_tokens(text: str) -> None:
     raw = decode(encode(text))
     readable = detokenize(raw)
     assert encode(readable) == encode(raw)

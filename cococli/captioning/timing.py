@@ -23,6 +23,7 @@ from ..decoding.options import SearchOptions
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine
 from ..errors import CocaError
+from ..reporting import Progress
 from ..settings import debugging
 
 TOKENS = 15  # of a caption as people write them, start and end included
@@ -111,13 +112,21 @@ def main() -> None:
         Thread(target=_end_with, args=(parent,), daemon=True).start()
         model = find_model(name)
         size = model.config.vision.image_size
-        engine = open_engine(model, choice, parent.send)
+        engine = open_engine(model, choice, _Told(parent))
         _step_seconds(engine, np.zeros((1, 1, 3, size, size), np.float32), rows[0], steps=1)
         parent.send(None)
         clips = np.random.default_rng(0).standard_normal((BATCH, 1, 3, size, size), np.float32)
         parent.send((_frame_seconds(engine, clips), {count: _step_seconds(engine, clips, count) for count in rows}))
     except CocaError as error:
         parent.send(error)
+
+
+class _Told(Progress):
+    def __init__(self, parent: Connection) -> None:
+        self._parent = parent
+
+    def describe(self, text: str) -> None:
+        self._parent.send(text)
 
 
 def _end_with(parent: Connection) -> None:
@@ -145,7 +154,7 @@ def _step_seconds(engine: Engine[Any], clips: np.ndarray, rows: int, steps: int 
     """A step of the default search, in the middle of captions."""
     search, beams = SearchOptions(), beams_of(rows)
     lanes = np.arange(rows // beams)
-    state = engine.begin(len(lanes), beams, search.max_length, search.few)
+    state = engine.begin(len(lanes), beams, search.max_length, search.top_tokens)
     image = engine.encode_clips(clips[:1]).tokens[0]
     for lane in lanes:
         engine.admit(state, int(lane), image)

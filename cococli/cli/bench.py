@@ -69,14 +69,14 @@ def _choices(engines: str, device: str, threads: int) -> "list[Choice]":
     Raises:
         UsageError: there is no such engine or device here.
     """
-    from ..engines.choice import offers, resolve
+    from ..engines.choice import available, resolve
 
     named = engines.split(",") if engines else ["auto"]
     for name in named:
         resolve(name, device, threads=threads)
     return [
         resolve(one.engine, one.device, one.precision, threads)
-        for one in offers(device)
+        for one in available(device)
         if not engines or one.engine in named
     ]
 

@@ -1,1 +1,1 @@
-"""Search for the best caption: numpy over an engine's steps."""
+"""Caption search in numpy over the steps of an engine."""

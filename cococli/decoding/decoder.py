@@ -1,8 +1,4 @@
-"""Captions of many clips side by side: a clip whose search is over makes room for one that waits.
-
-So a step is never computed for captions that are finished while others are not begun (continuous batching, Orca,
-OSDI 2022).
-"""
+"""Continuous batching of searches: a clip whose search is over makes room for one that waits (Orca, OSDI 2022)."""
 
 import dataclasses
 import time
@@ -18,16 +14,16 @@ from ..errors import UsageError
 from . import bans
 from .beam import beam_search
 from .options import SearchOptions
-from .rows import Feed, Hypothesis, Search
 from .sample import sample
+from .sequences import Feed, Hypothesis, Search
 
 Key = TypeVar("Key")
 
-RESIZE_SECONDS = 1.0  # about what an engine that compiles spends on a new number of lanes
+RESIZE_SECONDS = 1.0  # about what compiling for another number of slots takes
 
 
-class _Clip(NamedTuple, Generic[Key]):
-    """A clip that waits."""
+class _Waiting(NamedTuple, Generic[Key]):
+    """A clip that waits for a slot."""
 
     key: Key
     tokens: np.ndarray  # [N, D]
@@ -35,8 +31,8 @@ class _Clip(NamedTuple, Generic[Key]):
 
 
 @dataclasses.dataclass(eq=False)
-class _Lane(Generic[Key]):
-    """A clip under way."""
+class _Running(Generic[Key]):
+    """A clip in a slot."""
 
     key: Key
     search: Search
@@ -44,95 +40,93 @@ class _Lane(Generic[Key]):
 
 
 class Decoder(Generic[Key]):
-    """Searches captions of clips, as many at once as there are lanes."""
+    """Searches captions of clips, as many at once as there are slots."""
 
-    def __init__(self, engine: Engine, options: SearchOptions, prompt: Sequence[int] = (), lanes: int = 8) -> None:
-        """Args:
+    def __init__(self, engine: Engine, options: SearchOptions, prompt: Sequence[int] = (), slots: int = 8) -> None:
+        """
+        Args:
             prompt: Token ids that every caption continues, without SOT. They count as part of the caption.
-            lanes: How many clips are searched at once, at most.
+            slots: Largest number of clips that are searched at once.
 
         Raises:
-            UsageError: options or prompt do not fit the model or each other.
+            UsageError: Options or prompt do not fit the model or each other.
         """
         options.check(engine.config, len(prompt))
         check_prompt(engine.config, prompt, options.ban)
         if options.method == "beam" and options.beams == 1:
-            # As `generate` does. They differ in what repetition is penalised: here logits, in a beam log-probabilities.
+            # As `generate` does. They differ in repetition penalty: here of logits, in a beam of log-probabilities.
             options = dataclasses.replace(options, method="greedy")
-        self._engine, self._options, self._prompt, self._most = engine, options, prompt, lanes
-        self._waiting: deque[_Clip[Key]] = deque()
-        self._lanes: dict[int, _Lane[Key]] = {}  # by lane, ascending
+        self._engine, self._options, self._prompt, self._max_slots = engine, options, prompt, slots
+        self._waiting: deque[_Waiting[Key]] = deque()
+        self._running: dict[int, _Running[Key]] = {}  # by slot, ascending
         self._state: DecodeState | None = None
-        self._idle_seconds = 0.0  # spent on idle lanes
+        self._idle_seconds = 0.0  # spent on idle slots
 
     @property
     def waiting(self) -> int:
-        """Clips that have no lane yet."""
+        """Number of clips without a slot."""
         return len(self._waiting)
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._lanes)
+        return bool(self._waiting or self._running)
 
     def add(self, key: Key, tokens: np.ndarray, seed: int) -> None:
-        """Let a clip wait for its turn.
+        """Queue a clip.
 
         Args:
-            tokens: [N, D] float32, what the vision tower says about it.
-            seed: A number that is the clip's own, such as its place among all: with options.seed it decides what is
-                drawn.
+            tokens: [N, D] float32, its `ClipFeatures.tokens`.
+            seed: Seed of the clip's samples, together with options.seed; its index among all clips, for example.
         """
-        self._waiting.append(_Clip(key, tokens, seed))
+        self._waiting.append(_Waiting(key, tokens, seed))
 
     def step(self) -> dict[Key, list[Hypothesis]]:
-        """Bring every caption under way one token further.
+        """Extend every running sequence by one token.
 
         Returns:
-            For each clip whose search is over now the captions that it found, at most `options.rows`: those of beams
-            best first, draws in the order in which they were drawn. They depend neither on other clips nor on
-            `options.candidates`: more draws come after the first ones.
+            The captions of each clip whose search is over, at most `options.rows`: of beams best first, of samples in
+            the order of their index. They depend neither on other clips nor on `options.candidates`.
 
         Raises:
-            ModelError: the model's scores are not numbers.
+            ModelError: The model's scores are not numbers.
         """
-        state = self._admitted()
-        lanes = list(self._lanes.items())
+        state = self._fill()
+        running = list(self._running.items())
         start = time.perf_counter()
-        feeds = [lane.feed for _, lane in lanes]
-        ids, parents = (np.stack(part) for part in zip(*feeds, strict=True))
-        scores = self._engine.step(state, np.array([at for at, _ in lanes]), ids, parents)
-        self._idle_seconds += (time.perf_counter() - start) * (1 - len(lanes) / state.lanes)
+        ids, parents = (np.stack(part) for part in zip(*(clip.feed for _, clip in running), strict=True))
+        scores = self._engine.step(state, np.array([slot for slot, _ in running]), ids, parents)
+        self._idle_seconds += (time.perf_counter() - start) * (1 - len(running) / state.slots)
         found: dict[Key, list[Hypothesis]] = {}
-        for place, (at, lane) in enumerate(lanes):
+        for index, (slot, clip) in enumerate(running):
             try:
-                lane.feed = lane.search.send(scores.of(slice(place * state.beams, (place + 1) * state.beams)))
+                clip.feed = clip.search.send(scores.rows(slice(index * state.beams, (index + 1) * state.beams)))
             except StopIteration as over:
-                found[lane.key] = over.value
-                del self._lanes[at]
+                found[clip.key] = over.value
+                del self._running[slot]
         return found
 
-    def _admitted(self) -> DecodeState:
-        """The state, with as many clips in it as have room."""
-        state = self._fitting(min(self._most, len(self._lanes) + len(self._waiting)))
-        for at in range(state.lanes):
-            if at not in self._lanes and self._waiting:
+    def _fill(self) -> DecodeState:
+        """Return the state with waiting clips admitted to free slots."""
+        state = self._resized(min(self._max_slots, len(self._running) + len(self._waiting)))
+        for slot in range(state.slots):
+            if slot not in self._running and self._waiting:
                 clip = self._waiting.popleft()
-                self._engine.admit(state, at, clip.tokens)
+                self._engine.admit(state, slot, clip.tokens)
                 search = self._search(clip.seed)
-                self._lanes[at] = _Lane(clip.key, search, next(search))
-        self._lanes = dict(sorted(self._lanes.items()))
+                self._running[slot] = _Running(clip.key, search, next(search))
+        self._running = dict(sorted(self._running.items()))
         return state
 
-    def _fitting(self, clips: int) -> DecodeState:
-        """The state, of more lanes where these are too few, and of fewer where idle ones have cost enough."""
-        lanes = 1 << (clips - 1).bit_length()
+    def _resized(self, clips: int) -> DecodeState:
+        """Return the state with slots for these clips: more when needed, fewer once idle slots have cost enough."""
+        slots = 1 << (clips - 1).bit_length()
         state = self._state
         if state is None:
             options = self._options
-            state = self._engine.begin(lanes, options.rows, options.max_length, max(1, options.few))
-        elif lanes > state.lanes or (lanes < state.lanes and self._idle_seconds > RESIZE_SECONDS):
-            state = self._engine.resize(state, np.array([*self._lanes], np.int64), lanes)
-            self._lanes = dict(enumerate(self._lanes.values()))
+            state = self._engine.begin(slots, options.rows, options.max_length, max(1, options.top_tokens))
+        elif slots > state.slots or (slots < state.slots and self._idle_seconds > RESIZE_SECONDS):
+            state = self._engine.resize(state, np.array([*self._running], np.int64), slots)
+            self._running = dict(enumerate(self._running.values()))
             self._idle_seconds = 0.0
         self._state = state
         return state
@@ -144,12 +138,12 @@ class Decoder(Generic[Key]):
 
 
 def check_prompt(config: CocaConfig, prompt: Sequence[int], ban: Sequence[str] = ()) -> None:
-    """Refuse a prompt that no caption can start with.
+    """Reject a prompt that no caption can start with.
 
     Raises:
-        UsageError: a mark that starts or ends a text is inside, an id that the model does not have, or a banned word.
+        UsageError: It contains a special token, a banned word, or an id that the model does not have.
     """
     if any(not 0 <= token < config.sot_id for token in prompt):
-        raise UsageError("--prompt holds a mark that starts or ends a text, or a token that this model does not have")
-    if ban and (word := bans.first_said(prompt, ban)):
-        raise UsageError(f"--prompt says {word!r}, which --ban forbids")
+        raise UsageError("--prompt contains a start or end token, or a token that this model does not have")
+    if ban and (word := bans.first_banned(prompt, ban)):
+        raise UsageError(f"--prompt contains {word!r}, which --ban forbids")

@@ -1,4 +1,4 @@
-"""What a caption search is asked to do."""
+"""Options of the caption search."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ METHODS: tuple[Method, ...] = ("beam", "legacy", "greedy", "top-k", "top-p")
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How captions are searched. Lengths count every token: SOT, the prompt and EOT.
+    """Options of the caption search. Lengths count every token: SOT, the prompt and EOT.
 
     Methods: `beam` is Hugging Face `generate` (transformers 4.57); `legacy` the beam search of open_clip 2.11 to 3.3,
-    which sums raw logits; `greedy` takes the likeliest token; `top-k` and `top-p` draw it.
+    which sums raw logits; `greedy` takes the most likely token; `top-k` and `top-p` sample it.
+
+    The keys by which runs resume contain the fields in this order.
 
     Raises:
-        UsageError: an option cannot be right, whatever the model.
+        UsageError: An option is invalid for every model.
     """
 
     method: Annotated[
@@ -64,7 +66,7 @@ class SearchOptions:
         ),
     ] = 1.0
     seed: Annotated[int, Option("Seed of sampling (top-k, top-p).", metavar="N", panel=ADVANCED)] = 0
-    force_eot: bool = False  # greedy, top-k, top-p: a caption of max_length ends in EOT, as in open_clip up to 3.3
+    force_eot: bool = False  # greedy, top-k, top-p: captions of max_length end in EOT, as in open_clip up to 3.3
     candidates: Annotated[
         int, Option("Number of best captions to write for each clip.", metavar="N", panel=ADVANCED)
     ] = 1
@@ -75,7 +77,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UsageError(f"--search {self.method} is none of {', '.join(METHODS)}")
+            raise UsageError(f"--search cannot be {self.method!r}; choose {', '.join(METHODS)}")
         self._check_lengths()
         self._check_beams()
         self._check_sampling()
@@ -85,9 +87,9 @@ class SearchOptions:
 
     @property
     def rows(self) -> int:
-        """Captions that are followed side by side for one clip: its beams, or its draws.
+        """Sequences per clip: beams or samples.
 
-        Legacy groups know nothing of each other: all find what the first one finds, so one is searched.
+        Legacy groups are independent and find the same captions, so only one of them is searched.
         """
         if self.method == "greedy":
             return 1
@@ -97,14 +99,14 @@ class SearchOptions:
 
     @property
     def ranks_by_logits(self) -> bool:
-        """Whether tokens are ranked by logits, not by log-probabilities."""
+        """True if tokens are ranked by logits instead of log-probabilities."""
         return self.method != "beam"
 
     @property
-    def few(self) -> int:
-        """How many of the likeliest tokens decide what comes next; 0: it takes the whole vocabulary.
+    def top_tokens(self) -> int:
+        """Number of most likely tokens that a step needs; 0 if it needs the whole vocabulary.
 
-        EOT may be forbidden among them, and a last one tells that no other is as likely.
+        Includes one for EOT, which may be forbidden, and one that bounds the scores of all others.
         """
         if self.repetition_penalty != 1 or self.no_repeat_ngram or self.ban or self.method == "top-p":
             return 0
@@ -113,19 +115,19 @@ class SearchOptions:
         return 3 if self.method == "greedy" else self.top_k + 2
 
     def check(self, config: CocaConfig, prompt_tokens: int = 0) -> None:
-        """Compare with a model, before it is loaded.
+        """Check the options against a model, before it is loaded.
 
         Args:
-            prompt_tokens: Tokens of the prompt, SOT not among them.
+            prompt_tokens: Tokens of the prompt, without SOT.
 
         Raises:
-            UsageError: the model cannot read so many tokens, or the prompt leaves no room for a caption.
+            UsageError: The model cannot read this many tokens, or the prompt leaves no room for a caption.
         """
         if self.max_length > config.context_length:
-            raise UsageError(f"--max-length {self.max_length} is more than the {config.context_length} of this model")
+            raise UsageError(f"--max-length {self.max_length} exceeds the {config.context_length} tokens of this model")
         if prompt_tokens + 2 > self.max_length:
             raise UsageError(
-                f"--prompt has {prompt_tokens} tokens, which leaves no room within --max-length {self.max_length}",
+                f"--prompt has {prompt_tokens} tokens, which leave no room within --max-length {self.max_length}",
                 "Shorten the prompt or raise --max-length.",
             )
 
@@ -167,23 +169,23 @@ class SearchOptions:
             )
 
     def _check_ban(self) -> None:
-        from ..tokenizer import EOT_ID, SOT_ID, encode  # takes long to import, and help pages show these options
+        from ..tokenizer import EOT_ID, SOT_ID, encode  # slow to import, and help pages need these options
 
         if not isinstance(self.ban, tuple):
-            raise UsageError(f"ban is a tuple of words, not {self.ban!r}")
+            raise UsageError(f"ban must be a tuple of words, not {self.ban!r}")
         for words in self.ban:
             ids = encode(words)
             if not ids:
-                raise UsageError(f"--ban {words!r} holds no word")
+                raise UsageError(f"--ban {words!r} contains no word")
             if SOT_ID in ids or EOT_ID in ids:
-                raise UsageError(f"--ban {words!r} holds a mark that starts or ends a text")
+                raise UsageError(f"--ban {words!r} contains a start or end token")
             if len(ids) >= self.max_length:
                 raise UsageError(
-                    f"--ban has a phrase of {len(ids)} tokens, which does not fit within --max-length {self.max_length}"
+                    f"--ban has a phrase of {len(ids)} tokens, which do not fit within --max-length {self.max_length}"
                 )
 
 
 def _check_range(flag: str, value: float, low: float, high: float = math.inf) -> None:
-    """Refuse what is not between low and high; within them no float32 overflows."""
+    """Reject values out of range, which include those that would overflow float32."""
     if not low <= value <= high:
         raise UsageError(f"{flag} {value} must be {f'from {low} to {high}' if high < math.inf else f'at least {low}'}")

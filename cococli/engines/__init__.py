@@ -1,1 +1,1 @@
-"""The engine boundary and its implementations."""
+"""The engine interface and its implementations."""

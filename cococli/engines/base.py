@@ -1,4 +1,4 @@
-"""The boundary between the program and a framework: numpy arrays in, numpy arrays out."""
+"""The engine interface between the program and a framework: numpy arrays in, numpy arrays out."""
 
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -9,24 +9,24 @@ from .scores import Scores
 
 
 class ClipFeatures(NamedTuple):
-    """What the vision tower says about a batch of clips."""
+    """Image features of a batch of clips."""
 
     embedding: np.ndarray  # [B, D] float32, L2-normalized: the joint space of images and texts
-    tokens: np.ndarray  # [B, N, D] float32: what the decoder cross-attends to
+    tokens: np.ndarray  # [B, N, D] float32: input of the decoder's cross-attention
 
 
 class DecodeState(Protocol):
-    """Captions under way, a clip in each lane. Owned by the engine that made it."""
+    """Sequences being decoded, with a clip in each slot. Only the engine that made it reads it."""
 
-    lanes: int  # clips that there is room for
-    beams: int  # rows of one clip
+    slots: int  # clips that it has room for
+    beams: int  # sequences per clip
 
 
 State = TypeVar("State", bound=DecodeState)
 
 
 class Engine(Protocol[State]):
-    """A network that can encode and decode. Every engine gives the same numbers, within float tolerance."""
+    """A network that encodes clips and texts and decodes captions. All engines agree within float tolerance."""
 
     config: CocaConfig
 
@@ -35,36 +35,38 @@ class Engine(Protocol[State]):
 
         Args:
             pixels: [B, F, 3, S, S] float32, normalized frames.
-            pool: `joint` lets the pooler read the tokens of all frames at once
-                (VideoCoCa, arXiv 2212.04979); `mean` averages what it makes of each frame.
+            pool: `joint` lets the pooler attend to the tokens of all frames at once
+                (VideoCoCa, arXiv 2212.04979); `mean` averages its outputs for each frame.
         """
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
         """[B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalized."""
 
-    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> State:
-        """Make room for captions of at most `max_length` tokens: idle lanes of `beams` rows each.
+    def begin(self, slots: int, beams: int, max_length: int, top_k: int = 1) -> State:
+        """Return an empty state for captions of at most `max_length` tokens.
 
         Args:
-            few: How many of the likeliest tokens a step hands over at once.
+            slots: Clips that it has room for.
+            beams: Sequences per clip.
+            top_k: Number of most likely tokens that each step returns.
         """
 
-    def admit(self, state: State, lane: int, tokens: np.ndarray) -> None:
-        """Start captions of a clip [N, D] in a lane, whatever went on there before."""
+    def admit(self, state: State, slot: int, tokens: np.ndarray) -> None:
+        """Place a clip [N, D] in a slot, replacing the one before."""
 
-    def step(self, state: State, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
-        """Feed one token to every row of some lanes and score the next one.
+    def step(self, state: State, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+        """Feed one token to every sequence of some slots and score the next one.
 
         Args:
-            state: Advanced in place by one position in these lanes, which need not be at the same one.
-            lanes: [K] ascending.
-            ids: [K, beams] int32, the token of each row.
-            parents: [K, beams] int32, the row of its lane whose history each row continues. Ignored at the first
+            state: Advanced in place by one position in these slots, which may be at different positions.
+            slots: [K] ascending.
+            ids: [K, beams] int32, the next token of each sequence.
+            parents: [K, beams] int32, the sequence of its slot whose history each one continues. Ignored at the first
                 position.
 
         Returns:
-            Scores of K * beams rows, lane by lane.
+            Scores of K * beams sequences, slot by slot.
         """
 
-    def resize(self, state: State, kept: np.ndarray, lanes: int) -> State:
-        """Carry lanes `kept` [K] to the first K of so many lanes, the others idle. The old state is of no use then."""
+    def resize(self, state: State, kept: np.ndarray, slots: int) -> State:
+        """Move slots `kept` [K] to the first K slots of a state of another size. The old state becomes invalid."""

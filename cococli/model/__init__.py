@@ -1,1 +1,1 @@
-"""The MindSpore network: maths only."""
+"""The network in MindSpore and in torch."""

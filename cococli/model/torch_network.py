@@ -1,7 +1,7 @@
-"""The same network in PyTorch, run as it is or compiled by OpenVINO: maths only.
+"""The CoCa network in PyTorch, which also OpenVINO's graphs are traced from: maths only.
 
-Every class is a function of tensors over weights that are shared, named as in `checkpoints.architecture.parameters`.
-Shapes: C clips, B beams, H heads, S slots of a cache, N image tokens, D width, E = D / H.
+The modules share one mapping of weights, named as in `checkpoints.architecture.parameters`.
+Shapes: C clips, B beams, H heads, S cache entries, N image tokens, D width, E = D / H.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..catalog import CocaConfig
+from . import onednn
 
-EPSILON = 1e-5  # of every LayerNorm
-ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+EPSILON = 1e-5  # of every layer norm
 PROJECTIONS = ("visual.proj", "text.text_projection", "text_decoder.text_projection")
-ROWS_OF_PACKED = 64  # that weights are packed for; others are only a little slower
 
 Weights = Mapping[str, Tensor]
 
 
-class Vision(nn.Module):
-    """[N, 3, S, S] frames -> [N, T, W] ViT tokens, which no norm has passed."""
+class VisionTower(nn.Module):
+    """[N, 3, S, S] frames -> [N, T, W] ViT tokens, before any norm."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -55,8 +54,8 @@ class Pooler(nn.Module):
         return project(x[:, 0], w["visual.proj"]), x[:, 1:]
 
 
-class Texts(nn.Module):
-    """[C, T] int ids and the mask of `masks.text_mask` -> [C, D] latents, not normalized."""
+class TextTower(nn.Module):
+    """[C, T] int ids and the mask of `arrays.text_mask` -> [C, D] latents, not normalized."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -72,31 +71,33 @@ class Texts(nn.Module):
         return project(norm(x[:, -1], w, "text.ln_final"), w["text.text_projection"])
 
 
-class Looks(nn.Module):
-    """[C, N, D] image tokens -> keys, then values, of each cross-attention, [C, H, N, E] each."""
+class CrossKeysValues(nn.Module):
+    """[C, N, D] image tokens -> keys and values of each cross-attention by turns, [C, H, N, E] each."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
         self.weights, self.decoder = weights, config.decoder
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        w, found = self.weights, []
+        w, keys_values = self.weights, []
         for layer in range(self.decoder.layers):
             name = f"text_decoder.cross_attn.{layer}"
             context = norm(image, w, f"{name}.ln_1_kv")
-            found += [split(linear(context, w, f"{name}.attn.{part}_proj"), self.decoder.heads) for part in "kv"]
-        return tuple(found)
+            keys_values += [
+                split_heads(linear(context, w, f"{name}.attn.{part}_proj"), self.decoder.heads) for part in "kv"
+            ]
+        return tuple(keys_values)
 
 
-class Step(nn.Module):
-    """One token of every row, by cached keys and values.
+class DecodeStep(nn.Module):
+    """One token of every sequence, with cached keys and values.
 
     Inputs: ids [C, B] int, positions [C] int, masks [C, 1, B, S + 1] of the text tower and of the decoder, added to
-    the scores of what is cached and of the row's own token; then for each layer of the text tower keys and values
-    [C, H, S, E], likewise for each of the decoder, and for each cross-attention what `Looks` gives.
+    the scores of cached tokens and of the sequence's new token; then keys and values [C, H, S, E] of each layer of the
+    text tower and of the decoder, and those of `CrossKeysValues`.
 
-    Outputs: logits [C, B, V]; then the new keys and values [C, H, B, E] of each layer of the tower and the decoder, in
-    the same order, for the caller to write into a free slot.
+    Outputs: logits [C, B, V]; then the new keys and values [C, H, B, E] of each layer of the text tower and the
+    decoder, in the same order, for the caller to write into free cache entries.
     """
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
@@ -115,11 +116,13 @@ class Step(nn.Module):
         for layer, cache in enumerate(text):
             name = f"text.transformer.resblocks.{layer}"
             x = cached_block(x, cache, text_mask, new, w, name, config.text.heads, config.quick_gelu)
-        own, looks = decoder[: config.decoder.layers], decoder[config.decoder.layers :]
-        for layer, (cache, look) in enumerate(zip(own, looks, strict=True)):
+        own, image = decoder[: config.decoder.layers], decoder[config.decoder.layers :]
+        for layer, (cache, keys_values) in enumerate(zip(own, image, strict=True)):
             name = f"text_decoder.resblocks.{layer}"
             x = cached_block(x, cache, mask, new, w, name, config.decoder.heads, config.quick_gelu)
-            x = cross_block(x, look, w, f"text_decoder.cross_attn.{layer}", config.decoder.heads, config.quick_gelu)
+            x = cross_block(
+                x, keys_values, w, f"text_decoder.cross_attn.{layer}", config.decoder.heads, config.quick_gelu
+            )
         logits = project(norm(x, w, "text_decoder.ln_final"), w["text_decoder.text_projection"])
         return logits, *new
 
@@ -134,21 +137,23 @@ def cached_block(
     heads: int,
     quick_gelu: bool,
 ) -> Tensor:
-    """A block for one new token per row, [C, B, D] -> [C, B, D]; adds its key and value to `new`."""
+    """A block for one new token per sequence, [C, B, D] -> [C, B, D]; appends its key and value to `new`."""
     normed = norm(x, w, f"{name}.ln_1")
-    query, key, value = (split(linear(normed, w, f"{name}.attn.{part}_proj"), heads) for part in "qkv")
+    query, key, value = (split_heads(linear(normed, w, f"{name}.attn.{part}_proj"), heads) for part in "qkv")
     query = query * query.shape[-1] ** -0.5
     scores = torch.cat((query @ cache[0].transpose(-1, -2), (query * key).sum(-1, keepdim=True)), -1)
     share = (scores + mask).softmax(-1)  # [C, H, B, S + 1]
     mixed = share[..., :-1] @ cache[1] + share[..., -1:] * value
     new += [key, value]
-    x = x + linear(joined(mixed), w, f"{name}.attn.out_proj")
+    x = x + linear(join_heads(mixed), w, f"{name}.attn.out_proj")
     return x + mlp(x, w, name, quick_gelu)
 
 
-def cross_block(x: Tensor, look: Sequence[Tensor], w: Weights, name: str, heads: int, quick_gelu: bool) -> Tensor:
-    query = split(linear(norm(x, w, f"{name}.ln_1"), w, f"{name}.attn.q_proj"), heads)
-    x = x + linear(joined(attend(query, *look)), w, f"{name}.attn.out_proj")
+def cross_block(
+    x: Tensor, keys_values: Sequence[Tensor], w: Weights, name: str, heads: int, quick_gelu: bool
+) -> Tensor:
+    query = split_heads(linear(norm(x, w, f"{name}.ln_1"), w, f"{name}.attn.q_proj"), heads)
+    x = x + linear(join_heads(attend(query, *keys_values)), w, f"{name}.attn.out_proj")
     return x + mlp(x, w, name, quick_gelu)
 
 
@@ -161,16 +166,16 @@ def block(x: Tensor, w: Weights, name: str, heads: int, quick_gelu: bool, mask: 
 
 def attention(x: Tensor, context: Tensor, w: Weights, name: str, heads: int, mask: Tensor | None = None) -> Tensor:
     """[C, L, D] over [C, K, D'] -> [C, L, D]"""
-    query = split(linear(x, w, f"{name}.q_proj"), heads)
-    key, value = (split(linear(context, w, f"{name}.{part}_proj"), heads) for part in "kv")
-    return linear(joined(attend(query, key, value, mask)), w, f"{name}.out_proj")
+    query = split_heads(linear(x, w, f"{name}.q_proj"), heads)
+    key, value = (split_heads(linear(context, w, f"{name}.{part}_proj"), heads) for part in "kv")
+    return linear(join_heads(attend(query, key, value, mask)), w, f"{name}.out_proj")
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """[C, H, L, E] over [C, H, K, E] -> [C, H, L, E]"""
     if not torch.jit.is_tracing() and (query.device.type != "cpu" or query.dtype != torch.bfloat16):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    # Twice as fast as torch's fused one in bf16; and OpenVINO takes that apart, to turn keys around in every step.
+    # Twice as fast in bf16 as torch's fused operator, which OpenVINO expands to a transposition of keys in every step.
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
     return (scores if mask is None else scores + mask).softmax(-1) @ value
 
@@ -183,28 +188,19 @@ def mlp(x: Tensor, w: Weights, name: str, quick_gelu: bool) -> Tensor:
 
 def linear(x: Tensor, w: Weights, name: str) -> Tensor:
     weight, bias = w[f"{name}.weight"], w[f"{name}.bias"]
-    return by_onednn(x, weight, bias) if fits_onednn(x) else functional.linear(x, weight, bias)
+    return onednn.linear(x, weight, bias) if onednn.usable(x) else functional.linear(x, weight, bias)
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """[..., D] by [D, D'] -> [..., D']"""
-    return by_onednn(x, weight if weight.is_mkldnn else weight.T, None) if fits_onednn(x) else x @ weight
+    return onednn.linear(x, weight if weight.is_mkldnn else weight.T, None) if onednn.usable(x) else x @ weight
 
 
-def fits_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and ONEDNN and not torch.jit.is_tracing()
-
-
-def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`functional.linear` by oneDNN. torch takes MKL in float32, which leaves AVX-512 alone on AMD: half as fast."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-def packed(name: str, weight: Tensor) -> Tensor:
-    """A copy of the weight of `linear` or `project` in the order in which oneDNN reads it; others as they are."""
-    if not ONEDNN or weight.ndim != 2 or not name.endswith((".weight", *PROJECTIONS)):
+def pack(name: str, weight: Tensor) -> Tensor:
+    """Return a copy of a weight of `linear` or `project` as oneDNN reads it fastest; other weights unchanged."""
+    if not onednn.AVAILABLE or weight.ndim != 2 or not name.endswith((".weight", *PROJECTIONS)):
         return weight
-    return torch.ops.mkldnn._reorder_linear_weight(weight.T if name in PROJECTIONS else weight, ROWS_OF_PACKED)
+    return onednn.pack(weight.T if name in PROJECTIONS else weight)
 
 
 def norm(x: Tensor, w: Weights, name: str) -> Tensor:
@@ -212,11 +208,11 @@ def norm(x: Tensor, w: Weights, name: str) -> Tensor:
     return functional.layer_norm(x, gamma.shape, gamma, w[f"{name}.beta"], EPSILON)
 
 
-def split(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """[C, L, D] -> [C, H, L, E]"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def joined(x: Tensor) -> Tensor:
+def join_heads(x: Tensor) -> Tensor:
     """[C, H, L, E] -> [C, L, D]"""
     return x.transpose(1, 2).flatten(2)

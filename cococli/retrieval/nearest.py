@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engines.scores import best
+from ..engines.scores import top_k
 from ..errors import UsageError
 
 _BLOCK = 1024  # rows of float16 that are made float32 at a time; fewer do not keep two cores busy
@@ -121,7 +121,7 @@ def _standing(vectors: np.ndarray, query: np.ndarray, found: np.ndarray, measure
 def _best_first(found: np.ndarray, count: int) -> np.ndarray:
     """Where the highest of some scores stand, however few there are."""
     count = min(count, len(found))
-    return best(found[None], count)[0] if count else np.arange(0)
+    return top_k(found[None], count)[0] if count else np.arange(0)
 
 
 def _few_of_each(groups: np.ndarray, found: np.ndarray, per_group: int, count: int) -> list[int]:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import mindspore as ms
 from mindspore import Tensor
 
-from ..model import layers, teacher
+from ..model import mindspore_network as net
+from ..model import mindspore_teacher_forcing as forcing
 
 Tensors = tuple[Tensor, ...]
 
@@ -44,21 +45,21 @@ def pullback(function: Callable[..., Any], wanted: tuple[int, ...], outputs: int
     return pull
 
 
-_narrowed = pullback(teacher.add_narrowed, (0, 1, 3, 4))
-_widened = pullback(layers.widen, (0, 1, 2, 3, 4))
-_attended = pullback(teacher.add_attention, (0, 1, 2, 3, 5, 6))
-_inputs = pullback(layers.attention_inputs, (0, *range(2, 10)), 3)
-_asked = pullback(teacher.ask, (0, 2, 3, 4, 5))
-_looked = pullback(teacher.look_at, (0, *range(2, 8)), 2)
-_scored = pullback(teacher.scores_of, (0, 2, 3, 4, 5))
-_mixed = pullback(teacher.mix, (0,))
-_added = pullback(teacher.add_mixed, tuple(range(8)))
+_mlp_out_back = pullback(forcing.add_mlp_out, (0, 1, 3, 4))
+_mlp_in_back = pullback(net.mlp_in, (0, 1, 2, 3, 4))
+_attention_back = pullback(forcing.add_attention, (0, 1, 2, 3, 5, 6))
+_inputs_back = pullback(net.attention_inputs, (0, *range(2, 10)), 3)
+_queries_back = pullback(forcing.cross_queries, (0, 2, 3, 4, 5))
+_keys_values_back = pullback(forcing.image_keys_values, (0, *range(2, 8)), 2)
+_scores_back = pullback(forcing.frozen_scores, (0, 2, 3, 4, 5))
+_mix_back = pullback(forcing.frozen_mix, (0,))
+_add_mix_back = pullback(forcing.add_frozen_mix, tuple(range(8)))
 
 
 def _forward(mask: Tensor | None, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """`layers.block`."""
-    queries, keys, values = layers.attention_inputs(x, heads, *weights[:8])
-    attended = teacher.add_attention(x, queries, keys, values, mask, *weights[8:10])
+    """`net.block`."""
+    queries, keys, values = net.attention_inputs(x, heads, *weights[:8])
+    attended = forcing.add_attention(x, queries, keys, values, mask, *weights[8:10])
     return *_mlp(quick_gelu, attended, *weights[10:]), queries, keys, values
 
 
@@ -66,63 +67,64 @@ def _backward(
     gradient: Tensor, kept: Tensors, mask: Tensor | None, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor
 ) -> Tensors:
     mlp = _mlp_backward(gradient, kept[:2], quick_gelu, *weights[10:])
-    attention = _attended(mlp[0], x, *kept[2:], mask, *weights[8:10])
-    inputs = _inputs(*attention[1:4], x, heads, *weights[:8])
+    attention = _attention_back(mlp[0], x, *kept[2:], mask, *weights[8:10])
+    inputs = _inputs_back(*attention[1:4], x, heads, *weights[:8])
     return attention[0] + inputs[0], *inputs[1:], *attention[4:], *mlp[1:]
 
 
-def _forward_looking(heads: int, quick_gelu: bool, x: Tensor, images: Tensor, *weights: Tensor) -> Tensors:
-    """Cross-attention to images [B, Q, D], then an MLP. Weights: `decode.LOOK`, then `decode.CROSS`."""
-    asked = teacher.ask(x, heads, *weights[6:10])
-    keys, values = teacher.look_at(images, heads, *weights[:6])
-    attended = teacher.add_attention(x, asked, keys, values, None, *weights[10:12])
-    return *_mlp(quick_gelu, attended, *weights[12:]), asked, keys, values
+def _forward_cross(heads: int, quick_gelu: bool, x: Tensor, images: Tensor, *weights: Tensor) -> Tensors:
+    """Cross-attention to images [B, Q, D], then an MLP. Weights: `CROSS_CONTEXT`, then `CROSS`."""
+    query = forcing.cross_queries(x, heads, *weights[6:10])
+    keys, values = forcing.image_keys_values(images, heads, *weights[:6])
+    attended = forcing.add_attention(x, query, keys, values, None, *weights[10:12])
+    return *_mlp(quick_gelu, attended, *weights[12:]), query, keys, values
 
 
-def _backward_looking(
+def _backward_cross(
     gradient: Tensor, kept: Tensors, heads: int, quick_gelu: bool, x: Tensor, images: Tensor, *weights: Tensor
 ) -> Tensors:
     mlp = _mlp_backward(gradient, kept[:2], quick_gelu, *weights[12:])
-    attention = _attended(mlp[0], x, *kept[2:], None, *weights[10:12])
-    asked = _asked(attention[1], x, heads, *weights[6:10])
-    looked = _looked(*attention[2:4], images, heads, *weights[:6])
-    return attention[0] + asked[0], *looked, *asked[1:], *attention[4:], *mlp[1:]
+    attention = _attention_back(mlp[0], x, *kept[2:], None, *weights[10:12])
+    query = _queries_back(attention[1], x, heads, *weights[6:10])
+    context = _keys_values_back(*attention[2:4], images, heads, *weights[:6])
+    return attention[0] + query[0], *context, *query[1:], *attention[4:], *mlp[1:]
 
 
-def _forward_still(tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """The same for images that nothing trains, of which `tokens` is what `teacher.normalized` gives."""
-    asked = teacher.ask(x, heads, *weights[6:10])
-    scores = teacher.scores_of(asked, tokens, *weights[:4])
-    attended = teacher.add_mixed(x, teacher.mix(scores, tokens), *weights[:2], *weights[4:6], *weights[10:12])
-    return *_mlp(quick_gelu, attended, *weights[12:]), asked, scores
+def _forward_cross_frozen(tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
+    """The same for frozen images, of which `tokens` is `forcing.standardize`."""
+    query = forcing.cross_queries(x, heads, *weights[6:10])
+    scores = forcing.frozen_scores(query, tokens, *weights[:4])
+    mixed = forcing.frozen_mix(scores, tokens)
+    attended = forcing.add_frozen_mix(x, mixed, *weights[:2], *weights[4:6], *weights[10:12])
+    return *_mlp(quick_gelu, attended, *weights[12:]), query, scores
 
 
-def _backward_still(
+def _backward_cross_frozen(
     gradient: Tensor, kept: Tensors, tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor
 ) -> Tensors:
-    asked, scores = kept[2:]
-    mixed = teacher.mix(scores, tokens)  # not kept: as wide as an image for every head, the largest there would be
+    query, scores = kept[2:]
+    mixed = forcing.frozen_mix(scores, tokens)  # not kept: as wide as an image for every head, the largest of all
     mlp = _mlp_backward(gradient, kept[:2], quick_gelu, *weights[12:])
-    added = _added(mlp[0], x, mixed, *weights[:2], *weights[4:6], *weights[10:12])
-    scored = _scored(*_mixed(added[1], scores, tokens), asked, tokens, *weights[:4])
-    asked = _asked(scored[0], x, heads, *weights[6:10])
+    added = _add_mix_back(mlp[0], x, mixed, *weights[:2], *weights[4:6], *weights[10:12])
+    scored = _scores_back(*_mix_back(added[1], scores, tokens), query, tokens, *weights[:4])
+    query = _queries_back(scored[0], x, heads, *weights[6:10])
     norm = scored[1] + added[2], scored[2] + added[3]
-    return added[0] + asked[0], *norm, *scored[3:], *added[4:6], *asked[1:], *added[6:], *mlp[1:]
+    return added[0] + query[0], *norm, *scored[3:], *added[4:6], *query[1:], *added[6:], *mlp[1:]
 
 
 def _mlp(quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """x and what `layers.mlp` adds to it; then what is kept."""
-    hidden = layers.widen(x, *weights[:4])
-    return teacher.add_narrowed(x, hidden, quick_gelu, *weights[4:]), x, hidden
+    """x and what `net.mlp` adds to it; then what is kept."""
+    hidden = net.mlp_in(x, *weights[:4])
+    return forcing.add_mlp_out(x, hidden, quick_gelu, *weights[4:]), x, hidden
 
 
 def _mlp_backward(gradient: Tensor, kept: Tensors, quick_gelu: bool, *weights: Tensor) -> Tensors:
     x, hidden = kept
-    narrowed = _narrowed(gradient, x, hidden, quick_gelu, *weights[4:])
-    widened = _widened(narrowed[1], x, *weights[:4])
+    narrowed = _mlp_out_back(gradient, x, hidden, quick_gelu, *weights[4:])
+    widened = _mlp_in_back(narrowed[1], x, *weights[:4])
     return narrowed[0] + widened[0], *widened[1:], *narrowed[2:]
 
 
 SELF = Block(_forward, _backward, constants=3)
-CROSS = Block(_forward_looking, _backward_looking, constants=2)
-CROSS_STILL = Block(_forward_still, _backward_still, constants=3)
+CROSS = Block(_forward_cross, _backward_cross, constants=2)
+CROSS_FROZEN = Block(_forward_cross_frozen, _backward_cross_frozen, constants=3)

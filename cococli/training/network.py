@@ -14,9 +14,11 @@ from mindspore import Tensor
 from ..catalog import CocaConfig
 from ..checkpoints.architecture import parameters
 from ..engines.mindspore import as_tensor
-from ..model import decode, layers, masks, teacher, towers
+from ..model import mindspore_network as net
+from ..model import mindspore_teacher_forcing as forcing
+from ..model.arrays import causal_mask, text_mask
 from . import losses
-from .blocks import CROSS, CROSS_STILL, SELF
+from .blocks import CROSS, CROSS_FROZEN, SELF
 from .pairs import trimmed
 from .parallel import ALONE, Workers
 from .precision import Precision
@@ -59,7 +61,7 @@ def trained(config: CocaConfig, objective: Objective) -> tuple[str, ...]:
     if not objective.caption:
         idle += ("text_decoder.",)
     if not objective.contrastive:
-        idle += ("logit_scale", "visual.proj", "text.cls_emb", *(f"text.{name}" for name in towers.LAST))
+        idle += ("logit_scale", "visual.proj", "text.cls_emb", *(f"text.{name}" for name in net.LAST))
     return tuple(name for name in parameters(config) if not name.startswith(idle))
 
 
@@ -96,7 +98,7 @@ def losses_and_gradients(
     caption = contrastive = 0.0
     if objective.contrastive:
         x = _read(tape, config, weights, ids)
-        texts = tape.run(teacher.project_cls, x, *_named(weights, "text", towers.LAST))
+        texts = tape.run(forcing.project_cls, x, *_named(weights, "text", net.LAST))
         latents = images, texts, weights["logit_scale"]
         weight = scale * objective.contrastive / batches
         if workers.count == 1:
@@ -105,11 +107,11 @@ def losses_and_gradients(
             others = workers.others(images[:, :1]), workers.others(texts)
             value = tape.loss(losses.part_of_contrastive_loss, weight, *latents, *others)
         contrastive = value / batches
-        x = tape.run(teacher.without_last_and_cls, x)
+        x = tape.run(forcing.drop_last_and_cls, x)
     else:
         x = _read_words(tape, config, weights, ids[:, :-1])
     if objective.caption:
-        x = _decode(tape, config, weights, x, images, still=batch.images is not None)
+        x = _decode(tape, config, weights, x, images, frozen=batch.images is not None)
         projection = weights["text_decoder.text_projection"]
         labels = ids[:, 1:]
         own = token_count(config, batch)
@@ -129,61 +131,61 @@ def token_count(config: CocaConfig, batch: Batch) -> int:
 
 def encode_images(config: CocaConfig, weights: Weights, pixels: np.ndarray) -> np.ndarray:
     """[B, F, 3, S, S] -> [B, Q, D], the latent in row 0, not normalized, then the decoder's tokens."""
-    return _see(Tape(()), config, weights, pixels).asnumpy()
+    return _encode_frames(Tape(()), config, weights, pixels).asnumpy()
 
 
 def _images(tape: Tape, config: CocaConfig, weights: Weights, batch: Batch) -> Tensor:
     if batch.images is not None:
         return as_tensor(batch.images)
     assert batch.pixels is not None
-    return _see(tape, config, weights, batch.pixels)
+    return _encode_frames(tape, config, weights, batch.pixels)
 
 
-def _see(tape: Tape, config: CocaConfig, weights: Weights, pixels: np.ndarray) -> Tensor:
+def _encode_frames(tape: Tape, config: CocaConfig, weights: Weights, pixels: np.ndarray) -> Tensor:
     vision, frames = config.vision, as_tensor(pixels.reshape(-1, *pixels.shape[2:]))
-    x = tape.run(towers.embed_patches, frames, *_named(weights, "visual", towers.PATCHES))
-    for block in _blocks(weights, "visual.transformer.resblocks", vision.layers, layers.BLOCK):
-        x = tape.run(layers.block, x, None, vision.heads, config.quick_gelu, *block)
-    pooler = _named(weights, "visual", towers.POOLER)
-    return tape.run(teacher.pool_clips, x, pixels.shape[1], vision.pooler_heads, *pooler)
+    x = tape.run(net.embed_patches, frames, *_named(weights, "visual", net.PATCHES))
+    for block in _blocks(weights, "visual.transformer.resblocks", vision.layers, net.BLOCK):
+        x = tape.run(net.block, x, None, vision.heads, config.quick_gelu, *block)
+    pooler = _named(weights, "visual", net.POOLER)
+    return tape.run(forcing.pool_clips, x, pixels.shape[1], vision.pooler_heads, *pooler)
 
 
 def _read(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
     """[B, L] -> [B, L + 1, D], the CLS last."""
-    x = tape.run(teacher.embed_words_and_cls, Tensor(ids), *_named(weights, "text", teacher.WORDS_AND_CLS))
-    return _text_blocks(tape, config, weights, x, masks.text_mask(ids, config.pad_id))
+    x = tape.run(forcing.embed_tokens_and_cls, Tensor(ids), *_named(weights, "text", forcing.EMBEDDINGS_AND_CLS))
+    return _text_blocks(tape, config, weights, x, text_mask(ids, config.pad_id))
 
 
 def _read_words(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
     """[B, L] -> [B, L, D], as in `_read` but for the CLS."""
-    x = tape.run(teacher.embed_words, Tensor(ids), *_named(weights, "text", teacher.WORDS))
-    return _text_blocks(tape, config, weights, x, masks.causal_mask(ids.shape[1]))
+    x = tape.run(forcing.embed_tokens, Tensor(ids), *_named(weights, "text", forcing.EMBEDDINGS))
+    return _text_blocks(tape, config, weights, x, causal_mask(ids.shape[1]))
 
 
 def _text_blocks(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, mask: np.ndarray) -> Tensor:
     heads, hidden = config.text.heads, Tensor(mask)
-    for block in _blocks(weights, "text.transformer.resblocks", config.text.layers, layers.BLOCK):
+    for block in _blocks(weights, "text.transformer.resblocks", config.text.layers, net.BLOCK):
         x = tape.through(SELF, hidden, heads, config.quick_gelu, x, *block)
     return x
 
 
-def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images: Tensor, still: bool) -> Tensor:
+def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images: Tensor, frozen: bool) -> Tensor:
     """[B, L, D] words and [B, Q, D] images -> [B, L, D], normed.
 
     Args:
-        still: No gradient of the images is wanted.
+        frozen: The images need no gradient.
     """
-    heads, mask = config.decoder.heads, Tensor(masks.causal_mask(x.shape[1]))
-    own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, layers.BLOCK)
-    looking = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, (*decode.LOOK, *decode.CROSS))
-    tokens = tape.run(teacher.normalized, images) if still else None
-    for block, cross in zip(own, looking, strict=True):
+    heads, mask = config.decoder.heads, Tensor(causal_mask(x.shape[1]))
+    own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, net.BLOCK)
+    crossing = _blocks(weights, "text_decoder.cross_attn", config.decoder.layers, (*net.CROSS_CONTEXT, *net.CROSS))
+    tokens = tape.run(forcing.standardize, images) if frozen else None
+    for block, cross in zip(own, crossing, strict=True):
         x = tape.through(SELF, mask, heads, config.quick_gelu, x, *block)
         if tokens is not None:
-            x = tape.through(CROSS_STILL, tokens, heads, config.quick_gelu, x, *cross)
+            x = tape.through(CROSS_FROZEN, tokens, heads, config.quick_gelu, x, *cross)
         else:
             x = tape.through(CROSS, heads, config.quick_gelu, x, images, *cross)
-    return tape.run(layers.layer_norm, x, *_named(weights, "text_decoder", layers.norm_names("ln_final")))
+    return tape.run(net.layer_norm, x, *_named(weights, "text_decoder", net.norm_names("ln_final")))
 
 
 def _named(weights: Weights, prefix: str, names: Sequence[str]) -> list[Tensor]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.dataset import Dataset
-from ..engines import texts
 from ..errors import UsageError, VideoError
+from ..model import arrays
 from ..tokenizer import tokenize
 
 LENGTHS = (12, 16, 20, 28, 44)  # tokens that captions are padded to, or else to the whole context
@@ -53,9 +53,9 @@ def pairs_of(dataset: Dataset, context_length: int) -> Pairs:
 def padded_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
     """Return the compiled length that fits each caption: [P, T] -> [P] int64.
 
-    The CLS attends to the first pad (see `masks.text_mask`), so one pad must remain.
+    The CLS attends to the first pad (see `arrays.text_mask`), so one pad must remain.
     """
-    return texts.padded_lengths(ids, pad_id, LENGTHS, ids.shape[1])
+    return arrays.padded_lengths(ids, pad_id, LENGTHS, ids.shape[1])
 
 
 def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_shapes import golden_shapes
+from goldens import golden_engine
 from numpy_engine import NumpyEngine
 
 from cococli.captioning.captioner import Captioner, check_request, distinct
 from cococli.catalog import VIT_B_32, CocaConfig, TextConfig
 from cococli.decoding.options import SearchOptions
-from cococli.decoding.rows import Hypothesis
+from cococli.decoding.sequences import Hypothesis
 from cococli.errors import ModelError, UsageError
 from cococli.media.clips import Sampling, read_clip
 from cococli.tokenizer import EOT_ID, SOT_ID, tokenize
@@ -22,7 +22,7 @@ GREEDY = SearchOptions("greedy", max_length=12)
 
 @cache
 def engine() -> NumpyEngine:
-    return NumpyEngine(*golden_shapes())
+    return golden_engine("shapes")
 
 
 @cache
@@ -126,9 +126,9 @@ def test_pooling_the_mean_is_another_embedding() -> None:
     [
         (SearchOptions(), "max", "", "pool is joint or mean"),
         (SearchOptions(), "joint", "word " * 40, "--prompt has 40 tokens"),
-        (SearchOptions(), "joint", "<end_of_text>", "starts or ends a text"),
+        (SearchOptions(), "joint", "<end_of_text>", "a start or end token"),
         (SearchOptions(max_length=77), "joint", "", "--max-length 77"),
-        (SearchOptions(ban=("dog",)), "joint", "A dog and", "--prompt says 'dog', which --ban forbids"),
+        (SearchOptions(ban=("dog",)), "joint", "A dog and", "--prompt contains 'dog', which --ban forbids"),
     ],
 )
 def test_a_request_that_does_not_fit_the_model_is_refused(search, pool, prompt, message) -> None:

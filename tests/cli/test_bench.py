@@ -89,7 +89,7 @@ def test_ctrl_c_shows_what_was_timed() -> None:
         (["--rows", "six"], "--rows cannot be 'six'", "numbers of 1 to 1000, as 6,48"),
         (["--rows", "6,0"], "--rows cannot be '6,0'", "numbers of 1 to 1000, as 6,48"),
         (["--engines", "numpy"], "--engine cannot be 'numpy'", "choose auto, mindspore, torch or openvino"),
-        (["--device", "gpu"], "--device cannot be 'gpu'", "choose auto, cpu, cuda, mps, or one card, as cuda:0"),
+        (["--device", "gpu"], "--device cannot be 'gpu'", "choose auto, cpu, cuda, mps, or one GPU, such as cuda:0"),
     ],
     ids=str,
 )

@@ -371,7 +371,7 @@ def test_auto_tells_what_it_chose(coca, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name)
     run = coca("caption", EXAMPLES / "moves.mp4")
     assert json.loads(run.stdout)["caption"] == "a large yellow circle on a black background"
-    assert re.fullmatch(r"(openvino|torch) computes in \w+( on cuda)?", run.stderr.splitlines()[0])
+    assert re.fullmatch(r"using (openvino|torch) in \w+( on cuda)?", run.stderr.splitlines()[0])
 
 
 def test_int8_is_made_once_and_says_the_same(coca, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""An engine with no network: logits come from a function of the clip and the ids so far."""
+"""An engine without a network: logits are a function of the clip and the ids so far."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cococli.catalog import CocaConfig, TextConfig
-from cococli.engines.scores import Scores, few_best
+from cococli.engines.scores import Scores, top_k_scores
 
-Logits = Callable[[int, tuple[int, ...]], np.ndarray]  # clip's number, ids from SOT on -> [V]
+Logits = Callable[[int, tuple[int, ...]], np.ndarray]  # index of the clip, ids from SOT on -> [V]
 
 
 def clips(*numbers: int) -> np.ndarray:
-    """[B, 1, 1] float32 tokens of clips that have nothing but a number."""
+    """Return [B, 1, 1] float32 tokens of clips that consist of a number."""
     return np.array(numbers, np.float32).reshape(-1, 1, 1)
 
 
 def chance(vocabulary: int, scale: float = 1.0, end: float = 0.0) -> Logits:
-    """Logits that look random but depend on clip and ids only; `end` makes EOT likelier."""
+    """Return logits that are random but depend only on clip and ids; `end` makes EOT more likely."""
 
     def logits(clip: int, ids: tuple[int, ...]) -> np.ndarray:
         drawn = np.random.default_rng((clip, *ids)).normal(size=vocabulary) * scale
@@ -28,7 +28,7 @@ def chance(vocabulary: int, scale: float = 1.0, end: float = 0.0) -> Logits:
 
 
 def script(vocabulary: int, *probabilities: dict[int, float]) -> Logits:
-    """The same probabilities in every caption: one dict for each position after SOT, what is left to id 0."""
+    """Return the same probabilities for all clips: a dict for each position after SOT; id 0 has the rest."""
 
     def logits(clip: int, ids: tuple[int, ...]) -> np.ndarray:
         given = probabilities[min(len(ids), len(probabilities)) - 1]
@@ -42,45 +42,45 @@ def script(vocabulary: int, *probabilities: dict[int, float]) -> Logits:
 
 @dataclass
 class FakeState:
-    lanes: int
+    slots: int
     beams: int
-    few: int
-    numbers: dict[int, int] = field(default_factory=dict)  # of the clip in each lane
+    top_k: int
+    numbers: dict[int, int] = field(default_factory=dict)  # of the clip in each slot
     ids: dict[int, np.ndarray] = field(default_factory=dict)  # [beams, position]
 
 
 class FakeEngine:
-    """The decoder's half of the engine protocol. Remembers how many rows each step had."""
+    """The decoding half of the engine interface. Records the number of rows of each step."""
 
     def __init__(self, logits: Logits, vocabulary: int, context_length: int = 76) -> None:
         text = TextConfig(context_length=context_length, vocab_size=vocabulary)
         self.config = CocaConfig(text=text, decoder=text)
         self.logits = logits
         self.rows_fed: list[int] = []
-        self.lanes_made: list[int] = []
+        self.slots_made: list[int] = []
 
-    def begin(self, lanes: int, beams: int, max_length: int, few: int = 1) -> FakeState:
-        self.lanes_made.append(lanes)
-        return FakeState(lanes, beams, few)
+    def begin(self, slots: int, beams: int, max_length: int, top_k: int = 1) -> FakeState:
+        self.slots_made.append(slots)
+        return FakeState(slots, beams, top_k)
 
-    def admit(self, state: FakeState, lane: int, tokens: np.ndarray) -> None:
-        assert 0 <= lane < state.lanes
-        state.numbers[lane], state.ids[lane] = int(tokens[0, 0]), np.zeros((state.beams, 0), int)
+    def admit(self, state: FakeState, slot: int, tokens: np.ndarray) -> None:
+        assert 0 <= slot < state.slots
+        state.numbers[slot], state.ids[slot] = int(tokens[0, 0]), np.zeros((state.beams, 0), int)
 
-    def step(self, state: FakeState, lanes: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
+    def step(self, state: FakeState, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         assert ids.dtype == parents.dtype == np.int32
-        assert ids.shape == parents.shape == (len(lanes), state.beams)
-        assert (np.diff(lanes) > 0).all()
+        assert ids.shape == parents.shape == (len(slots), state.beams)
+        assert (np.diff(slots) > 0).all()
         self.rows_fed.append(ids.size)
         rows = []
-        for lane, new, continued in zip(lanes.tolist(), ids, parents, strict=True):
-            state.ids[lane] = np.column_stack([state.ids[lane][continued], new])
-            rows += [self.logits(state.numbers[lane], tuple(row)) for row in state.ids[lane].tolist()]
-        return few_best(np.array(rows, np.float32), state.few)
+        for slot, new, continued in zip(slots.tolist(), ids, parents, strict=True):
+            state.ids[slot] = np.column_stack([state.ids[slot][continued], new])
+            rows += [self.logits(state.numbers[slot], tuple(row)) for row in state.ids[slot].tolist()]
+        return top_k_scores(np.array(rows, np.float32), state.top_k)
 
-    def resize(self, state: FakeState, kept: np.ndarray, lanes: int) -> FakeState:
-        self.lanes_made.append(lanes)
+    def resize(self, state: FakeState, kept: np.ndarray, slots: int) -> FakeState:
+        self.slots_made.append(slots)
         numbers, ids = (
-            {at: part[lane] for at, lane in enumerate(kept.tolist())} for part in (state.numbers, state.ids)
+            {at: part[slot] for at, slot in enumerate(kept.tolist())} for part in (state.numbers, state.ids)
         )
-        return FakeState(lanes, state.beams, state.few, numbers, ids)
+        return FakeState(slots, state.beams, state.top_k, numbers, ids)

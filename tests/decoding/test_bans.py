@@ -1,4 +1,4 @@
-"""No caption says a banned word, and nothing else is forbidden."""
+"""Banned words."""
 
 import re
 from itertools import product
@@ -8,15 +8,15 @@ import pytest
 from decoding.fake_engine import FakeEngine, Logits, clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import search, search_all
 
 from cococli.decoding import bans, filters
 from cococli.decoding.options import METHODS, SearchOptions
-from cococli.decoding.scores import log_softmax
-from cococli.decoding.search import search, search_all
+from cococli.decoding.sequences import log_softmax
 from cococli.errors import UsageError
 from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode
 
-# CLIP's tokens, named as in its vocabulary but with a dot where a word ends.
+# CLIP's tokens, with a dot where a word ends.
 IDS = {
     "a.": 320, "c": 66, "ca": 772, "cat": 1481, "cat.": 2368, "C": 34, "at.": 536, "t.": 339, "ch.": 634, "s.": 338,
     "cats.": 3989, "'s.": 568, "'": 6, "'.": 262, "-": 12, "..": 269, "black.": 1449, "black": 2025, "2": 17, "2.": 273,
@@ -26,7 +26,7 @@ WORDS = [IDS[name] for name in ("a.", "c", "cat", "cat.", "C", "at.", "s.", "'s.
 
 
 def biased(words: list[int], floor: float = -30.0) -> Logits:
-    """Logits over CLIP's whole vocabulary that look random for these tokens and are `floor` for all others."""
+    """Return random logits for these tokens of CLIP's vocabulary and `floor` for all others."""
 
     def logits(clip: int, ids: tuple[int, ...]) -> np.ndarray:
         row = np.full(EOT_ID + 1, floor)
@@ -40,7 +40,7 @@ ENGINE = FakeEngine(biased(WORDS), EOT_ID + 1)
 
 
 def says(text: str, banned: str) -> bool:
-    """Whether the words of a text hold those of another in a row: runs of letters, digits, runs of signs."""
+    """Return whether a text contains words in a row: runs of letters, digits, runs of symbols."""
     words, wanted = (re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", part.lower()) for part in (text, banned))
     return any(words[at : at + len(wanted)] == wanted for at in range(len(words)))
 
@@ -69,20 +69,20 @@ def says(text: str, banned: str) -> bool:
         ("a.", ".", "..", "- EOT"),
     ],
 )
-def test_what_completes_a_word_is_forbidden(said: str, banned: str, forbidden: str, allowed: str) -> None:
+def test_tokens_that_complete_banned_words_are_forbidden(said: str, banned: str, forbidden: str, allowed: str) -> None:
     tokens = set(bans.completing(ids(said), bans.compiled((banned,)), last=False).tolist())
     assert set(ids(forbidden)) <= tokens
     assert not set(ids(allowed)) & tokens
 
 
-def test_the_last_token_must_not_leave_a_banned_word_open() -> None:
+def test_last_token_must_not_complete_a_word() -> None:
     banned = bans.compiled(("cat",))
     assert set(ids("cat cat.")) <= set(bans.completing(ids("a."), banned, last=True).tolist())
     assert not set(ids("ca cats. EOT")) & set(bans.completing(ids("a."), banned, last=True).tolist())
 
 
 @pytest.mark.parametrize("word", ["视频", "café", "🐈"])
-def test_words_of_many_bytes_are_forbidden_at_their_last_token(word: str) -> None:
+def test_multibyte_words_are_forbidden_at_their_last_token(word: str) -> None:
     *begun, last = encode(word)
     assert bans.completing([*ids("a."), *begun], bans.compiled((word,)), last=False).tolist() == [last]
 
@@ -103,7 +103,7 @@ CLIPS = st.lists(st.integers(0, 1000), min_size=1, max_size=3)
 
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS, CLIPS, st.booleans(), st.sampled_from([(), (320, 1449), (66,)]))
-def test_no_caption_says_a_banned_word(
+def test_captions_contain_no_banned_word(
     options: SearchOptions, numbers: list[int], force_eot: bool, prompt: tuple[int, ...]
 ) -> None:
     if any(says(decode(prompt), word) for word in options.ban):
@@ -117,14 +117,14 @@ def test_no_caption_says_a_banned_word(
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(METHODS), CLIPS)
-def test_bans_that_nobody_would_say_change_nothing(method: str, numbers: list[int]) -> None:
+def test_unlikely_bans_change_nothing(method: str, numbers: list[int]) -> None:
     free, banned = (SearchOptions(method, max_length=8, ban=ban) for ban in ((), ("zebra", "two dogs", "a 视频")))
     assert search_all(ENGINE, clips(*numbers), free) == search_all(ENGINE, clips(*numbers), banned)
 
 
 @settings(max_examples=30, deadline=None)
 @given(CLIPS)
-def test_a_greedy_caption_without_the_word_stays_as_it_is(numbers: list[int]) -> None:
+def test_greedy_captions_without_the_word_stay(numbers: list[int]) -> None:
     free, banned = (SearchOptions("greedy", max_length=7, ban=ban) for ban in ((), ("cat",)))
     for before, after in zip(*(search(ENGINE, clips(*numbers), options) for options in (free, banned)), strict=True):
         assert (before == after) != says(decode(before.ids), "cat")
@@ -132,7 +132,7 @@ def test_a_greedy_caption_without_the_word_stays_as_it_is(numbers: list[int]) ->
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**20))
-def test_a_search_wide_enough_finds_the_likeliest_captions_that_do_not_say_it(seed: int) -> None:
+def test_wide_beam_search_finds_the_best_allowed_captions(seed: int) -> None:
     words = ids("c cat cat. at. EOT")
     engine = FakeEngine(biased(words, floor=-np.inf), EOT_ID + 1)
     options = SearchOptions(beams=20, length_penalty=0, min_length=0, max_length=4, ban=("cat",))
@@ -144,7 +144,7 @@ def test_a_search_wide_enough_finds_the_likeliest_captions_that_do_not_say_it(se
 
 
 def everything(engine: FakeEngine, clip: int, words: list[int], length: int) -> set[tuple[float, str]]:
-    """Log-probability and text of every caption."""
+    """Return log-probability and text of every caption."""
     captions = set()
     for drawn in product(words, repeat=length - 1):
         total, said = 0.0, (SOT_ID,)
@@ -157,22 +157,22 @@ def everything(engine: FakeEngine, clip: int, words: list[int], length: int) -> 
     return captions
 
 
-def test_a_caption_ends_when_bans_leave_no_token() -> None:
+def test_caption_ends_when_all_tokens_are_banned() -> None:
     scores = np.full((1, EOT_ID + 1), -np.inf, np.float32)
     scores[0, ids("cat. EOT")] = 2, 1
-    obeyed = filters.obey(np.array([ids("a.")]), scores, SearchOptions(ban=("cat",)), EOT_ID)
-    assert np.flatnonzero(np.isfinite(obeyed[0])).tolist() == [EOT_ID]
+    filtered = filters.apply(np.array([ids("a.")]), scores, SearchOptions(ban=("cat",)), EOT_ID)
+    assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == [EOT_ID]
 
 
-def test_a_prompt_that_says_a_banned_word_is_refused() -> None:
+def test_prompt_with_banned_word_is_rejected() -> None:
     options = SearchOptions(ban=("dog", "Black cat"))
     with pytest.raises(UsageError) as caught:
         search(ENGINE, clips(0), options, encode("a black cat"))
-    assert caught.value.message == "--prompt says 'Black cat', which --ban forbids"
+    assert caught.value.message == "--prompt contains 'Black cat', which --ban forbids"
     search(ENGINE, clips(0), options, encode("a cat black"))
 
 
-def test_a_phrase_that_a_prompt_begins_is_not_ended() -> None:
+def test_phrase_that_starts_in_the_prompt_is_banned() -> None:
     likely = FakeEngine(lambda clip, said: 9 * (np.arange(EOT_ID + 1) == IDS["cat."]), EOT_ID + 1)
     free, banned = (SearchOptions("greedy", max_length=5, min_length=0, ban=ban) for ban in ((), ("black cat",)))
     assert decode(search(likely, clips(0), free, encode("black"))[0].ids) == "black cat cat cat"

@@ -1,4 +1,4 @@
-"""Rules of beam search, on an engine with no network."""
+"""Beam search on an engine without a network."""
 
 from itertools import pairwise, product
 
@@ -7,12 +7,11 @@ import pytest
 from decoding.fake_engine import FakeEngine, chance, clips, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import search, search_all
 
 from cococli.decoding.beam import Pool
 from cococli.decoding.options import SearchOptions
-from cococli.decoding.rows import Hypothesis
-from cococli.decoding.scores import log_softmax
-from cococli.decoding.search import search, search_all
+from cococli.decoding.sequences import Hypothesis, log_softmax
 
 # A vocabulary of eight: words 1 to 5, SOT 6, EOT 7.
 V, SOT, EOT = 8, 6, 7
@@ -22,7 +21,7 @@ def captions(engine: FakeEngine, options: SearchOptions, prompt: tuple[int, ...]
     return [hypothesis.ids for hypothesis in search(engine, clips(0), options, prompt)]
 
 
-def test_the_likelier_caption_wins_though_its_first_word_is_unlikelier() -> None:
+def test_best_caption_may_start_with_unlikely_word() -> None:
     def logits(clip: int, ids: tuple[int, ...]) -> np.ndarray:
         row = np.full(V, 1e-6)
         if len(ids) == 1:
@@ -37,25 +36,25 @@ def test_the_likelier_caption_wins_though_its_first_word_is_unlikelier() -> None
     assert captions(engine, SearchOptions(beams=2, min_length=0)) == [(SOT, 2, 5, EOT)]
 
 
-def test_no_caption_ends_before_the_shortest_length() -> None:
+def test_captions_reach_the_minimum_length() -> None:
     engine = FakeEngine(script(V, {EOT: 0.9, 1: 0.1}), V)
     assert len(captions(engine, SearchOptions(min_length=0))[0]) == 2
     assert len(captions(engine, SearchOptions(min_length=6))[0]) == 7  # six tokens, then EOT
 
 
-def test_a_caption_as_long_as_may_be_has_no_end() -> None:
+def test_caption_of_maximum_length_has_no_eot() -> None:
     [caption] = search(FakeEngine(script(V, {1: 0.9}), V), clips(0), SearchOptions(max_length=9))
     assert caption.ids == (SOT, *[1] * 8)
     assert not caption.finished
 
 
-def test_the_search_stops_when_no_beam_can_get_better() -> None:
+def test_search_stops_when_no_beam_can_improve() -> None:
     engine = FakeEngine(script(V, {1: 0.5, 2: 0.4}, {EOT: 0.999}), V)
     captions(engine, SearchOptions(beams=2, min_length=0, max_length=30))
     assert len(engine.rows_fed) == 2
 
 
-def test_a_higher_length_penalty_favors_longer_captions() -> None:
+def test_higher_length_penalty_favors_longer_captions() -> None:
     engine = FakeEngine(chance(V, scale=0.5, end=1.0), V)
     lengths = [
         np.mean([len(found.ids) for found in search(engine, clips(*range(20)), options)])
@@ -64,7 +63,7 @@ def test_a_higher_length_penalty_favors_longer_captions() -> None:
     assert lengths[0] < lengths[1] < lengths[2]
 
 
-def test_repetition_is_forbidden_or_made_unlikely() -> None:
+def test_repetition_penalty_and_no_repeat_ngram() -> None:
     engine = FakeEngine(script(V, {1: 0.6, 2: 0.3}), V)
     options = {"beams": 3, "max_length": 6, "min_length": 5}
     assert captions(engine, SearchOptions(**options)) == [(SOT, 1, 1, 1, 1, 1)]
@@ -74,33 +73,33 @@ def test_repetition_is_forbidden_or_made_unlikely() -> None:
     assert len(set(pairwise(pairs))) == 5
 
 
-def test_every_caption_continues_the_prompt_and_counts_it() -> None:
+def test_captions_include_the_prompt_in_their_length() -> None:
     engine = FakeEngine(chance(V, end=-5), V)
     [caption] = search(engine, clips(0), SearchOptions(max_length=8), prompt=(3, 0, 2))
     assert caption.ids[:4] == (SOT, 3, 0, 2)
     assert len(caption.ids) == 8
 
 
-def test_the_prompt_does_not_lengthen_what_the_length_penalty_divides_by() -> None:
+def test_length_penalty_ignores_the_prompt() -> None:
     # "1 EOT" scores -1.8 / 2, EOT alone -1 / 1. Were the prompt counted, it would be -1.8 / 3 against -1 / 2.
     spread = dict.fromkeys(range(6), 0.123)
     engine = FakeEngine(script(V, {}, {EOT: 0.368, 1: 0.63}, {EOT: 0.262, **spread}), V)
     assert captions(engine, SearchOptions(beams=2, min_length=0, max_length=4), (3,)) == [(SOT, 3, 1, EOT)]
 
 
-def test_an_end_that_is_not_among_the_best_is_no_caption() -> None:
+def test_eot_outside_the_best_beams_is_ignored() -> None:
     spread = dict.fromkeys(range(6), 0.16)
     engine = FakeEngine(script(V, {1: 0.5, 2: 0.3, EOT: 0.2}, spread), V)
     [caption] = captions(engine, SearchOptions(beams=2, min_length=0, max_length=3, length_penalty=0))
     assert len(caption) == 3
 
 
-def test_no_run_of_the_prompt_is_repeated() -> None:
+def test_ngrams_of_the_prompt_are_not_repeated() -> None:
     engine = FakeEngine(script(V, {1: 0.9}), V)
     assert captions(engine, SearchOptions(max_length=4, min_length=3, no_repeat_ngram=1), (1,))[0][2:].count(1) == 0
 
 
-def test_the_confidence_is_the_mean_of_what_the_model_said_of_each_token() -> None:
+def test_logprob_is_the_mean_of_unfiltered_logprobs() -> None:
     engine = FakeEngine(chance(V, end=1), V)
     options = SearchOptions(repetition_penalty=1.5, no_repeat_ngram=2, min_length=4, max_length=9)
     for number, found in enumerate(search(engine, clips(*range(8)), options, prompt=(3,))):
@@ -112,7 +111,7 @@ def test_the_confidence_is_the_mean_of_what_the_model_said_of_each_token() -> No
 
 
 @pytest.mark.parametrize("method", ["beam", "legacy"])
-def test_a_caption_ends_when_every_token_is_forbidden(method: str) -> None:
+def test_caption_ends_when_every_token_is_forbidden(method: str) -> None:
     engine = FakeEngine(chance(4), 4)
     options = SearchOptions(method=method, beams=6, no_repeat_ngram=1, min_length=8, max_length=10)
     [caption] = search(engine, clips(0), options)
@@ -122,18 +121,18 @@ def test_a_caption_ends_when_every_token_is_forbidden(method: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**20), st.integers(2, 5))
-def test_a_search_wide_enough_finds_the_likeliest_of_all_captions(seed: int, max_length: int) -> None:
+def test_wide_search_finds_the_best_captions(seed: int, max_length: int) -> None:
     """With length penalty 0 a score can only fall, so stopping early cannot miss anything."""
     engine = FakeEngine(chance(4, scale=2), 4)  # words 0 and 1, SOT 2, EOT 3
     options = SearchOptions(beams=100, length_penalty=0, min_length=0, max_length=max_length)
     [found] = search_all(engine, clips(seed), options)
-    likeliest = sorted(everything(engine, seed, max_length), reverse=True)[:10]
-    assert [h.logprob * (len(h.ids) - 1) for h in found[:10]] == pytest.approx([t for t, _ in likeliest], abs=1e-4)
-    assert {h.ids for h in found[:10]} == {said for _, said in likeliest}
+    best = sorted(everything(engine, seed, max_length), reverse=True)[:10]
+    assert [h.logprob * (len(h.ids) - 1) for h in found[:10]] == pytest.approx([t for t, _ in best], abs=1e-4)
+    assert {h.ids for h in found[:10]} == {said for _, said in best}
 
 
 def everything(engine: FakeEngine, clip: int, max_length: int) -> set[tuple[float, tuple[int, ...]]]:
-    """Log-probability and ids of every caption."""
+    """Return log-probability and ids of every caption."""
     captions = set()
     for words in product(range(4), repeat=max_length - 1):
         total, ids = 0.0, (2,)
@@ -146,8 +145,8 @@ def everything(engine: FakeEngine, clip: int, max_length: int) -> set[tuple[floa
     return captions
 
 
-def test_the_best_few_are_hugging_faces() -> None:
-    """What transformers 4.57.1 returns with num_return_sequences=3 for these logits."""
+def test_candidates_equal_hugging_face() -> None:
+    """Expect what transformers 4.57.1 returns with num_return_sequences=3 for these logits."""
     options = SearchOptions(beams=4, min_length=3, max_length=8, candidates=3)
     found = search_all(FakeEngine(chance(V, end=1), V), clips(0, 1, 2, 3), options)
     assert [[hypothesis.ids for hypothesis in best[:3]] for best in found] == [
@@ -158,7 +157,7 @@ def test_the_best_few_are_hugging_faces() -> None:
     ]
 
 
-def test_the_candidates_of_legacy_are_those_of_one_group() -> None:
+def test_legacy_candidates_come_from_one_group() -> None:
     engine = FakeEngine(chance(V, end=1), V)
     grouped, alone = SearchOptions("legacy", beams=6, beam_groups=2), SearchOptions("legacy", beams=3, beam_groups=1)
     assert search_all(engine, clips(0, 1), grouped) == search_all(engine, clips(0, 1), alone)
@@ -166,7 +165,7 @@ def test_the_candidates_of_legacy_are_those_of_one_group() -> None:
         assert len({hypothesis.ids for hypothesis in found}) == 2
 
 
-def test_a_pool_keeps_the_best_and_of_equals_the_earlier() -> None:
+def test_pool_keeps_best_and_earlier_of_equal_captions() -> None:
     pool = Pool(2)
     names = [Hypothesis((number,), 0.0, True) for number in range(5)]
     for score, caption in zip((-3.0, -1.0, -1.0, -2.0, -np.inf), names, strict=True):

@@ -1,4 +1,4 @@
-"""Options that cannot be right are refused, by the name of their flag."""
+"""Validation of search options."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from cococli.errors import UsageError
         ({"beams": 0}, "--beams 0 must be from 1 to 100"),
         ({"beams": 100_000}, "--beams 100000 must be from 1 to 100"),
         ({"method": "legacy", "beams": 4}, "--beams 4 is not a multiple of 3, the groups of --search legacy"),
-        ({"method": "beams"}, "--search beams is none of beam, legacy, greedy, top-k, top-p"),
+        ({"method": "beams"}, "--search cannot be 'beams'; choose beam, legacy, greedy, top-k, top-p"),
         ({"no_repeat_ngram": -1}, "--no-repeat-ngram -1 must be from 0 to 1000"),
         ({"length_penalty": float("nan")}, "--length-penalty nan must be from -10 to 10"),
         ({"repetition_penalty": 0.0}, "--repetition-penalty 0.0 must be from 0.01 to 100"),
@@ -36,61 +36,61 @@ from cococli.errors import UsageError
         ({"candidates": 3, "method": "legacy"}, "--candidates 3 must be at most 2 with --search legacy"),
         ({"candidates": 2, "method": "greedy"}, "--candidates 2 must be at most 1 with --search greedy"),
         ({"candidates": 2, "beams": 1}, "--candidates 2 must be at most 1 with --search beam"),
-        ({"ban": ("cat", "")}, "--ban '' holds no word"),
-        ({"ban": (" \n",)}, "--ban ' \\n' holds no word"),
-        ({"ban": ("cat<end_of_text>",)}, "--ban 'cat<end_of_text>' holds a mark that starts or ends a text"),
-        ({"ban": ("a " * 30,)}, "--ban has a phrase of 30 tokens, which does not fit within --max-length 30"),
-        ({"ban": "cat"}, "ban is a tuple of words, not 'cat'"),
+        ({"ban": ("cat", "")}, "--ban '' contains no word"),
+        ({"ban": (" \n",)}, "--ban ' \\n' contains no word"),
+        ({"ban": ("cat<end_of_text>",)}, "--ban 'cat<end_of_text>' contains a start or end token"),
+        ({"ban": ("a " * 30,)}, "--ban has a phrase of 30 tokens, which do not fit within --max-length 30"),
+        ({"ban": "cat"}, "ban must be a tuple of words, not 'cat'"),
     ],
 )
-def test_a_wrong_option_is_named(wrong: dict, message: str) -> None:
+def test_invalid_options_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         SearchOptions(**wrong)
     assert caught.value.message == message
 
 
-def test_a_model_limits_the_length() -> None:
+def test_model_limits_the_length() -> None:
     SearchOptions(max_length=76).check(VIT_L_14)
-    with pytest.raises(UsageError, match="--max-length 77 is more than the 76 of this model"):
+    with pytest.raises(UsageError, match="--max-length 77 exceeds the 76 tokens of this model"):
         SearchOptions(max_length=77).check(VIT_L_14)
 
 
-def test_a_prompt_must_leave_room_for_a_token() -> None:
+def test_prompt_must_leave_room_for_a_token() -> None:
     options = SearchOptions(max_length=10)
     options.check(VIT_L_14, prompt_tokens=8)
     with pytest.raises(UsageError, match="--prompt has 9 tokens"):
         options.check(VIT_L_14, prompt_tokens=9)
 
 
-def test_legacy_groups_are_searched_once() -> None:
+def test_only_one_legacy_group_is_searched() -> None:
     assert SearchOptions(method="legacy").rows == 2
     assert SearchOptions().rows == 6
     assert SearchOptions(method="greedy").rows == 1
 
 
 @pytest.mark.parametrize(
-    ("asked", "hint"),
+    ("options", "hint"),
     [
         (SearchOptions, "Try --beams 9."),
-        (lambda **asked: SearchOptions("legacy", **asked), "Try --beams 27."),
-        (lambda **asked: SearchOptions("greedy", **asked), "Try --search beam."),
+        (lambda **options: SearchOptions("legacy", **options), "Try --beams 27."),
+        (lambda **options: SearchOptions("greedy", **options), "Try --search beam."),
     ],
 )
-def test_too_many_candidates_are_told_what_finds_them(asked: Callable[..., SearchOptions], hint: str) -> None:
+def test_too_many_candidates_get_a_hint(options: Callable[..., SearchOptions], hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        asked(candidates=9)
+        options(candidates=9)
     assert caught.value.hint == hint
 
 
-def test_as_many_draws_are_followed_as_there_are_candidates() -> None:
+def test_sampling_has_a_row_per_candidate() -> None:
     assert SearchOptions(method="top-p", candidates=9).rows == 9
     assert SearchOptions(candidates=3).rows == 6
 
 
-def test_the_longest_phrase_that_fits_may_be_banned() -> None:
+def test_longest_phrase_may_be_banned() -> None:
     assert SearchOptions(ban=("a " * 29,)).ban
 
 
-def test_options_cannot_be_changed_after_they_were_checked() -> None:
+def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         SearchOptions().beams = 0  # type: ignore[misc]

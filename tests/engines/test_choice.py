@@ -1,9 +1,10 @@
-"""What computes, on machines that have this and that."""
+"""Choice of the engine on different machines."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 
 from cococli.checkpoints.store import compiled_folder, find_model
 from cococli.engines import choice
-from cococli.engines.choice import Choice, offers, open_engine, resolve
+from cococli.engines.choice import available, open_engine, resolve
 from cococli.engines.openvino import OpenVinoEngine
 from cococli.errors import UsageError
+from cococli.reporting import Progress
 
 Machine = Callable[..., None]
 
@@ -23,13 +25,13 @@ EVERYTHING = ("mindspore", "torch", "openvino", "nncf")
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Say what is installed, and what the processor and the graphics cards can do. At first: no card, else all."""
+    """Set what is installed and what the hardware supports. By default everything, but no GPU."""
 
-    def be(*installed: str, bf16: bool = True, cards: int = 0, capability: tuple[int, int] = (9, 0)) -> None:
+    def be(*installed: str, bf16: bool = True, gpus: int = 0, capability: tuple[int, int] = (9, 0)) -> None:
         monkeypatch.setattr(choice, "find_spec", lambda name: name in installed or None)
-        monkeypatch.setattr(choice, "_multiplies_bf16", lambda: bf16)
-        monkeypatch.setattr(choice, "_DRIVERS", (os.devnull,) if cards else ())
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+        monkeypatch.setattr(choice, "_has_bf16_instructions", lambda: bf16)
+        monkeypatch.setattr(choice, "_DRIVERS", (os.devnull,) if gpus else ())
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
 
     be(*EVERYTHING)
@@ -45,18 +47,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         ((("mindspore", "torch"), {}), "--engine torch --precision bf16"),
         ((("torch",), {}), "--engine torch --precision bf16"),
         ((("torch",), {"bf16": False}), "--engine torch --precision fp32"),
-        ((EVERYTHING, {"cards": 1}), "--engine torch --device cuda --precision bf16"),
-        ((EVERYTHING, {"cards": 1, "capability": (7, 5)}), "--engine torch --device cuda --precision fp16"),
+        ((EVERYTHING, {"gpus": 1}), "--engine torch --device cuda --precision bf16"),
+        ((EVERYTHING, {"gpus": 1, "capability": (7, 5)}), "--engine torch --device cuda --precision fp16"),
     ],
 )
-def test_auto_takes_the_best_that_is_there(machine: Machine, has: tuple, flags: str) -> None:
+def test_auto_takes_the_best_available(machine: Machine, has: tuple, flags: str) -> None:
     installed, can = has
     machine(*installed, **can)
     assert resolve().flags == flags
 
 
 @pytest.mark.parametrize(
-    ("asked", "flags"),
+    ("given", "flags"),
     [
         ({"engine": "mindspore"}, "--engine mindspore --precision fp32"),
         ({"engine": "torch"}, "--engine torch --device cuda --precision bf16"),
@@ -70,53 +72,53 @@ def test_auto_takes_the_best_that_is_there(machine: Machine, has: tuple, flags: 
     ],
     ids=str,
 )
-def test_what_is_asked_for_is_taken_and_auto_is_the_rest(machine: Machine, asked: dict, flags: str) -> None:
-    machine(*EVERYTHING, cards=2)
-    assert resolve(**asked).flags == flags
+def test_explicit_values_limit_the_choice(machine: Machine, given: dict, flags: str) -> None:
+    machine(*EVERYTHING, gpus=2)
+    assert resolve(**given).flags == flags
 
 
-CARDS = "torch finds no such graphics card here"
+NO_GPU = "torch finds no such GPU here"
 GET = "pip install 'cococli[openvino]'"
 CPU = ("mindspore", "torch")
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "message", "hint"),
+    ("installed", "given", "message", "hint"),
     [
-        (EVERYTHING, {"device": "cuda"}, f"--device cuda: {CARDS}", "leave the flag out"),
-        (EVERYTHING, {"device": "mps", "engine": "torch"}, f"--device mps: {CARDS}", "leave the flag out"),
-        (CPU, {"engine": "openvino"}, "--engine openvino: it is not installed", GET),
+        (EVERYTHING, {"device": "cuda"}, f"--device cuda: {NO_GPU}", "leave the flag out"),
+        (EVERYTHING, {"device": "mps", "engine": "torch"}, f"--device mps: {NO_GPU}", "leave the flag out"),
+        (CPU, {"engine": "openvino"}, "--engine openvino is not installed", GET),
         (
             ("torch",),
             {"engine": "mindspore"},
             "--engine mindspore needs MindSpore, which is not installed",
             "pip install mindspore",
         ),
-        (CPU, {"precision": "int8"}, "--precision int8 takes openvino and nncf, which are not installed", GET),
+        (CPU, {"precision": "int8"}, "--precision int8 needs openvino and nncf, which are not installed", GET),
         (
             EVERYTHING,
             {"engine": "mindspore", "precision": "bf16"},
-            "nothing here computes with --engine mindspore --precision bf16",
-            "--engine openvino --precision bf16 or --engine torch --precision bf16",
+            "this machine does not support --engine mindspore --precision bf16",
+            "use --engine openvino --precision bf16 or --engine torch --precision bf16",
         ),
         (
             EVERYTHING,
             {"engine": "torch", "precision": "int8"},
-            "nothing here computes with --engine torch --precision int8",
-            "--engine openvino --precision int8",
+            "this machine does not support --engine torch --precision int8",
+            "use --engine openvino --precision int8",
         ),
         (
             EVERYTHING,
             {"precision": "fp16"},
-            "nothing here computes with --precision fp16",
-            "it can be bf16, fp32, int8",
+            "this machine does not support --precision fp16",
+            "it supports bf16, fp32, int8",
         ),
         (EVERYTHING, {"engine": "numpy"}, "--engine cannot be 'numpy'", "choose auto, mindspore, torch or openvino"),
         (
             EVERYTHING,
             {"device": "gpu"},
             "--device cannot be 'gpu'",
-            "choose auto, cpu, cuda, mps, or one card, as cuda:0",
+            "choose auto, cpu, cuda, mps, or one GPU, such as cuda:0",
         ),
         (EVERYTHING, {"device": "cuda:x"}, "--device cannot be 'cuda:x'", None),
         (EVERYTHING, {"precision": "fp8"}, "--precision cannot be 'fp8'", "choose auto, fp32, bf16, fp16 or int8"),
@@ -125,43 +127,43 @@ CPU = ("mindspore", "torch")
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_with_what_can(
-    machine: Machine, installed: tuple, asked: dict, message: str, hint: str | None
+def test_unsupported_requests_are_rejected_with_a_hint(
+    machine: Machine, installed: tuple, given: dict, message: str, hint: str | None
 ) -> None:
     machine(*installed)
     with pytest.raises(UsageError) as refused:
-        resolve(**asked)
+        resolve(**given)
     assert refused.value.message == message
     assert hint is None or refused.value.hint == hint
 
 
-def test_a_card_past_the_last_one_is_refused(machine: Machine) -> None:
-    machine(*EVERYTHING, cards=1)
-    with pytest.raises(UsageError, match="--device cuda:1: torch finds no such graphics card here"):
+def test_gpu_index_out_of_range_is_rejected(machine: Machine) -> None:
+    machine(*EVERYTHING, gpus=1)
+    with pytest.raises(UsageError, match="--device cuda:1: torch finds no such GPU here"):
         resolve(device="cuda:1")
 
 
-def test_a_note_tells_what_auto_chose(machine: Machine) -> None:
-    assert resolve().note == "openvino computes in bf16"
-    assert resolve(engine="openvino").note == "openvino computes in bf16"
+def test_note_explains_the_automatic_choice(machine: Machine) -> None:
+    assert resolve().note == "using openvino in bf16"
+    assert resolve(engine="openvino").note == "using openvino in bf16"
     assert resolve(engine="openvino", precision="int8").note == ""
     assert resolve(engine="mindspore").note == ""  # there was nothing to choose
     machine("mindspore", "torch")
-    assert resolve().note == "torch computes in bf16; pip install 'cococli[openvino]' makes it faster"
-    machine("mindspore", "torch", cards=1)
-    assert resolve().note == "torch computes in bf16 on cuda"
+    assert resolve().note == "using torch in bf16; pip install 'cococli[openvino]' makes it faster"
+    machine("mindspore", "torch", gpus=1)
+    assert resolve().note == "using torch in bf16 on cuda"
 
 
-def test_threads_are_those_asked_for_or_of_the_environment_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_from_flag_environment_or_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve().threads == len(os.sched_getaffinity(0))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert resolve().threads == 3
     assert resolve(threads=1).threads == 1
 
 
-def test_int8_is_offered_and_never_chosen(machine: Machine) -> None:
+def test_int8_is_available_but_never_automatic(machine: Machine) -> None:
     machine(*EVERYTHING, bf16=False)
-    assert [one.flags for one in offers()] == [
+    assert [choice.flags for choice in available()] == [
         "--engine openvino --precision fp32",
         "--engine openvino --precision int8",
         "--engine torch --precision fp32",
@@ -169,21 +171,21 @@ def test_int8_is_offered_and_never_chosen(machine: Machine) -> None:
     ]
 
 
-def test_this_machine_has_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_supports_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert resolve() in [Choice(one.engine, one.device, one.precision, resolve().threads) for one in offers()]
+    assert resolve() in [replace(choice, threads=resolve().threads) for choice in available()]
 
 
 @pytest.mark.parametrize(("engine", "kind"), [("mindspore", "MindSporeEngine"), ("torch", "TorchEngine")])
-def test_an_engine_has_the_threads_it_was_given(engine: str, kind: str) -> None:
-    """In a process of its own: MindSpore starts its threads once."""
+def test_engines_use_the_given_threads(engine: str, kind: str) -> None:
+    """Run in a new process, as MindSpore starts its threads only once."""
     code = f"""
 import os
 from cococli.checkpoints.store import find_model
 from cococli.engines.choice import open_engine, resolve
 before, others = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
 engine = open_engine(find_model("shapes"), resolve("{engine}", precision="fp32", threads=1))
-assert os.sched_getaffinity(0) == before  # readers of videos may use them all
+assert os.sched_getaffinity(0) == before  # video readers may use all
 if "{engine}" == "torch":
     import torch
     print(type(engine).__name__, torch.get_num_threads())
@@ -195,17 +197,15 @@ else:
     assert run.stdout.split() == [kind, "1"], run.stderr
 
 
-def test_openvino_is_told_all_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
-    monkeypatch.setattr(OpenVinoEngine, "open", lambda *given: told.append(given))
-    model = find_model("shapes")
-    open_engine(model, resolve("openvino", precision="int8", threads=1), print)
-    assert told == [(model.weights, model.config, "int8", compiled_folder(model), print, 1)]
+def test_openvino_receives_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(OpenVinoEngine, "open", lambda *arguments: calls.append(arguments))
+    model, progress = find_model("shapes"), Progress()
+    open_engine(model, resolve("openvino", precision="int8", threads=1), progress)
+    assert calls == [(model.weights, model.config, "int8", compiled_folder(model), progress, 1)]
 
 
-def test_what_is_compiled_lies_beside_the_model_in_the_cache_and_in_the_cache_for_a_path(
-    home: Path, tmp_path: Path
-) -> None:
+def test_graphs_are_stored_in_the_cache(home: Path, tmp_path: Path) -> None:
     model = find_model("shapes")
     assert compiled_folder(model).parent == model.weights.parent / "compiled"
     copy = tmp_path / "copy.ckpt"
@@ -219,7 +219,7 @@ def test_what_is_compiled_lies_beside_the_model_in_the_cache_and_in_the_cache_fo
     assert compiled_folder(find_model(str(copy))) != first
 
 
-def test_a_cache_that_cannot_be_written_to_is_done_without(home: Path) -> None:
+def test_unwritable_cache_is_replaced_by_another_folder(home: Path) -> None:
     model = find_model("shapes")
     (model.weights.parent / "compiled").write_text("in the way")
     folder = compiled_folder(model)

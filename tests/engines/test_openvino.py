@@ -1,4 +1,4 @@
-"""The OpenVINO engine: what every engine must give, and what is its own."""
+"""The OpenVINO engine."""
 
 import json
 import os
@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoding.goldens import golden_runs
-from decoding.test_search_goldens import options_of, up_to_eot
-from engines.cases import GOLDENS, EngineCases, Weights, assert_close, load, oracle_of
+from engines.cases import EngineCases, Weights, assert_close
+from goldens import GOLDENS, captions_of, golden_arrays, golden_runs, golden_weights, options_of
+from searches import search
 
 from cococli.catalog import CocaConfig
 from cococli.checkpoints import ckpt
-from cococli.decoding.search import search
-from cococli.engines import compiled
+from cococli.engines import openvino_graphs
 from cococli.engines.openvino import OpenVinoEngine
-from cococli.engines.scores import few_best
+from cococli.engines.scores import top_k_scores
 from cococli.errors import ModelError
+from cococli.reporting import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder for all engines of this module, as graphs are the same for all weights."""
+    """Return one folder for all engines of this module, as graphs do not depend on weights."""
     folder = tmp_path_factory.mktemp("compiled")
     TestOpenVino.cache = folder
     yield folder
@@ -37,19 +37,29 @@ class TestOpenVino(EngineCases):
 
     @classmethod
     def make(cls, config: CocaConfig, weights: Weights) -> OpenVinoEngine:
-        return OpenVinoEngine(config, weights, "fp32", cls.cache, print)
+        return OpenVinoEngine(config, weights, "fp32", cls.cache, Progress())
+
+
+class Log(Progress):
+    """Collects descriptions."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def describe(self, text: str) -> None:
+        self.texts.append(text)
 
 
 @pytest.fixture(scope="module", params=["bf16", "int8"])
-def rounding(request: pytest.FixtureRequest, cache: Path) -> tuple[OpenVinoEngine, float]:
-    """An engine of fewer digits, and the cosine that its embeddings must reach."""
-    engine = OpenVinoEngine(*load("shapes"), request.param, cache, print)
+def low_precision(request: pytest.FixtureRequest, cache: Path) -> tuple[OpenVinoEngine, float]:
+    """Return an engine of lower precision, and the cosine that its embeddings must reach."""
+    engine = OpenVinoEngine(*golden_weights("shapes"), request.param, cache, Progress())
     return engine, {"bf16": 0.999, "int8": 0.99}[request.param]
 
 
-def test_fewer_digits_embed_as_float32_does(rounding):
-    engine, least = rounding
-    oracle = oracle_of("shapes")
+def test_low_precision_embeddings_are_close_to_float32(low_precision):
+    engine, least = low_precision
+    oracle = golden_arrays("shapes")
     pixels = oracle["pixels"]
     images = engine.encode_clips(pixels[:, None]).embedding
     clips = engine.encode_clips(pixels.reshape(2, 3, *pixels.shape[1:])).embedding
@@ -58,66 +68,74 @@ def test_fewer_digits_embed_as_float32_does(rounding):
         assert (ours * oracle[theirs]).sum(-1).min() >= least
 
 
-def test_fewer_digits_say_what_float32_says(rounding):
-    engine, _ = rounding
-    tokens = engine.encode_clips(oracle_of("shapes")["pixels"][:, None]).tokens
+def test_low_precision_captions_equal_float32(low_precision):
+    engine, _ = low_precision
+    tokens = engine.encode_clips(golden_arrays("shapes")["pixels"][:, None]).tokens
     run = golden_runs("shapes", "beam")[0]
     found = search(engine, tokens, options_of("beam", run["args"]))
-    assert [list(caption.ids) for caption in found] == [up_to_eot(ids, engine.config.eot_id) for ids in run["tokens"]]
+    assert [list(caption.ids) for caption in found] == captions_of(run, engine.config)
 
 
-def test_fewer_digits_sum_probabilities_as_exactly_as_float32(rounding):
-    engine, _ = rounding
-    state = engine.begin(1, 2, 6, few=5)
-    engine.admit(state, 0, oracle_of("shapes")["image_tokens"][0])
+def test_low_precision_log_sum_is_exact(low_precision):
+    engine, _ = low_precision
+    state = engine.begin(1, 2, 6, top_k=5)
+    engine.admit(state, 0, golden_arrays("shapes")["image_tokens"][0])
     ids, parents = np.array([[engine.config.sot_id] * 2], np.int32), np.array([[0, 1]], np.int32)
     scores = engine.step(state, np.array([0]), ids, parents)
-    wanted = few_best(scores.every(), 5)
+    wanted = top_k_scores(scores.all_logits(), 5)
     np.testing.assert_array_equal(scores.ids, wanted.ids)
     assert_close(scores.log_sum, wanted.log_sum, 1e-4)
 
 
-def test_float_weights_stay_in_the_checkpoint(tmp_path):
-    config, weights = load("tiny")
-    engine = OpenVinoEngine(config, weights, "fp32", tmp_path, print)
+def test_float_graphs_contain_no_weights(tmp_path):
+    config, weights = golden_weights("tiny")
+    engine = OpenVinoEngine(config, weights, "fp32", tmp_path, Progress())
     assert all(engine._weights[name] is array for name, array in weights.items())
     graphs = next(path for path in tmp_path.iterdir() if path.is_dir())
     assert sorted(path.name for path in graphs.glob("*.xml")) == [
-        f"{name}.xml" for name in ("Looks", "Pooler", "Step", "Texts", "Vision")
+        f"{name}.xml" for name in ("CrossKeysValues", "DecodeStep", "Pooler", "TextTower", "VisionTower")
     ]
     assert sum(path.stat().st_size for path in graphs.glob("*.bin")) < 1000
 
 
-def test_every_float_precision_shares_the_graphs_and_int8_is_made_once(tmp_path):
-    config, weights = load("tiny")
-    told: list[str] = []
+def test_graphs_are_built_once(tmp_path):
+    config, weights = golden_weights("tiny")
+    progress = Log()
     for precision in ("fp32", "bf16", "int8", "int8", "fp32"):
-        OpenVinoEngine(config, weights, precision, tmp_path, told.append)
-    towers = ("the vision tower", "the pooler", "the text tower", "the decoder's looks", "the decoder")
-    assert told == [
-        *(f"compiling {tower} for OpenVINO, once" for tower in towers),
-        *(f"rounding {tower} to int8, once" for tower in towers),
+        OpenVinoEngine(config, weights, precision, tmp_path, progress)
+    parts = (
+        "the vision tower",
+        "the pooler",
+        "the text tower",
+        "the cross-attention keys and values",
+        "the decoder",
+    )
+    assert progress.texts == [
+        *(f"compiling {part} for OpenVINO (only once)" for part in parts),
+        *(f"quantizing {part} to int8 (only once)" for part in parts),
     ]
 
 
-def test_another_architecture_has_graphs_of_its_own(tmp_path):
+def test_each_architecture_has_its_own_graphs(tmp_path):
     for name in ("tiny", "shapes"):
-        compiled.graphs(load(name)[0], tmp_path, print)
+        openvino_graphs.build(golden_weights(name)[0], tmp_path, Progress())
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
 KEY = """
 import sys
-from cococli.engines import compiled
+from cococli.engines import openvino_graphs
 if sys.argv[1:]:
-    compiled.version = lambda library: sys.argv[2] if library == sys.argv[1] else ""
-print(compiled._key())
+    openvino_graphs.version = lambda library: sys.argv[2] if library == sys.argv[1] else ""
+print(openvino_graphs._key())
 """
 
 
 def test_graph_keys_follow_code_and_library_versions(tmp_path):
     package = tmp_path / "cococli"
-    shutil.copytree(Path(compiled.__file__).parents[1], package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    shutil.copytree(
+        Path(openvino_graphs.__file__).parents[1], package, ignore=shutil.ignore_patterns("assets", "__pycache__")
+    )
 
     def key(*version: str) -> str:
         command = [sys.executable, "-c", KEY, *version]
@@ -126,7 +144,7 @@ def test_graph_keys_follow_code_and_library_versions(tmp_path):
         ).stdout
 
     keys = [key(), key("openvino", "1"), key("torch", "1"), key("nncf", "1"), key("torch", "2")]
-    for changed in ("engines/compiled.py", "model/torch_network.py"):
+    for changed in ("engines/openvino_graphs.py", "model/torch_network.py"):
         with (package / changed).open("a") as file:
             file.write("# another line")
         keys.append(key())
@@ -135,60 +153,61 @@ def test_graph_keys_follow_code_and_library_versions(tmp_path):
     assert key() == keys[-1]
 
 
-def test_outdated_graphs_are_removed_and_nothing_else(tmp_path):
-    config, weights = load("tiny")
+def test_only_outdated_graphs_are_removed(tmp_path):
+    config, weights = golden_weights("tiny")
     old = ["openvino-2026.4.1-v2-0123abcd", "openvino-2026.4.1-v2-0123abcd-int8", "openvino-0", ".coca-0123.part"]
     for name in (*old, "index"):
         (tmp_path / name).mkdir()
     (tmp_path / "openvino-2026.4.1-v2-0123abcd.lock").touch()
-    new = compiled.graphs(config, tmp_path, print)
-    int8 = compiled.in_int8(new, weights, print)
+    new = openvino_graphs.build(config, tmp_path, Progress())
+    int8 = openvino_graphs.quantize(new, weights, Progress())
     assert {*tmp_path.iterdir()} == {new, int8, tmp_path / "index", tmp_path / "openvino.lock"}
     (new / "kept").touch()
-    assert compiled.graphs(config, tmp_path, print) == new
+    assert openvino_graphs.build(config, tmp_path, Progress()) == new
     assert (new / "kept").exists()
 
 
-def test_what_fails_or_was_killed_leaves_nothing_half_made(tmp_path):
-    config = load("tiny")[0]
+def test_failed_builds_leave_no_partial_graphs(tmp_path):
+    config = golden_weights("tiny")[0]
 
-    def fail(doing: str) -> None:
-        if "decoder" in doing:
-            raise KeyboardInterrupt
+    class Interrupted(Progress):
+        def describe(self, text: str) -> None:
+            if "decoder" in text:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compiled.graphs(config, tmp_path, fail)
+        openvino_graphs.build(config, tmp_path, Interrupted())
     assert [path.name for path in tmp_path.iterdir()] == ["openvino.lock"]
     (tmp_path / ".coca-0123456789abcdef.part").mkdir()
     (tmp_path / ".coca-0123456789abcdef.part" / "left.xml").write_text("<half")
-    made = compiled.graphs(config, tmp_path, print)
+    made = openvino_graphs.build(config, tmp_path, Progress())
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [made]
     assert not (made / "left.xml").exists()
 
 
-def test_two_at_once_make_it_once(tmp_path):
-    config, told = load("tiny")[0], []
+def test_concurrent_builds_compile_once(tmp_path):
+    config, progress = golden_weights("tiny")[0], Log()
     made: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: made.append(compiled.graphs(config, tmp_path, told.append))) for _ in "ab"
+        threading.Thread(target=lambda: made.append(openvino_graphs.build(config, tmp_path, progress))) for _ in "ab"
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert made[0] == made[1]
-    assert len([doing for doing in told if doing.startswith("compiling")]) == 5
+    assert len([text for text in progress.texts if text.startswith("compiling")]) == 5
 
 
-def test_a_folder_that_is_closed_is_told(tmp_path, as_nobody):
+def test_read_only_cache_is_reported(tmp_path, as_nobody):
     tmp_path.chmod(0o500)
     with pytest.raises(ModelError, match="cannot write to"):
-        compiled.graphs(load("tiny")[0], tmp_path / "cache", print)
+        openvino_graphs.build(golden_weights("tiny")[0], tmp_path / "cache", Progress())
 
 
-def test_an_engine_whose_graphs_are_there_loads_no_torch(tmp_path):
-    config, weights = load("tiny")
-    wanted = OpenVinoEngine(config, weights, "fp32", tmp_path, print).encode_texts(np.array([[298, 7, 299]]))
+def test_existing_graphs_load_without_torch(tmp_path):
+    config, weights = golden_weights("tiny")
+    wanted = OpenVinoEngine(config, weights, "fp32", tmp_path, Progress()).encode_texts(np.array([[298, 7, 299]]))
     with (tmp_path / "tiny.ckpt").open("wb") as file:
         for name, array in weights.items():
             ckpt.write(file, name, array.shape, [array])
@@ -200,7 +219,7 @@ from cococli.checkpoints.architecture import load_config
 from cococli.engines.openvino import OpenVinoEngine
 folder = Path({str(tmp_path)!r})
 config = load_config(Path({str(GOLDENS / "tiny" / "config.json")!r}))
-engine = OpenVinoEngine.open(folder / "tiny.ckpt", config, "fp32", folder, None, [].append)
+engine = OpenVinoEngine.open(folder / "tiny.ckpt", config, "fp32", folder, None)
 engine.encode_clips(np.zeros((1, 1, 3, 32, 32), np.float32))
 texts = engine.encode_texts(np.array([[298, 7, 299]]))
 heavy = [name for name in ("torch", "nncf", "mindspore", "openvino_telemetry") if sys.modules.get(name)]

@@ -1,4 +1,4 @@
-"""The torch engine: what every engine must give, and what is its own."""
+"""The torch engine."""
 
 import json
 import subprocess
@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decoding.goldens import golden_runs
-from decoding.test_search_goldens import options_of, up_to_eot
-from engines.cases import FEATURES, EngineCases, assert_close, load, oracle_of
+from engines.cases import FEATURES, EngineCases, assert_close
+from goldens import captions_of, golden_arrays, golden_runs, golden_weights, options_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import search
 
 from cococli.checkpoints import ckpt
-from cococli.decoding.search import search
-from cococli.engines.scores import few_best
-from cococli.engines.torch import TorchEngine, few_best_of
+from cococli.engines.scores import top_k_scores
+from cococli.engines.torch import TorchEngine, top_k_scores_of
 from cococli.errors import ModelError, UsageError
-from cococli.model import torch_network
+from cococli.model import onednn
 
 
 class TestTorch(EngineCases):
@@ -30,9 +29,9 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (ours * theirs).sum(-1)
 
 
-def test_bf16_embeds_as_float32_does():
-    config, weights = load("shapes")
-    oracle, engine = oracle_of("shapes"), TorchEngine(config, weights, precision="bf16")
+def test_bf16_embeddings_are_close_to_float32():
+    config, weights = golden_weights("shapes")
+    oracle, engine = golden_arrays("shapes"), TorchEngine(config, weights, precision="bf16")
     pixels = oracle["pixels"]
     assert cosines(engine.encode_clips(pixels[:, None]).embedding, oracle["image_latent"]).min() >= 0.999
     clips = engine.encode_clips(pixels.reshape(2, 3, *pixels.shape[1:])).embedding
@@ -41,45 +40,45 @@ def test_bf16_embeds_as_float32_does():
     assert cosines(texts, oracle["text_latent"]).min() >= 0.999
 
 
-def test_bf16_says_what_float32_says():
-    config, weights = load("shapes")
+def test_bf16_captions_equal_float32():
+    config, weights = golden_weights("shapes")
     engine = TorchEngine(config, weights, precision="bf16")
-    tokens = engine.encode_clips(oracle_of("shapes")["pixels"][:, None]).tokens
+    tokens = engine.encode_clips(golden_arrays("shapes")["pixels"][:, None]).tokens
     run = golden_runs("shapes", "beam")[0]
     found = search(engine, tokens, options_of("beam", run["args"]))
-    assert [list(caption.ids) for caption in found] == [up_to_eot(ids, config.eot_id) for ids in run["tokens"]]
+    assert [list(caption.ids) for caption in found] == captions_of(run, config)
 
 
 @given(
     rows=st.integers(1, 20),
-    few=st.integers(1, 40),
+    k=st.integers(1, 40),
     vocabulary=st.sampled_from([5, 300, 4096, 49408]),
     levels=st.integers(1, 10**6),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60)
-def test_the_few_best_are_those_of_numpy_among_equals_too(rows, few, vocabulary, levels, seed):
+def test_the_few_best_are_those_of_numpy_among_equals_too(rows, k, vocabulary, levels, seed):
     drawn = np.random.default_rng(seed).integers(0, levels, (rows, vocabulary))
     logits = np.float32(drawn / levels * 9)
-    ours, wanted = few_best_of(torch.from_numpy(logits), few), few_best(logits, few)
+    ours, wanted = top_k_scores_of(torch.from_numpy(logits), k), top_k_scores(logits, k)
     np.testing.assert_array_equal(ours.ids, wanted.ids)
     np.testing.assert_array_equal(ours.logits, wanted.logits)
     np.testing.assert_allclose(ours.log_sum, wanted.log_sum, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(ours.every(), logits)
+    np.testing.assert_array_equal(ours.all_logits(), logits)
 
 
-def test_without_onednn_the_numbers_are_the_same(monkeypatch):
-    config, weights = load("tiny")
+def test_results_are_the_same_without_onednn(monkeypatch):
+    config, weights = golden_weights("tiny")
     pixels = np.random.default_rng(0).standard_normal((2, 1, 3, 32, 32)).astype(np.float32)
     quick = TorchEngine(config, weights).encode_clips(pixels)
-    monkeypatch.setattr(torch_network, "ONEDNN", False)
+    monkeypatch.setattr(onednn, "AVAILABLE", False)
     plain = TorchEngine(config, weights).encode_clips(pixels)
     assert_close(quick.tokens, plain.tokens, FEATURES)
     assert_close(quick.embedding, plain.embedding, FEATURES)
 
 
-def test_frames_may_be_read_only_and_lie_as_they_like():
-    config, weights = load("tiny")
+def test_frames_may_be_read_only_or_strided():
+    config, weights = golden_weights("tiny")
     engine, frames = TorchEngine(config, weights), np.ones((1, 32, 32, 3), np.float32)
     views = [np.broadcast_to(frames[0].transpose(2, 0, 1), (2, 1, 3, 32, 32)), frames[None].transpose(1, 0, 4, 3, 2)]
     wanted = engine.encode_clips(np.ones((1, 1, 3, 32, 32), np.float32)).tokens[0]
@@ -88,15 +87,15 @@ def test_frames_may_be_read_only_and_lie_as_they_like():
 
 
 def test_loading_copies_no_weights():
-    config, weights = load("tiny")
+    config, weights = golden_weights("tiny")
     engine = TorchEngine(config, weights)
     engine.encode_clips(np.zeros((1, 1, 3, 32, 32), np.float32))
     for name, tensor in engine._weights.items():
         assert np.shares_memory(tensor.numpy(), weights[name])
 
 
-def test_opening_a_checkpoint_needs_neither_mindspore_nor_a_warning(tmp_path: Path):
-    config, weights = load("tiny")
+def test_opening_needs_no_mindspore_and_warns_not(tmp_path: Path):
+    config, weights = golden_weights("tiny")
     with (tmp_path / "tiny.ckpt").open("wb") as file:
         for name, array in weights.items():
             ckpt.write(file, name, array.shape, [array])
@@ -116,17 +115,17 @@ print("mindspore" in sys.modules)
     assert (run.stdout, run.stderr) == ("False\n", "")
 
 
-def test_a_device_that_is_not_there_is_named():
+def test_missing_device_is_named():
     for device in ("cuda:77", "mps", "toaster"):
         with pytest.raises(ModelError) as raised:
-            TorchEngine(*load("tiny"), device=device)
+            TorchEngine(*golden_weights("tiny"), device=device)
         assert raised.value.message == f"torch finds no device '{device}' here"
         assert raised.value.hint == "Use --device cpu, or a build of torch for that device."
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_precision_that_the_processor_lacks_is_refused(precision):
+def test_unsupported_precision_is_rejected(precision):
     with pytest.raises(UsageError) as raised:
-        TorchEngine(*load("tiny"), precision=precision)
-    assert raised.value.message == f"torch does not compute in {precision} on cpu"
+        TorchEngine(*golden_weights("tiny"), precision=precision)
+    assert raised.value.message == f"torch does not support {precision} on cpu"
     assert raised.value.hint == "Use one of fp32, bf16."
