@@ -1,4 +1,4 @@
-"""Batches of clips to captions, with their confidence and embeddings."""
+"""Captions of clips, with their confidence and embeddings."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,29 +22,29 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says about one clip."""
+    """A caption of one clip."""
 
     text: str
     logprob: float  # mean log-probability of a token
     similarity: float  # cosine of the clip's embedding and the text's
     embedding: np.ndarray = field(repr=False)  # [D] float32, L2-normalized
-    candidates: tuple[Candidate, ...] = ()  # of different texts, best first; the first one is what it says
+    candidates: tuple[Candidate, ...] = ()  # of different texts, best first, including this one
 
 
 class Captioner:
-    """A model and how it is asked.
+    """A model with its search options.
 
     Args:
-        engine: The network.
-        model: Its name, for the records.
-        search: How a caption is searched.
-        pool: How several frames become one, `joint` or `mean`.
-        prompt: Words that every caption begins with.
-        rerank: Whether of several candidates the one most similar to the clip comes first, or the search's best.
+        engine: The loaded network.
+        model: Name of the model in records.
+        search: Search options.
+        pool: Pooling of several frames, `joint` or `mean`.
+        prompt: Text that every caption begins with.
+        rerank: Choose the candidate that is most similar to the clip instead of the most likely one.
 
     Raises:
-        UsageError: the options do not fit each other or the model.
-        ModelError: the model does not speak CLIP's vocabulary.
+        UsageError: The options do not fit each other or the model.
+        ModelError: The vocabulary of the model is not CLIP's.
     """
 
     def __init__(
@@ -65,36 +65,42 @@ class Captioner:
 
     @property
     def image_size(self) -> int:
-        """Side of a frame in pixels."""
+        """Height and width of a frame, in pixels."""
         return self.engine.config.vision.image_size
 
-    def caption_batch(self, pixels: np.ndarray, places: Sequence[int]) -> list[Caption]:
-        """Caption clips; one pass of the vision tower gives the words and the embedding.
+    def caption_batch(self, pixels: np.ndarray, seeds: Sequence[int]) -> list[Caption]:
+        """Caption clips with one pass of the vision tower, and one of the text tower for all candidates.
 
         Args:
             pixels: [B, F, 3, S, S] float32, normalized frames.
-            places: Each clip's place among all that are captioned. With the seed it decides what a search that
-                draws will draw, so that the same clips have the same captions whatever the batches are.
+            seeds: A number for each clip that does not depend on the batches: with the seed of the search options it
+                seeds sampling.
 
         Returns:
-            B captions. Similarities cost one pass of the text tower for all candidates of the batch.
+            B captions.
         """
         stream: Stream[int] = self.stream(len(pixels))
-        stream.submit(range(len(pixels)), pixels, places)
-        found: dict[int, Caption] = {}
+        stream.submit(range(len(pixels)), pixels, seeds)
+        captions: dict[int, Caption] = {}
         while stream.busy:
-            found |= stream.step()
-        return [found[place] for place in range(len(pixels))]
+            captions |= stream.step()
+        return [captions[index] for index in range(len(pixels))]
 
-    def stream(self, lanes: int) -> "Stream[Any]":
-        """Caption clips as they come, so many at once."""
-        return Stream(self, lanes)
+    def stream(self, slots: int) -> "Stream[Any]":
+        """Caption clips as they arrive, at most `slots` at once."""
+        return Stream(self, slots)
 
-    def caption_of(self, told: dict[str, Hypothesis], texts: np.ndarray, embedding: np.ndarray) -> Caption:
-        """The caption of a clip of which these texts, embedded as [K, D], are told, best first."""
+    def choose(self, found: dict[str, Hypothesis], texts: np.ndarray, embedding: np.ndarray) -> Caption:
+        """Choose the caption of a clip.
+
+        Args:
+            found: Hypotheses by their text, best first.
+            texts: [K, D] float32, embeddings of these texts.
+            embedding: [D] float32, of the clip.
+        """
         candidates = [
             Candidate(text, float(hypothesis.logprob), float(similarity))
-            for (text, hypothesis), similarity in zip(told.items(), texts @ embedding, strict=True)
+            for (text, hypothesis), similarity in zip(found.items(), texts @ embedding, strict=True)
         ]
         if self.rerank:
             candidates.sort(key=lambda candidate: -candidate.similarity)
@@ -111,11 +117,11 @@ class Captioner:
 
 
 class Stream(Generic[Key]):
-    """Clips on their way to captions. Implements `media.compute.Computer`."""
+    """Captioning of clips that arrive one by one. Implements `media.compute.Computer`."""
 
-    def __init__(self, captioner: Captioner, lanes: int) -> None:
+    def __init__(self, captioner: Captioner, slots: int) -> None:
         self._captioner = captioner
-        self._decoder: Decoder[Key] = Decoder(captioner.engine, captioner.search, captioner.prompt, lanes)
+        self._decoder: Decoder[Key] = Decoder(captioner.engine, captioner.search, captioner.prompt, slots)
         self._embeddings: dict[Key, np.ndarray] = {}
 
     @property
@@ -127,29 +133,30 @@ class Stream(Generic[Key]):
         return self._decoder.busy
 
     def submit(self, keys: Sequence[Key], pixels: np.ndarray, seeds: Sequence[int]) -> None:
-        """One pass of the vision tower gives what words are made of, and the embeddings."""
+        """Encode clips, and queue them for decoding."""
         clips = self._captioner.engine.encode_clips(pixels, self._captioner.pool)
         for key, tokens, seed in zip(keys, clips.tokens, seeds, strict=True):
             self._decoder.add(key, tokens, seed)
         self._embeddings |= zip(keys, clips.embedding, strict=True)
 
     def step(self) -> dict[Key, Caption]:
-        """One step; the captions of the clips whose search it ended, with one pass of the text tower for all."""
-        told = {key: distinct(found, self._captioner.search.candidates) for key, found in self._decoder.step().items()}
-        if not told:
+        """Decode one token of each clip; return the captions that are complete."""
+        count = self._captioner.search.candidates
+        complete = {key: distinct(hypotheses, count) for key, hypotheses in self._decoder.step().items()}
+        if not complete:
             return {}
-        texts = self._captioner.embed_texts([text for by_text in told.values() for text in by_text])
-        ends = np.cumsum([len(by_text) for by_text in told.values()])
+        texts = self._captioner.embed_texts([text for found in complete.values() for text in found])
+        ends = np.cumsum([len(found) for found in complete.values()])
         return {
-            key: self._captioner.caption_of(by_text, vectors, self._embeddings.pop(key))
-            for (key, by_text), vectors in zip(told.items(), np.split(texts, ends[:-1]), strict=True)
+            key: self._captioner.choose(found, vectors, self._embeddings.pop(key))
+            for (key, found), vectors in zip(complete.items(), np.split(texts, ends[:-1]), strict=True)
         }
 
 
-def distinct(found: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
-    """The first `count` captions that read differently, by what they read: tokens may spell one text in many ways."""
+def distinct(hypotheses: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:
+    """Return the first `count` hypotheses with different texts, by text: tokens may spell one text in several ways."""
     by_text: dict[str, Hypothesis] = {}
-    for hypothesis in found:
+    for hypothesis in hypotheses:
         by_text.setdefault(detokenize(decode(hypothesis.ids)), hypothesis)
         if len(by_text) == count:
             break
@@ -164,14 +171,14 @@ def load_captioner(
     rerank: bool = False,
     choice: Choice | None = None,
 ) -> Captioner:
-    """Load a model's weights, once it is sure that the rest can be right.
+    """Check options, then load the weights of a model.
 
     Args:
-        choice: What computes; by default the best that this machine has.
+        choice: Engine, device and precision; by default the best that this machine has.
 
     Raises:
-        UsageError: the options do not fit each other or the model.
-        ModelError: the weights are damaged, or of a vocabulary that is not CLIP's.
+        UsageError: The options do not fit each other or the model.
+        ModelError: The weights are damaged, or their vocabulary is not CLIP's.
     """
     check_request(model.config, search, pool, prompt, rerank)
     engine = open_engine(model, choice or resolve())
@@ -179,16 +186,16 @@ def load_captioner(
 
 
 def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: str, rerank: bool = False) -> list[int]:
-    """The token ids of the prompt, when everything fits the model.
+    """Check options against a model that need not be loaded; return the token ids of the prompt.
 
     Raises:
-        UsageError: the options do not fit each other or the model.
-        ModelError: the model does not speak CLIP's vocabulary.
+        UsageError: The options do not fit each other or the model.
+        ModelError: The vocabulary of the model is not CLIP's.
     """
     if pool not in ("joint", "mean"):
         raise UsageError(f"pool is joint or mean, not {pool!r}")
     if rerank and search.candidates == 1:
-        raise UsageError("--rerank has nothing to order: it takes --candidates 2 or more")
+        raise UsageError("--rerank needs --candidates 2 or more")
     if config.eot_id != EOT_ID:
         raise ModelError(f"this model has {config.vocab_size} tokens, but CLIP's vocabulary has {EOT_ID + 1}")
     ids = encode(prompt)

@@ -1,4 +1,4 @@
-"""One run over many videos: what an earlier one has done already, and where its records go."""
+"""Resumable runs: what earlier runs have done, and where records are written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,16 +22,16 @@ from .subtitles import CueStyle
 
 @dataclass(frozen=True)
 class Plan:
-    """What to caption, and where it goes.
+    """Inputs and outputs of a run.
 
     Attributes:
-        videos: In the order of the records.
+        videos: Videos and pictures in the order of the records.
         options: Everything besides the video that affects its records. See `journal.fingerprint`.
-        outputs: Files by their suffix, folders for subtitles, and `-` for stdout, checked by `outputs.check_outputs`.
-        beside: Subtitles go beside each video, too.
-        subtitles: Suffix of the subtitles in folders and beside videos.
-        folders: Those that the user named, which `names.mirrored` builds its tree on.
-        index: A folder that takes the embeddings, what it is made with, and their dimension.
+        outputs: Files, folders for subtitles, and `-` for stdout, checked by `outputs.check_outputs`.
+        beside: Write subtitles next to each video, too.
+        subtitles: Suffix of the subtitles in folders and next to videos.
+        folders: Folders that the user named, for `outputs.mirrored`.
+        index: Folder that takes the embeddings, how they are made, and their dimension.
     """
 
     videos: Sequence[Path]
@@ -48,12 +48,12 @@ class Plan:
 
     @property
     def files(self) -> list[Path]:
-        """The outputs that hold the records of all videos."""
+        """Output files with the records of all videos."""
         return [Path(output) for output in self.outputs if output != STDOUT and not is_folder(output)]
 
     @property
     def journal(self) -> Path | None:
-        """The file that the run goes on from: its JSONL output, else one in the cache; none when nothing is written."""
+        """File that the run resumes from: its JSONL output, else one in the cache; None if nothing is written."""
         if lines := [path for path in self.files if path.suffix.lower() == ".jsonl"]:
             return lines[0]
         places = [str(Path(output).absolute()) for output in self.outputs if output != STDOUT]
@@ -63,14 +63,14 @@ class Plan:
 
     @cached_property
     def subtitle_files(self) -> list[dict[Path, Path]]:
-        """The file of each video, in each place where subtitles go."""
+        """Subtitle file of each video, for each output that takes subtitles."""
         folders = [Path(output) for output in self.outputs if output != STDOUT and is_folder(output)]
         files = [mirrored(self.videos, folder, self.subtitles, self.folders) for folder in folders]
         return [*files, beside(self.videos, self.subtitles)] if self.beside else files
 
     @property
     def written(self) -> Iterator[tuple[str, Path]]:
-        """Every file that the run may write, with how the user named it."""
+        """Files that the run may write, each with its name in messages."""
         yield from ((f"-o {path}", path) for path in self.files)
         if self.journal and self.journal not in self.files:
             yield "the journal", self.journal
@@ -81,45 +81,49 @@ class Plan:
 
 @dataclass
 class Run:
-    """A run under way. `open_run` makes one."""
+    """A run in progress. `open_run` makes one."""
 
     plan: Plan
     tasks: list[Task]
     journal: Journal[Outcome] | None
-    outcomes: dict[str, list[Outcome]]  # of each video, as far as there are any
+    outcomes: dict[str, list[Outcome]]  # of each video that has some
     index: IndexWriter | None = None
-    indexed: Mapping[str, object] | None = None  # the tasks that the index had before; None: there is no index
+    indexed: Mapping[str, object] | None = None  # tasks that the index had before; None without an index
 
     @property
     def todo(self) -> list[Task]:
-        """The videos that have no records yet, or no embeddings where these are wanted."""
+        """Tasks without records, or without embeddings where an index takes them."""
         return [task for task in self.tasks if not self.is_done(task)]
 
     def is_done(self, task: Task) -> bool:
+        """Return whether nothing is left to compute for a task."""
         return task.name in self.outcomes and (self.indexed is None or task.name in self.indexed)
 
     def take(self, task: Task, outcomes: list[Outcome], embeddings: np.ndarray) -> list[Failure]:
-        """Keep what became of a video; returns what of it could not be written.
+        """Write the records of a video to the journal, the index and its subtitles.
 
         Args:
             embeddings: [K, D] float32, L2-normalized, of its K records.
 
+        Returns:
+            Failures for subtitles that could not be written.
+
         Raises:
-            CocaError: the journal or the index cannot be written.
+            CocaError: The journal or the index cannot be written.
         """
         if self.index and task.name not in self.index.reused:
             self.index.append(task, [_entry(outcome) for outcome in outcomes], embeddings)
         if self.journal and task.name not in self.journal.reused:
             self.journal.append(task, outcomes)
         self.outcomes[task.name] = outcomes
-        places = self.plan.subtitle_files
-        return [failure for names in places for failure in write_subtitles(names, outcomes, self.plan.style)]
+        style = self.plan.style
+        return [failure for files in self.plan.subtitle_files for failure in write_subtitles(files, outcomes, style)]
 
     def finish(self) -> None:
-        """Write the outputs that hold all records, and subtitles that an earlier run did not come to.
+        """Write the outputs with the records of all videos, and missing subtitles of earlier runs.
 
         Raises:
-            CocaError: one cannot be written.
+            CocaError: One of them cannot be written.
         """
         for path in self.plan.files:
             if path != self.plan.journal:
@@ -130,17 +134,17 @@ class Run:
                 raise CocaError(failure.error)
 
     def in_order(self) -> Iterator[Outcome]:
-        """All records, video by video."""
+        """Iterate over all records in the order of the videos."""
         return (outcome for task in self.tasks for outcome in self.outcomes.get(task.name, ()))
 
 
 @contextmanager
 def open_run(plan: Plan) -> Iterator[Run]:
-    """Open the outputs of a run; at its end, however it comes, they hold all that was done.
+    """Open the outputs of a run. When the block ends, even by an error, they hold all finished records.
 
     Raises:
-        UsageError: the journal is another run's, or no journal, or an output is a file that coca did not write.
-        CocaError: an output cannot be written.
+        UsageError: The journal is in use or is not a journal, or an output is a file that coca did not write.
+        CocaError: An output cannot be written.
     """
     tasks = file_tasks(plan.videos, *plan.options)
     _refuse_foreign(plan)
@@ -163,16 +167,16 @@ def open_run(plan: Plan) -> Iterator[Run]:
 
 
 def preview(plan: Plan) -> Run:
-    """What a run would find, with nothing changed.
+    """Return the state that `open_run` would start from, without changing anything.
 
     Raises:
-        UsageError, CocaError: as from `open_run`.
+        UsageError, CocaError: As from `open_run`.
     """
     _refuse_foreign(plan)
-    return _look(plan)
+    return _state(plan)
 
 
-def _look(plan: Plan) -> Run:
+def _state(plan: Plan) -> Run:
     tasks = file_tasks(plan.videos, *plan.options)
     reused: Mapping[str, list[Outcome]] = {}
     before: Mapping[str, object] = {}
@@ -190,26 +194,26 @@ def _open_index(plan: Plan, tasks: list[Task]) -> AbstractContextManager[IndexWr
 
 
 def _entry(outcome: Outcome) -> Entry | Failure:
-    """What the index says of it."""
+    """Return the index entry of a record."""
     if isinstance(outcome, Failure):
         return outcome
     return Entry(-1, outcome.video, outcome.start, outcome.end, outcome.frames, outcome.segments, text=outcome.caption)
 
 
 def _refuse_foreign(plan: Plan) -> None:
-    """Keep files that coca did not write.
+    """Refuse to replace files that coca did not write.
 
-    Subtitles of videos that are done are not written again, and a file may hold what an earlier run wrote of its
-    records, as in a container whose cache is gone: neither stands in the way.
+    Subtitles of finished videos are not written again, and a file may hold exactly what this run would write, as after
+    the cache was lost: both are fine.
 
     Raises:
-        UsageError: such a file would be replaced.
+        UsageError: Such a file would be replaced.
     """
     tables = [path for path in plan.files if path != plan.journal]
     subtitles = {path: str(video) for files in plan.subtitle_files for video, path in files.items()}
     if plan.overwrite or not (foreign := find_foreign([*tables, *subtitles])):
         return
-    run = _look(plan)
+    run = _state(plan)
     done = {task.name for task in run.tasks if run.is_done(task)}
     for path in foreign:
         if path in subtitles:

@@ -1,4 +1,4 @@
-"""Captions as subtitles: when each stands on the screen, on which lines, and that no text breaks the file."""
+"""Subtitles: timing, line breaks, and escaping of captions."""
 
 import html
 import re
@@ -18,28 +18,28 @@ Kind = Literal["srt", "vtt"]
 _LATEST = 99 * 3_600_000  # milliseconds: pysubs2 knows hours of two digits only
 _EMPTY = "…"  # FFmpeg refuses a file without cues
 _JOINERS = "\u200c\u200d"  # they shape Persian words and emoji
-_UNSEEN = {"Cc", "Cf", "Cs"}  # categories: controls, marks that turn the direction of writing, lone surrogates
-# Players take braces and backslashes for styling in any format, and SubRip has no way to escape what looks like HTML.
+_INVISIBLE = {"Cc", "Cf", "Cs"}  # categories: controls, writing direction, lone surrogates
+# Players take braces and backslashes for styling in any format, and SubRip cannot escape HTML tags.
 _NO_STYLING = str.maketrans({"{": "(", "}": ")", "\\": "/"})
 _NO_TAGS = str.maketrans({"<": "‹", ">": "›"})
 
 
 @dataclass(frozen=True)
 class CueStyle:
-    """How cues look, and how long they stay.
+    """Layout and duration of cues.
 
-    A cue leaves after `max_seconds` though its segment goes on: it describes what was seen at several moments of the
-    segment, is read once, and then covers the picture that it speaks of. `inf` keeps it as long as the segment.
+    A cue disappears after `max_seconds` even if its segment is longer: once it is read, it only covers the picture.
+    `inf` shows it as long as the segment.
 
     Raises:
-        UsageError: a number is too small.
+        UsageError: A number is too small.
     """
 
-    line_length: int = 42  # cells: a wide character, as of Chinese, takes two
+    line_length: int = 42  # cells; a wide character, as in Chinese, takes two
     lines: int = 2
     min_seconds: float = 1.0
     max_seconds: float = 7.0
-    characters_per_second: float = 17.0  # as fast as most people read
+    characters_per_second: float = 17.0  # reading speed of most people
 
     def __post_init__(self) -> None:
         self._check("line_length", 2)
@@ -54,29 +54,29 @@ class CueStyle:
 
 
 class Cue(NamedTuple):
-    """Lines that are on the screen together."""
+    """Lines that are shown together."""
 
     start: int  # milliseconds
-    end: int  # milliseconds; the first that is free again
+    end: int  # milliseconds, exclusive
     lines: list[str]
 
 
 def to_subtitles(records: Sequence[Record], kind: Kind, style: CueStyle) -> str:
-    """The captions of one video as a file of subtitles.
+    """Return the captions of one video as a subtitle file.
 
-    WebVTT: https://www.w3.org/TR/webvtt1/. SubRip has no standard; this is what FFmpeg and pysubs2 read alike.
+    WebVTT: https://www.w3.org/TR/webvtt1/. SubRip has no standard; this is what FFmpeg and pysubs2 agree on.
     """
     file = SSAFile()
     for start, end, lines in cues(records, style):
-        file.append(SSAEvent(start, end, r"\N".join(_spelled(line, kind) for line in lines)))
+        file.append(SSAEvent(start, end, r"\N".join(_escaped(line, kind) for line in lines)))
     return file.to_string(kind)
 
 
 def cues(records: Sequence[Record], style: CueStyle) -> Iterator[Cue]:
-    """When and how the captions of one video are shown, in order; no two cues at once.
+    """Yield the cues of one video in order, without overlaps.
 
-    A text that is too long for one cue becomes several, which share its time by length. A cue that could not be read
-    while its segment lasts stays until the next caption comes, and the last one `min_seconds` beyond the end.
+    A text that is too long for one cue is split into several, which share its time by length. A cue whose segment is
+    too short to read it stays until the next caption, and the last one up to `min_seconds` beyond the end.
     """
     ordered = sorted((record for record in records if _ms(record.start) < _LATEST), key=lambda record: record.start)
     now = 0
@@ -94,7 +94,7 @@ def cues(records: Sequence[Record], style: CueStyle) -> Iterator[Cue]:
 
 
 def pages(text: str, style: CueStyle) -> list[list[str]]:
-    """A text on as few cues as it takes: as even as can be, and in lines as even as can be."""
+    """Split a text into as few cues as possible, with lines of similar length; return their lines."""
     words = [piece for word in _plain(text).split() for piece in chop_cells(word, style.line_length)]
     fewest = len(_wrapped(words, style.line_length))
     cue_count = -(-fewest // style.lines)
@@ -105,7 +105,7 @@ def pages(text: str, style: CueStyle) -> list[list[str]]:
 
 
 def _wrapped(words: Sequence[str], width: int) -> list[str]:
-    """Lines of at most so many cells, each as full as can be."""
+    """Fill lines of at most `width` cells."""
     lines = [words[0]]
     for word in words[1:]:
         if cell_len(longer := f"{lines[-1]} {word}") <= width:
@@ -116,20 +116,20 @@ def _wrapped(words: Sequence[str], width: int) -> list[str]:
 
 
 def _reading_time(lines: Sequence[str], style: CueStyle) -> int:
-    """Milliseconds."""
+    """Return the time that it takes to read lines, in milliseconds."""
     return _ms(max(sum(map(cell_len, lines)) / style.characters_per_second, style.min_seconds))
 
 
 def _plain(text: str) -> str:
-    """The text without what nobody sees and what a player would act on."""
-    seen = (char for char in text if char.isspace() or char in _JOINERS or unicodedata.category(char) not in _UNSEEN)
+    """Remove invisible characters, and characters that players take for markup."""
+    seen = (char for char in text if char.isspace() or char in _JOINERS or unicodedata.category(char) not in _INVISIBLE)
     plain = "".join(seen).translate(_NO_STYLING)
     return plain if cell_len(plain.strip()) else _EMPTY
 
 
-def _spelled(line: str, kind: Kind) -> str:
-    """A line as the format has it."""
-    # pysubs2 would take a line of digits for the number of the next cue, and one with two times for its times.
+def _escaped(line: str, kind: Kind) -> str:
+    """Escape a line for a format."""
+    # Parsers would take a line of digits for the number of the next cue, and two times for the times of a cue.
     if line.isdecimal():
         line = f"\u00a0{line}"
     line = re.sub(r":(?=\d{1,2}[.,]\d)", "∶", line)

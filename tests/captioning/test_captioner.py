@@ -139,7 +139,7 @@ def test_a_request_that_does_not_fit_the_model_is_refused(search, pool, prompt, 
 def test_one_candidate_cannot_be_reranked() -> None:
     with pytest.raises(UsageError) as caught:
         check_request(VIT_B_32, SearchOptions(), "joint", "", rerank=True)
-    assert caught.value.message == "--rerank has nothing to order: it takes --candidates 2 or more"
+    assert caught.value.message == "--rerank needs --candidates 2 or more"
 
 
 def test_a_model_of_another_vocabulary_is_refused() -> None:
