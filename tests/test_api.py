@@ -25,7 +25,7 @@ def coca():
     return cococli.load("shapes", frames="multi", num_frames=4, engine="torch", precision="fp32", method="greedy")
 
 
-def test_three_lines_caption_a_video(coca) -> None:
+def test_path_and_string_give_one_caption(coca) -> None:
     caption = coca.caption(ROOT / "examples/grows.mp4")
     assert "circle" in caption.text
     assert caption.text == coca.caption(str(ROOT / "examples/grows.mp4")).text
@@ -48,7 +48,7 @@ def as_file(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def test_whatever_holds_a_picture_is_captioned(coca) -> None:
+def test_all_picture_types_give_one_caption(coca) -> None:
     [(_, pixels)] = read_clips(ROOT / "examples/grows.mp4", ReadRequest(Sampling(), Segments(), None))
     [array] = pixels
     picture, tensor = Image.fromarray(array), torch.tensor(array)
@@ -84,7 +84,7 @@ def test_frames_in_memory_are_sampled_like_a_file(coca) -> None:
     assert {caption.text for caption in captions} == {coca.caption(str(path)).text}
 
 
-def test_lists_are_computed_in_order_and_texts_too(coca) -> None:
+def test_lists_and_texts_are_computed_in_order(coca) -> None:
     paths = sorted((ROOT / "examples").glob("*.mp4")) * 2
     still = np.zeros((64, 64, 3), np.uint8)
     mixed = [*paths, still]
@@ -113,14 +113,14 @@ def test_lists_are_computed_in_order_and_texts_too(coca) -> None:
     ],
     ids=str,
 )
-def test_other_sources_raise_and_say_what_is_accepted(coca, source, words: str) -> None:
+def test_unsupported_sources_raise_with_a_hint(coca, source, words: str) -> None:
     with pytest.raises(cococli.UsageError, match=words):
         coca.caption(source)
     with pytest.raises(cococli.UsageError, match="pass a str"):
         coca.embed_text(source if not isinstance(source, str) else 3)
 
 
-def test_a_video_can_be_read_before_a_model_is_loaded() -> None:
+def test_videos_can_be_read_before_loading() -> None:
     """decord before MindSpore: two C++ libraries that do not get on by themselves."""
     code = f"""
 from pathlib import Path
@@ -137,14 +137,14 @@ print(cococli.load("shapes", engine="mindspore").caption(clip).text)
     assert "circle" in done.stdout, done.stderr[-500:]
 
 
-def test_another_engine_says_the_same(coca) -> None:
+def test_engines_agree(coca) -> None:
     clip = ROOT / "examples/grows.mp4"
     other = cococli.load("shapes", frames="multi", num_frames=4, engine="mindspore", method="greedy")
     assert other.caption(clip).text == coca.caption(clip).text
     np.testing.assert_allclose(other.embed(clip), coca.embed(clip), atol=1e-5)
 
 
-def test_a_file_that_cannot_be_read_raises(coca, tmp_path: Path) -> None:
+def test_unreadable_files_raise(coca, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"missing\.mp4: no such file"):
         coca.caption([ROOT / "examples/grows.mp4", tmp_path / "missing.mp4"])
     for damaged in (b"", b"no picture"):
@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_read_raises(coca, tmp_path: Path) -> None:
             coca.caption(damaged)
 
 
-def test_wrong_options_and_unknown_models_raise_before_anything_is_loaded() -> None:
+def test_invalid_options_fail_before_loading() -> None:
     with pytest.raises(UsageError):
         cococli.load("shapes", beams=0)
     with pytest.raises(UsageError):

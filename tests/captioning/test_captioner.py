@@ -32,7 +32,7 @@ def clips() -> np.ndarray:
     return np.stack([read_clip(EXAMPLES / name, Sampling("multi", 2), size)[1] for name in ("grows.mp4", "moves.mp4")])
 
 
-def test_a_caption_comes_with_its_embedding_and_their_cosine() -> None:
+def test_captions_have_embedding_and_similarity() -> None:
     captions = Captioner(engine(), "shapes", GREEDY).caption_batch(clips(), [0, 1])
     embeddings = engine().encode_clips(clips()).embedding
     for caption, embedding in zip(captions, embeddings, strict=True):
@@ -48,7 +48,7 @@ def test_every_caption_continues_the_prompt() -> None:
     assert all(caption.text.startswith("two small ") for caption in captions)
 
 
-def test_candidates_differ_and_begin_with_the_caption_that_a_single_one_would_be() -> None:
+def test_candidates_start_with_the_single_best_caption() -> None:
     beam = {"beams": 4, "max_length": 12}
     one = Captioner(engine(), "shapes", SearchOptions(**beam)).caption_batch(clips(), [0, 1])
     three = Captioner(engine(), "shapes", SearchOptions(**beam, candidates=3)).caption_batch(clips(), [0, 1])
@@ -62,13 +62,13 @@ def test_candidates_differ_and_begin_with_the_caption_that_a_single_one_would_be
         assert several.candidates[2].similarity == pytest.approx(float(several.embedding @ text), abs=1e-5)
 
 
-def test_draws_that_read_the_same_are_one_candidate() -> None:
+def test_equal_samples_are_one_candidate() -> None:
     sure = SearchOptions("top-p", temperature=0.01, candidates=5, max_length=12)
     captions = Captioner(engine(), "shapes", sure).caption_batch(clips(), [0, 1])
     assert [len(caption.candidates) for caption in captions] == [1, 1]
 
 
-def test_two_spellings_of_a_text_are_one_candidate() -> None:
+def test_equal_texts_are_one_candidate() -> None:
     cat, c_at, dog = (
         Hypothesis((SOT_ID, *ids, EOT_ID), logprob, True)
         for ids, logprob in (((2368,), -1), ((66, 536), -2), ((1929,), -3))
@@ -105,7 +105,7 @@ def test_a_banned_word_is_in_no_candidate() -> None:
     assert any(" square " in text or " triangle " in text for text in texts)
 
 
-def test_what_is_drawn_depends_on_the_place_and_not_on_the_batch() -> None:
+def test_sampling_depends_on_seeds_not_batches() -> None:
     bold = SearchOptions("top-k", temperature=3.0, seed=4, max_length=12)
     captioner = Captioner(engine(), "shapes", bold)
     together = [caption.text for caption in captioner.caption_batch(clips(), [0, 1])]
@@ -131,7 +131,7 @@ def test_pooling_the_mean_is_another_embedding() -> None:
         (SearchOptions(ban=("dog",)), "joint", "A dog and", "--prompt contains 'dog', which --ban forbids"),
     ],
 )
-def test_a_request_that_does_not_fit_the_model_is_refused(search, pool, prompt, message) -> None:
+def test_requests_that_do_not_fit_are_refused(search, pool, prompt, message) -> None:
     with pytest.raises(UsageError, match=message):
         check_request(VIT_B_32, search, pool, prompt)
 

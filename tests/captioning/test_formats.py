@@ -34,7 +34,7 @@ def test_jsonl_is_a_line_for_each_outcome(tmp_path: Path) -> None:
     assert (tmp_path / "out.JSONL").read_text() == f"{CAT.to_json()}\n{FAILED.to_json()}\n"
 
 
-def test_csv_has_a_header_and_a_row_for_each_outcome(tmp_path: Path) -> None:
+def test_csv_has_a_header_and_rows(tmp_path: Path) -> None:
     write(tmp_path / "out.csv", [CAT, FAILED])
     assert (tmp_path / "out.csv").read_bytes() == (
         b"video,start,end,caption,logprob,similarity,weak,candidates,frames,model,status,error\r\n"
@@ -43,7 +43,7 @@ def test_csv_has_a_header_and_a_row_for_each_outcome(tmp_path: Path) -> None:
     )
 
 
-def test_no_spreadsheet_runs_what_is_in_a_csv(tmp_path: Path) -> None:
+def test_csv_escapes_formulas(tmp_path: Path) -> None:
     write(tmp_path / "out.csv", [replace(CAT, video="=1+1.mp4", caption=text) for text in ("=1+1", "@x", "a - b")])
     rows = read_csv(tmp_path / "out.csv")
     assert [row["caption"] for row in rows] == ["'=1+1", "'@x", "a - b"]
@@ -119,7 +119,7 @@ def test_a_template_is_filled_in(template: str, line: str) -> None:
     assert text_line(CAT, template) == line
 
 
-def test_a_name_never_breaks_a_line_and_a_number_that_is_none_is_nan() -> None:
+def test_text_lines_escape_names_and_write_nan() -> None:
     odd = replace(CAT, video="a\nb\u2028\t.mp4", similarity=math.nan)
     assert text_line(odd, "{video} {similarity:.2f}") == r"a\nb\u2028\t.mp4 nan"
 
@@ -139,14 +139,14 @@ def test_a_name_never_breaks_a_line_and_a_number_that_is_none_is_nan() -> None:
         ("{start:.2000000000f}", "--template cannot format {start} as '.2000000000f'"),
     ],
 )
-def test_a_template_that_fits_no_record_is_refused(template: str, message: str) -> None:
+def test_invalid_templates_are_refused(template: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_template(template)
     assert caught.value.message == message
     assert caught.value.hint
 
 
-def test_an_unknown_field_lists_those_that_there_are() -> None:
+def test_unknown_field_lists_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         check_template("{x}")
     assert caught.value.hint == (
@@ -155,7 +155,7 @@ def test_an_unknown_field_lists_those_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.txt", "out.parquet", "out.srt", "out.vtt"])
-def test_a_name_that_is_no_text_makes_no_file_unreadable(tmp_path: Path, name: str) -> None:
+def test_undecodable_names_leave_files_readable(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [replace(CAT, video=NOT_UTF8)], template="{video}")
     if name == "out.parquet":
         assert parquet.read_table(tmp_path / name).to_pylist()[0]["video"] == r"caf\udce9.mp4"
@@ -170,14 +170,14 @@ def test_subtitles_of_a_video(tmp_path: Path) -> None:
     assert (tmp_path / "a.vtt").read_text().startswith("WEBVTT\n\n1\n00:00:00.000 --> ")
 
 
-def test_a_video_that_failed_leaves_old_subtitles_alone(tmp_path: Path) -> None:
+def test_failed_videos_keep_their_old_subtitles(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text("old")
     write(tmp_path / "a.srt", [FAILED])
     assert (tmp_path / "a.srt").read_text() == "old"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt", ".parquet", ".srt"])
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path, suffix: str) -> None:
+def test_files_are_replaced_as_a_whole(tmp_path: Path, suffix: str) -> None:
     def interrupted() -> Iterator[Outcome]:
         yield CAT
         raise KeyboardInterrupt
@@ -198,7 +198,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").is_symlink()
 
 
-def test_a_folder_that_is_gone_is_one_clear_line(tmp_path: Path) -> None:
+def test_missing_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CocaError) as caught:
         write(tmp_path / "gone" / "out.csv", [CAT])
     assert caught.value.message == f"cannot write {tmp_path / 'gone' / 'out.csv'}: No such file or directory"
@@ -223,7 +223,7 @@ def test_each_video_has_subtitles_of_its_own_segments(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
 
 
-def test_subtitles_that_cannot_be_written_do_not_stop_the_others(tmp_path: Path) -> None:
+def test_unwritable_subtitles_do_not_stop_others(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     long = tmp_path / f"{'x' * 300}.srt"
     names = {Path("a.mp4"): tmp_path / "file/a.srt", Path("b.mp4"): long, Path("c.mp4"): tmp_path / "c.srt"}

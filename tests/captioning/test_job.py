@@ -54,7 +54,7 @@ def readers() -> int:
     return int(subprocess.run(mine, capture_output=True, text=True).stdout)
 
 
-def test_every_video_has_its_own_record_in_the_order_given(video, captioner) -> None:
+def test_records_come_in_the_order_given(video, captioner) -> None:
     shades = [90, 10, 50, 30, 70]
     paths = [video(f"{shade}.mp4", shade) for shade in shades]
     results = list(caption_videos(paths, captioner, read(frames=4), 2))
@@ -66,7 +66,7 @@ def test_every_video_has_its_own_record_in_the_order_given(video, captioner) -> 
     assert [clips for clips, _ in captioner.batches] == [2, 2, 1]
 
 
-def test_segments_share_batches_and_come_back_to_their_video(video, captioner) -> None:
+def test_segments_of_several_videos_share_batches(video, captioner) -> None:
     paths = [video("a.mp4", 20), video("b.mp4", 80)]
     results = list(caption_videos(paths, captioner, read(segments=0.25), 3))
     assert [len(result.outcomes) for result in results] == [4, 4]
@@ -76,14 +76,14 @@ def test_segments_share_batches_and_come_back_to_their_video(video, captioner) -
     assert [clips for clips, _ in captioner.batches] == [3, 3, 2]
 
 
-def test_neighbors_that_say_the_same_are_merged_when_wanted(video, captioner) -> None:
+def test_consecutive_segments_are_merged_on_request(video, captioner) -> None:
     (result,) = caption_videos([video("a.mp4", 20)], captioner, read(segments=0.25), merge=1.5)
     (record,) = result.outcomes
     assert (record.start, record.end, record.segments, len(record.frames)) == (0.0, 1.0, 1, 4)
     assert result.embeddings.shape == (1, 4)
 
 
-def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -> None:
+def test_bad_file_fails_alone_with_a_reason(video, captioner, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"this is no video")
     outcomes = flat(caption_videos([video("a.mp4", 20), bad, video("b.mp4", 80)], captioner, read()))
@@ -92,14 +92,14 @@ def test_a_bad_file_fails_alone_and_says_why(video, captioner, tmp_path: Path) -
     assert outcomes[1].error and "\n" not in outcomes[1].error
 
 
-def test_a_folder_of_bad_files_only_still_ends(captioner, tmp_path: Path) -> None:
+def test_folder_of_bad_files_ends(captioner, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.mp4" for i in range(40)]
     outcomes = flat(caption_videos(paths, captioner, read(), 2))
     assert outcomes == [Failure(str(path), "no such file") for path in paths]
     assert captioner.batches == []
 
 
-def test_pictures_between_videos_keep_their_place_and_share_batches(video, picture, captioner) -> None:
+def test_pictures_between_videos_keep_their_order(video, picture, captioner) -> None:
     paths, shades = [], []
     for i in range(6):
         shades += [10 + 5 * i, 50 + 5 * i]
@@ -114,7 +114,7 @@ def test_captions_of_little_similarity_are_marked(picture, captioner) -> None:
         assert record.weak is weak  # the captioner says 0.25
 
 
-def test_asked_to_stop_it_gives_what_is_finished_and_ends(picture, captioner) -> None:
+def test_stop_request_returns_what_is_finished(picture, captioner) -> None:
     paths = [picture(f"{i}.png", i) for i in range(40)]
     reporter = Stopping(lambda: len(captioner.batches) == 2)
     results = list(caption_videos(paths, captioner, read(), 4, reporter))
@@ -129,7 +129,7 @@ def test_it_tells_where_the_time_went(video, captioner) -> None:
     assert spent.waiting > 0 < spent.computing
 
 
-def test_the_readers_stop_when_nobody_wants_more(picture, captioner) -> None:
+def test_readers_end_with_the_iterator(picture, captioner) -> None:
     results = caption_videos([picture("a.png", 50)] * 100, captioner, read(), 2)
     next(results)
     assert readers() > 0

@@ -11,7 +11,7 @@ def record(video: str = "videos/a.mp4", logprob: float = -0.41239, caption: str 
     return Record(video, 0.0, 7.20049, caption, logprob, 0.29, (0.5, 1.39951), "vit-l-14")
 
 
-def test_a_record_is_one_line_of_json_with_times_to_the_millisecond() -> None:
+def test_record_is_one_line_of_json() -> None:
     assert json.loads(record().to_json()) == {
         "video": "videos/a.mp4",
         "start": 0.0,
@@ -31,18 +31,18 @@ def test_a_failure_names_the_video_and_the_reason() -> None:
     )
 
 
-def test_other_scripts_stay_readable_and_line_breaks_stay_inside_the_line() -> None:
+def test_json_keeps_other_scripts_and_escapes_line_breaks() -> None:
     line = record(video="vidéos/猫\n.mp4").to_json()
     assert "vidéos/猫" in line
     assert "\n" not in line
 
 
-def test_a_name_that_is_not_utf8_is_valid_utf8_json_and_reads_back_byte_for_byte() -> None:
+def test_undecodable_file_names_survive_json() -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     line = record(video=name).to_json().encode("utf-8")
     assert os.fsencode(json.loads(line)["video"]) == b"caf\xe9.mp4"
 
 
-def test_a_score_that_is_no_number_is_null() -> None:
+def test_scores_that_are_not_finite_are_null() -> None:
     line = record(logprob=float("-inf")).to_json()
     assert json.loads(line, parse_constant=lambda name: name)["logprob"] is None

@@ -50,7 +50,7 @@ def work_off(plan: Plan, most: int = 99, segments: int = 1) -> list[str]:
     return done
 
 
-def test_the_jsonl_output_is_what_the_next_run_goes_on_from(planned: Planned, tmp_path: Path) -> None:
+def test_runs_resume_from_their_jsonl_output(planned: Planned, tmp_path: Path) -> None:
     assert work_off(planned("out.jsonl"), most=2) == ["a", "b"]
     assert work_off(planned("out.jsonl")) == ["c"]
     assert [Path(json.loads(line)["video"]).stem for line in (tmp_path / "out.jsonl").open()] == ["a", "b", "c"]
@@ -64,7 +64,7 @@ def test_without_jsonl_the_cache_keeps_the_journal(planned: Planned, home: Path,
     assert work_off(planned("other.csv")) == ["a", "b", "c"]
 
 
-def test_every_output_holds_every_record_whenever_it_was_made(planned: Planned, tmp_path: Path) -> None:
+def test_outputs_hold_records_of_earlier_runs(planned: Planned, tmp_path: Path) -> None:
     outputs = ("out.jsonl", "out.csv", "out.txt", "subs/")
     work_off(planned(*outputs), most=1, segments=2)
     (tmp_path / "subs" / "a.srt").unlink()
@@ -74,7 +74,7 @@ def test_every_output_holds_every_record_whenever_it_was_made(planned: Planned, 
     assert sorted(path.name for path in (tmp_path / "subs").iterdir()) == ["a.srt", "b.srt", "c.srt"]
 
 
-def test_what_was_done_is_in_the_outputs_when_a_run_breaks_off(planned: Planned, tmp_path: Path) -> None:
+def test_outputs_hold_finished_records_after_an_interrupt(planned: Planned, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), open_run(planned("out.csv", "out.vtt")) as run:
         run.take(run.todo[0], said(run.todo[0].name), VECTORS[:1])
         raise KeyboardInterrupt
@@ -82,7 +82,7 @@ def test_what_was_done_is_in_the_outputs_when_a_run_breaks_off(planned: Planned,
     assert "a cat" in (tmp_path / "out.vtt").read_text()
 
 
-def test_subtitles_go_beside_the_videos_when_wanted(planned: Planned, tmp_path: Path) -> None:
+def test_subtitles_are_written_next_to_videos(planned: Planned, tmp_path: Path) -> None:
     assert work_off(planned(beside=True, subtitles=".vtt")) == ["a", "b", "c"]
     assert sorted(path.name for path in (tmp_path / "videos").glob("*.vtt")) == ["a.vtt", "b.vtt", "c.vtt"]
     assert work_off(planned(beside=True, subtitles=".vtt")) == []
@@ -175,7 +175,7 @@ def test_a_preview_changes_nothing(planned: Planned, tmp_path: Path, home: Path)
     assert not (home / "journals").exists()
 
 
-def test_nothing_is_kept_of_what_only_goes_to_stdout(planned: Planned, home: Path) -> None:
+def test_stdout_only_runs_keep_no_journal(planned: Planned, home: Path) -> None:
     assert work_off(planned("-")) == work_off(planned()) == ["a", "b", "c"]
     assert list(home.iterdir()) == []
 
@@ -199,7 +199,7 @@ def in_index(tmp_path: Path) -> list[tuple[str, float, str]]:
 TWICE = [(name, start, "a cat") for name in "abc" for start in (0.0, 1.0)]
 
 
-def test_embeddings_go_into_the_index_in_the_same_pass(indexed: Planned, tmp_path: Path) -> None:
+def test_embeddings_are_written_in_the_same_pass(indexed: Planned, tmp_path: Path) -> None:
     assert work_off(indexed("out.jsonl"), most=2, segments=2) == ["a", "b"]
     assert in_index(tmp_path) == TWICE[:4]
     assert work_off(indexed("out.jsonl"), segments=2) == ["c"]
@@ -208,9 +208,7 @@ def test_embeddings_go_into_the_index_in_the_same_pass(indexed: Planned, tmp_pat
 
 
 @pytest.mark.parametrize("lost", ["index", "out.jsonl"])
-def test_what_is_missing_in_one_of_the_two_is_made_again_and_doubled_in_none(
-    indexed: Planned, tmp_path: Path, lost: str
-) -> None:
+def test_journal_and_index_are_completed_without_duplicates(indexed: Planned, tmp_path: Path, lost: str) -> None:
     work_off(indexed("out.jsonl"), segments=2)
     kept = (tmp_path / "out.jsonl").read_text()
     for path in [tmp_path / "out.jsonl"] if lost == "out.jsonl" else list((tmp_path / "index").iterdir()):
@@ -223,7 +221,7 @@ def test_what_is_missing_in_one_of_the_two_is_made_again_and_doubled_in_none(
     assert work_off(indexed("out.jsonl")) == []
 
 
-def test_killed_between_the_index_and_the_journal_a_run_goes_on(indexed: Planned, tmp_path: Path) -> None:
+def test_run_killed_between_index_and_journal_resumes(indexed: Planned, tmp_path: Path) -> None:
     with open_run(indexed("out.jsonl")) as run:
         run.take(run.todo[0], said(run.todo[0].name, 2), VECTORS[:2])
     (tmp_path / "out.jsonl").write_text("")
@@ -239,7 +237,7 @@ def test_captions_to_stdout_may_have_an_index_too(indexed: Planned, tmp_path: Pa
     assert [name for name, _, _ in in_index(tmp_path)] == ["a", "b", "c"]
 
 
-def test_failures_stand_in_the_index_and_are_tried_again_when_wanted(indexed: Planned, tmp_path: Path) -> None:
+def test_failures_in_the_index_are_retried_on_request(indexed: Planned, tmp_path: Path) -> None:
     with open_run(indexed("out.jsonl")) as run:
         run.take(run.todo[0], [Failure(run.todo[0].name, "no video stream")], VECTORS[:0])
     assert work_off(indexed("out.jsonl")) == ["b", "c"]
@@ -248,7 +246,7 @@ def test_failures_stand_in_the_index_and_are_tried_again_when_wanted(indexed: Pl
     assert sorted(name for name, _, _ in in_index(tmp_path)) == ["a", "b", "c"]
 
 
-def test_a_preview_says_what_the_index_lacks_and_changes_nothing(indexed: Planned, planned: Planned) -> None:
+def test_preview_compares_the_index_without_changes(indexed: Planned, planned: Planned) -> None:
     work_off(planned("out.jsonl"))
     work_off(indexed("out.jsonl"), most=2)
     assert [Path(task.name).stem for task in preview(indexed("out.jsonl")).todo] == ["c"]
@@ -261,9 +259,7 @@ def test_overwriting_makes_the_index_anew(indexed: Planned, tmp_path: Path) -> N
     assert in_index(tmp_path) == TWICE
 
 
-def test_the_index_of_another_model_is_refused_and_the_journal_left_alone(
-    indexed: Planned, planned: Planned, tmp_path: Path
-) -> None:
+def test_index_of_another_model_is_refused(indexed: Planned, planned: Planned, tmp_path: Path) -> None:
     work_off(indexed("out.jsonl"))
     before = (tmp_path / "out.jsonl").read_bytes()
     other = planned("out.jsonl", options="another model", index=(tmp_path / "index", About("n", "other"), 4))

@@ -50,36 +50,36 @@ def test_a_caption_is_a_cue_over_its_segment() -> None:
     assert to_subtitles([record("a cat")], "vtt", STYLE) == "WEBVTT\n\n1\n00:00:00.000 --> 00:00:02.500\na cat\n\n"
 
 
-def test_a_long_segment_is_captioned_at_its_beginning_unless_asked_otherwise() -> None:
+def test_cues_of_long_segments_end_after_max_seconds() -> None:
     segments = [record("a cat", 0, 60), record("a dog", 60, 63)]
     assert times(*segments) == [(0, 7000), (60000, 63000)]
     assert times(*segments, style=CueStyle(max_seconds=math.inf)) == [(0, 60000), (60000, 63000)]
 
 
-def test_a_cue_stays_until_it_is_read_but_never_into_the_next() -> None:
+def test_cues_stay_readable_without_overlapping_the_next() -> None:
     caption = "x" * 34  # two seconds
     assert times(record(caption, 0, 1), record(caption, 5, 6)) == [(0, 2000), (5000, 7000)]
     assert times(record(caption, 0, 1), record(caption, 1.5, 9)) == [(0, 1500), (1500, 8500)]
 
 
-def test_the_last_cue_stays_at_most_a_second_beyond_the_end() -> None:
+def test_last_cue_ends_at_most_a_second_later() -> None:
     assert times(record("x" * 34, 0, 0.5)) == [(0, 1500)]
     assert times(record("a cat", 0, 0)) == [(0, 1000)]  # a file of one frame
 
 
-def test_segments_that_overlap_or_come_in_disorder_take_turns() -> None:
+def test_overlapping_and_unordered_segments_take_turns() -> None:
     assert times(record("b", 2, 4), record("a", 0, 10)) == [(0, 2000), (2000, 4000)]
     assert times(record("a", 1, 1), record("b", 1, 1)) == [(1000, 1001), (1001, 2000)]
     assert times(record("early", -3, -1), record("late", 99 * 3600, 100 * 3600)) == [(0, 1)]
 
 
-def test_times_are_rounded_to_milliseconds_and_carry_over() -> None:
+def test_times_are_rounded_to_milliseconds() -> None:
     assert "00:01:00,000 --> 01:02:03,004" in to_subtitles(
         [record("a", 59.9996, 3723.004)], "srt", CueStyle(max_seconds=math.inf)
     )
 
 
-def test_a_long_text_is_several_cues_that_share_the_time_by_length() -> None:
+def test_long_texts_are_split_into_cues_by_length() -> None:
     caption = "a man in a blue shirt is standing in a kitchen and talking to a woman who is cutting vegetables"
     assert list(cues([record(caption, 0, 10)], STYLE)) == [
         Cue(0, 5326, ["a man in a blue shirt is", "standing in a kitchen and"]),
@@ -110,7 +110,7 @@ def test_lines_are_balanced_and_words_whole(caption: str, lines: list[str]) -> N
 
 
 @pytest.mark.parametrize("numbers", [{"line_length": 1}, {"lines": 0}, {"max_seconds": 0.5}, {"min_seconds": math.nan}])
-def test_a_style_that_cannot_be_is_refused(numbers: dict[str, float]) -> None:
+def test_invalid_styles_are_refused(numbers: dict[str, float]) -> None:
     name = next(iter(numbers))
     with pytest.raises(UsageError, match=f"{name} of subtitles must be at least"):
         CueStyle(**numbers)
@@ -197,7 +197,7 @@ def test_no_known_trick_breaks_a_file(kind: Kind, hostile: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @unhurried
 @given(records=many_records)
-def test_whatever_a_caption_says_every_reader_sees_the_same_cues(kind: Kind, records: list[Record]) -> None:
+def test_all_readers_agree_on_any_caption(kind: Kind, records: list[Record]) -> None:
     check_that_every_reader_sees_the_same(records, kind)
 
 
@@ -205,7 +205,7 @@ def test_whatever_a_caption_says_every_reader_sees_the_same_cues(kind: Kind, rec
 @given(
     records=many_records, style=st.builds(CueStyle, st.integers(2, 60), st.integers(1, 4), max_seconds=st.floats(1, 9))
 )
-def test_cues_are_in_order_apart_and_within_their_bounds(records: list[Record], style: CueStyle) -> None:
+def test_cues_are_ordered_and_do_not_overlap(records: list[Record], style: CueStyle) -> None:
     free = 0
     for cue in cues(records, style):
         assert free <= cue.start < cue.end <= cue.start + 1000 * style.max_seconds
@@ -227,7 +227,7 @@ def test_no_word_is_lost(captions: list[str], kind: Kind) -> None:
 
 @unhurried
 @given(words=st.lists(st.text("abcdefghij", min_size=1, max_size=14), min_size=2, max_size=14))
-def test_two_lines_are_as_equal_as_can_be(words: list[str]) -> None:
+def test_two_lines_have_similar_lengths(words: list[str]) -> None:
     def difference(lines: Sequence[str]) -> int:
         return abs(len(lines[0]) - len(lines[1]))
 
