@@ -39,9 +39,9 @@ def random_batch(count: int) -> Batch:
 def real_batches(folder: Path, count: int) -> list[Batch]:
     """The batches of the first epoch of a run on this data."""
     from cococli.media.clips import Sampling
+    from cococli.requests import FinetuneRequest
     from cococli.training.data import find_data
     from cococli.training.feeding import Feeding, feed
-    from cococli.training.finetune import FinetuneRequest
     from cococli.training.pairs import Order, padded_lengths, pairs_of
 
     pairs = pairs_of(find_data(FinetuneRequest(folder, hold_out=0), 76).train, 76)

@@ -81,16 +81,19 @@ class FileOptions:
     timeout: Timeout = 60.0
 
 
+LogFile = Annotated[
+    Path | None,
+    Option("Append notes, warnings and errors to this file, with timestamps.", metavar="FILE", default_shown=False),
+]
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Treatment of output from earlier runs."""
 
     overwrite: Annotated[bool, Option("Overwrite existing output.", panel=OUTPUT)] = False
     retry_failed: Annotated[bool, Option("Retry inputs that failed before.", panel=OUTPUT)] = False
-    log_file: Annotated[
-        Path | None,
-        Option("Append notes, warnings and errors to this file, with timestamps.", metavar="FILE", default_shown=False),
-    ] = None
+    log_file: LogFile = None
 
 
 Frames = Annotated[

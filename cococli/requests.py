@@ -1,6 +1,7 @@
 """Requests: one dataclass per command, with all of its options."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,8 @@ from .options import (
     OUTPUT,
     FileOptions,
     Frames,
+    LogFile,
+    ModelName,
     ModelOptions,
     NumFrames,
     Option,
@@ -236,3 +239,160 @@ class EvaluateRequest:
     pool: Pool = "joint"
     model: ModelOptions = field(default_factory=ModelOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
+
+
+_training = partial(Option, panel="Training")
+_run = partial(Option, panel="Run")
+_MOST = 1_000_000_000  # steps, for example
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """Data to train on, how, and what the run keeps. None stands for a default that depends on the rest."""
+
+    data: Annotated[Path, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA)]
+    karpathy: Karpathy = None
+    images: Images = None
+    strict: Annotated[bool, Option("Stop if files are missing or broken.", panel=DATA)] = False
+    frames: Frames = "middle"
+    num_frames: NumFrames = 8
+    model: ModelName = None
+    from_scratch: Annotated[bool, _training("Start from random weights; --config names the architecture.")] = False
+    config: Annotated[
+        str | None,
+        _training(
+            "Architecture to train from scratch: a model's name, or open_clip's config file.",
+            metavar="NAME|FILE",
+            complete="architecture",
+            default_shown=False,
+        ),
+    ] = None
+    epochs: Annotated[
+        float | None,
+        _training("Passes over all captions.", metavar="N", minimum=0, maximum=_MOST, default_shown="1.0"),
+    ] = None
+    steps: Annotated[
+        int | None,
+        _training("Number of steps instead of epochs.", metavar="N", minimum=1, maximum=_MOST, default_shown=False),
+    ] = None
+    batch_size: Annotated[int, _training("Captions per batch.", metavar="N", minimum=1, maximum=65_536)] = 32
+    accumulate: Annotated[
+        int,
+        _training(
+            "Batches per step. The caption loss equals that of one large batch, in the memory of a small one.",
+            metavar="N",
+            minimum=1,
+            maximum=65_536,
+        ),
+    ] = 1
+    learning_rate: Annotated[
+        float | None,
+        _training(
+            "Peak learning rate.",
+            flags=("--lr", "--rate"),
+            metavar="X",
+            minimum=0,
+            maximum=1,
+            default_shown="1e-05; LoRA 1e-04; from scratch 1e-03",
+        ),
+    ] = None
+    warmup: Annotated[
+        int | None,
+        _training(
+            "Warmup steps, in which the learning rate rises.",
+            metavar="N",
+            minimum=0,
+            maximum=_MOST,
+            default_shown="a tenth of the steps",
+        ),
+    ] = None
+    weight_decay: Annotated[
+        float,
+        _training(
+            "Weight decay of matrices.", flags=("--weight-decay", "--decay"), metavar="X", minimum=0, maximum=1000
+        ),
+    ] = 0.1
+    clip_grad_norm: Annotated[
+        float,
+        _training(
+            "Maximum norm of the gradients; 0 for no limit.",
+            flags=("--clip-grad-norm", "--clip"),
+            metavar="X",
+            minimum=0,
+            maximum=_MOST,
+        ),
+    ] = 1.0
+    caption_loss: Annotated[
+        float, _training("Weight of the caption loss.", flags=("--caption",), metavar="X", minimum=0, maximum=1000)
+    ] = 2.0
+    contrastive_loss: Annotated[
+        float,
+        _training(
+            "Weight of the contrastive loss; 0 is faster and trains captioning alone.",
+            flags=("--contrastive",),
+            metavar="X",
+            minimum=0,
+            maximum=1000,
+        ),
+    ] = 1.0
+    freeze: Annotated[
+        Literal["none", "vision", "text"],
+        _training("Freeze a tower. Image features of a frozen vision tower are computed once and stored on disk."),
+    ] = "none"
+    lora: Annotated[
+        int,
+        _training(
+            "Rank of LoRA adapters of the attention matrices, the only weights trained then; merged when saved.",
+            metavar="RANK",
+            minimum=0,
+            maximum=1024,
+        ),
+    ] = 0
+    seed: Annotated[int, _training("Seed of the order of the data and of random weights.", metavar="N", minimum=0)] = 0
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], _training("Precision of the computation; CPUs support fp32 only.")
+    ] = "fp32"
+    name: Annotated[
+        str | None,
+        _run(
+            "Name of the run; its model is run:NAME. Derived from the data and the base model by default.",
+            metavar="NAME",
+            default_shown=False,
+        ),
+    ] = None
+    hold_out: Annotated[
+        int,
+        _run(
+            "Maximum number of held-out examples, of the val split or else of all; 0 for none.",
+            metavar="N",
+            minimum=0,
+            maximum=_MOST,
+        ),
+    ] = 100
+    validate_every: Annotated[
+        int | None,
+        _run(
+            "Steps between validations on the held-out examples.",
+            metavar="N",
+            minimum=1,
+            maximum=_MOST,
+            default_shown="a tenth of the steps",
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        _run(
+            "Stop early after this many validations without a better score.",
+            metavar="N",
+            minimum=1,
+            maximum=_MOST,
+            default_shown=False,
+        ),
+    ] = None
+    save_every: Annotated[int, _run("Steps between checkpoints.", metavar="N", minimum=1, maximum=_MOST)] = 500
+    keep: Annotated[
+        int, _run("Number of recent checkpoints to keep, besides the best.", metavar="N", minimum=1, maximum=_MOST)
+    ] = 2
+    tensorboard: Annotated[bool, _run("Also write TensorBoard events.")] = False
+    overwrite: Annotated[bool, _run("Delete an existing run of this name and start over.")] = False
+    log_file: LogFile = None

@@ -8,8 +8,8 @@ from ..datasets.dataset import Dataset, Example, Split, drop_missing
 from ..datasets.find import find_dataset
 from ..errors import UsageError
 from ..reporting import SILENT, Reporter
+from ..requests import FinetuneRequest
 from ..tokenizer import encode
-from .finetune import FinetuneRequest
 
 HELD_OUT = 0.05  # share of the examples of data without splits
 ENOUGH = 8  # examples below which scores are unreliable

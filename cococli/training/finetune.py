@@ -1,58 +1,18 @@
 """Fine-tuning from one request: checks, defaults and errors, before and around the run itself."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from ..checkpoints.store import default_model
 from ..engines.choice import no_mindspore
 from ..errors import CocaError, UsageError
-from ..media.clips import Sampling
+from ..jobs import protect_files
 from ..reporting import SILENT, Reporter
+from ..requests import FinetuneRequest
 
 if TYPE_CHECKING:
     from .parallel import Workers
-
-
-@dataclass(frozen=True)
-class FinetuneRequest:
-    """What to train on, how, and where the run is kept. None: a default that depends on the rest."""
-
-    data: Path
-    karpathy: Path | None = None
-    images: Path | None = None
-    strict: bool = False
-    frames: Literal["middle", "multi"] = "middle"
-    num_frames: int = 8
-    model: str | None = None
-    from_scratch: bool = False
-    config: str | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
-    learning_rate: float | None = None
-    warmup: int | None = None
-    weight_decay: float = 0.1
-    clip_grad_norm: float = 1.0
-    caption_loss: float = 2.0
-    contrastive_loss: float = 1.0
-    freeze: Literal["none", "vision", "text"] = "none"
-    lora: int = 0
-    seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    name: str | None = None
-    hold_out: int = 100
-    validate_every: int | None = None
-    patience: int | None = None
-    save_every: int = 500
-    keep: int = 2
-    tensorboard: bool = False
-    overwrite: bool = False
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.frames, self.num_frames)
 
 
 def finetune(request: FinetuneRequest, reporter: Reporter = SILENT, workers: "Workers | None" = None) -> str:
@@ -67,13 +27,17 @@ def finetune(request: FinetuneRequest, reporter: Reporter = SILENT, workers: "Wo
 
     Raises:
         UsageError: The options contradict each other, the data is missing, or MindSpore is.
-        ModelError: The model to start from is missing.
+        ModelError: The model to start from is missing, or none was named and none was fetched yet.
         CocaError: The loss is not a number any more, or disk or memory is full; the last checkpoint is kept.
     """
     workers = workers or join_workers()
     check(request)
+    if not workers.rank:
+        protect_files([], [], log_file=request.log_file, reporter=reporter)
+    reporter.checked()
     if not request.from_scratch and not request.model:
-        raise UsageError("no model to start from", "pass --model, or --from-scratch with --config")
+        request = replace(request, model=default_model())
+        reporter.note(f"fine-tuning {request.model}; choose another with --model, or train with --from-scratch")
     if request.batch_size == 1 and request.contrastive_loss:
         reporter.warning("--batch-size 1 leaves no other caption to compare with: the contrastive loss has no effect")
     from .run import train_run

@@ -18,14 +18,14 @@ from ..checkpoints.store import find_model, with_preprocess
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
 from ..files import digest
-from ..media.clips import ReadRequest, Segments
+from ..media.clips import ReadRequest, Sampling, Segments
 from ..reporting import SILENT, Reporter
+from ..requests import FinetuneRequest
 from .adamw import AdamWOptions
 from .card import write_card
 from .data import ENOUGH, TrainingData, find_data
 from .features import Tower, cached_feed, identity_of, prepare
 from .feeding import Feeding, StepBatch, feed
-from .finetune import FinetuneRequest
 from .folder import EVENTS, METRICS, PLOT, RunFolder, asked_before, open_run
 from .initial import initial
 from .loop import Diverged, Recorder, TrainingPlan, TrainingState, state_of, train
@@ -86,7 +86,7 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
             recorder = _FolderRecorder(folder, trainer, request.keep, log_event)
         batches = _batches(request, trainer, pairs, order, range(state.step, plan.steps), reporter, workers)
         size, preprocess = base.config.vision.image_size, base.config.preprocess
-        read = ReadRequest(request.sampling, Segments("none"), size, preprocess=preprocess)
+        read = ReadRequest(_sampling(request), Segments("none"), size, preprocess=preprocess)
         if not workers.rank:
             stack.callback(_describe, folder, base, facts, reporter)
         try:
@@ -190,9 +190,13 @@ def run_facts(request: FinetuneRequest, base: Base, data: TrainingData, plan: Tr
         "frozen": request.freeze,
         "precision": request.precision,
         "lora": request.lora,
-        "sampling": asdict(request.sampling),
+        "sampling": asdict(_sampling(request)),
         "seed": request.seed,
     }
+
+
+def _sampling(request: FinetuneRequest) -> Sampling:
+    return Sampling(request.frames, request.num_frames)
 
 
 def _resumed(
@@ -229,13 +233,13 @@ def _batches(
     config = trainer.config
     if request.freeze != "vision" or not steps:
         size = config.vision.image_size
-        feeding = Feeding(request.sampling, size, preprocess=config.preprocess, strict=request.strict)
+        feeding = Feeding(_sampling(request), size, preprocess=config.preprocess, strict=request.strict)
         return feed(pairs, order, steps, feeding, reporter, workers.part)
     weights = trainer.weights()
     vision = config.vision
     tower = Tower(
         identity_of(config, weights),
-        request.sampling,
+        _sampling(request),
         vision.image_size,
         vision.pooler_queries,
         config.embed_dim,

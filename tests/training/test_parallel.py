@@ -23,7 +23,8 @@ from training.training_fixtures import pictures
 
 from cococli.checkpoints import ckpt
 from cococli.errors import CocaError, UsageError
-from cococli.training.finetune import FinetuneRequest, finetune
+from cococli.requests import FinetuneRequest
+from cococli.training.finetune import finetune
 from cococli.training.losses import contrastive_loss, part_of_contrastive_loss
 from cococli.training.parallel import Workers, buckets
 from cococli.training.tape import compiled

@@ -24,8 +24,9 @@ from cococli.checkpoints.store import find_model
 from cococli.decoding.options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
 from cococli.media.clips import Sampling, read_clip
+from cococli.requests import FinetuneRequest
 from cococli.training.data import find_data
-from cococli.training.finetune import FinetuneRequest, finetune
+from cococli.training.finetune import finetune
 from cococli.training.folder import open_run
 from cococli.training.loop import Diverged, TrainingPlan
 from cococli.training.pairs import Order
@@ -78,7 +79,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from cococli.reporting import Reporter
-from cococli.training.finetune import FinetuneRequest, finetune
+from cococli.requests import FinetuneRequest
+from cococli.training.finetune import finetune
 
 class Killer(Reporter):
     def record(self, record):

@@ -11,7 +11,7 @@ from training.training_fixtures import pictures
 
 from cococli.catalog import CocaConfig, TextConfig, VisionConfig
 from cococli.reporting import Progress, Reporter
-from cococli.training.finetune import FinetuneRequest
+from cococli.requests import FinetuneRequest
 
 TEXT = TextConfig(context_length=12, width=16, heads=2, layers=1)
 CONFIG = CocaConfig(16, VisionConfig(16, 8, 16, 1, 8, pooler_queries=4, pooler_heads=2), TEXT, TEXT)
