@@ -1,14 +1,18 @@
 """Requirements on every platform that is supported, and the program without those that some lack."""
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -49,6 +53,25 @@ def test_one_numpy_is_required_for_each_python() -> None:
     for python, fits in (("3.11", "1.26.4"), ("3.12", "1.26.4"), ("3.13", "2.4.6")):
         [only] = [one for one in numpys if one.marker and one.marker.evaluate({"python_version": python})]
         assert fits in only.specifier
+
+
+def test_every_import_is_declared() -> None:
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *(line for name, lines in extras.items() if name != "dev" for line in lines)]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    modules = {name for path in (ROOT / "cococli").rglob("*.py") for name in imported(path)} - sys.stdlib_module_names
+    distributions = packages_distributions()
+    providers = {name: {canonicalize_name(one) for one in distributions[name]} for name in modules}
+    assert {name for name, packages in providers.items() if not packages & declared} == set()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level packages that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
 
 
 def without(package: str, folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
