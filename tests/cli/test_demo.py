@@ -20,7 +20,6 @@ def test_the_demo_captions_the_examples_and_shows_commands_that_do(coca) -> None
     assert [record["video"] for record in records] == clips * 2
     typed = coca(*shlex.split(commands[1])[1:], "--engine", "torch", "--quiet", cwd=ROOT)
     assert typed.stdout.splitlines() == lines[-len(clips) :]
-    assert all(command in (ROOT / "README.md").read_text() for command in commands)
     assert (run.stderr, run.returncode) == ("", 0)
 
 

@@ -1,0 +1,106 @@
+"""The commands and Python of the README and the documentation, as they are written there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import cococli.cli.main
+from cococli.catalog import MODELS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """Yield the commands of console blocks, word by word; those that are chained or piped one by one."""
+    lines = "\n".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
+    for line in lines:
+        if line.startswith("$ "):
+            words: list[str] = []
+            for word in [*shlex.split(line[2:], comments=True), ";"]:
+                if word not in (";", "&&", "|"):
+                    words.append(word)
+                else:
+                    yield words
+                    words = []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the example clips, where the default model is the bundled one."""
+    for name in ("examples", "videos"):
+        shutil.copytree(ROOT / "examples", tmp_path / name, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    for name, value in (("MODEL", "shapes"), ("ENGINE", "torch"), ("PRECISION", "fp32")):
+        monkeypatch.setenv(f"COCA_{name}", value)
+    return tmp_path
+
+
+def test_readme_commands_run(folder: Path) -> None:
+    offline = [words for words in commands(README) if words[0] == "coca" and words[1] != "fetch"]
+    assert [words[1] for words in offline] == ["demo", "caption", "search"]
+    output = {}
+    for words in offline:
+        run = subprocess.run([sys.executable, "-m", "cococli", *words[1:]], text=True, capture_output=True, timeout=900)
+        assert run.returncode == 0, run.stderr
+        output[words[1]] = run.stdout
+    assert len((folder / "captions.jsonl").read_text().splitlines()) == 5
+    assert len(output["search"].splitlines()) == 6
+    captions = [json.loads(line)["caption"] for line in output["demo"].splitlines() if line.startswith("{")]
+    picture = (ROOT / "docs/images/demo.svg").read_text().replace("&#160;", " ")
+    assert all(caption in picture for caption in captions[5:])
+
+
+def test_readme_python_prints_its_comments(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [block] = blocks(README, "python")
+    exec(block, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"\)  # (.*)", block)
+
+
+def test_readme_models_can_be_fetched() -> None:
+    fetched = [words[2] for words in commands(README) if words[:2] == ["coca", "fetch"]]
+    assert fetched and all(name in MODELS for name in fetched)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_documented_commands_parse(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands(page.read_text()):
+        if words[0] == "coca":
+            parse(words[1:])
+        elif words[0] == "make":
+            assert set(words[1:]) <= set(targets)
+        elif "install" in words:
+            assert all(set(names.split(",")) <= extras.keys() for names in re.findall(r"\[(.*?)\]", " ".join(words)))
+
+
+def parse(words: list[str]) -> None:
+    """Parse the words of a command without running it; wrong ones raise."""
+    root: Any = typer.main.get_command(cococli.cli.main.app)
+    for command in walk(root):
+        command.callback = None
+    root(words, standalone_mode=False)
+
+
+def walk(command: Any) -> Iterator[Any]:
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from walk(inner)
