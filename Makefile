@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full lint completions bundled examples clean
+.PHONY: demo test test-full lint docs completions bundled examples picture clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
@@ -18,6 +18,9 @@ lint: $(VENV)/installed ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/installed ## build the website in build/site; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
 completions: $(VENV)/installed ## write completions/ anew
 	$(VENV)/bin/python -m cococli.cli.completion
 
@@ -29,6 +32,9 @@ bundled: $(VENV)/installed ## train the bundled model anew: under 30 minutes on 
 
 examples: $(VENV)/installed ## draw the example clips anew
 	$(VENV)/bin/python examples/draw.py
+
+picture: $(VENV)/installed ## draw the picture of the README anew
+	$(VENV)/bin/python docs/picture.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

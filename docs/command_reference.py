@@ -7,7 +7,7 @@ import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from cococli.cli.command import EXAMPLES
+from cococli.cli.command import prepare_help
 from cococli.cli.main import app
 
 INTRODUCTION = """# Command reference
@@ -29,8 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def describe(name: str, command: Any, parent: typer.Context) -> Iterator[str]:
     """Yield the section of a command, and those of the commands below it."""
     context = typer.Context(command, parent=parent, info_name=name)
-    path = context.command_path
-    yield f"## {path}\n\n{paragraphs(command.help)}\n"
+    prepare_help(command, context)
+    yield f"## {context.command_path}\n\n{command.help}\n"
     yield f"```text\n{' '.join(usage(command, context))}\n```\n"
     panels = dict.fromkeys(map(panel_of, command.params))
     for panel in sorted(panels, key=lambda panel: (panel != "Arguments", panel == "Options")):
@@ -38,8 +38,8 @@ def describe(name: str, command: Any, parent: typer.Context) -> Iterator[str]:
         rows = [each for each in command.params if panel_of(each) == panel]
         yield from (f"| {signature(each, context)} | {explanation(each, context)} |" for each in rows)
         yield ""
-    if lines := EXAMPLES.get(path):
-        yield "```console\n" + "\n".join(f"$ {line}" for line in lines) + "\n```\n"
+    examples = command.epilog.replace("\\[", "[").splitlines()[1:]
+    yield "\n".join(("```console", *(f"$ {line.strip()}" for line in examples), "```", ""))
     for inner, command_below in getattr(command, "commands", {}).items():
         yield from describe(inner, command_below, context)
 
@@ -57,7 +57,7 @@ def signature(parameter: Any, context: typer.Context) -> str:
     if is_argument(parameter):
         return f"`{name_of(parameter)}`"
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
-    metavar = "" if parameter.is_flag else parameter.make_metavar(context)
+    metavar = "" if parameter.is_flag else parameter.metavar or parameter.display_type(context).strip("<>")
     return f"{flags} `{metavar}`" if metavar else flags
 
 
@@ -67,7 +67,7 @@ def explanation(parameter: Any, context: typer.Context) -> str:
     shown = getattr(parameter, "show_default", False)
     if isinstance(shown, str):
         parts.append(f"Default: {cell(shown)}.")
-    elif shown and not parameter.required and parameter.default not in (None, "", False) and not is_argument(parameter):
+    elif shown and not (parameter.required or parameter.is_flag) and parameter.default not in (None, ""):
         parts.append(f"Default: `{parameter.default}`.")
     if variable := getattr(parameter, "envvar", None):
         parts.append(f"Environment: `{variable}`.")
@@ -86,7 +86,3 @@ def name_of(argument: Any) -> str:
 def cell(text: str) -> str:
     """Return text as a cell of a Markdown table holds it."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") if text else text
-
-
-def paragraphs(text: str | None) -> str:
-    return "\n\n".join(" ".join(part.split()) for part in (text or "").split("\n\n"))

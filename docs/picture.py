@@ -1,7 +1,4 @@
-"""Draw docs/images/demo.svg: a terminal with the captions of the example clips, and frames of three of them.
-
-python docs/picture.py
-"""
+"""Draw docs/images/demo.svg, the picture of the README: a terminal with captions of the example clips, and frames."""
 
 import base64
 import io
@@ -91,10 +88,13 @@ def draw_strip(record: dict, column: int, top: int) -> str:
         f'xlink:href="data:image/png;base64,{frame}"/>'
         for place, frame in enumerate(read_frames(ROOT / record["video"], picked))
     ]
-    style = 'font-family="Helvetica, Arial, sans-serif"'
-    name = f'<text x="{left}" y="{top + FRAME + 20}" {style} font-size="12" fill="#8b949e">{escape(record["video"])}</text>'
-    caption = f'<text x="{left}" y="{top + FRAME + 40}" {style} font-size="14" fill="#e6edf3">{escape(record["caption"])}</text>'
+    name = draw_text(record["video"], left, top + FRAME + 20, 'font-size="12" fill="#8b949e"')
+    caption = draw_text(record["caption"], left, top + FRAME + 40, 'font-size="14" fill="#e6edf3"')
     return "\n".join([*images, name, caption])
+
+
+def draw_text(text: str, left: int, top: int, style: str) -> str:
+    return f'<text x="{left}" y="{top}" font-family="Helvetica, Arial, sans-serif" {style}>{escape(text)}</text>'
 
 
 def read_frames(video: Path, times: list[float]) -> list[str]:

@@ -20,6 +20,8 @@ def test_the_demo_captions_the_examples_and_shows_commands_that_do(coca) -> None
     assert [record["video"] for record in records] == clips * 2
     typed = coca(*shlex.split(commands[1])[1:], "--engine", "torch", "--quiet", cwd=ROOT)
     assert typed.stdout.splitlines() == lines[-len(clips) :]
+    picture = (ROOT / "docs/images/demo.svg").read_text().replace("&#160;", " ")
+    assert all(record["caption"] in picture for record in records[len(clips) :])
     assert (run.stderr, run.returncode) == ("", 0)
 
 
