@@ -1,7 +1,7 @@
 """Find where the scenes of a video begin: at hard cuts, in the middle of fades and dissolves, and at new pages.
 
 Thumbnails of the frames are enough for films, and small gray pictures for slides and other pages (see pages.py), so
-that decoding takes most of the time. benchmarks/README.md says how well this works and why it is not PySceneDetect.
+that decoding takes most of the time. docs/design.md says how well this works and why it is not PySceneDetect.
 """
 
 import math
