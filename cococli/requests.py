@@ -11,6 +11,7 @@ from .options import (
     DATA,
     FRAMES,
     OUTPUT,
+    Device,
     FileOptions,
     Frames,
     LogFile,
@@ -21,6 +22,7 @@ from .options import (
     Pool,
     RunOptions,
     Segments,
+    Threads,
     Timeout,
 )
 
@@ -396,3 +398,21 @@ class FinetuneRequest:
     tensorboard: Annotated[bool, _run("Also write TensorBoard events.")] = False
     overwrite: Annotated[bool, _run("Delete an existing run of this name and start over.")] = False
     log_file: LogFile = None
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """Model and engines to time."""
+
+    model: ModelName = None
+    engines: Annotated[
+        str, Option("Time only these: mindspore, torch, openvino.", metavar="NAME,...", default_shown=False)
+    ] = ""
+    device: Device = "auto"
+    threads: Threads = 0
+    rows: Annotated[
+        str,
+        Option(
+            "Numbers of sequences that are decoded at once; the default search has 6 for each clip.", metavar="N,..."
+        ),
+    ] = "6,48"

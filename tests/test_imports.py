@@ -19,12 +19,13 @@ FLOORS = (
     {"api"},
     {"captioning"},
     {"retrieval"},
+    {"benchmark"},
     {"jobs", "requests"},
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},
     {"overwrite"},
-    {"files", "parsing"},
+    {"files", "parsing", "processes"},
     {"settings", "errors", "reporting", "interrupts", "options"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -23,7 +23,6 @@ EXAMPLES = {
         'coca search photo.jpg "at night^0.5" index/ --not "a car" -k 3',
         'coca search "a dog jumps" index/ --cut | bash',
     ),
-    "coca bench": ("coca bench", "coca bench --engines torch,openvino --model vit-l-14"),
     "coca convert": ("coca convert epoch_3.pt mine.ckpt", "coca convert NAME out.safetensors --to open_clip"),
     "coca config": ("coca config", "coca config --all"),
     "coca models": ("coca models", "coca models available", "coca models verify"),

@@ -1,9 +1,7 @@
 """Reader processes. One that hangs or crashes costs only the video it was reading, and is replaced."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
@@ -18,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import VideoError, is_transient
-from ..settings import debugging
+from ..processes import start_process
 from .clips import Clip, ReadRequest
 
 QUEUED_CLIPS = 4  # read ahead of each video
@@ -156,17 +154,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.files = 0
-        self.socket, theirs = Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cococli.media.worker", str(theirs.fileno())],
-                env=os.environ | {"PYTHONPATH": _import_path(), "OMP_NUM_THREADS": "1"},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if debugging() else subprocess.DEVNULL,
-                process_group=0,  # keeps Ctrl-C from it
-            )
+        self.process, self.socket = start_process("cococli.media.worker", OMP_NUM_THREADS="1")
         self._receive()  # it is ready: its start does not count as time to read a video
 
     def read(self, task: _Task, closed: Connection) -> Iterator[Event]:
@@ -209,11 +197,6 @@ class _Worker:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         return self.process.returncode
-
-
-def _import_path() -> str:
-    """Return the folders that modules are imported from, absolute: the working folder may hold an `av.py`."""
-    return os.pathsep.join(map(os.path.abspath, sys.path))
 
 
 def _describe_exit(code: int | None) -> str:

@@ -1,4 +1,4 @@
-"""`coca bench`, as a user runs it, with the bundled model."""
+"""`coca bench` with the bundled model."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COCA_MODEL", "shapes")
 
 
-def test_a_table_that_fits_a_terminal_ends_in_the_flags_to_use(coca) -> None:
+def test_table_ends_with_the_flags_to_use(coca) -> None:
     run = coca("bench", "--engines", "mindspore,torch", "--device", "cpu", "--rows", "6,48")
     head, *rows, last = run.stdout.splitlines()
     assert re.split("  +", head) == ["engine", "precision", "start", "frame", "6 rows", "48 rows", "captions/min"]
@@ -28,7 +28,7 @@ def test_a_table_that_fits_a_terminal_ends_in_the_flags_to_use(coca) -> None:
     assert (run.stderr, run.returncode) == ("", 0)
 
 
-def test_json_tells_seconds_of_each_engine(coca) -> None:
+def test_json_has_seconds_of_each_engine(coca) -> None:
     run = coca("bench", "--engines", "torch", "--device", "cpu", "--rows", "1,12", "--threads", 1, "--json")
     *_, exact = json.loads(run.stdout)
     assert exact["engine"], exact["precision"] == ("torch", "fp32")
@@ -39,7 +39,7 @@ def test_json_tells_seconds_of_each_engine(coca) -> None:
     assert exact["captions_per_minute"] == pytest.approx(60 / each)
 
 
-def test_an_engine_that_fails_is_told_and_the_others_are_timed(coca, home: Path, tmp_path: Path) -> None:
+def test_failing_engines_are_reported(coca, home: Path, tmp_path: Path) -> None:
     weights = tmp_path / "model.ckpt"
     weights.write_bytes(b"no weights")
     shapes = Path(__file__).parents[2] / "cococli" / "assets" / "models" / "shapes" / "shapes.json"
@@ -55,7 +55,7 @@ def started(*arguments: str) -> "subprocess.Popen[str]":
 
 
 def child(run: "subprocess.Popen[str]", other: int = 0) -> int:
-    """The process that it times now, when it is another one than this."""
+    """Return the process that it times now, other than this one."""
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     while run.poll() is None:
         if (found := children.read_text().split()) and int(found[0]) != other:
@@ -64,17 +64,17 @@ def child(run: "subprocess.Popen[str]", other: int = 0) -> int:
     raise AssertionError("it has ended")
 
 
-def test_ctrl_c_ends_it_and_the_process_that_is_timed() -> None:
+def test_ctrl_c_ends_the_timed_process() -> None:
     run = started("--engines", "mindspore", "--rows", "600")
     timed = child(run)
     run.send_signal(signal.SIGINT)
     assert run.communicate(timeout=900) == ("", "error: interrupted\nhint: what was done before is kept\n")
     assert run.returncode == 130
-    while Path(f"/proc/{timed}").exists():  # it ends by itself where Ctrl-C came before it was known
+    while Path(f"/proc/{timed}").exists():  # Ctrl-C may come before its parent knows it
         time.sleep(0.05)
 
 
-def test_ctrl_c_shows_what_was_timed() -> None:
+def test_ctrl_c_shows_results_so_far() -> None:
     run = started("--engines", "mindspore,torch", "--device", "cpu", "--rows", "6")
     child(run, other=child(run))
     run.send_signal(signal.SIGINT)
@@ -86,13 +86,13 @@ def test_ctrl_c_shows_what_was_timed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message", "hint"),
     [
-        (["--rows", "six"], "--rows cannot be 'six'", "numbers of 1 to 1000, as 6,48"),
-        (["--rows", "6,0"], "--rows cannot be '6,0'", "numbers of 1 to 1000, as 6,48"),
+        (["--rows", "six"], "--rows cannot be 'six'", "choose numbers from 1 to 1000, such as 6,48"),
+        (["--rows", "6,0"], "--rows cannot be '6,0'", "choose numbers from 1 to 1000, such as 6,48"),
         (["--engines", "numpy"], "--engine cannot be 'numpy'", "choose auto, mindspore, torch or openvino"),
         (["--device", "gpu"], "--device cannot be 'gpu'", "choose auto, cpu, cuda, mps, or one GPU, such as cuda:0"),
     ],
     ids=str,
 )
-def test_what_cannot_be_timed_is_told_at_once(coca, wrong: list[str], message: str, hint: str) -> None:
+def test_invalid_options_fail_before_loading(coca, wrong: list[str], message: str, hint: str) -> None:
     run = coca("bench", *wrong, "--model", "no-such-model")
     assert (run.stdout, run.stderr, run.returncode) == ("", f"error: {message}\nhint: {hint}\n", 2)
