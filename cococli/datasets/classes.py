@@ -39,7 +39,7 @@ def class_folders(
             folder is a wnid without a name.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is no folder", "it holds a folder of pictures or videos for each class")
+        raise UsageError(f"{data} is not a folder", "it holds a folder of pictures or videos for each class")
     folders = sorted(entry for entry in data.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(folders) < 2:
         raise UsageError(f"{data} has no two folders, which would be classes to tell apart")

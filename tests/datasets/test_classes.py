@@ -55,7 +55,7 @@ def test_classes_that_cannot_be_are_refused(pets: Path, tmp_path: Path):
 
 
 def test_folders_that_are_no_classes_are_refused(pets: Path):
-    assert refused(pets / "gone") == f"{pets / 'gone'} is no folder"
+    assert refused(pets / "gone") == f"{pets / 'gone'} is not a folder"
     assert refused(pets / "golden_retriever") == (
         f"{pets / 'golden_retriever'} has no two folders, which would be classes to tell apart"
     )
