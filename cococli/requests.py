@@ -10,6 +10,7 @@ from .options import (
     ADVANCED,
     DATA,
     FRAMES,
+    INPUT,
     OUTPUT,
     Device,
     FileOptions,
@@ -123,6 +124,43 @@ class CaptionRequest:
             panel=ADVANCED,
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Videos, pictures and texts to embed, how, and where the embeddings go."""
+
+    paths: Paths = ()
+    output: Annotated[
+        tuple[str, ...],
+        Option(
+            "Output; repeat for several: a folder for an index that coca search reads, a .npz, .jsonl or .parquet "
+            "file, or - for JSONL on stdout.",
+            flags=("--output", "-o"),
+            metavar="FOLDER/|FILE",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = ()
+    texts: Annotated[
+        tuple[Path, ...],
+        Option("Also embed the lines of a text file; repeatable.", metavar="FILE", default_shown=False, panel=INPUT),
+    ] = ()
+    half: Annotated[bool, Option("Store vectors as float16 in a new index, which halves its size.", panel=OUTPUT)] = (
+        False
+    )
+    run: RunOptions = field(default_factory=RunOptions)
+    files: FileOptions = field(default_factory=FileOptions)
+    segments: Segments = "none"
+    frames: Frames = "middle"
+    num_frames: NumFrames = 8
+    pool: Pool = "joint"
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+    @property
+    def dtype(self) -> str | None:
+        """Type of the vectors; None for that of an existing index, or float32 in a new one."""
+        return "float16" if self.half else None
 
 
 DATA_HELP = (

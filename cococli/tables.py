@@ -217,14 +217,11 @@ def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
 
 
 def _parquet_records(path: Path, column: str | None) -> Iterator[tuple[str, Record]]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError(f"reading {path} needs pyarrow", "pip install 'cococli[parquet]'") from None
+    pyarrow, parquet = load_pyarrow()
     number = 0
     with path.open("rb") as file:
         try:
-            table = pyarrow.parquet.ParquetFile(file)
+            table = parquet.ParquetFile(file)
             names = table.schema_arrow.names
             chosen = [name for name in names if name == column or _normal(name) in _READ]
             if not chosen or column not in (None, *names):  # the caller says what is missing
@@ -235,3 +232,17 @@ def _parquet_records(path: Path, column: str | None) -> Iterator[tuple[str, Reco
                     yield f"row {number} of {path}", record
         except (pyarrow.ArrowException, ValueError) as error:
             raise UsageError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def load_pyarrow() -> tuple[Any, Any]:
+    """Return the packages that read and write Parquet.
+
+    Raises:
+        UsageError: They are not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UsageError("Parquet needs pyarrow", "pip install 'cococli[parquet]'") from None
+    return pyarrow, parquet

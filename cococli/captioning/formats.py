@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from ..errors import CocaError, UsageError
 from ..journal import Failure
 from ..overwrite import write_output
-from ..retrieval.formats import load_pyarrow
+from ..tables import load_pyarrow
 from .records import Outcome, Record
 from .subtitles import CueStyle, Kind, to_subtitles
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..files import digest
 from ..media.discover import VIDEO_SUFFIXES, is_image
-from ..retrieval.formats import load_pyarrow
+from ..tables import load_pyarrow
 from .formats import SUBTITLES, SUFFIXES
 
 STDOUT = "-"

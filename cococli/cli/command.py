@@ -17,7 +17,6 @@ from .completion import completer
 EXAMPLES = {
     "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
     "coca fetch": ("coca fetch vit-l-14-coco", "coca fetch ORG/REPO --name mine", "coca fetch vit-l-14 --from FILE"),
-    "coca embed": ("coca embed videos/ -o index/", "coca embed videos/ --segments scene -o index/"),
     "coca search": (
         'coca search "a dog jumps" index/',
         'coca search photo.jpg "at night^0.5" index/ --not "a car" -k 3',

@@ -14,7 +14,7 @@ import typer
 from .. import console, interrupts
 from ..errors import CocaError, UsageError
 from . import options
-from .running import warn_before_start
+from .command import warn_of_flags
 
 if TYPE_CHECKING:
     from ..engines.choice import Choice
@@ -138,7 +138,7 @@ def search(
     elif not wanted:
         raise UsageError("it takes a query and an index", f"coca search 'a dog jumps' {folder}")
     query = parse_query(wanted, exclude or ())
-    warn_before_start(context)
+    warn_of_flags(context)
     with console.status("reading the index"):
         index = Index(Path(folder))
     if duplicates:

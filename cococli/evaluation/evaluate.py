@@ -24,7 +24,7 @@ from ..overwrite import write_output
 from ..parsing import read_json
 from ..reporting import SILENT, Reporter
 from ..requests import EvaluateRequest
-from ..retrieval.embedding import embed_tasks
+from ..retrieval.embed import embed_tasks
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column

@@ -12,7 +12,7 @@ from ..errors import CocaError, UsageError, VideoError
 from ..media.clips import Sampling
 from ..tokenizer import tokenize
 from . import approximate, nearest
-from .embedding import embed_file
+from .embed import embed_file
 from .entries import Entry
 from .index import Index
 from .query import Query

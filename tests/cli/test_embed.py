@@ -82,7 +82,7 @@ def test_videos_and_texts_go_to_an_index_files_and_stdout_in_one_pass(coca, few:
     again = coca(*command, "-o", "-")
     assert (again.stdout, again.returncode) == (run.stdout, 1)
     assert again.stderr.splitlines() == [
-        "5 of 5 were embedded before; --overwrite makes them again",
+        "5 of 5 inputs already embedded (use --overwrite to redo them)",
         reasons,
     ]
 
@@ -115,7 +115,7 @@ def test_killed_a_run_goes_on_where_it_was(coca, many: Path, tmp_path: Path) -> 
     assert run.wait(900) == -signal.SIGKILL
     assert 0 < len(done) < 30
     again = coca(*command)
-    assert re.match(r"\d+ of 30 were embedded before; --overwrite makes them again\n", again.stderr)
+    assert re.match(r"\d+ of 30 inputs already embedded \(use --overwrite to redo them\)\n", again.stderr)
     whole = content(index)
     assert list(whole) == sorted(map(str, many.iterdir()))
     assert Index(index).vectors.shape == np.load(index / "vectors.npy").shape == (60, 96)
@@ -165,8 +165,8 @@ def test_the_index_of_another_model_is_refused_before_a_model_is_loaded(coca, fe
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["-o", "index/"], "nothing is named to embed", "name videos, pictures or folders, or --texts FILE"),
-        (["few"], "where are the vectors to go?", "name a folder for an index, as in -o index/"),
+        (["-o", "index/"], "nothing to embed", "name videos, pictures or folders, or --texts FILE"),
+        (["few"], "no output given", "name a folder for an index, as in -o index/"),
         (["few", "-o", "one/", "-o", "two/"], "-o names two folders: one and two", "one run fills one index"),
         (
             ["few", "-o", "out.csv"],

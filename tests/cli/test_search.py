@@ -87,7 +87,7 @@ def test_indexes_are_used_from_anywhere_and_after_moves(coca, tmp_path: Path) ->
     embed = ["embed", "--engine", "torch", "-m", "shapes", "-o"]
     assert coca(*embed, "index/", "videos", cwd=tmp_path / "lib").returncode == 0
     again = coca(*embed, "lib/index/", "lib/videos/a.mp4", cwd=tmp_path)
-    assert again.stderr == "1 of 1 were embedded before; --overwrite makes them again\n"
+    assert again.stderr == "1 of 1 inputs already embedded (use --overwrite to redo them)\n"
 
     search = ["search", YELLOW, "--engine", "torch", "--quiet"]
     (tmp_path / "lib").rename(tmp_path / "moved")

@@ -266,5 +266,5 @@ def test_a_damaged_parquet_file_is_a_usage_error(keep: int):
 def test_a_parquet_file_needs_its_extra(monkeypatch: pytest.MonkeyPatch):
     write_parquet(path=["a.mp4"])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert refused("list.parquet").message == "reading list.parquet needs pyarrow"
+    assert refused("list.parquet").message == "Parquet needs pyarrow"
     assert refused("list.parquet").hint == "pip install 'cococli[parquet]'"

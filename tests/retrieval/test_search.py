@@ -16,7 +16,7 @@ from cococli.errors import CocaError, UsageError
 from cococli.journal import Task, text_name
 from cococli.media.clips import ReadRequest, Sampling, parse_segments
 from cococli.retrieval import approximate
-from cococli.retrieval.embedding import embed_texts, embed_videos
+from cococli.retrieval.embed import embed_texts, embed_videos
 from cococli.retrieval.index import About, Index, check_model, open_index
 from cococli.retrieval.query import Part, Query
 from cococli.retrieval.search import Found, Searcher

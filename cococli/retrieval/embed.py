@@ -1,0 +1,381 @@
+"""Embedding of videos, pictures and texts, to an index, files and stdout."""
+
+import json
+import os
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import interrupts
+from ..checkpoints.store import ModelFiles
+from ..engines.base import Engine
+from ..engines.choice import resolve
+from ..errors import UsageError
+from ..files import check_regular, io_errors, os_reason, temporary_folder
+from ..jobs import (
+    Summary,
+    choose_model,
+    find_inputs,
+    list_files,
+    load_engine,
+    precision_key,
+    protect_files,
+    report_failures,
+    report_pace,
+    warn_of_embeddings,
+)
+from ..journal import Failure, Task, cache_path, file_tasks, text_of, text_tasks
+from ..media.clips import ReadRequest, Sampling, parse_segments, read_clip
+from ..media.compute import Computed, FunctionComputer, Spent, compute_videos
+from ..overwrite import refuse_foreign, write_output
+from ..reporting import SILENT, Reporter
+from ..requests import EmbedRequest
+from ..tables import load_pyarrow
+from ..tokenizer import tokenize
+from .entries import Entry
+from .index import About, Index, IndexWriter, check_index, index_files, open_index
+
+STDOUT = "-"
+SUFFIXES = (".npz", ".jsonl", ".parquet")
+TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A vector of the joint space and what it stands for."""
+
+    entry: Entry
+    vector: np.ndarray  # [D] float32 or float16, L2-normalized
+    model: str
+
+    def to_json(self) -> str:
+        """Return one line of ASCII, with the shortest numbers that identify the vector."""
+        fields = {**self.entry.fields(), "model": self.model, "vector": [float(str(x)) for x in self.vector]}
+        return json.dumps(fields)  # an undecodable byte of a path stands as a lone surrogate
+
+
+def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
+    """Embed the videos, pictures and texts that earlier runs did not.
+
+    The outputs hold what is done, however the run ends. If they include `-`, each `Embedding` goes to
+    `reporter.record` at the end.
+
+    Args:
+        engine: The loaded model; by default it is loaded unless everything is done already.
+
+    Raises:
+        UsageError: The options do not fit each other or the index, or an output would overwrite a file.
+        ModelError: The model does not exist, or its weights are damaged.
+        CocaError: An output cannot be written.
+    """
+    options = request.model
+    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
+    if not request.paths and not request.texts:
+        raise UsageError("nothing to embed", "name videos, pictures or folders, or --texts FILE")
+    videos, problems = find_inputs(request.paths, request.files, reporter) if request.paths else ([], [])
+    texts = read_texts(request.texts) if request.texts else []
+    model = choose_model(options.model)
+    outputs = parse_outputs(request.output, repr((model.identity, request.half)))
+    about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
+    _protect(request, outputs, about, videos, model, reporter)
+    reporter.checked()
+    for problem in problems:
+        reporter.warning(f"{problem.message}; {problem.hint}")
+    warn_of_embeddings(model.name, reporter)
+    key = precision_key(options.precision)
+    tasks = file_tasks(videos, model.identity, request.pool, sampling, segments, *key) + text_tasks(texts, *key)
+    size, preprocess = model.config.vision.image_size, model.config.preprocess
+    read = ReadRequest(sampling, segments, size, None, preprocess, request.files.timeout)
+    with (
+        nullcontext(outputs.index) if outputs.index else temporary_folder() as folder,
+        open_index(
+            folder,
+            about,
+            model.config.embed_dim,
+            tasks,
+            request.dtype,
+            request.run.overwrite,
+            request.run.retry_failed,
+        ) as index,
+    ):
+        failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
+        todo = [task for task in tasks if task.name not in index.reused]
+        if before := len(tasks) - len(todo):
+            reporter.note(f"{before} of {len(tasks)} inputs already embedded (use --overwrite to redo them)")
+        try:
+            if todo:
+                engine = engine or load_engine(model, choice, reporter)
+                failed += embed_tasks(index, todo, engine, request.pool, read, options.batch_size, reporter)
+        finally:
+            _write_outputs(outputs, index.folder, tasks, reporter)
+    reasons = report_failures((failure.error for failure in failed), reporter)
+    return Summary(len(tasks), reasons, incomplete=bool(problems))
+
+
+def embed_tasks(
+    index: IndexWriter,
+    tasks: Sequence[Task],
+    engine: Engine[Any],
+    pool: str,
+    request: ReadRequest,
+    batch_size: int = 8,
+    reporter: Reporter = SILENT,
+) -> list[Failure]:
+    """Embed videos and texts into an index until a stop is requested; return what failed.
+
+    Args:
+        pool: How several frames become one vector, `joint` or `mean`.
+        request: What to read of each video.
+        batch_size: Clips that go through the model at once.
+    """
+    videos = [task for task in tasks if text_of(task.name) is None]
+    texts = [task for task in tasks if text_of(task.name) is not None]
+    paths = [Path(task.name) for task in videos]
+    failed, spent, started = [], Spent(), time.perf_counter()
+    with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
+        for embedded in embed_videos(paths, engine, pool, request, batch_size, reporter, spent):
+            with interrupts.held():  # what is written is counted
+                index.append(videos[embedded.index], embedded.entries, embedded.vectors)
+                failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
+                for failure in failures:
+                    reporter.warning(f"{failure.video}: {failure.error}")
+                failed += failures
+                progress.advance(ok=not failures)
+        for i, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, reporter):
+            with interrupts.held():
+                index.append(texts[i], [entry], vector)
+                progress.advance()
+    report_pace(spent, started, reporter)
+    return failed
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The entries and vectors of one video."""
+
+    index: int  # among the videos
+    entries: list[Entry | Failure]  # in order of time, rows not known yet; or one failure
+    vectors: np.ndarray  # [K, D] float32, L2-normalized, of K entries
+
+
+def embed_videos(
+    paths: Sequence[Path],
+    engine: Engine[Any],
+    pool: str,
+    request: ReadRequest,
+    batch_size: int = 8,
+    reporter: Reporter = SILENT,
+    spent: Spent | None = None,
+) -> Iterator[Embedded]:
+    """Embed every segment of every video, in the given order. See `embed_tasks` and `compute_videos`."""
+
+    def compute(pixels: np.ndarray, _: list[int]) -> Sequence[np.ndarray]:
+        return list(engine.encode_clips(pixels, pool).embedding)
+
+    with closing(compute_videos(paths, FunctionComputer(compute), request, batch_size, reporter, spent)) as videos:
+        for video in videos:
+            yield _embedded(video, str(paths[video.index]))
+
+
+def _embedded(video: Computed[np.ndarray], path: str) -> Embedded:
+    if video.failure:
+        failure = Failure(path, video.failure, video.transient)
+        return Embedded(video.index, [failure], np.zeros((0, 0), np.float32))
+    segments = len(video.clips)
+    entries: list[Entry | Failure] = [
+        Entry(-1, path, clip.start, clip.end, tuple(clip.times), segments) for clip in video.clips
+    ]
+    return Embedded(video.index, entries, np.stack(video.values))
+
+
+def embed_texts(
+    texts: Sequence[str], engine: Engine[Any], reporter: Reporter = SILENT
+) -> Iterator[tuple[int, Entry, np.ndarray]]:
+    """Yield the index, the entry and the vector [1, D] float32, L2-normalized, of each text."""
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        if reporter.stop_requested:
+            return
+        batch = texts[start : start + TEXTS_AT_ONCE]
+        vectors = engine.encode_texts(tokenize(list(batch), engine.config.context_length))
+        for i, text in enumerate(batch):
+            yield start + i, Entry(-1, text=text), vectors[i : i + 1]
+
+
+def embed_file(path: Path, engine: Engine[Any], sampling: Sampling, pool: str) -> np.ndarray:
+    """Embed a whole video or a picture: [D] float32, L2-normalized.
+
+    Raises:
+        VideoError: It cannot be read. The message does not name the path.
+    """
+    _, pixels = read_clip(path, sampling, engine.config.vision.image_size, engine.config.preprocess)
+    return engine.encode_clips(pixels[None], pool).embedding[0]
+
+
+def read_texts(files: Sequence[Path]) -> list[str]:
+    """Read the distinct lines of text files, without blank ones.
+
+    Raises:
+        UsageError: A file cannot be read or is not UTF-8, or none has any text.
+    """
+    texts = dict.fromkeys(line.strip() for file in files for line in _read_text(file).split("\n"))
+    texts.pop("", None)
+    if not texts:
+        raise UsageError(f"{', '.join(map(str, files))}: no text found")
+    return list(texts)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        check_regular(file)
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {os_reason(error)}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text") from None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Destinations of embeddings."""
+
+    index: Path | None  # a folder, in the cache if only files were named; None if only stdout was
+    files: tuple[Path, ...]
+    stdout: bool
+
+    @property
+    def written(self) -> list[tuple[str, Path]]:
+        """Every file that may be written, with how the user named it."""
+        index = index_files(self.index) if self.index else []
+        return [*((f"-o {path}", path) for path in self.files), *((str(path), path) for path in index)]
+
+
+def parse_outputs(outputs: Sequence[str], kind: str) -> Outputs:
+    """Tell folders, which are indexes, from files.
+
+    Args:
+        kind: Identifies the model and the type of the vectors, which runs that share an index in the cache must share.
+
+    Raises:
+        UsageError: Nothing or more than one folder is named, or a file that cannot be written or of an unknown format.
+    """
+    if not outputs:
+        raise UsageError("no output given", "name a folder for an index, as in -o index/")
+    named = [output for output in outputs if output != STDOUT]
+    folders = [Path(output) for output in named if _is_folder(output)]
+    files = tuple(Path(output) for output in named if not _is_folder(output))
+    if len(folders) > 1:
+        raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
+    for path in files:
+        _check_file(path)
+    index = folders[0] if folders else None
+    if files and not folders:
+        index = cache_path(kind, *map(os.path.realpath, files), suffix=".index")
+    return Outputs(index, files, STDOUT in outputs)
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith("/") or not Path(output).suffix or Path(output).is_dir()
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        hint = f"end its name in {', '.join(SUFFIXES)}, or in / for an index"
+        raise UsageError(f"cannot tell the format of {path}", hint)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file")
+    if path.suffix.lower() == ".parquet":
+        load_pyarrow()
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {path}: {folder} is not a writable folder")
+
+
+def _protect(
+    request: EmbedRequest,
+    outputs: Outputs,
+    about: About,
+    videos: Sequence[Path],
+    model: ModelFiles,
+    reporter: Reporter,
+) -> None:
+    """Refuse outputs that belong to something else, then start the log file."""
+    if outputs.index:
+        check_index(outputs.index, about, request.dtype, request.run.overwrite)
+    if not request.run.overwrite:
+        refuse_foreign(*outputs.files)
+    read = [*videos, *list_files(request.paths), *request.texts]
+    protect_files(outputs.written, read, model, request.run.log_file, reporter)
+
+
+def _write_outputs(outputs: Outputs, folder: Path, tasks: Sequence[Task], reporter: Reporter) -> None:
+    """Write the embeddings of an index to files, and report them if stdout is among the outputs."""
+    if not outputs.files and not outputs.stdout:
+        return
+    index = Index(folder)
+    entries = index.entries(task.name for task in tasks)
+    vectors = index.vectors[[entry.row for entry in entries]]
+    for path in outputs.files:
+        write_vectors(path, entries, vectors, index.about)
+    if outputs.stdout:
+        for entry, vector in zip(entries, vectors, strict=True):
+            reporter.record(Embedding(entry, vector, index.about.model))
+
+
+def write_vectors(path: Path, entries: Sequence[Entry], vectors: np.ndarray, about: About) -> None:
+    """Write vectors [K, D] and their entries to a file, complete or not at all, in the format of its suffix.
+
+    `.npz` holds arrays of K rows: `vectors`, `video`, `start`, `end` and `text`; JSONL and Parquet have a row for each.
+    All name the model, as vectors of two models cannot be compared; `.npz` and the metadata of Parquet also have the
+    other facts of `index.json`.
+
+    Raises:
+        CocaError: The file cannot be written.
+    """
+    facts = asdict(about)
+    del facts["version"]
+    with io_errors("write", path), write_output(path) as (file,):
+        if path.suffix.lower() == ".npz":
+            _write_npz(file, {"vectors": vectors, **_columns(entries)} | {k: np.array(v) for k, v in facts.items()})
+        elif path.suffix.lower() == ".parquet":
+            _write_parquet(file, entries, vectors, facts)
+        else:
+            for entry, vector in zip(entries, vectors, strict=True):
+                file.write(f"{Embedding(entry, vector, about.model).to_json()}\n".encode())
+
+
+def _columns(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """Return the columns of tables, as arrays that load without pickle."""
+    return {
+        "video": np.array([_encodable(entry.video) for entry in entries], np.str_),
+        "start": np.array([entry.start for entry in entries], np.float64),
+        "end": np.array([entry.end for entry in entries], np.float64),
+        "text": np.array([entry.text for entry in entries], np.str_),
+    }
+
+
+def _write_npz(file: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:  # unlike np.savez, this closes the file when the disk is full
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_parquet(file: Any, entries: Sequence[Entry], vectors: np.ndarray, facts: Mapping[str, Any]) -> None:
+    pyarrow, parquet = load_pyarrow()
+    flat = pyarrow.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = {name: pyarrow.array(column) for name, column in _columns(entries).items()}
+    columns["model"] = pyarrow.array([facts["model"]] * len(entries), pyarrow.string())
+    columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    parquet.write_table(pyarrow.table(columns, metadata={"coca": json.dumps(facts)}), file)
+
+
+def _encodable(path: str) -> str:
+    """Spell out bytes of a path that are not UTF-8."""
+    return path.encode(errors="backslashreplace").decode()
