@@ -25,9 +25,8 @@ from cococli.checkpoints.architecture import parameters
 from cococli.checkpoints.store import find_model
 from cococli.decoding.decoder import Decoder
 from cococli.decoding.options import SearchOptions
-from cococli.engines.base import Engine
+from cococli.engines.base import Engine, Scores, top_k_scores
 from cococli.engines.choice import Choice, open_engine
-from cococli.engines.scores import Scores, top_k_scores
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 ROWS = (6, 48, 192)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
+from .errors import UsageError
+
 INPUT, DATA, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Data", "Output", "Frames", "Model", "Advanced"
 
 T = TypeVar("T")
@@ -224,6 +226,20 @@ def types_of(request: type) -> dict[str, Any]:
         else:
             types[name] = hint
     return types
+
+
+def check_limits(options: object) -> None:
+    """Check numbers against the limits of their options, which NaN never satisfies.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+    for field, _, option in options_of(type(options)):
+        value, low, high = getattr(options, field.name), option.minimum, option.maximum
+        if (low is not None and not low <= value) or (high is not None and not value <= high):
+            flag = option.flags[0] if option.flags else f"--{field.name.replace('_', '-')}"
+            limits = f"from {low} to {high}" if high is not None else f"at least {low}"
+            raise UsageError(f"{flag} {value} must be {limits}")
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

@@ -16,8 +16,7 @@ import numpy as np
 from scipy.special import erf, softmax
 
 from cococli.catalog import CocaConfig
-from cococli.engines.base import ClipFeatures
-from cococli.engines.scores import Scores, top_k_scores
+from cococli.engines.base import ClipFeatures, Scores, top_k_scores
 
 Parameters = Mapping[str, np.ndarray]
 

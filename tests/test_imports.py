@@ -33,7 +33,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # videos.
 NEIGHBORS = {
     *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "media")),
-    *(("settings", "errors"), ("parsing", "files")),
+    *(("settings", "errors"), ("options", "errors"), ("parsing", "files")),
 }
 
 OUTPUT = {"console", "streams"}  # the library reports, and commands print

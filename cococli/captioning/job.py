@@ -29,6 +29,7 @@ from ..journal import Failure
 from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
 from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import is_image
+from ..model.arrays import l2_normalize
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
@@ -250,7 +251,7 @@ def merge_segments(
     if len(merged) == len(records):
         return merged, embeddings
     sums = np.add.reduceat(embeddings, starts)
-    return merged, sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    return merged, l2_normalize(sums)
 
 
 def _same_caption(one: Record, other: Record) -> bool:

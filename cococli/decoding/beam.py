@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..catalog import CocaConfig
-from ..engines.scores import Scores, top_k
+from ..engines.base import Scores
+from ..model.arrays import top_k
 from .options import SearchOptions
 from .sequences import Choices, Continuation, Hypothesis, Search, Sequences
 

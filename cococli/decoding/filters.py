@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..engines.scores import top_k
+from ..model.arrays import top_k
 from . import bans
 from .options import SearchOptions
 

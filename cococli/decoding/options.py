@@ -1,14 +1,15 @@
 """Options of the caption search."""
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from ..catalog import CocaConfig
 from ..errors import UsageError
-from ..options import ADVANCED, Option
+from ..options import ADVANCED, Option, check_limits
 
 Method = Literal["beam", "legacy", "greedy", "top-k", "top-p"]
+_advanced = partial(Option, panel=ADVANCED)
 METHODS: tuple[Method, ...] = ("beam", "legacy", "greedy", "top-k", "top-p")
 
 
@@ -27,60 +28,69 @@ class SearchOptions:
 
     method: Annotated[
         Method,
-        Option(
+        _advanced(
             "beam finds the most likely caption, greedy is faster, top-k and top-p sample, legacy is open_clip's beam "
             "search.",
             flags=("--search",),
             metavar="METHOD",
-            panel=ADVANCED,
         ),
     ] = "beam"
-    beams: Annotated[int, Option("Number of beams.", metavar="N", panel=ADVANCED)] = 6
+    beams: Annotated[int, _advanced("Number of beams.", metavar="N", minimum=1, maximum=100)] = 6
     beam_groups: int = 3  # legacy
     max_length: Annotated[
-        int, Option("Most tokens of a caption, including start and end.", metavar="N", panel=ADVANCED)
+        int, _advanced("Most tokens of a caption, including start and end.", metavar="N", minimum=2)
     ] = 30
     min_length: Annotated[
-        int, Option("Fewest tokens of a caption, including start and end.", metavar="N", panel=ADVANCED)
+        int, _advanced("Fewest tokens of a caption, including start and end.", metavar="N", minimum=0)
     ] = 5
     length_penalty: Annotated[
-        float, Option("Values above 1 favor longer captions, below 1 shorter ones.", metavar="X", panel=ADVANCED)
+        float,
+        _advanced("Values above 1 favor longer captions, below 1 shorter ones.", metavar="X", minimum=-10, maximum=10),
     ] = 1.0
     repetition_penalty: Annotated[
-        float, Option("Values above 1 make tokens less likely that were already used.", metavar="X", panel=ADVANCED)
+        float,
+        _advanced(
+            "Values above 1 make tokens less likely that were already used.", metavar="X", minimum=0.01, maximum=100
+        ),
     ] = 1.0
     no_repeat_ngram: Annotated[
-        int, Option("Never repeat a sequence of N tokens; 0 allows it.", metavar="N", panel=ADVANCED)
+        int, _advanced("Never repeat a sequence of N tokens; 0 allows it.", metavar="N", minimum=0, maximum=1000)
     ] = 0
-    top_k: Annotated[int, Option("Sample among the N most likely tokens (top-k).", metavar="N", panel=ADVANCED)] = 50
+    top_k: Annotated[
+        int, _advanced("Sample among the N most likely tokens (top-k).", metavar="N", minimum=1, maximum=100_000)
+    ] = 50
     top_p: Annotated[
-        float,
-        Option("Sample among the most likely tokens that share this probability (top-p).", metavar="P", panel=ADVANCED),
+        float, _advanced("Sample among the most likely tokens that share this probability (top-p).", metavar="P")
     ] = 0.9
     temperature: Annotated[
         float,
-        Option(
+        _advanced(
             "Sampling temperature; values below 1 are safer, above 1 bolder (top-k, top-p).",
             metavar="T",
-            panel=ADVANCED,
+            minimum=0.01,
+            maximum=100,
         ),
     ] = 1.0
-    seed: Annotated[int, Option("Seed of sampling (top-k, top-p).", metavar="N", panel=ADVANCED)] = 0
+    seed: Annotated[int, _advanced("Seed of sampling (top-k, top-p).", metavar="N", minimum=0)] = 0
     force_eot: bool = False  # greedy, top-k, top-p: captions of max_length end in EOT, as in open_clip up to 3.3
     candidates: Annotated[
-        int, Option("Number of best captions to write for each clip.", metavar="N", panel=ADVANCED)
+        int, _advanced("Number of best captions to write for each clip.", metavar="N", minimum=1, maximum=100)
     ] = 1
     ban: Annotated[
-        tuple[str, ...],
-        Option("Never use this word or phrase; repeatable.", metavar="WORDS", default_shown=False, panel=ADVANCED),
+        tuple[str, ...], _advanced("Never use this word or phrase; repeatable.", metavar="WORDS", default_shown=False)
     ] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(f"--search cannot be {self.method!r}; choose {', '.join(METHODS)}")
-        self._check_lengths()
+        check_limits(self)
+        if self.min_length >= self.max_length:
+            raise UsageError(f"--min-length {self.min_length} must be less than --max-length {self.max_length}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
+        if self.force_eot and self.method in ("beam", "legacy"):
+            raise UsageError(f"force_eot is for greedy, top-k and top-p, not for {self.method}")
         self._check_beams()
-        self._check_sampling()
         self._check_candidates()
         if self.ban:
             self._check_ban()
@@ -131,36 +141,16 @@ class SearchOptions:
                 "Shorten the prompt or raise --max-length.",
             )
 
-    def _check_lengths(self) -> None:
-        if self.max_length < 2:
-            raise UsageError(f"--max-length {self.max_length} must be at least 2: the start and one token")
-        if self.min_length >= self.max_length:
-            raise UsageError(f"--min-length {self.min_length} must be less than --max-length {self.max_length}")
-        _check_range("--min-length", self.min_length, 0)
-        _check_range("--no-repeat-ngram", self.no_repeat_ngram, 0, 1000)
-        _check_range("--length-penalty", self.length_penalty, -10, 10)
-        _check_range("--repetition-penalty", self.repetition_penalty, 0.01, 100)
-
     def _check_beams(self) -> None:
-        _check_range("--beams", self.beams, 1, 100)
-        _check_range("beam_groups", self.beam_groups, 1)
+        if self.beam_groups < 1:
+            raise UsageError(f"beam_groups {self.beam_groups} must be at least 1")
         if self.method == "legacy" and self.beams % self.beam_groups:
             raise UsageError(
                 f"--beams {self.beams} is not a multiple of {self.beam_groups}, the groups of --search legacy",
                 f"Try --beams {self.beams + -self.beams % self.beam_groups}, or --search beam.",
             )
 
-    def _check_sampling(self) -> None:
-        _check_range("--top-k", self.top_k, 1, 100_000)
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
-        _check_range("--temperature", self.temperature, 0.01, 100)
-        _check_range("--seed", self.seed, 0)
-        if self.force_eot and self.method in ("beam", "legacy"):
-            raise UsageError(f"force_eot is for greedy, top-k and top-p, not for {self.method}")
-
     def _check_candidates(self) -> None:
-        _check_range("--candidates", self.candidates, 1, 100)
         if self.candidates > self.rows:
             beams = self.candidates * (self.beam_groups if self.method == "legacy" else 1)
             raise UsageError(
@@ -183,9 +173,3 @@ class SearchOptions:
                 raise UsageError(
                     f"--ban has a phrase of {len(ids)} tokens, which do not fit within --max-length {self.max_length}"
                 )
-
-
-def _check_range(flag: str, value: float, low: float, high: float = math.inf) -> None:
-    """Reject values out of range, which include those that would overflow float32."""
-    if not low <= value <= high:
-        raise UsageError(f"{flag} {value} must be {f'from {low} to {high}' if high < math.inf else f'at least {low}'}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..catalog import CocaConfig
-from ..engines.scores import Scores
+from ..engines.base import Scores
 from . import filters
 from .options import SearchOptions
 from .sequences import Choices, Continuation, Hypothesis, Search, Sequences

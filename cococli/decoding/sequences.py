@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..catalog import CocaConfig
-from ..engines.scores import Scores
+from ..engines.base import Scores
 from . import filters
 from .options import SearchOptions
 

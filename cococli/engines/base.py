@@ -1,11 +1,14 @@
 """The engine interface between the program and a framework: numpy arrays in, numpy arrays out."""
 
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from ..catalog import CocaConfig
-from .scores import Scores
+from ..errors import ModelError
+from ..model.arrays import top_k
 
 
 class ClipFeatures(NamedTuple):
@@ -13,6 +16,41 @@ class ClipFeatures(NamedTuple):
 
     embedding: np.ndarray  # [B, D] float32, L2-normalized: the joint space of images and texts
     tokens: np.ndarray  # [B, N, D] float32: input of the decoder's cross-attention
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the next token of R sequences, valid until the next step: the top k, and all of them on request.
+
+    Attributes:
+        ids: [R, K] int32, the most likely tokens, best first; of equal ones the lower id first.
+        logits: [R, K] float32, their logits.
+        log_sum: [R] float32. The log-probability of a token is its logit minus the best logit minus this.
+        all_logits: Returns the logits [R, V] float32 of all tokens.
+
+    Raises:
+        ModelError: A logit is NaN or infinite, so there are no probabilities.
+    """
+
+    ids: np.ndarray
+    logits: np.ndarray
+    log_sum: np.ndarray
+    all_logits: Callable[[], np.ndarray]
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.log_sum).all():
+            raise ModelError(
+                "this model's scores are not numbers: its weights are damaged", "Fetch or convert it again."
+            )
+
+    @property
+    def logprobs(self) -> np.ndarray:
+        """[R, K] float32 log-probabilities of the most likely tokens."""
+        return (self.logits - self.logits[:, :1]) - self.log_sum[:, None]
+
+    def rows(self, rows: slice) -> "Scores":
+        """Return the scores of some sequences."""
+        return Scores(self.ids[rows], self.logits[rows], self.log_sum[rows], lambda: self.all_logits()[rows])
 
 
 class DecodeState(Protocol):
@@ -70,3 +108,35 @@ class Engine(Protocol[State]):
 
     def resize(self, state: State, kept: np.ndarray, slots: int) -> State:
         """Move slots `kept` [K] to the first K slots of a state of another size. The old state becomes invalid."""
+
+
+def top_k_scores(logits: np.ndarray, k: int) -> Scores:
+    """Return the scores of [R, V] float32 logits."""
+    log_sum = np.array([_log_sum(row) for row in logits], np.float32)
+    return scores_from(logits, log_sum, k)
+
+
+def scores_from(logits: np.ndarray, log_sum: np.ndarray, k: int) -> Scores:
+    """Return the scores of [R, V] float32 logits whose `Scores.log_sum` is known."""
+    comparable = logits if np.isfinite(log_sum).all() else np.zeros_like(logits)
+    ids = top_k(comparable, min(k, logits.shape[1]))
+    return Scores(ids.astype(np.int32), np.take_along_axis(logits, ids, axis=1), log_sum, lambda: logits)
+
+
+def _log_sum(row: np.ndarray) -> np.float32:
+    """Return `Scores.log_sum` of one row, which fits into the processor's cache."""
+    with np.errstate(invalid="ignore"):  # `Scores` raises
+        return np.log(np.exp(row - row.max()).sum())
+
+
+def pool_frames(tokens: Any, clips: int, pool: str, pooler: Callable[[Any], Sequence[Any]]) -> Sequence[Any]:
+    """Pool the ViT tokens of clips, see `Engine.encode_clips`.
+
+    Args:
+        tokens: [B * F, T, W], an array or a tensor.
+        clips: B.
+        pooler: [B, K, W] -> latents [B, D] and tokens [B, N, D].
+    """
+    if pool == "joint":
+        return pooler(tokens.reshape(clips, -1, tokens.shape[-1]))
+    return [part.reshape(clips, -1, *part.shape[1:]).mean(1) for part in pooler(tokens)]

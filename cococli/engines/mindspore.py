@@ -11,9 +11,8 @@ from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..model import mindspore_network as net
 from ..model.arrays import group_by_length, l2_normalize, text_mask
-from .base import ClipFeatures
+from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
-from .scores import Scores, top_k_scores
 
 ROWS_AT_ONCE = 512  # tokens in one matrix product of the ViT: more are not faster on CPUs
 LAYERS_AT_ONCE = 4  # of a decoding step in one graph: more are hardly faster, and take longer to compile
@@ -69,11 +68,7 @@ class MindSporeEngine:
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
         clips, frames = pixels.shape[:2]
         tokens = self._encode_frames(pixels.reshape(clips * frames, *pixels.shape[2:]))
-        if pool == "joint":
-            latents, pooled = self._pool_each(tokens.reshape(clips, -1, tokens.shape[-1]))
-        else:
-            by_frame = self._pool_each(tokens)
-            latents, pooled = (part.reshape(clips, frames, *part.shape[1:]).mean(1) for part in by_frame)
+        latents, pooled = pool_frames(tokens, clips, pool, self._pool_each)
         return ClipFeatures(l2_normalize(latents), pooled)
 
     def _encode_frames(self, frames: np.ndarray) -> np.ndarray:

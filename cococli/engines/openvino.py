@@ -11,10 +11,9 @@ from ..checkpoints import architecture, ckpt
 from ..model.arrays import group_by_length, l2_normalize, split_rows, text_mask
 from ..reporting import Progress
 from . import openvino_graphs
-from .base import ClipFeatures
+from .base import ClipFeatures, Scores, pool_frames, scores_from
 from .kv_cache import KVCache
 from .openvino_graphs import ov
-from .scores import Scores, scores_from
 
 ROWS_AT_ONCE = 1024  # tokens in one matrix product: more are not faster
 QUANTIZATION_GROUP = 256  # activations that share a scale in int8: fewer cost time, more lose precision
@@ -90,11 +89,7 @@ class OpenVinoEngine:
         clips, frames = pixels.shape[:2]
         parts = split_rows(pixels.reshape(clips * frames, *pixels.shape[2:]), ROWS_AT_ONCE, self.config.vision.tokens)
         tokens = np.concatenate([self._run("VisionTower", part)[0] for part in parts])
-        if pool == "joint":
-            latents, pooled = self._run("Pooler", tokens.reshape(clips, -1, tokens.shape[-1]))
-        else:
-            by_frame = self._run("Pooler", tokens)
-            latents, pooled = (part.reshape(clips, frames, *part.shape[1:]).mean(1) for part in by_frame)
+        latents, pooled = pool_frames(tokens, clips, pool, lambda tokens: self._run("Pooler", tokens))
         return ClipFeatures(l2_normalize(latents), pooled)
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ def bind(graph: Path, weights: Weights, without: Collection[str] = ()) -> ov.Mod
 
 
 def add_log_sum(model: ov.Model) -> None:
-    """Add `scores.Scores.log_sum` [C, B] as the last output of a graph whose first output is logits [C, B, V]."""
+    """Add `base.Scores.log_sum` [C, B] as the last output of a graph whose first output is logits [C, B, V]."""
     operations, logits = ov.opset13, model.output(0).get_node().input_value(0)
     axis = operations.constant([-1], np.int64)
     shifted = operations.subtract(logits, operations.reduce_max(logits, axis, keep_dims=True))

@@ -14,9 +14,8 @@ from ..checkpoints import architecture, ckpt
 from ..errors import ModelError, UsageError
 from ..model.arrays import group_by_length, split_rows, text_mask
 from ..model.torch_network import CrossKeysValues, DecodeStep, Pooler, TextTower, VisionTower, pack
-from .base import ClipFeatures
+from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
-from .scores import Scores, top_k_scores
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROWS_ON_CPU, ROWS_ON_GPU = 768, 16384  # tokens in one matrix product: more are not faster
@@ -62,10 +61,7 @@ class TorchEngine:
         rows = self.config.vision.tokens
         parts = split_rows(pixels.reshape(clips * frames, *pixels.shape[2:]), self._rows_at_once, rows)
         tokens = torch.cat([self._vision(self._tensor(part)) for part in parts])
-        if pool == "joint":
-            latents, pooled = self._pooler(tokens.reshape(clips, -1, tokens.shape[-1]))
-        else:
-            latents, pooled = (part.unflatten(0, (clips, frames)).mean(1) for part in self._pooler(tokens))
+        latents, pooled = pool_frames(tokens, clips, pool, self._pooler)
         return ClipFeatures(l2_normalized_array(latents), as_array(pooled))
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Numpy helpers shared by the networks: attention masks, text batches, L2 normalization."""
+"""Numpy helpers shared by all engines: attention masks, text batches, L2 normalization, top k."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,12 +7,36 @@ import numpy as np
 from ..catalog import CocaConfig
 
 HIDDEN = -1e9  # added to an attention score to mask it; exp of it is exactly 0 in float32
+_BLOCKS = 64  # rows are split into this many blocks, compared side by side, to find a lower bound of the top k
 TEXT_LENGTHS = (16, 32)  # tokens that short texts are padded to; longer ones to the whole context
 
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Scale vectors [..., D] to length 1, as torch's `normalize` does."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Find the highest scores of each row without sorting the rest.
+
+    Args:
+        scores: [B, N], N at least `k`.
+
+    Returns:
+        [B, k] int64 indices, highest score first; of equal scores the lower index first.
+    """
+    return np.stack([_top_k_of_row(row, k) for row in scores])
+
+
+def _top_k_of_row(row: np.ndarray, k: int) -> np.ndarray:
+    """Return `top_k` of one row [N], after discarding what is below the k-th highest of some of its scores."""
+    width = len(row) // _BLOCKS
+    if width < k:
+        candidates = np.arange(len(row))
+    else:
+        peaks = row[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0)
+        candidates = np.flatnonzero(row >= np.partition(peaks, -k)[-k])
+    return candidates[np.argsort(-row[candidates], kind="stable")[:k]]
 
 
 def split_rows(items: np.ndarray, rows: int, rows_per_item: int) -> list[np.ndarray]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engines.scores import top_k
 from ..errors import UsageError
+from ..model.arrays import top_k
 
 _BLOCK = 1024  # rows of float16 that are made float32 at a time; fewer do not keep two cores busy
 _ROUNDING = 1e-6  # what differs by less is equal

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cococli.catalog import CocaConfig, TextConfig
-from cococli.engines.scores import Scores, top_k_scores
+from cococli.engines.base import Scores, top_k_scores
 
 Logits = Callable[[int, tuple[int, ...]], np.ndarray]  # index of the clip, ids from SOT on -> [V]
 

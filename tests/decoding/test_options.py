@@ -16,7 +16,7 @@ from cococli.errors import UsageError
         ({"min_length": 40}, "--min-length 40 must be less than --max-length 30"),
         ({"min_length": 30}, "--min-length 30 must be less than --max-length 30"),
         ({"min_length": -1}, "--min-length -1 must be at least 0"),
-        ({"max_length": 1, "min_length": 0}, "--max-length 1 must be at least 2: the start and one token"),
+        ({"max_length": 1, "min_length": 0}, "--max-length 1 must be at least 2"),
         ({"beams": 0}, "--beams 0 must be from 1 to 100"),
         ({"beams": 100_000}, "--beams 100000 must be from 1 to 100"),
         ({"method": "legacy", "beams": 4}, "--beams 4 is not a multiple of 3, the groups of --search legacy"),

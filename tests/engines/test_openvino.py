@@ -18,8 +18,8 @@ from searches import search
 from cococli.catalog import CocaConfig
 from cococli.checkpoints import ckpt
 from cococli.engines import openvino_graphs
+from cococli.engines.base import top_k_scores
 from cococli.engines.openvino import OpenVinoEngine
-from cococli.engines.scores import top_k_scores
 from cococli.errors import ModelError
 from cococli.reporting import Progress
 

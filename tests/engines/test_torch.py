@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from searches import search
 
 from cococli.checkpoints import ckpt
-from cococli.engines.scores import top_k_scores
+from cococli.engines.base import top_k_scores
 from cococli.engines.torch import TorchEngine, top_k_scores_of
 from cococli.errors import ModelError, UsageError
 from cococli.model import onednn
