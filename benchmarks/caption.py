@@ -1,4 +1,4 @@
-"""This program beside open_clip 3.3.0 at vit-l-14 size, random weights: see README.md in this folder.
+"""Comparison of coca and open_clip 3.3.0 for a vit-l-14 of random weights: see README.md in this folder.
 
 python benchmarks/caption.py --oracle-python ORACLE/bin/python [--engine 'openvino int8'] [--pairs 3]
 """
@@ -14,39 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from workers import Worker
 
 HERE = Path(__file__).parent
 CLI = [sys.executable, "-m", "cococli"]
 
 
-class Worker:
-    """A program under test, waiting for orders."""
-
-    def __init__(self, python: str, kind: str, *given: object) -> None:
-        threads = {"OMP_NUM_THREADS": os.environ.get("BENCH_THREADS", "2"), "GLOG_v": "3"}
-        self.process = subprocess.Popen(
-            [python, str(HERE / "workers.py"), kind, *map(str, given)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **threads},
-        )
-
-    def run(self, job: str, images: int) -> dict[str, float]:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps({"job": job, "images": images}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def random_checkpoint(path: Path) -> None:
-    """A vit-l-14 of random weights in the hub's format: 2.55 GB."""
+    """Write a vit-l-14 of random weights in the Hub's format: 2.55 GB."""
     import torch
 
     rng = np.random.default_rng(0)
@@ -54,7 +29,7 @@ def random_checkpoint(path: Path) -> None:
 
 
 def open_clip_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of vit-l-14's tensors in open_clip."""
+    """Yield names and shapes of vit-l-14's tensors in open_clip."""
     from cococli.catalog import VIT_L_14
     from cococli.checkpoints.architecture import parameters
     from cococli.checkpoints.names import tensors_of
@@ -69,13 +44,13 @@ def random_values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -
 
 
 def compare(ours: dict[str, Worker], oracle: Worker, job: str, images: int, pairs: int) -> dict[str, float]:
-    """Time a job in all programs, in turn, print medians and the median ratio, and return the medians."""
+    """Time a job in all programs in turn, print medians and the median ratio, and return the medians."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*ours, "open_clip")}
     for worker in ours.values():
-        worker.run(job, images)  # compile
+        worker.run({"job": job, "images": images})  # compile
     for _ in range(pairs):
         for name, worker in {**ours, "open_clip": oracle}.items():
-            runs[name].append(worker.run(job, images))
+            runs[name].append(worker.run({"job": job, "images": images}))
     seconds = {name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()}
     for name in ours:
         both = zip(runs[name], runs["open_clip"], strict=True)
@@ -87,7 +62,7 @@ def compare(ours: dict[str, Worker], oracle: Worker, job: str, images: int, pair
 
 
 def per_token(images: int, encode: dict[str, float], caption: dict[str, float]) -> None:
-    """What each of the 29 steps after SOT takes; open_clip encodes every image once per beam."""
+    """Print the time of each of the 29 steps after SOT; open_clip encodes every image once per beam."""
     theirs = (caption.pop("open_clip") - 6 * encode["open_clip"]) / 29
     for name, seconds in caption.items():
         mine = (seconds - encode[name]) / 29
@@ -106,14 +81,14 @@ def timed(command: list[str], environment: dict[str, str] | None = None) -> floa
 
 
 def cold_starts(checkpoint: Path, converted: Path, oracle_python: str, folder: Path, engines: list[str]) -> None:
-    """The whole command for one picture: start, load, compile if that is not cached, caption. Each the median of 3."""
+    """Time the whole command for one picture: start, load, compile if needed, caption. Medians of 3."""
     from PIL import Image
 
     picture = folder / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)).save(picture)
     command = [*CLI, "caption", str(picture), "--model", str(converted), "-o", str(folder / "out.jsonl"), "--overwrite"]
-    order = json.dumps({"job": "caption", "images": 1})
-    script = f"echo '{order}' | {oracle_python} {HERE / 'workers.py'} oracle {checkpoint}"
+    request = json.dumps({"job": "caption", "images": 1})
+    script = f"echo '{request}' | {oracle_python} {HERE / 'workers.py'} oracle {checkpoint}"
     theirs = timed(["sh", "-c", script])
     for name in engines:
         flags = [*command, "--engine", *name.replace(" ", " --precision ").split()]
@@ -128,10 +103,12 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/coca-bench"), help="for 5 GB of random weights")
     parser.add_argument(
-        "--engine", action="append", help="and its precision, as 'openvino int8'; may be given again; mindspore fp32"
+        "--engine",
+        action="append",
+        help="with precision: 'openvino int8'; repeatable; default: mindspore fp32",
     )
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--eight", type=int, default=1, help="pairs for eight images, minutes each; 0: none")
+    parser.add_argument("--eight", type=int, default=1, help="pairs for eight images, minutes each; 0 for none")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.folder / "open_clip_pytorch_model.bin"
@@ -145,8 +122,9 @@ def main() -> None:
     row("---", "---", "---:", "---:", "---:", "---")
     helps = statistics.median(timed([*CLI, "--help"]) for _ in range(7))
     row("", "coca --help", f"{helps:.2f} s", "", "", "")
-    ours = {name: Worker(sys.executable, "ours", converted, *name.split()) for name in engines}
-    oracle = Worker(arguments.oracle_python, "oracle", checkpoint)
+    workers = HERE / "workers.py"
+    ours = {name: Worker(sys.executable, workers, "ours", converted, *name.split()) for name in engines}
+    oracle = Worker(arguments.oracle_python, workers, "oracle", checkpoint)
     for images, pairs in ((1, arguments.pairs), (8, arguments.eight)):
         if not pairs:
             continue

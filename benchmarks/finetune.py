@@ -1,18 +1,17 @@
-"""A step of training beside open_clip 3.3.0's, random weights: see README.md in this folder.
+"""Comparison of training steps of coca and open_clip 3.3.0, with random weights: see README.md in this folder.
 
     python benchmarks/finetune.py --oracle-python ORACLE/bin/python [--data coco/] [--pairs 5] [--frozen vision]
     python benchmarks/finetune.py --only-ours vit-l-14 --frozen vision --batch 8
 
-Without --data captions are 20 random tokens long, and pictures are noise.
+Without --data captions have 20 random tokens, and pictures are noise.
 
-A worker is this file too, in a process of its own: a line "step" is answered by {"seconds": ..., "peak_mb": ...}.
+This file also runs in a process of its own and answers the index of a batch with {"seconds": ..., "peak_mb": ...}.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from workers import THREADS, peak_mb, without_torchvision_operators
+from workers import THREADS, Worker, peak_mb, without_torchvision_operators
 
-RATE, DECAY, MAX_NORM = 1e-5, 0.2, 1.0
+LEARNING_RATE, WEIGHT_DECAY, MAX_NORM = 1e-5, 0.2, 1.0
 OPEN_CLIP = {"vit-b-32": "coca_ViT-B-32", "vit-l-14": "coca_ViT-L-14"}
 
 
@@ -37,7 +36,7 @@ def random_batch(count: int) -> Batch:
 
 
 def real_batches(folder: Path, count: int) -> list[Batch]:
-    """The batches of the first epoch of a run on this data."""
+    """Return the batches of the first epoch of a run on this data."""
     from cococli.media.clips import Sampling
     from cococli.requests import FinetuneRequest
     from cococli.training.data import find_data
@@ -61,14 +60,14 @@ class Ours:
         config = catalog.MODELS[model].config
         assert config
         weights = {name: random_values(name, shape) for name, shape in parameters(config).items()}
-        self.trainer = Trainer(config, weights, Objective(frozen=frozen), AdamWOptions(decay=DECAY))
+        self.trainer = Trainer(config, weights, Objective(frozen=frozen), AdamWOptions(decay=WEIGHT_DECAY))
         self.batches = [Batch(ids, pixels) for ids, pixels in batches]
-        if frozen == "vision":  # what it saw is kept
-            seen = [encode_images(config, self.trainer.tensors, pixels) for _, pixels in batches]
-            self.batches = [Batch(ids, images=images) for (ids, _), images in zip(batches, seen, strict=True)]
+        if frozen == "vision":  # a run computes image features only once
+            features = [encode_images(config, self.trainer.tensors, pixels) for _, pixels in batches]
+            self.batches = [Batch(ids, images=images) for (ids, _), images in zip(batches, features, strict=True)]
 
-    def step(self, at: int) -> None:
-        assert self.trainer.step([self.batches[at]], RATE, MAX_NORM).applied
+    def step(self, index: int) -> None:
+        assert self.trainer.step([self.batches[index]], LEARNING_RATE, MAX_NORM).applied
 
 
 class Oracle:
@@ -87,14 +86,14 @@ class Oracle:
         wanted = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [parameter for parameter in wanted if parameter.ndim < 2], "weight_decay": 0.0},
-            {"params": [parameter for parameter in wanted if parameter.ndim >= 2], "weight_decay": DECAY},
+            {"params": [parameter for parameter in wanted if parameter.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-6)
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6)
         self.loss = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
         self.batches = [(torch.from_numpy(ids).long(), torch.from_numpy(pixels[:, 0])) for ids, pixels in batches]
 
-    def step(self, at: int) -> None:
-        ids, pixels = self.batches[at]
+    def step(self, index: int) -> None:
+        ids, pixels = self.batches[index]
         found = self.model(pixels, ids)
         inputs = ("image_features", "text_features", "logits", "labels", "logit_scale")
         losses = self.loss(**{name: found[name] for name in inputs}, output_dict=True)
@@ -112,7 +111,7 @@ def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def work(kind: str, model: str, frozen: str, data: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the libraries print must not mix with the answers
+    os.dup2(2, 1)  # keep output of the libraries out of the answers
     arrays = np.load(data)
     batches = list(zip(arrays["ids"], arrays["pixels"], strict=True))
     program = {"ours": Ours, "oracle": Oracle}[kind](model, frozen, batches)
@@ -122,45 +121,21 @@ def work(kind: str, model: str, frozen: str, data: str) -> None:
         print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}), file=answers, flush=True)
 
 
-class Worker:
-    """A program under test, waiting for orders."""
-
-    def __init__(self, python: str, *order: str) -> None:
-        self.process = subprocess.Popen(
-            [python, __file__, "--worker", *order],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "GLOG_v": "3"},
-        )
-
-    def step(self, at: int) -> dict[str, float]:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{at}\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def compare(arguments: argparse.Namespace, model: str, frozen: str, data: str, batches: int) -> None:
-    """Time steps of both in turn; the first epoch, where ours compiles for the lengths of captions, counts apart."""
-    ours = Worker(sys.executable, "ours", model, frozen, data)
+    """Time steps of both in turn, and the first epoch of coca separately, as it compiles for each caption length."""
+    ours = Worker(sys.executable, __file__, "--worker", "ours", model, frozen, data)
     theirs_frozen = arguments.theirs or frozen
-    oracle = None if arguments.only_ours else Worker(arguments.oracle_python, "oracle", model, theirs_frozen, data)
-    first = sum(ours.step(at)["seconds"] for at in range(batches))
+    command = arguments.oracle_python, __file__, "--worker", "oracle", model, theirs_frozen, data
+    oracle = None if arguments.only_ours else Worker(*command)
+    first = sum(ours.run(index)["seconds"] for index in range(batches))
     if oracle:
-        oracle.step(0)
+        oracle.run(0)
     mine: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
-    for at in range(arguments.pairs):
-        mine.append(ours.step(at))
+    for index in range(arguments.pairs):
+        mine.append(ours.run(index))
         if oracle:
-            theirs.append(oracle.step(at))
+            theirs.append(oracle.run(index))
     cells = [f"{model}, {frozen} frozen", f"{first:.1f} s", f"{mean(mine):.2f} s", f"{mine[-1]['peak_mb']:.0f} MB"]
     if oracle:
         cells += [f"{mean(theirs):.2f} s", f"{theirs[-1]['peak_mb']:.0f} MB", f"{mean(mine) / mean(theirs):.2f}"]
@@ -170,7 +145,7 @@ def compare(arguments: argparse.Namespace, model: str, frozen: str, data: str, b
 
 
 def mean(steps: list[dict[str, Any]]) -> float:
-    """Not the median: an epoch has batches of short captions and of long ones."""
+    """Return the mean, not the median, as an epoch has batches of short and of long captions."""
     return statistics.mean(step["seconds"] for step in steps)
 
 
@@ -181,11 +156,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--oracle-python", help="a Python with open_clip_torch 3.3.0")
     parser.add_argument("--data", type=Path, help="pictures with captions, such as COCO")
-    parser.add_argument("--only-ours", choices=OPEN_CLIP, help="measure this model, and not open_clip")
-    parser.add_argument("--frozen", choices=("none", "vision", "text"), help="only this; default: none, then vision")
+    parser.add_argument("--only-ours", choices=OPEN_CLIP, help="measure this model without open_clip")
+    parser.add_argument("--frozen", choices=("none", "vision", "text"), help="frozen part; default: none, then vision")
     parser.add_argument("--theirs", choices=("none", "vision"), help="frozen in open_clip; default: what coca freezes")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pairs", type=int, help="of steps; default: an epoch, or 5 where there is no data")
+    parser.add_argument("--pairs", type=int, help="pairs of steps; default: an epoch, or 5 without --data")
     arguments = parser.parse_args()
     batches = real_batches(arguments.data, arguments.batch) if arguments.data else [random_batch(arguments.batch)]
     arguments.pairs = arguments.pairs or (len(batches) if arguments.data else 5)

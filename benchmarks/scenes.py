@@ -1,10 +1,10 @@
-"""Scene detectors on made videos whose cuts, fades and dissolves are known: see README.md in this folder.
+"""Scene detectors on synthetic videos with known cuts, fades and dissolves: see README.md in this folder.
 
     python benchmarks/scenes.py [--pictures DIR] [--seed 1] [--folder /tmp/coca-scenes] [--only slides ...]
 
-Shots are camera moves over made textures, or over the pictures of a folder; screens.py draws slides, pages and
-programs. FFmpeg's `scene` filter takes part at several thresholds, and PySceneDetect where it is installed
-(scenedetect, opencv-python-headless). Our detector was tuned on other videos.
+Shots are camera moves over textures, or over the pictures of a folder; screens.py draws slides, pages and programs.
+Compares FFmpeg's `scene` filter at several thresholds and, if it is installed, PySceneDetect (scenedetect,
+opencv-python-headless). The detector of coca was tuned on other videos.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CANVAS = (1280, 720)
 RATES = (12, 24, 25, 30, 60)
 SCREEN_RATES = (5, 10, 15, 25, 30)
 FFMPEG_THRESHOLDS = (0.02, 0.05, 0.1, 0.3)
-TOLERANCE = 0.2  # seconds beside a cut
+TOLERANCE = 0.2  # seconds before and after a cut
 
 Draw = Callable[[float], np.ndarray]  # seconds -> [HEIGHT, WIDTH, 3] float32
 Effect = Callable[[float, np.ndarray], np.ndarray]
@@ -43,7 +43,7 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Kind:
-    """What the videos of a kind are made of."""
+    """Contents of the videos of a kind."""
 
     videos: int
     moves: tuple[str, ...] = ("still", "slow", "pan", "zoom", "shake")
@@ -69,8 +69,8 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Made:
-    """A video and where its scenes begin."""
+class Video:
+    """A video and the times of its scene changes."""
 
     path: Path
     kind: str
@@ -83,7 +83,7 @@ class Made:
 
 
 def texture(rng: Random) -> Image.Image:
-    """Clouds of a few colors and some shapes: as coarse and as fine as photos are."""
+    """Draw clouds and shapes with about the detail of photos."""
     rough = rng.uniform(0.5, 0.9)
     clouds = sum(rough**octave * cloud(rng, 2**octave) for octave in range(1, 8))
     clouds = rng.uniform(20, 235, 3) + clouds / clouds.std() * rng.uniform(15, 55)
@@ -94,7 +94,7 @@ def texture(rng: Random) -> Image.Image:
 
 
 def cloud(rng: Random, spots: int) -> np.ndarray:
-    """[720, 1280, 3]: noise of so many spots from top to bottom, mostly gray."""
+    """Return [720, 1280, 3], mostly gray noise with this number of spots from top to bottom."""
     noise = rng.standard_normal((4, spots, 2 * spots), np.float32)
     gray, *colors = (np.asarray(Image.fromarray(one).resize(CANVAS, Image.Resampling.BICUBIC)) for one in noise)
     return np.stack([gray + color / 2 for color in colors], axis=-1)
@@ -123,11 +123,11 @@ def photo(rng: Random, pictures: Sequence[Path]) -> Image.Image:
     return image.resize(CANVAS, Image.Resampling.BICUBIC, box)
 
 
-# Camera moves: which part of the canvas is seen
+# Camera moves: the visible part of the canvas
 
 
 def camera(rng: Random, move: str) -> Callable[[float], Box]:
-    size = rng.uniform(0.5, 0.7)  # of the part that is seen
+    size = rng.uniform(0.5, 0.7)  # of the visible part
     angle, phases = rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi, 4)
     start = rng.uniform(0.2, 0.8, 2)
     speeds = {"slow": (0.02, 0.1), "pan": (0.1, 0.35), "fast": (0.5, 1.5), "whip": (2, 4)}  # pictures a second
@@ -150,11 +150,11 @@ def camera(rng: Random, move: str) -> Callable[[float], Box]:
 
 
 def bounced(x: float) -> float:
-    """Back and forth between 0 and 1."""
+    """Reflect a number into 0 to 1."""
     return 1 - abs(x % 2 - 1)
 
 
-# Effects: what happens before the camera, and in it
+# Effects in front of the camera and in it
 
 
 def none(rng: Random) -> Effect:
@@ -173,15 +173,15 @@ def flashes(rng: Random) -> Effect:
 
 
 def lamp(rng: Random) -> Effect:
-    """Light that swells and fades, and is switched."""
+    """Change the light slowly and in steps."""
     phase, pace, depth = rng.uniform(0, 6), rng.uniform(0.5, 4), rng.uniform(0.1, 0.4)
     switched, levels = np.cumsum(rng.uniform(1, 3, 60)), rng.uniform(0.4, 1.3, 61).astype(np.float32)
     return lambda t, frame: frame * levels[np.searchsorted(switched, t)] * (1 + depth * math.sin(phase + pace * t))
 
 
 def objects(rng: Random) -> Effect:
-    """Large things that cross the picture."""
-    things = []
+    """Let large objects cross the picture."""
+    sprites = []
     for _ in range(rng.integers(1, 4)):
         size = int(rng.uniform(80, 330))
         thing = texture(rng).resize((size, round(size * rng.uniform(0.7, 1))))
@@ -189,11 +189,11 @@ def objects(rng: Random) -> Effect:
         ImageDraw.Draw(mask).ellipse((0, 0, *thing.size), fill=255)
         way = WIDTH * (1 + rng.uniform(0.3, 3)) + size
         speed = WIDTH * rng.uniform(0.2, 2) * rng.choice([-1, 1])
-        things.append((thing, mask, way, rng.uniform(0, way), speed, int(HEIGHT * rng.uniform(-0.2, 0.8))))
+        sprites.append((thing, mask, way, rng.uniform(0, way), speed, int(HEIGHT * rng.uniform(-0.2, 0.8))))
 
     def cross(t: float, frame: np.ndarray) -> np.ndarray:
         image = Image.fromarray(frame.astype(np.uint8))
-        for thing, mask, way, start, speed, top in things:
+        for thing, mask, way, start, speed, top in sprites:
             image.paste(thing, (int((start + speed * t) % way) - thing.width, top), mask)
         return np.asarray(image).astype(np.float32)
 
@@ -201,7 +201,7 @@ def objects(rng: Random) -> Effect:
 
 
 def blackouts(rng: Random) -> Effect:
-    """Fades to black or white, and back to the same scene."""
+    """Fade to black or white, and back to the same scene."""
     middles, fades = np.cumsum(rng.uniform(3, 6, 9)), rng.uniform(0.2, 0.8, 9)
     holds, colors = rng.uniform(0, 0.4, 9), rng.choice([0, 0, 255], 9)
 
@@ -233,7 +233,7 @@ def shot(rng: Random, kind: Kind, canvas: Callable[[Random], Image.Image]) -> Dr
 
 
 def screen(rng: Random) -> Draw:
-    """A screen on which text is typed and scrolled, a pointer moves and small windows open and close."""
+    """Draw a screen with typing and scrolling, a moving pointer, and small windows that open and close."""
     paper, ink = ((30, 30, 34), (210, 210, 210)) if rng.random() < 0.4 else ((245, 245, 245), (30, 30, 30))
     page = Image.new("RGB", (WIDTH, 6000), paper)
     words, pen = [], np.array([90, 40])
@@ -270,8 +270,8 @@ def screen(rng: Random) -> Draw:
 # Videos
 
 
-def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: int) -> Made:
-    """Make a video, where it is not there yet."""
+def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: int) -> Video:
+    """Create a video if it is missing."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     kind, path = KINDS[name], folder / f"{name}-{number}.mp4"
     if name in SCREENS:
@@ -284,9 +284,9 @@ def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: i
     seconds = float(alone.sum() + sum(lasting))
     cuts = [math.ceil(at * rate) / rate for at, long in zip(begins, lasting, strict=True) if not long]
     gradual = [(at, at + long) for at, long in zip(begins, lasting, strict=True) if long]
-    made = Made(path, name, seconds, cuts, gradual)
+    video = Video(path, name, seconds, cuts, gradual)
     if path.exists():
-        return made
+        return video
     canvas = partial(photo, pictures=pictures) if pictures else texture
     shots, colors = [shot(rng, kind, canvas) for _ in alone], rng.choice([0, 0, 255], len(changes))
 
@@ -301,11 +301,11 @@ def make(folder: Path, seed: int, pictures: Sequence[Path], name: str, number: i
         return shots[last - (share < 0.5)](t) * kept + colors[last - 1] * (1 - kept)
 
     encode(path, ((i, draw(i / rate)) for i in range(round(seconds * rate))), rate, {"crf": quality})
-    return made
+    return video
 
 
-def record(path: Path, name: str, rng: Random) -> Made:
-    """Record a screen, as coarsely, as seldom and with as many keyframes as programs do that record them."""
+def record(path: Path, name: str, rng: Random) -> Video:
+    """Record a screen with the quality, frame rates and keyframes of screen recorders."""
     recording, rate = SCREENS[name](rng), int(rng.choice(SCREEN_RATES))
     options = {"crf": str(rng.choice([20, 27, 34])), "g": str(rng.choice([15, 50, 250]))}
     changing_only = bool(rng.random() < 0.3)
@@ -313,11 +313,11 @@ def record(path: Path, name: str, rng: Random) -> Made:
     gradual = [(math.floor(start * rate) / rate, math.ceil(end * rate) / rate) for start, end in recording.gradual]
     if not path.exists():
         encode(path, drawn(recording, rate, changing_only), rate, options)
-    return Made(path, name, recording.seconds, cuts, gradual)
+    return Video(path, name, recording.seconds, cuts, gradual)
 
 
 def drawn(recording: Recording, rate: int, changing_only: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels of frames, without those that repeat the one before where only changes are recorded."""
+    """Yield index and pixels of frames; skip repeated frames if only changes are recorded."""
     last, count = None, round(recording.seconds * rate)
     for i in range(count):
         pixels = np.asarray(recording.draw(i / rate))
@@ -364,7 +364,7 @@ def ours(path: Path) -> list[float]:
 
 
 def ffmpegs(threshold: float, path: Path) -> list[float]:
-    """FFmpeg's `scene` filter; of changes within a second only the first counts, as in `min_scene_len`."""
+    """Run FFmpeg's `scene` filter; of changes within a second only the first counts, as in `min_scene_len`."""
     program = shutil.which("ffmpeg")
     if program is None:
         import imageio_ffmpeg
@@ -372,16 +372,16 @@ def ffmpegs(threshold: float, path: Path) -> list[float]:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     chosen = f"select='gt(scene,{threshold})',showinfo"
     command = [program, "-hide_banner", "-threads", "1", "-i", str(path), "-vf", chosen, "-an", "-f", "null", "-"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found: list[float] = []
-    for match in re.finditer(r"Parsed_showinfo.* pts_time:\s*([\d.]+)", told):
+    for match in re.finditer(r"Parsed_showinfo.* pts_time:\s*([\d.]+)", output):
         if not found or float(match[1]) - found[-1] >= 1:
             found.append(float(match[1]))
     return found
 
 
 def theirs(detector: Callable[..., object], path: Path) -> list[float]:
-    """PySceneDetect with its defaults, but for scenes of a second at least, as ours."""
+    """Run PySceneDetect with its defaults, except for scenes of at least a second, as in coca."""
     import scenedetect
 
     with av.open(str(path)) as file:
@@ -395,16 +395,16 @@ def theirs(detector: Callable[..., object], path: Path) -> list[float]:
 
 @dataclass
 class Score:
-    """How the videos of a kind were cut."""
+    """Accuracy on the videos of a kind."""
 
     hits: int = 0
     missed: int = 0
     false: int = 0
     seconds: float = 0.0
 
-    def add(self, made: Made, found: list[float]) -> None:
-        """A cut is found within the tolerance, a gradual change from its start to its end, each once."""
-        spans = [(cut - TOLERANCE, cut + TOLERANCE) for cut in made.cuts] + made.gradual
+    def add(self, video: Video, found: list[float]) -> None:
+        """Count each cut found within the tolerance, and each gradual change found within its duration, once."""
+        spans = [(cut - TOLERANCE, cut + TOLERANCE) for cut in video.cuts] + video.gradual
         left, hits = sorted(found), 0
         for start, end in sorted(spans):
             inside = [at for at in left if start <= at <= end]
@@ -412,7 +412,7 @@ class Score:
                 left.remove(min(inside, key=lambda at: abs(at - (start + end) / 2)))
                 hits += 1
         self.hits, self.missed = self.hits + hits, self.missed + len(spans) - hits
-        self.false, self.seconds = self.false + len(left), self.seconds + made.seconds
+        self.false, self.seconds = self.false + len(left), self.seconds + video.seconds
 
     def __str__(self) -> str:
         if self.hits + self.missed:
@@ -430,7 +430,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/coca-scenes"), help="for some 100 MB of videos")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of videos")
-    parser.add_argument("--misses", action="store_true", help="print where ours is wrong, and nothing else")
     arguments = parser.parse_args()
     kinds = {name: KINDS[name] for name in arguments.only}
     pictures = sorted(path for path in arguments.pictures.glob("*.[jp][pn]g")) if arguments.pictures else []
@@ -439,16 +438,16 @@ def main() -> None:
     wanted = [(name, number) for name, kind in kinds.items() for number in range(kind.videos)]
     with ProcessPoolExecutor(2) as processes:
         videos = list(processes.map(partial(make, folder, arguments.seed, pictures), *zip(*wanted, strict=True)))
-    minutes = sum(made.seconds for made in videos) / 60
+    minutes = sum(video.seconds for video in videos) / 60
     row("detector", *(f"{name}, F1" if kind.changes else f"{name}, false/min" for name, kind in kinds.items()), "s/min")
     row("---", *("---:" for _ in kinds), "---:")
     for name, detect in detectors().items():
         scores = {kind: Score() for kind in kinds}
         start = time.perf_counter()
-        found = [detect(made.path) for made in videos]
+        found = [detect(video.path) for video in videos]
         taken = time.perf_counter() - start
-        for made, times in zip(videos, found, strict=True):
-            scores[made.kind].add(made, times)
+        for video, times in zip(videos, found, strict=True):
+            scores[video.kind].add(video, times)
         row(name, *scores.values(), f"{taken / minutes:.2f}")
 
 

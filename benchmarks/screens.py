@@ -1,4 +1,4 @@
-"""Recordings of screens that are drawn: slides, pages, programs, split screens, calls, boards, and films with blanks.
+"""Synthetic screen recordings: slides, pages, programs, split screens, calls, boards, and films with blanks.
 
 Each comes with the times at which a slide, a page or a large region changes. What also happens meanwhile (typing, the
 pointer, scrolling, small videos and windows, builds of a slide, logos that move) is no change.
@@ -31,7 +31,7 @@ change page region detect
 
 @dataclass
 class Recording:
-    """A video that is drawn, and where its scenes begin."""
+    """A drawn video and the times of its scene changes."""
 
     seconds: float
     draw: Film
@@ -93,7 +93,7 @@ def chart(image: Image.Image, rng: Random, box: Box, ink: Color) -> None:
 
 
 def texture(rng: Random, width: int, height: int) -> Image.Image:
-    """Clouds and shapes, as coarse as photos are."""
+    """Draw clouds and shapes with about the detail of photos."""
     clouds = np.zeros((height, width, 3), np.float32)
     for octave in range(1, 8):
         noise = rng.standard_normal((2**octave, 2 ** (octave + 1), 3)).astype(np.float32)
@@ -113,7 +113,7 @@ def texture(rng: Random, width: int, height: int) -> Image.Image:
 
 
 def film(rng: Random, width: int, height: int) -> Film:
-    """A camera that moves slowly."""
+    """Move a camera slowly."""
     picture = texture(rng, int(1.4 * width), int(1.4 * height))
     phases, pace = rng.uniform(0, 6, 2), rng.uniform(0.1, 0.7)
 
@@ -126,7 +126,7 @@ def film(rng: Random, width: int, height: int) -> Film:
 
 
 def person(rng: Random, width: int, height: int) -> Film:
-    """A head that sways and speaks before a wall that does not move."""
+    """Draw a moving, speaking head in front of a still wall."""
     wall, skin = texture(rng, width, height), tuple(rng.integers(90, 240, 3).tolist())
     shirt, phases = tuple(rng.integers(0, 256, 3).tolist()), rng.uniform(0, 6, 3)
 
@@ -151,7 +151,7 @@ def person(rng: Random, width: int, height: int) -> Film:
 
 
 def shots(rng: Random, cuts: Sequence[float], make: Callable[[Random, int, int], Film], size: tuple[int, int]) -> Film:
-    """Films one after another."""
+    """Show films one after another."""
     films = [make(rng, *size) for _ in range(len(cuts) + 1)]
     return lambda t: films[int(np.searchsorted(cuts, t + 1e-6, side="right"))](t)
 
@@ -173,7 +173,7 @@ def pointer(rng: Random) -> Overlay:
 
 
 def logo(rng: Random) -> Overlay:
-    """A logo in a corner that turns, smoothly or a few times a second."""
+    """Draw a rotating logo in a corner, smooth or at a few frames per second."""
     size, pace = int(rng.uniform(50, 120)), rng.uniform(0.5, 4)
     x = int(rng.choice([30, WIDTH - size - 30]))
     y, jumps = int(rng.choice([20, HEIGHT - size - 20])), rng.choice([0, 2, 4])
@@ -189,7 +189,7 @@ def logo(rng: Random) -> Overlay:
 
 
 def inset(rng: Random, make: Callable[[Random, int, int], Film], share: float, cuts: Sequence[float] = ()) -> Overlay:
-    """A video in a corner, or inside a page."""
+    """Show a video in a corner or inside a page."""
     width = int(WIDTH * math.sqrt(share))
     height = int(HEIGHT * math.sqrt(share))
     x, y = int(rng.choice([12, WIDTH - width - 12])), int(rng.choice([12, HEIGHT - height - 12]))
@@ -205,7 +205,7 @@ def nothing(t: float, image: Image.Image) -> None:
 
 
 def slide(rng: Random, back: Image.Image, look: Theme) -> list[Image.Image]:
-    """The steps in which a slide is built; mostly one."""
+    """Return the steps in which a slide is built; usually one."""
     image, size = back.copy(), int(rng.integers(26, 44))
     kind = rng.choice(["bullets", "bullets", "bullets", "columns", "picture", "chart", "few"])
     pencil = ImageDraw.Draw(image)
@@ -234,7 +234,7 @@ def slide(rng: Random, back: Image.Image, look: Theme) -> list[Image.Image]:
 
 
 def slide_back(rng: Random, look: Theme) -> Image.Image:
-    """What all slides of a talk have in common."""
+    """Common design of the slides of a talk."""
     image = Image.new("RGB", (WIDTH, HEIGHT), look.paper)
     pencil = ImageDraw.Draw(image)
     kind = rng.integers(4)
@@ -252,7 +252,7 @@ def slide_back(rng: Random, look: Theme) -> Image.Image:
 
 
 def mixed(before: Image.Image, after: Image.Image, share: float, kind: str) -> Image.Image:
-    """A transition from one picture to another."""
+    """Draw a transition between two pictures."""
     if kind == "fade":
         return Image.blend(before, after, share)
     image, edge = before.copy(), int(WIDTH * share)
@@ -301,7 +301,7 @@ def slides(rng: Random) -> Recording:
 
 
 def pages(rng: Random) -> Recording:
-    """A document in a viewer with a side bar."""
+    """Show a document in a viewer with a side bar."""
     look, size, bar = theme(rng), int(rng.integers(14, 24)), int(rng.choice([0, 0, 200]))
     height = HEIGHT - 50
     document = Image.new("RGB", (WIDTH - bar, 16 * height), look.paper)
@@ -367,7 +367,7 @@ def pages(rng: Random) -> Recording:
 
 
 def program(rng: Random) -> Image.Image:
-    """A window full of one program: an editor, a browser, a table, a terminal."""
+    """Draw a full-screen program: an editor, a browser, a table, a terminal."""
     look, kind = theme(rng), rng.choice(["editor", "browser", "table", "terminal"])
     image = Image.new("RGB", (WIDTH, HEIGHT), look.paper)
     pencil = ImageDraw.Draw(image)
@@ -403,7 +403,7 @@ def program(rng: Random) -> Image.Image:
 
 
 def dialog(rng: Random) -> Overlay:
-    """Small windows that open and close."""
+    """Open and close small windows."""
     opened = np.cumsum(rng.uniform(3, 8, 12))
     closed = opened + rng.uniform(0.7, 2.5, 12)
     windows = []
@@ -435,7 +435,7 @@ def typing(rng: Random) -> Overlay:
 
 
 def terminal(rng: Random) -> Film:
-    """Lines that come one by one, or many at once, and push those before up."""
+    """Scroll new lines in, one or many at a time."""
     look, size = theme(rng), int(rng.integers(15, 22))
     lines = [sentence(rng, int(rng.integers(1, 14))) for _ in range(400)]
     times = np.cumsum(rng.choice([0.05, 0.3, 1.0, 2.0], 400) * rng.uniform(0.5, 1.5, 400)) - 12
@@ -452,7 +452,7 @@ def terminal(rng: Random) -> Film:
 
 
 def programs(rng: Random) -> Recording:
-    """Programs are changed over; inside of each there is typing, and windows and videos are small."""
+    """Switch between programs; typing, small windows and videos are not scene changes."""
     cuts = np.cumsum(rng.uniform(3, 9, 5)).tolist()
     films: list[Film] = []
     for _ in range(6):
@@ -477,7 +477,7 @@ def programs(rng: Random) -> Recording:
 
 
 def split(rng: Random) -> Recording:
-    """A chart that grows, beside a film with cuts."""
+    """Show a growing chart next to a film with cuts."""
     look, share = theme(rng), rng.uniform(0.45, 0.62)
     width, tall = int(WIDTH * share), bool(rng.random() < 0.25)
     size = (WIDTH, int(HEIGHT * share)) if tall else (width, HEIGHT)
@@ -503,7 +503,7 @@ def split(rng: Random) -> Recording:
 
 
 def calls(rng: Random) -> Recording:
-    """Somebody speaks, or shares slides; the others are small."""
+    """Show a call: one person speaks or shares slides; the others are small."""
     cuts = np.cumsum(rng.uniform(2.5, 7, 6)).tolist()
     look, strip = theme(rng), 200
     room = (WIDTH - strip, HEIGHT - 40)
@@ -529,7 +529,7 @@ def calls(rng: Random) -> Recording:
 
 
 def boards(rng: Random) -> Recording:
-    """Drawing by hand, sometimes on another page that was drawn before."""
+    """Draw by hand, sometimes on an earlier page."""
     look = theme(rng)
     cuts = np.cumsum(rng.uniform(5, 12, 3)).tolist()
     strokes = []
@@ -560,7 +560,7 @@ def boards(rng: Random) -> Recording:
 
 
 def blanks(rng: Random) -> Recording:
-    """Fades to black or white that stays for long, and black at both ends."""
+    """Fade to black or white for a long time, and start and end in black."""
     films = [film(rng, 640, 360) for _ in range(4)]
     shown, spans, t = [], [], float(rng.uniform(0, 2))
     for _ in films:

@@ -1,4 +1,4 @@
-"""Search and duplicates on made vectors that lie in clusters as embeddings do: see README.md in this folder.
+"""Search and duplicates on synthetic vectors in clusters, like embeddings: see README.md in this folder.
 
     python benchmarks/search.py [--folder /tmp/coca-search] [--rows 1000000] [--graph-rows 100000]
 
@@ -18,7 +18,7 @@ from cococli.retrieval import approximate
 from cococli.retrieval.duplicates import duplicates
 from cococli.retrieval.nearest import nearest
 
-WIDTH, INNER = 768, 64  # embeddings fill a few of their dimensions
+WIDTH, INNER = 768, 64  # embeddings vary in few of their dimensions
 TOPICS, THEMES = 60, 3000  # a topic has many themes
 BLOCK = 10_000
 QUERIES = 100
@@ -27,7 +27,7 @@ Random = np.random.Generator
 
 
 class World:
-    """What pictures and texts are drawn from: themes within topics, and a gap between pictures and texts."""
+    """Distribution of pictures and texts: themes within topics, and a gap between pictures and texts."""
 
     def __init__(self, rng: Random) -> None:
         self.basis = rng.standard_normal((INNER, WIDTH), np.float32)
@@ -36,12 +36,12 @@ class World:
         self.gap = 8 * rng.standard_normal(WIDTH, np.float32)
 
     def pictures(self, rng: Random, count: int) -> np.ndarray:
-        return unit(self._meant(rng, count, 0.5) + 2.4 * rng.standard_normal((count, WIDTH), np.float32) + self.gap)
+        return unit(self._means(rng, count, 0.5) + 2.4 * rng.standard_normal((count, WIDTH), np.float32) + self.gap)
 
     def texts(self, rng: Random, count: int) -> np.ndarray:
-        return unit(self._meant(rng, count, 1.0) + 9.6 * rng.standard_normal((count, WIDTH), np.float32) - self.gap)
+        return unit(self._means(rng, count, 1.0) + 9.6 * rng.standard_normal((count, WIDTH), np.float32) - self.gap)
 
-    def _meant(self, rng: Random, count: int, spread: float) -> np.ndarray:
+    def _means(self, rng: Random, count: int, spread: float) -> np.ndarray:
         theme = self.themes[rng.integers(THEMES, size=count)]
         return (theme + spread * rng.standard_normal((count, INNER), np.float32)) @ self.basis
 
@@ -51,7 +51,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def mapped(path: Path, rows: int, dtype: str, world: World) -> np.ndarray:
-    """Vectors in a file; made where they are missing."""
+    """Map the vectors in a file, which is created if it is missing."""
     if not path.exists():
         rng = np.random.default_rng(1)
         file = np.lib.format.open_memmap(path, "w+", dtype, (rows, WIDTH))
@@ -61,8 +61,8 @@ def mapped(path: Path, rows: int, dtype: str, world: World) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def forget(path: Path) -> None:
-    """Drop what the system keeps of a file in memory."""
+def evict(path: Path) -> None:
+    """Drop a file from the page cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -77,7 +77,7 @@ def seconds(act: Callable[[], object]) -> float:
 def search_exactly(folder: Path, rows: int, dtype: str, world: World) -> None:
     path = folder / f"{rows}.{dtype}.npy"
     mapped(path, rows, dtype, world)
-    forget(path)
+    evict(path)
     vectors = np.load(path, mmap_mode="r")
     query, other = world.texts(np.random.default_rng(2), 2)
     files = np.arange(rows) // 20
@@ -86,7 +86,7 @@ def search_exactly(folder: Path, rows: int, dtype: str, world: World) -> None:
         "one of a file": lambda: nearest(vectors, query, 10, groups=files),
         "one excluded": lambda: nearest(vectors, query, 10, excluded=[other]),
     }
-    print(f"exact, {rows} rows of {dtype}: first query after the file was forgotten {seconds(jobs['top 10']):.2f} s")
+    print(f"exact, {rows} rows of {dtype}: first query from disk {seconds(jobs['top 10']):.2f} s")
     for name, job in jobs.items():
         times = [seconds(job) for _ in range(9)]
         print(f"    {name}: median {statistics.median(times):.3f} s, slowest {max(times):.3f} s")

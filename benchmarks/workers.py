@@ -1,14 +1,15 @@
-"""The two programs that caption.py compares, each in a process of its own that obeys one JSON line at a time.
+"""The two programs that caption.py compares, each in a process of its own that reads one JSON request per line.
 
     python benchmarks/workers.py ours   CHECKPOINT.ckpt [ENGINE PRECISION]
     python benchmarks/workers.py oracle CHECKPOINT.bin      # an environment with open_clip_torch 3.3.0
 
-A line {"job": "caption", "images": 8} is answered by {"seconds": ..., "tokens": ...}.
+A line {"job": "caption", "images": 8} is answered with {"seconds": ..., "tokens": ...}.
 """
 
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,8 +20,33 @@ import numpy as np
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 
 
+class Worker:
+    """A program under test in a process of its own, which answers each line of JSON with one."""
+
+    def __init__(self, *command: object) -> None:
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "GLOG_v": "3"},
+        )
+
+    def run(self, request: object) -> dict[str, float]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
 def pictures(count: int) -> np.ndarray:
-    """[count, 3, 224, 224] float32, the same for both programs."""
+    """Return [count, 3, 224, 224] float32, the same for both programs."""
     return np.random.default_rng(0).standard_normal((count, 3, 224, 224), dtype=np.float32)
 
 
@@ -70,7 +96,7 @@ class Oracle:
 
 
 def without_torchvision_operators(torch: Any) -> None:
-    """Let a torchvision built for CUDA be imported beside a CPU torch: its operators are not needed here."""
+    """Allow importing a torchvision built for CUDA with a CPU torch, as its operators are not needed here."""
     register = torch.library.register_fake
 
     def skip(name: str, *rest: Any, **options: Any) -> Any:
@@ -84,18 +110,18 @@ def without_torchvision_operators(torch: Any) -> None:
 def main() -> None:
     kind, *given = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the libraries print must not mix with the answers
+    os.dup2(2, 1)  # keep output of the libraries out of the answers
     program = {"ours": Ours, "oracle": Oracle}[kind](*given)
     for line in sys.stdin:
-        order = json.loads(line)
+        request = json.loads(line)
         start = time.perf_counter()
-        tokens = getattr(program, order["job"])(order["images"])
+        tokens = getattr(program, request["job"])(request["images"])
         answer = {"seconds": time.perf_counter() - start, "tokens": tokens, "peak_mb": peak_mb()}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def peak_mb() -> float:
-    """The most memory this process has held."""
+    """Return the peak memory of this process in MB."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
