@@ -60,8 +60,8 @@ def test_numpy_ids_can_be_decoded() -> None:
 
 @given(st.text(max_size=60))
 def test_decoded_texts_have_single_spaces(text: str) -> None:
-    said = decode(encode(text))
-    assert said == " ".join(said.split())
+    decoded = decode(encode(text))
+    assert decoded == " ".join(decoded.split())
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,12}", fullmatch=True), max_size=12))

@@ -92,7 +92,7 @@ def add_log_sum(model: ov.Model) -> None:
 
 
 def quantize(folder: Path, weights: Weights, progress: Progress) -> Path:
-    """Return a folder beside the graphs with their int8 versions, matrices included; build it if it is missing.
+    """Return a folder next to the graphs with their int8 versions, matrices included; build it if it is missing.
 
     Nothing is calibrated on pictures: OpenVINO scales activations when it computes them. Scales calibrated on 32
     pictures (NNCF's post-training quantization) make the vision tower a quarter faster, but then the worst of 200 other

@@ -46,7 +46,7 @@ def says(text: str, banned: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("said", "banned", "forbidden", "allowed"),
+    ("prefix", "banned", "forbidden", "allowed"),
     [
         ("a.", "cat", "cat.", "cat c ca cats. EOT"),
         ("a.", "CAT", "cat.", "cats."),
@@ -69,8 +69,10 @@ def says(text: str, banned: str) -> bool:
         ("a.", ".", "..", "- EOT"),
     ],
 )
-def test_tokens_that_complete_banned_words_are_forbidden(said: str, banned: str, forbidden: str, allowed: str) -> None:
-    tokens = set(bans.completing(ids(said), bans.compiled((banned,)), last=False).tolist())
+def test_tokens_that_complete_banned_words_are_forbidden(
+    prefix: str, banned: str, forbidden: str, allowed: str
+) -> None:
+    tokens = set(bans.completing(ids(prefix), bans.compiled((banned,)), last=False).tolist())
     assert set(ids(forbidden)) <= tokens
     assert not set(ids(allowed)) & tokens
 
@@ -138,7 +140,7 @@ def test_wide_beam_search_finds_the_best_allowed_captions(seed: int) -> None:
     options = SearchOptions(beams=20, length_penalty=0, min_length=0, max_length=4, ban=("cat",))
     [found] = search_all(engine, clips(seed), options)
     totals = sorted(
-        (total for total, said in everything(engine, seed, words, 4) if not says(said, "cat")), reverse=True
+        (total for total, prefix in everything(engine, seed, words, 4) if not says(prefix, "cat")), reverse=True
     )
     assert [h.logprob * (len(h.ids) - 1) for h in found[:8]] == pytest.approx(totals[:8], abs=1e-4)
 
@@ -147,13 +149,13 @@ def everything(engine: FakeEngine, clip: int, words: list[int], length: int) -> 
     """Return log-probability and text of every caption."""
     captions = set()
     for drawn in product(words, repeat=length - 1):
-        total, said = 0.0, (SOT_ID,)
+        total, prefix = 0.0, (SOT_ID,)
         for token in drawn:
-            total += log_softmax(engine.logits(clip, said)[None].astype(np.float32))[0, token]
-            said += (token,)
+            total += log_softmax(engine.logits(clip, prefix)[None].astype(np.float32))[0, token]
+            prefix += (token,)
             if token == EOT_ID:
                 break
-        captions.add((total, decode(said)))
+        captions.add((total, decode(prefix)))
     return captions
 
 
@@ -173,7 +175,7 @@ def test_prompt_with_banned_word_is_rejected() -> None:
 
 
 def test_phrase_that_starts_in_the_prompt_is_banned() -> None:
-    likely = FakeEngine(lambda clip, said: 9 * (np.arange(EOT_ID + 1) == IDS["cat."]), EOT_ID + 1)
+    likely = FakeEngine(lambda clip, prefix: 9 * (np.arange(EOT_ID + 1) == IDS["cat."]), EOT_ID + 1)
     free, banned = (SearchOptions("greedy", max_length=5, min_length=0, ban=ban) for ban in ((), ("black cat",)))
     assert decode(search(likely, clips(0), free, encode("black"))[0].ids) == "black cat cat cat"
     assert not says(decode(search(likely, clips(0), banned, encode("black"))[0].ids), "black cat")

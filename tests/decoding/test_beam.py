@@ -103,11 +103,11 @@ def test_logprob_is_the_mean_of_unfiltered_logprobs() -> None:
     engine = FakeEngine(chance(V, end=1), V)
     options = SearchOptions(repetition_penalty=1.5, no_repeat_ngram=2, min_length=4, max_length=9)
     for number, found in enumerate(search(engine, clips(*range(8)), options, prompt=(3,))):
-        said = [
+        logprobs = [
             log_softmax(engine.logits(number, found.ids[:at])[None].astype(np.float32))[0, found.ids[at]]
             for at in range(2, len(found.ids))
         ]
-        assert found.logprob == pytest.approx(np.mean(said), abs=1e-5)
+        assert found.logprob == pytest.approx(np.mean(logprobs), abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["beam", "legacy"])
@@ -128,7 +128,7 @@ def test_wide_search_finds_the_best_captions(seed: int, max_length: int) -> None
     [found] = search_all(engine, clips(seed), options)
     best = sorted(everything(engine, seed, max_length), reverse=True)[:10]
     assert [h.logprob * (len(h.ids) - 1) for h in found[:10]] == pytest.approx([t for t, _ in best], abs=1e-4)
-    assert {h.ids for h in found[:10]} == {said for _, said in best}
+    assert {h.ids for h in found[:10]} == {ids for _, ids in best}
 
 
 def everything(engine: FakeEngine, clip: int, max_length: int) -> set[tuple[float, tuple[int, ...]]]:

@@ -69,7 +69,7 @@ def test_finished_clip_makes_room_for_waiting_one() -> None:
     while decoder.busy:
         done += decoder.step()
     assert done == [1, 2, 0, 3]
-    assert engine.rows_fed == [2] * 9  # the three short ones follow each other beside the long one
+    assert engine.rows_fed == [2] * 9  # the three short ones share a slot
     assert engine.slots_made == [2]
 
 

@@ -39,13 +39,13 @@ def test_unigrams_forbid_every_used_token() -> None:
 
 
 @given(st.integers(1, 5), st.lists(st.integers(0, 3), min_size=1, max_size=14))
-def test_repeated_ngrams_equal_hugging_face(size: int, said: list[int]) -> None:
+def test_repeated_ngrams_equal_hugging_face(size: int, tokens: list[int]) -> None:
     """As NoRepeatNGramLogitsProcessor: a table of the tokens that followed each prefix of an n-gram."""
     followed = defaultdict(set)
-    for run in zip(*(said[at:] for at in range(size)), strict=False):
+    for run in zip(*(tokens[at:] for at in range(size)), strict=False):
         followed[run[:-1]].add(run[-1])
-    expected = followed[tuple(said[len(said) + 1 - size :])] if len(said) + 1 >= size else set()
-    filtered = filters.forbid_repeated_ngrams(ids(said), np.zeros((1, 4), np.float32), size)
+    expected = followed[tuple(tokens[len(tokens) + 1 - size :])] if len(tokens) + 1 >= size else set()
+    filtered = filters.forbid_repeated_ngrams(ids(tokens), np.zeros((1, 4), np.float32), size)
     assert set(np.flatnonzero(filtered[0] == NO)) == expected
 
 

@@ -57,7 +57,7 @@ def test_bf16_captions_equal_float32():
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60)
-def test_the_few_best_are_those_of_numpy_among_equals_too(rows, k, vocabulary, levels, seed):
+def test_top_k_scores_equal_numpy(rows, k, vocabulary, levels, seed):
     drawn = np.random.default_rng(seed).integers(0, levels, (rows, vocabulary))
     logits = np.float32(drawn / levels * 9)
     ours, wanted = top_k_scores_of(torch.from_numpy(logits), k), top_k_scores(logits, k)
