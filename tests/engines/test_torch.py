@@ -94,7 +94,7 @@ def test_loading_copies_no_weights():
         assert np.shares_memory(tensor.numpy(), weights[name])
 
 
-def test_opening_needs_no_mindspore_and_warns_not(tmp_path: Path):
+def test_opening_loads_no_mindspore_without_warnings(tmp_path: Path):
     config, weights = golden_weights("tiny")
     with (tmp_path / "tiny.ckpt").open("wb") as file:
         for name, array in weights.items():
