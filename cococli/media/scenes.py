@@ -254,8 +254,8 @@ def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
 
 def _looks(pixels: np.ndarray) -> np.ndarray:
     """Thumbnails without their brightness and contrast, of length 1, so that products are correlations: [N, P]"""
-    centerd = pixels - pixels.mean(axis=1, keepdims=True)
-    return centerd / np.maximum(np.linalg.norm(centerd, axis=1, keepdims=True), 1e-6)
+    centered = pixels - pixels.mean(axis=1, keepdims=True)
+    return centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-6)
 
 
 def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
