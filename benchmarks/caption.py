@@ -32,7 +32,7 @@ def open_clip_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield names and shapes of vit-l-14's tensors in open_clip."""
     from cococli.catalog import VIT_L_14
     from cococli.checkpoints.architecture import parameters
-    from cococli.checkpoints.names import tensors_of
+    from cococli.checkpoints.tensors import tensors_of
 
     return ((tensor.name, tensor.shape) for tensor in tensors_of(parameters(VIT_L_14)))
 

@@ -199,6 +199,9 @@ class ModelOptions(EngineOptions):
     ] = 8
 
 
+JsonOutput = Annotated[bool, Option("Print JSON.", flags=("--json",))]
+
+
 def options_of(request: type) -> Iterator[tuple[dataclasses.Field[Any], Any, Option]]:
     """Yield the fields of a request with their types and options; those of nested groups as if they were its own."""
     if not dataclasses.is_dataclass(request):

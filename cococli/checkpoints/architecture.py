@@ -1,4 +1,4 @@
-"""Which CoCa a checkpoint is: read from its config, else recognized from the shapes of its tensors."""
+"""Architecture of a checkpoint: read from its config, else recognized from the shapes of its tensors."""
 
 import difflib
 import math
@@ -11,16 +11,17 @@ from typing import Any
 from .. import catalog
 from ..catalog import CocaConfig, Preprocess, TextConfig, VisionConfig
 from ..errors import ModelError, UsageError
-from ..parsing import read_json
+from ..files import check_regular, os_reason
+from ..parsing import parse_json, read_json
 
 Shape = tuple[int, ...]
 
-HEAD_WIDTH = 64  # of every head in open_clip's CoCa configs
+HEAD_WIDTH = 64  # in all of open_clip's CoCa configs
 POOLER_HEADS = 8
 
 
 def parameters(config: CocaConfig) -> dict[str, Shape]:
-    """Name and shape of every parameter of the network, by the names of `names.PARAMETERS`."""
+    """Return the name and shape of every parameter of the network, named as in `tensors.PARAMETERS`."""
     vision, text, decoder, width = config.vision, config.text, config.decoder, config.embed_dim
     return {
         "logit_scale": (),
@@ -85,11 +86,10 @@ def _joined(parts: Iterable[dict[str, Shape]]) -> dict[str, Shape]:
 
 
 def recognize(shapes: Mapping[str, Shape]) -> CocaConfig:
-    """The config that the shapes of the parameters tell, with heads as open_clip's configs have them.
+    """Derive the config from the shapes of parameters, with heads as in open_clip's configs.
 
     Raises:
-        ModelError: a parameter that tells the size of something is missing or has an unlikely shape,
-            or a width does not split into heads of 64.
+        ModelError: A parameter is missing or has an unlikely shape, or a width does not split into heads of 64.
     """
     width, _, patch, _ = _shape(shapes, "visual.conv1.weight", 4)
     rows, _ = _shape(shapes, "visual.positional_embedding", 2)
@@ -112,7 +112,7 @@ def recognize(shapes: Mapping[str, Shape]) -> CocaConfig:
     for size in (width, embed_dim, text_width, decoder_width):
         if size % HEAD_WIDTH:
             raise ModelError(
-                f"no shape tells the number of heads, and a width of {size} does not split into heads of {HEAD_WIDTH}",
+                f"the number of heads is unknown, and a width of {size} does not split into heads of {HEAD_WIDTH}",
                 "give the model's config: --config open_clip_config.json",
             )
     return CocaConfig(embed_dim, vision, text, decoder)
@@ -127,7 +127,7 @@ def _transformer(
 
 def _shape(shapes: Mapping[str, Shape], name: str, rank: int) -> Shape:
     if name not in shapes:
-        raise ModelError(f"not a whole CoCa: it has no {name}")
+        raise ModelError(f"not a complete CoCa: it has no {name}")
     if len(shapes[name]) != rank or 0 in shapes[name]:
         raise ModelError(f"not a CoCa: {name} has the shape {shapes[name]}")
     return shapes[name]
@@ -145,40 +145,44 @@ def _mlp_ratio(shapes: Mapping[str, Shape], blocks: str) -> float:
 
 
 def check(config: CocaConfig, shapes: Mapping[str, Shape]) -> None:
-    """Raise a ModelError naming the first difference between a config's parameters and those at hand."""
+    """Check that shapes are those of a config's parameters.
+
+    Raises:
+        ModelError: They differ; the message names the first difference.
+    """
     wanted = parameters(config)
     for name, shape in wanted.items():
         if name not in shapes:
             absent = [name for name in wanted if name not in shapes]
             raise ModelError(f"parameters are missing: {listed(absent)}")
         if shapes[name] != shape:
-            raise ModelError(f"{name} has the shape {shapes[name]}, the config says {shape}")
+            raise ModelError(f"{name} has the shape {shapes[name]}, but the config implies {shape}")
     if foreign := [name for name in shapes if name not in wanted]:
-        raise ModelError(f"there are parameters that the config knows nothing of: {listed(foreign)}")
+        raise ModelError(f"the config has no parameters called {listed(foreign)}")
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names on one line, and how many there are."""
+    """Join the first few names on one line, with their number if there are more."""
     first, *others = [name if name.isprintable() else repr(name) for name in names]
     shown = ", ".join([first, *others[:2]])
     return f"{shown}, ... ({1 + len(others)} in all)" if len(others) > 2 else shown
 
 
 def load_config(name_or_path: str | Path) -> CocaConfig:
-    """A catalog name's config, or the one in a JSON file: open_clip's form, with or without `model_cfg`.
+    """Return a catalog model's config, or the one in a JSON file in open_clip's format, with or without `model_cfg`.
 
     Raises:
-        ModelError: no such name or file, or not a CoCa's config.
+        ModelError: There is no such name or file, or it is not the config of a CoCa.
     """
     known = catalog.MODELS.get(str(name_or_path))
     if known and known.config:
         return known.config
     path = Path(name_or_path)
-    if not os.path.isfile(path):  # noqa: PTH113 (a name too long for a path is no file either)
+    if not os.path.isfile(path):  # noqa: PTH113 (a name too long for a path is not a file either)
         names = [name for name, model in catalog.MODELS.items() if model.config]
         close = difflib.get_close_matches(str(name_or_path), names)
         raise ModelError(f"no config file or model is called {name_or_path}", f"known: {', '.join(close or names)}")
-    config = read(path)
+    config = read_config(path)
     try:
         return CocaConfig.from_open_clip(config)
     except ModelError as error:
@@ -186,20 +190,20 @@ def load_config(name_or_path: str | Path) -> CocaConfig:
 
 
 def load_preprocess(path: Path) -> Preprocess | None:
-    """How a config file says that pictures are prepared; None where it says nothing of it.
+    """Return the preprocessing of pictures in a config file; None if it does not set it.
 
     Raises:
-        ModelError: It cannot be read, or what it says cannot be.
+        ModelError: It cannot be read, or is invalid.
     """
-    entry = read(path).get("preprocess_cfg")
+    entry = read_config(path).get("preprocess_cfg")
     try:
         return None if entry is None else Preprocess.from_open_clip(entry)
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The contents of a config file.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the content of a config file.
 
     Raises:
         ModelError: It cannot be read, or is not a JSON object.
@@ -209,14 +213,17 @@ def read(path: Path) -> dict[str, Any]:
     except UsageError as error:
         raise ModelError(error.message, error.hint) from None
     if not isinstance(config, dict):
-        raise ModelError(f"{path} is not a model config: it holds a {type(config).__name__}")
+        raise ModelError(f"{path} is not a model config but a {type(config).__name__}")
     return config
 
 
 def find_config(weights: Path) -> Path | None:
-    """The config file beside a checkpoint: `<stem>.json`, `open_clip_config.json` or `config.json`, in this order.
+    """Find the config beside a checkpoint: `<stem>.json`, `open_clip_config.json` or `config.json`, in this order.
 
-    A file of that name which describes no open_clip model is passed over: other tools write a `config.json` too.
+    Files that do not describe an open_clip model are skipped: other tools write a `config.json`, too.
+
+    Raises:
+        ModelError: A file cannot be read.
     """
     for name in (f"{weights.stem}.json", "open_clip_config.json", "config.json"):
         path = weights.with_name(name)
@@ -226,9 +233,16 @@ def find_config(weights: Path) -> Path | None:
 
 
 def is_config(path: Path) -> bool:
-    """Whether a file looks like the config of an open_clip model, though perhaps not of a CoCa."""
+    """Return whether a file looks like the config of an open_clip model, though perhaps not of a CoCa.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     try:
-        config = read(path)
-    except ModelError:
+        check_regular(path)
+        config = parse_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {os_reason(error)}") from None
+    except ValueError:  # not JSON
         return False
-    return "vision_cfg" in config or "model_cfg" in config
+    return isinstance(config, dict) and ("vision_cfg" in config or "model_cfg" in config)

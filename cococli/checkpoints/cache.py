@@ -1,115 +1,149 @@
-"""The cache of models: `COCA_HOME/models/NAME/` with weights, config and manifest, each model whole or not there.
+"""Cache of models: `COCA_HOME/models/NAME/` with weights, config and manifest, each model complete or absent.
 
-A model is put together in a hidden folder and takes its place in one step. What a killed process leaves stays hidden,
-and nobody needs it once the lock of its name is free.
+A model is assembled in a hidden folder, which then takes its place in one step. Leftovers of killed processes stay
+hidden, and are removed once the lock of their name is free.
 """
 
 import difflib
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import settings
 from ..catalog import MODELS
 from ..errors import ModelError
-from ..files import delete, hide_folder, publish_folder, remove_abandoned, unwinding_on_sigterm
+from ..files import delete, hide_folder, os_reason, publish_folder, remove_abandoned, unwinding_on_sigterm
+from ..reporting import SILENT, Reporter
 from . import manifest as manifests
 from .locks import check_name, free, is_name, locked, writing
 from .manifest import MANIFEST, Manifest
 
-if TYPE_CHECKING:
-    from .writing import Progress
-
-_USED = "used"  # an empty file in a model's folder; its time is that of the last use
-_HIDDEN, _OLD = ".coca-", "~"  # .coca-NAME is being put together, .coca-NAME~ is going away
+_CHECK_HOME = "check its permissions, or set COCA_HOME to another folder"
+_USED = "used"  # an empty file in a model's folder, touched at each use
+_HIDDEN, _OLD = ".coca-", "~"  # .coca-NAME is being assembled, .coca-NAME~ is being removed
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model in the cache, whole or damaged."""
+    """A model in the cache, intact or damaged."""
 
     name: str
     folder: Path
-    manifest: Manifest | None  # None: damaged, too
-    size: int  # bytes that its folder takes
-    added: datetime | None  # to this cache; None where that cannot be told
+    manifest: Manifest | None  # None: of a run, or damaged
+    size: int  # bytes of its folder
+    added: datetime | None  # to this cache; None if unknown
     used: datetime | None  # last; None: never
-    problem: str  # what is wrong with it at a quick look; empty: nothing
+    problem: str  # found without reading its weights; empty: none
 
     @property
-    def mend(self) -> str:
-        """The command that brings it back."""
-        known, source = MODELS.get(self.name), self.manifest.source if self.manifest else None
+    def remedy(self) -> str:
+        """The command that restores it."""
+        known, origin = MODELS.get(self.name), self.manifest.source if self.manifest else None
         if not os.path.lexists(self.folder / MANIFEST):  # somebody put it there by hand
             weights = next(self.folder.glob("*.ckpt"), Path("FILE"))
             return f"coca fetch {shlex.quote(str(weights))} --name {self.name}"
-        if known and (source is None or source.repository == known.repository):
+        if known and (origin is None or origin.repository == known.repository):
             return f"coca fetch {self.name} --force"
-        return f"coca fetch {shlex.quote(source.origin if source else 'FILE')} --name {self.name} --force"
+        return f"coca fetch {shlex.quote(origin.address if origin else 'FILE')} --name {self.name} --force"
 
     @property
     def damage(self) -> ModelError | None:
         """The error to raise for it, if it is damaged."""
-        return ModelError(f"the model {self.name} is damaged: {self.problem}", self.mend) if self.problem else None
+        return ModelError(f"the model {self.name} is damaged: {self.problem}", self.remedy) if self.problem else None
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What was removed from the cache."""
+    """A file or folder that was removed."""
 
-    path: Path  # where it was
+    path: Path
     size: int  # bytes
 
 
 def slug(name: str) -> str:
-    """The name in the cache of a model of the hub: `org--repo@revision--file` for `org/repo@revision:file`."""
+    """Return the name in the cache of a model on the hub: `org--repo@revision--file` for `org/repo@revision:file`."""
     return re.sub("[/:]", "--", name)
 
 
 def names() -> list[str]:
-    """Names of the models in the cache, damaged ones included."""
-    with suppress(OSError):  # a cache that may not be read has nothing to offer
-        return sorted(path.name for path in settings.models_folder().iterdir() if has(path.name))
-    return []
+    """Return the names of the models in the cache, including damaged ones.
+
+    Raises:
+        ModelError: The cache cannot be read.
+    """
+    return [path.name for path in list_folder(settings.models_folder()) if has(path.name)]
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; nothing if it does not exist.
+
+    Raises:
+        ModelError: The folder cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(f"cannot read {folder}: {os_reason(error)}", _CHECK_HOME) from None
 
 
 def has(name: str) -> bool:
-    """Whether a folder of the cache has this name."""
-    return is_name(name) and os.path.isdir(settings.models_folder() / name)  # noqa: PTH112 (never raises)
+    """Return whether the cache has a model of this name.
+
+    Raises:
+        ModelError: The cache cannot be read.
+    """
+    return is_name(name) and is_folder(settings.models_folder() / name)
+
+
+def is_folder(folder: Path) -> bool:
+    """Return whether a folder exists.
+
+    Raises:
+        ModelError: It is in a folder that cannot be read.
+    """
+    try:
+        return folder.is_dir()
+    except OSError as error:
+        raise ModelError(f"cannot read {folder}: {os_reason(error)}", _CHECK_HOME) from None
 
 
 def models() -> list[StoredModel]:
-    """Every model in the cache, looked at quickly: is each file there, with its size?"""
-    return [_look(name) for name in names()]
+    """Return every model in the cache, each checked for missing files and wrong sizes.
+
+    Raises:
+        ModelError: The cache cannot be read.
+    """
+    return [_inspect(name) for name in names()]
 
 
 def find(name: str) -> StoredModel:
-    """A model in the cache, which may be damaged, by its name there or on the hub.
+    """Find a model in the cache, which may be damaged, by its name there or on the hub.
 
     Raises:
-        UsageError: no model can be called so.
-        ModelError: there is none of this name.
+        UsageError: The name is not valid.
+        ModelError: There is none of this name, or the cache cannot be read.
     """
     kept = slug(name)
     check_name(kept)
     if not has(kept):
         close = difflib.get_close_matches(kept, names())
-        hint = f"close: {', '.join(close)}" if close else "coca models shows what is there"
+        hint = f"close: {', '.join(close)}" if close else "coca models lists them"
         raise ModelError(f"no model in the cache is called {name!r}", hint)
-    return _look(kept)
+    return _inspect(kept)
 
 
 def stored(name: str) -> StoredModel:
-    """A model in the cache, whole as far as a quick look tells.
+    """Find a model in the cache whose files are there with the right sizes.
 
     Raises:
-        ModelError: there is none of this name, or it is damaged; the hint is the command that mends it.
+        ModelError: There is none of this name, or it is damaged; the hint is the command that restores it.
     """
     model = find(name)
     if model.damage:
@@ -118,46 +152,45 @@ def stored(name: str) -> StoredModel:
 
 
 def newest() -> str | None:
-    """The name of the model that was added last, of those that are whole."""
-    whole = {model.name: model.added for model in models() if model.added and not model.problem}
-    return max(whole, key=whole.__getitem__, default=None)
+    """Return the name of the model that was added last; damaged ones do not count."""
+    added = {model.name: model.added for model in models() if model.added and not model.problem}
+    return max(added, key=added.__getitem__, default=None)
 
 
 def mark_used(name: str) -> None:
-    """Note that a model is used now, where the cache may be written to."""
+    """Record that a model is used now, if the cache is writable."""
     with suppress(OSError):
         (settings.models_folder() / name / _USED).touch()
 
 
-def verify(name: str, progress: "Progress") -> list[str]:
-    """What is wrong with each file of a model, all of it read again.
-
-    Args:
-        progress: Called with the stage `verify NAME`, the bytes that are through and those in all.
+def verify(name: str, reporter: Reporter = SILENT) -> list[str]:
+    """Read all of a model again and return the problem of each file that differs from its manifest.
 
     Raises:
-        ModelError: there is none of this name.
+        ModelError: There is none of this name.
     """
     model = find(name)
     if not model.manifest:
         return [model.problem]
-    return manifests.verify(model.folder, model.manifest, lambda *through: progress(f"verify {model.name}", *through))
+    total = sum(facts.size for facts in model.manifest.files.values())
+    with reporter.progress(f"verifying {model.name}", total, unit="bytes") as progress:
+        return manifests.verify(model.folder, model.manifest, progress)
 
 
 @contextmanager
-def adding(name: str, waiting: Callable[[], object] = lambda: None) -> Iterator[Path]:
-    """Give an empty folder to put a model together in. When the block succeeds, it takes the name's place in one step.
+def adding(name: str, reporter: Reporter = SILENT) -> Iterator[Path]:
+    """Yield an empty folder for a new model, which takes the place of the name in one step when the block succeeds.
 
-    On any error, Ctrl-C and SIGTERM included, nothing of it stays, and what had the name before does.
+    On any error, Ctrl-C and SIGTERM included, the folder is removed, and an earlier model of the name stays.
 
     Raises:
-        UsageError: no model can be called so.
-        ModelError: the cache cannot be written to, or the folder does not hold a whole model at the end.
+        UsageError: The name is not valid.
+        ModelError: The cache cannot be written, or the folder does not hold a complete model at the end.
     """
-    with unwinding_on_sigterm(), locked(name, waiting):
+    with unwinding_on_sigterm(), locked(name, reporter):
         with suppress(OSError):
             _discard_unheld(_half_added())
-        folder = _hidden(name)
+        folder = settings.models_folder() / f"{_HIDDEN}{name}"
         try:
             with writing():
                 delete(folder)
@@ -171,41 +204,44 @@ def adding(name: str, waiting: Callable[[], object] = lambda: None) -> Iterator[
                 delete(folder)
 
 
-def remove(name: str, waiting: Callable[[], object] = lambda: None) -> Removed:
+def remove(name: str, reporter: Reporter = SILENT) -> Removed:
     """Remove a model, damaged or not, in one step.
 
     Raises:
-        ModelError: there is none of this name, or the cache cannot be written to.
+        ModelError: There is none of this name, or the cache cannot be written.
     """
     name = find(name).name
-    with locked(name, waiting):
-        model = find(name)  # still
+    with locked(name, reporter):
+        model = find(name)  # another process may have removed it
         with writing():
             delete(hide_folder(model.folder))
     return Removed(model.folder, model.size)
 
 
 def prune() -> list[Removed]:
-    """Remove what nobody needs: half-added models, unfinished downloads, unpacked models of other versions.
+    """Remove leftovers: half-added models, unfinished downloads, and models unpacked by other versions.
 
-    Temporary files of killed processes go as well, wherever they are in the cache.
-
-    What a living process works on stays.
+    Temporary files of killed processes, anywhere in the cache, are removed as well. Whatever a living process works on
+    stays.
 
     Raises:
-        ModelError: the cache cannot be written to.
+        ModelError: The cache cannot be written.
     """
     with writing():
         unheld = _discard_unheld([*_half_added(), *_downloads()])
         others = [_discard(path) for path in _other_unpackings()]
-        folders = [
-            settings.home(),
-            *(path for path in settings.home().rglob("*") if path.is_dir()),
-        ]
+        folders = [settings.home(), *(path for path in settings.home().rglob("*") if path.is_dir())]
         return unheld + others + [Removed(*file) for folder in folders for file in remove_abandoned(folder).items()]
 
 
-def _look(name: str) -> StoredModel:
+def modified(file: Path) -> datetime | None:
+    """Return when a file was modified; None if it does not exist."""
+    with suppress(OSError):
+        return datetime.fromtimestamp(file.stat().st_mtime, UTC)
+    return None
+
+
+def _inspect(name: str) -> StoredModel:
     folder = settings.models_folder() / name
     manifest, problem = None, ""
     try:
@@ -213,25 +249,16 @@ def _look(name: str) -> StoredModel:
         manifests.check(folder, manifest)
     except ModelError as error:
         problem = error.message
-    return StoredModel(name, folder, manifest, _size(folder), _time(folder / MANIFEST), _time(folder / _USED), problem)
-
-
-def _time(file: Path) -> datetime | None:
-    with suppress(OSError):
-        return datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    return None
+    added, used = modified(folder / MANIFEST), modified(folder / _USED)
+    return StoredModel(name, folder, manifest, _size(folder), added, used, problem)
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    with suppress(OSError):  # gone meanwhile
+    """Return the bytes of a file, or of all files in a folder."""
+    with suppress(OSError):  # a file was removed meanwhile
         files = path.rglob("*") if path.is_dir() else [path]
         return sum(file.lstat().st_size for file in files if not file.is_dir())
     return 0
-
-
-def _hidden(name: str) -> Path:
-    return settings.models_folder() / f"{_HIDDEN}{name}"
 
 
 def _discard(path: Path) -> Removed:
@@ -241,13 +268,14 @@ def _discard(path: Path) -> Removed:
 
 
 def _half_added() -> Iterator[tuple[Path, str]]:
-    """What is being added or removed, or was when a process was killed, and the name of the model."""
-    for path in settings.models_folder().glob(f"{_HIDDEN}*"):
-        yield path, path.name.removeprefix(_HIDDEN).removesuffix(_OLD)
+    """Yield the hidden folders of models and runs that are or were being added or removed, with their names."""
+    for folder, prefix in ((settings.models_folder(), ""), (settings.home() / "runs", "run:")):
+        for path in folder.glob(f"{_HIDDEN}*"):
+            yield path, prefix + path.name.removeprefix(_HIDDEN).removesuffix(_OLD)
 
 
 def _downloads() -> Iterator[tuple[Path, str]]:
-    """What is being downloaded or was not finished, and the name of the model."""
+    """Yield downloads that are in progress or unfinished, with the names of their models."""
     for path in (settings.home() / "downloads").glob("*"):
         yield path, path.name
 
@@ -263,6 +291,6 @@ def _discard_unheld(found: Iterable[tuple[Path, str]]) -> list[Removed]:
 
 
 def _other_unpackings() -> list[Path]:
-    """Bundled models that another version of the program unpacked."""
+    """Return the bundled models that other versions of the program unpacked."""
     ours = {digest[:16] for model in MODELS.values() if model.bundled for digest in model.sha256.values()}
     return [path for path in (settings.home() / "bundled").glob("*") if path.name not in ours]

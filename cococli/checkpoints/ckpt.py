@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import ModelError
+from ..files import os_reason
 
 _VARINT, _BYTES = 0, 2  # protobuf's wire types
 _VALUE, _TAG, _TENSOR = 1, 1, 2
@@ -38,7 +39,7 @@ Span = tuple[int, int]  # first byte, and the byte after the last
 
 
 class _Slice(NamedTuple):
-    """One message: a whole parameter, or some of its rows (MindSpore splits what exceeds 512 MB)."""
+    """One message: a whole parameter, or some of its rows (MindSpore splits parameters above 512 MB)."""
 
     shape: tuple[int, ...]  # of the whole parameter
     dtype: np.dtype
@@ -48,7 +49,7 @@ class _Slice(NamedTuple):
 def write(
     file: BinaryIO, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], dtype: str = "float32"
 ) -> None:
-    """Append one parameter to an open file, part by part, so that it never lies whole in memory."""
+    """Append one parameter to an open file, part by part, so that it is never in memory as a whole."""
     stored = np.dtype(dtype).newbyteorder("<")
     size = stored.itemsize * math.prod(shape)
     start, padding = file.tell(), 0
@@ -60,26 +61,26 @@ def write(
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Every parameter of a `.ckpt` as a read-only view of the mapped file.
+    """Return every parameter of a `.ckpt` as a read-only view of the mapped file.
 
     Args:
-        path: A file that `write` or `mindspore.save_checkpoint` wrote. It must not be cut while the views live.
+        path: A file that `write` or `mindspore.save_checkpoint` wrote. It must not be truncated while the views live.
 
     Raises:
-        ModelError: the file cannot be read, is truncated, or is no `.ckpt`.
+        ModelError: The file cannot be read, is truncated, or is not a `.ckpt`.
     """
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return {name: _array(data, slices) for name, slices in _parameters(data).items()}
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise ModelError(f"cannot read {path}: {os_reason(error)}") from error
     except (ValueError, OverflowError) as error:
-        raise ModelError(f"{path} is no MindSpore checkpoint, or is damaged: {error}") from None
+        raise ModelError(f"{path} is not a MindSpore checkpoint, or is damaged: {error}") from None
 
 
 def _header(name: str, shape: tuple[int, ...], dtype: np.dtype, padding: int, size: int) -> bytes:
-    """All of a parameter's message but the content of `size` bytes, which must follow."""
+    """Return a parameter's message up to its content of `size` bytes, which must follow."""
     tensor = b"".join(_key(_DIMS, _VARINT) + _encoded(length) for length in shape)
     tensor += _field(_TYPE, _TYPES[dtype].encode()) + _field(_PADDING, bytes(padding))
     tensor += _key(_CONTENT, _BYTES) + _encoded(size)
@@ -96,7 +97,7 @@ def _key(number: int, wire_type: int) -> bytes:
 
 
 def _encoded(value: int) -> bytes:
-    """Base 128, lowest digit first, the high bit set on all bytes but the last."""
+    """Encode a number in base 128, lowest digit first, the high bit set on all bytes but the last."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -144,7 +145,7 @@ def _array(data: mmap.mmap, slices: list[_Slice]) -> np.ndarray:
 
 
 def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
-    """Number and bytes of each field of the message in `span`; of a number, the digits."""
+    """Yield the number and the bytes of each field of the message in `span`; of a number, its digits."""
     at, end = span
     while at < end:
         key, start = _digits(data, at, end)
@@ -166,7 +167,7 @@ def _decoded(data: mmap.mmap, span: Span) -> Iterator[int]:
 
 
 def _digits(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """The number that starts at a byte, and the byte after it."""
+    """Decode the number that starts at a byte; return it and the byte after it."""
     value = 0
     for shift in range(0, 64, 7):
         if at >= end:

@@ -1,4 +1,7 @@
-"""Names of models in the cache, and which process works on which: the system frees a lock when its process ends."""
+"""Names of models, and their locks: one process at a time adds or removes a model.
+
+The system frees a lock when its process ends.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,44 +11,42 @@ from typing import TYPE_CHECKING
 from .. import settings
 from ..catalog import MODELS
 from ..errors import ModelError, UsageError
+from ..files import os_reason
+from ..reporting import SILENT, Reporter
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_LONGEST = 150  # characters of a name; a tar's header has room for 155
-_NAME = re.compile(rf"[A-Za-z0-9_@+][A-Za-z0-9_@+.-]{{0,{_LONGEST - 1}}}")
+_MAX_LENGTH = 150  # characters of a name; a tar header has room for 155
+_NAME = re.compile(rf"[A-Za-z0-9_@+][A-Za-z0-9_@+.-]{{0,{_MAX_LENGTH - 1}}}")
 
 
 def is_name(name: str) -> bool:
-    """Whether a model in the cache can be called so."""
+    """Return whether a model in the cache may have this name."""
     return bool(_NAME.fullmatch(name)) and not (name in MODELS and MODELS[name].bundled)
 
 
 def check_name(name: str) -> None:
-    """Raise a UsageError for what no model in the cache can be called."""
+    """Raise a UsageError for a name that no model in the cache may have."""
     if name in MODELS and MODELS[name].bundled:
         raise UsageError(f"the model {name} comes with the program and is not in the cache")
     if not is_name(name):
-        allowed = f"at most {_LONGEST} letters, digits and ._-@+, the first no dot or dash"
-        raise UsageError(f"{name!r} cannot be the name of a model", allowed)
+        allowed = f"use at most {_MAX_LENGTH} letters, digits and ._-@+; a dot or dash cannot come first"
+        raise UsageError(f"{name!r} is not a valid model name", allowed)
 
 
 @contextmanager
-def locked(name: str, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the name of a model: any other process that adds or removes it waits. Its holder may take it again.
-
-    Args:
-        name: Of a model that may not be there yet.
-        waiting: Called once if another process holds the name.
+def locked(name: str, reporter: Reporter = SILENT) -> Iterator[None]:
+    """Hold the lock of a model, which need not exist, while other processes wait. Its holder may take it again.
 
     Raises:
-        UsageError: no model can be called so.
-        ModelError: the cache cannot be written to.
+        UsageError: The name is not valid.
+        ModelError: The cache cannot be written.
     """
     check_name(name)
     with writing():
         lock = _lock(name)
-        acquire(lock, waiting)
+        acquire(lock, lambda: reporter.note(f"waiting for another process that adds or removes {name}"))
     try:
         yield
     finally:
@@ -65,7 +66,7 @@ def acquire(lock: "BaseFileLock", waiting: Callable[[], object]) -> None:
 
 @contextmanager
 def free(name: str) -> Iterator[bool]:
-    """Hold a name if nobody does, this process included; tell whether that is so."""
+    """Hold the lock of a model if nobody does, this process included. Yield whether it was free."""
     from filelock import Timeout
 
     lock = _lock(name)
@@ -83,18 +84,22 @@ def free(name: str) -> Iterator[bool]:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Tell what to do where the cache cannot be written to."""
+    """Report that the cache cannot be written. The block must not read what may be unreadable.
+
+    Raises:
+        ModelError: An OSError came out of the block.
+    """
     try:
         yield
     except OSError as error:
         hint = "set COCA_HOME to another folder"
-        raise ModelError(f"cannot write to {settings.home()}: {error.strerror}", hint) from None
+        raise ModelError(f"cannot write to {settings.home()}: {os_reason(error)}", hint) from None
 
 
 def _lock(name: str) -> "BaseFileLock":
-    """The lock of a name, whose file stays when nobody holds it: to remove it is not safe."""
+    """Return the lock of a name. Its file stays when nobody holds it: removing it would not be safe."""
     from filelock import FileLock
 
     folder = settings.home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock", is_singleton=True)  # one for a whole thread, who may take it again
+    return FileLock(folder / f"{name}.lock", is_singleton=True)  # one per thread, which may take it again

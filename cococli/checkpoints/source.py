@@ -1,14 +1,16 @@
 """Open checkpoints as lazily read tensors: safetensors, pickles of tensors without code, and MindSpore's `.ckpt`.
 
-Safetensors and pickles may be sharded, as transformers writes them: several files, and an index that says which holds
-which tensor.
+Safetensors and pickles may be sharded, as transformers writes them: several files, and an index that maps tensors to
+files.
 """
 
+import ctypes
 import math
 import mmap
 import pickle
 import re
 import shlex
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,30 +22,30 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError, UsageError
+from ..files import os_reason
 from ..parsing import read_json, validate
 from . import ckpt
-from .mapped import release
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of files that are likely open_clip's
-# What open_clip calls its weights on the hub, the best first: safetensors hold no code, and are read lazily.
+# Names of open_clip's weights on the hub, the best first: safetensors hold no code and are read lazily.
 HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-INDEX = ".index.json"  # ends the name of the index of a sharded checkpoint
+INDEX = ".index.json"  # suffix of the index of a sharded checkpoint
 INDEX_NAMES = ("open_clip_model.safetensors.index.json", "model.safetensors.index.json")  # on the hub
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<suffix>\.\w+)")
-_NO_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)")  # begins other files
-# Keys that training programs save a state dict under, those of the weights that were trained before averaged ones.
+_NO_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)")  # prefixes of names
+# Keys under which training programs save a state dict; trained weights come before averaged ones.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "state_dict_ema", "model_ema", "ema")
 # Parts of names that torch.compile, FSDP and activation checkpointing add wherever a module is wrapped.
 _WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_DEEPEST = 3  # such keys below each other
+_MAX_DEPTH = 3  # of nested wrappers
 _LANDMARK = "text_decoder.text_projection"  # a tensor that every CoCa has and nothing else does
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names -> torch's
 _PART_BYTES = 16 << 20  # of float32 in memory at a time
-_SLACK = 1 << 20  # bytes that the tensors of a file may claim beyond its size
-_SPARE = 1 << 30  # bytes of memory that loading a pickle may take beyond its size
+_SLACK_BYTES = 1 << 20  # that the tensors of a file may claim beyond its size
+_SPARE_BYTES = 1 << 30  # of memory that loading a pickle may take beyond its size
 
 # A `.ckpt` starts with a parameter (field 1, its length), which starts with its name (field 1). Empty lines before a
-# web page can look like that, so web pages are told first, by their first tag.
+# web page can look like that, so web pages are recognized first, by their first tag.
 _WEB_PAGE = re.compile(rb"\s*<[!?a-zA-Z]")
 _CKPT = re.compile(rb"\n[\x80-\xff]*[\x00-\x7f]\n")
 
@@ -52,43 +54,54 @@ _CKPT = re.compile(rb"\n[\x80-\xff]*[\x00-\x7f]\n")
 class SourceTensor:
     """A tensor of an open checkpoint."""
 
-    name: str  # as open_clip calls it, without what training programs put around it
+    name: str  # open_clip's, without prefixes of training programs
     shape: tuple[int, ...]
-    dtype: str  # as torch names it: float32, ...
+    dtype: str  # torch's name: float32, ...
     slice: Callable[[int, int], np.ndarray]  # rows from, to; a scalar is one row; bfloat16 comes as its bits in uint16
-    mapped: bool  # whether slices lie in the file
+    mapped: bool  # slices are views of the mapped file
 
     @property
     def rows(self) -> int:
         return self.shape[0] if self.shape else 1
 
     def parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows from `start` to `stop`, a few at a time; each part only until the next is asked for.
+        """Yield rows from `start` to `stop`, a few at a time; a part is valid until the next one is requested.
 
-        They come as they are stored, but bfloat16, which numpy does not know, as float32, which holds it exactly.
+        bfloat16, which numpy lacks, comes as float32, which holds it exactly; other types come as stored.
         """
         step = max(1, _PART_BYTES // (4 * max(1, math.prod(self.shape[1:]))))
         for first in range(start, stop, step):
             rows = self.slice(first, min(first + step, stop))
             yield _widened(rows) if self.dtype == "bfloat16" else rows
             if self.mapped and rows.flags.c_contiguous:
-                release(rows.ctypes.data, rows.nbytes)
+                _release(rows.ctypes.data, rows.nbytes)
 
 
 def _widened(bfloat16: np.ndarray) -> np.ndarray:
-    """The bits of bfloat16, which are the upper half of float32's, as float32."""
+    """Convert the bits of bfloat16, which are the upper half of float32's, to float32."""
     return np.left_shift(bfloat16, 16, dtype=np.uint32).view(np.float32)
+
+
+def _release(address: int, size: int) -> None:
+    """Give back the whole pages within `size` bytes of a mapped file, which count as the process's own memory.
+
+    They are read again when next accessed; other memory would lose its content. A no-op outside Linux.
+    """
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if sys.platform == "linux" and first < last:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[list[SourceTensor]]:
-    """The tensors of a `.bin`, `.pt`, `.safetensors` or `.ckpt`, told apart by content. They are read when asked for.
+    """Open the tensors of a `.bin`, `.pt`, `.safetensors` or `.ckpt`, recognized by content. They are read on request.
 
     Args:
-        path: Also the index of a sharded checkpoint.
+        path: A checkpoint, or the index of a sharded one.
 
     Raises:
-        ModelError: not a checkpoint, truncated, or a pickle that holds code (which is not run).
+        ModelError: It is not a checkpoint, is truncated, or is a pickle that holds code (which is not run).
     """
     if is_ckpt(path):
         yield [_parameter(name, array) for name, array in ckpt.read(path).items()]
@@ -99,7 +112,7 @@ def open_checkpoint(path: Path) -> Iterator[list[SourceTensor]]:
         for shard, names in shards.items():
             found = stack.enter_context(_open(shard))
             if missing := names - {tensor.name for tensor in found}:
-                raise ModelError(f"{shard} lacks {min(missing)}, which {path.name} says it holds", "download it again")
+                raise ModelError(f"{shard} lacks {min(missing)}, which {path.name} lists", "download it again")
             tensors += found
         if not tensors:
             raise ModelError(f"{path} holds no tensors")
@@ -108,7 +121,7 @@ def open_checkpoint(path: Path) -> Iterator[list[SourceTensor]]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[list[SourceTensor]]:
-    """The tensors of one file, named as in it."""
+    """Open the tensors of one file under the names that it uses."""
     if _is_safetensors(_head(path), path):
         with _safetensors(path) as tensors:
             yield tensors
@@ -117,10 +130,10 @@ def _open(path: Path) -> Iterator[list[SourceTensor]]:
 
 
 def read_index(path: Path) -> dict[Path, set[str]]:
-    """The files of a sharded checkpoint, and the tensors that its index says are in each.
+    """Return the files of a sharded checkpoint, and the tensors that its index lists for each.
 
     Raises:
-        ModelError: The index cannot be read, or names files that are not beside it.
+        ModelError: The index cannot be read, or names files in other folders.
     """
     try:
         index = read_json(path)
@@ -134,18 +147,18 @@ def read_index(path: Path) -> dict[Path, set[str]]:
             raise ModelError(f"{path}: {name} cannot be in {file!r}, which is not a file beside it")
         shards.setdefault(path.with_name(file), set()).add(name)
     if not any(name.endswith(_LANDMARK) for name in names):
-        raise ModelError(f"{path} is not of a CoCa: it lists no {_LANDMARK}")
+        raise ModelError(f"{path} is not the index of a CoCa: it lists no {_LANDMARK}")
     return shards
 
 
 def find_checkpoint(path: Path, command: str) -> Path:
-    """The checkpoint in a folder, or the index that a shard belongs to. Other paths are returned as they are.
+    """Return the checkpoint in a folder, or the index that a shard belongs to. Other paths are returned unchanged.
 
     Args:
-        command: What to type before the path of a checkpoint, as `coca convert`.
+        command: Command that takes a checkpoint, for hints, as `coca convert`.
 
     Raises:
-        ModelError: The folder holds none, or several.
+        ModelError: The folder holds none or several, or cannot be read.
     """
     if not path.is_dir():
         shard = _SHARD.fullmatch(path.name)
@@ -154,13 +167,13 @@ def find_checkpoint(path: Path, command: str) -> Path:
     try:
         files = {file.name: file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()}
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+        raise ModelError(f"cannot read {path}: {os_reason(error)}") from None
     if usual := next(filter(files.get, (*HUB_NAMES, *INDEX_NAMES)), None):
         return files[usual]
     found = [file for name, file in files.items() if _is_likely(name)]
     found = found or [file for file in files.values() if file.suffix == ".ckpt"]
     if not found:
-        raise ModelError(f"{path} is a folder without a checkpoint in it", "name the checkpoint itself")
+        raise ModelError(f"{path} is a folder without a checkpoint", "name the checkpoint itself")
     if len(found) > 1:
         newest = max(found, key=lambda file: file.stat().st_mtime_ns)
         hint = f"name one of them; the newest: {command} {shlex.quote(str(newest))}"
@@ -169,23 +182,23 @@ def find_checkpoint(path: Path, command: str) -> Path:
 
 
 def _is_likely(name: str) -> bool:
-    """Whether a file in a folder may be a checkpoint by its name: not a shard, nor what training keeps beside it."""
+    """Return whether a name may be that of a checkpoint rather than a shard or another file of a training program."""
     if _SHARD.fullmatch(name) or _NO_WEIGHTS.match(name):
         return False
     return name.endswith((*SUFFIXES, *(f"{suffix}{INDEX}" for suffix in SUFFIXES)))
 
 
 def is_ckpt(path: Path) -> bool:
-    """Whether a checkpoint is MindSpore's: what `coca convert` makes, or MindSpore itself.
+    """Return whether a checkpoint is MindSpore's: made by `coca convert` or by MindSpore itself.
 
     Raises:
-        ModelError: there is no such file, or it is no checkpoint.
+        ModelError: There is no such file, or it is not a checkpoint.
     """
     return bool(_CKPT.match(_head(path)))
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file that may be a checkpoint."""
+    """Return the first bytes of a file that may be a checkpoint."""
     try:
         if path.is_dir():
             raise ModelError(f"{path} is a folder, not a checkpoint")
@@ -194,7 +207,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+        raise ModelError(f"cannot read {path}: {os_reason(error)}") from None
     _refuse_other_files(head, path)
     return head
 
@@ -216,7 +229,7 @@ def _parameter(name: str, array: np.ndarray) -> SourceTensor:
 
 
 def _is_safetensors(head: bytes, path: Path) -> bool:
-    """Whether a file starts as safetensors do: 8 bytes of length, then JSON. Pickles and zip archives do not."""
+    """Return whether a file starts like safetensors, unlike pickles and zip archives: 8 bytes of length, then JSON."""
     return head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80")))
 
 
@@ -227,7 +240,7 @@ def _safetensors(path: Path) -> Iterator[list[SourceTensor]]:
     try:
         file = safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or no safetensors file: {_one_line(error)}") from None
+        raise ModelError(f"{path} is truncated or not a safetensors file: {_one_line(error)}") from None
     with file:
         yield [_safetensor(file, name) for name in file.keys()]  # noqa: SIM118 (not a dict)
 
@@ -249,28 +262,28 @@ def _pickled(path: Path) -> list[SourceTensor]:
         _check_zip(path)
     state = _state_dict(_load(path, zipped))
     if not isinstance(state, dict):
-        raise ModelError(f"{path} holds no state dict, but a {type(state).__name__}")
+        raise ModelError(f"{path} holds no state dict but a {type(state).__name__}")
     tensors = [_torch_tensor(str(name), tensor, zipped, path) for name, tensor in state.items()]
     claimed, size = sum(tensor.nbytes for tensor in state.values()), path.stat().st_size
-    if claimed > 4 * size + _SLACK:  # some may share their numbers
+    if claimed > 4 * size + _SLACK_BYTES:  # some may share their numbers
         raise ModelError(f"{path} has {size:,} bytes, but its tensors claim {claimed:,}")
     return tensors
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse an archive that is larger unpacked: torch compresses nothing, so it may be made to fill the memory."""
+    """Refuse a compressed archive: torch compresses nothing, so it may be made to fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return  # torch tells what is wrong
+        return  # torch reports the problem
     if unpacked > (size := path.stat().st_size):
-        raise ModelError(f"{path} has {size:,} bytes, but takes {unpacked:,} unpacked: torch did not write it")
+        raise ModelError(f"{path} has {size:,} bytes, but {unpacked:,} unpacked: torch did not write it")
 
 
 @contextmanager
 def _limited_memory(size: int) -> Iterator[None]:
-    """Let this process take only so many more bytes of address space, where the system can limit that."""
+    """Limit the address space that this process may take in addition, where the system can."""
     try:
         import resource
 
@@ -292,28 +305,28 @@ def _load(path: Path, mapped: bool) -> Any:
 
     try:
         # A pickle can ask for any amount of memory, however small it is.
-        with warnings.catch_warnings(action="ignore"), _limited_memory(2 * path.stat().st_size + _SPARE):
+        with warnings.catch_warnings(action="ignore"), _limited_memory(2 * path.stat().st_size + _SPARE_BYTES):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, str(error)) from None
     except Exception as error:  # torch raises whatever a damaged file leads it to
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise ModelError(f"{path} takes more memory than a checkpoint of its size, or than there is") from None
+            raise ModelError(
+                f"{path} takes more memory than a checkpoint of its size should need, or than is available"
+            ) from None
         if "TorchScript" in str(error):
             raise ModelError(f"{path} is a TorchScript program, not a checkpoint of tensors") from None
-        reason = (
-            "" if isinstance(error, KeyError) else f": {_one_line(error)}"
-        )  # an unknown opcode says only its number
-        raise ModelError(f"{path} is truncated or no checkpoint{reason}") from None
+        reason = "" if isinstance(error, KeyError) else f": {_one_line(error)}"  # of an opcode it is only a number
+        raise ModelError(f"{path} is truncated or not a checkpoint{reason}") from None
 
 
 def _unpickling_error(path: Path, reason: str) -> ModelError:
     code = re.search(r"GLOBAL (\S+)", reason)
     if code is None:
-        return ModelError(f"{path} is truncated or no checkpoint of tensors")
+        return ModelError(f"{path} is truncated or not a checkpoint of tensors")
     return ModelError(
-        f"{path} holds code ({code[1]}) beside its tensors; it was not run",
-        "use the model's safetensors file, or ask its author for the state dict alone",
+        f"{path} holds code ({code[1]}) besides tensors; it was not run",
+        "use the model's safetensors file, or ask its author for the state dict only",
     )
 
 
@@ -321,7 +334,7 @@ def _torch_tensor(name: str, tensor: Any, mapped: bool, path: Path) -> SourceTen
     import torch
 
     if not isinstance(tensor, torch.Tensor):
-        raise ModelError(f"{path} is no state dict: {name} is a {type(tensor).__name__}, not a tensor")
+        raise ModelError(f"{path} is not a state dict: {name} is a {type(tensor).__name__}, not a tensor")
     dtype = str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -331,7 +344,7 @@ def _torch_tensor(name: str, tensor: Any, mapped: bool, path: Path) -> SourceTen
 
 
 def _stored(tensor: Any) -> np.ndarray:
-    """A torch tensor's own memory; that of bfloat16 as uint16."""
+    """Return a torch tensor's own memory; that of bfloat16 as uint16."""
     import torch
 
     tensor = tensor.detach()
@@ -339,8 +352,8 @@ def _stored(tensor: Any) -> np.ndarray:
 
 
 def _state_dict(state: Any) -> Any:
-    """The state dict in what a training program saved, where epoch, optimizer and more may stand beside it."""
-    for _ in range(_DEEPEST):
+    """Return the state dict in a file of a training program, next to epoch, optimizer and more."""
+    for _ in range(_MAX_DEPTH):
         if not isinstance(state, dict) or _has_landmark(state):
             break
         inside = [state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)]
@@ -354,9 +367,9 @@ def _has_landmark(state: dict[Any, Any]) -> bool:
 
 
 def _unwrapped(tensors: Sequence[SourceTensor]) -> list[SourceTensor]:
-    """Names without what training puts around them: a prefix of all names (`module.`, `model.`), wrapped modules."""
+    """Strip the marks of training programs from names: a common prefix (`module.`, `model.`), wrapped modules."""
     names = [_WRAPPED.sub("", tensor.name) for tensor in tensors]
-    marks = (_LANDMARK, "visual.proj")  # the latter for CLIPs, which are refused later on
+    marks = (_LANDMARK, "visual.proj")  # the latter for CLIPs, which are refused later
     prefix = next((name.removesuffix(mark) for mark in marks for name in names if name.endswith(mark)), "")
     unwrapped = [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)]
     unwrapped = [tensor for tensor in unwrapped if tensor.name != "n_averaged"]  # a counter beside averaged weights

@@ -16,23 +16,12 @@ from .completion import completer
 # Examples of commands that do not use `@command` yet.
 EXAMPLES = {
     "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
-    "coca fetch": ("coca fetch vit-l-14-coco", "coca fetch ORG/REPO --name mine", "coca fetch vit-l-14 --from FILE"),
     "coca search": (
         'coca search "a dog jumps" index/',
         'coca search photo.jpg "at night^0.5" index/ --not "a car" -k 3',
         'coca search "a dog jumps" index/ --cut | bash',
     ),
-    "coca convert": ("coca convert epoch_3.pt mine.ckpt", "coca convert NAME out.safetensors --to open_clip"),
     "coca config": ("coca config", "coca config --all"),
-    "coca models": ("coca models", "coca models available", "coca models verify"),
-    "coca models available": ("coca models available",),
-    "coca models show": ("coca models show vit-l-14-coco",),
-    "coca models verify": ("coca models verify", "coca models verify vit-l-14-coco"),
-    "coca models rm": ("coca models rm vit-b-32 --yes",),
-    "coca models prune": ("coca models prune",),
-    "coca models path": ("coca models path vit-l-14-coco",),
-    "coca models export": ("coca models export vit-l-14-coco model.tar",),
-    "coca models import": ("coca models import model.tar",),
 }
 
 Given = Mapping[str, Any]  # values by the names of parameters
@@ -191,13 +180,13 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
     }
     if option.complete:
         shown["autocompletion"] = completer(option.complete)
+    required = default is dataclasses.MISSING or default is inspect.Parameter.empty
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
         default = default or None
-        kind = kind if option.argument and default is dataclasses.MISSING else kind | None
+        kind = kind if option.argument and required else kind | None
     declared = option.flags or (f"--{name.replace('_', '-')}",)
     info = typer.Argument(**shown) if option.argument else typer.Option(*declared, **shown)
-    required = default is dataclasses.MISSING or default is inspect.Parameter.empty
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

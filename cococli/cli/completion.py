@@ -81,10 +81,9 @@ def complete_fetchable(incomplete: str) -> Iterator[str]:
 
 def complete_stored(incomplete: str) -> Iterator[str]:
     """Names of the models in the cache, damaged ones included, and of training runs."""
-    from ..checkpoints.cache import names
-    from ..checkpoints.runs import runs
+    from ..checkpoints.store import stored_models
 
-    return (name for name in (*names(), *(run.name for run in runs())) if name.startswith(incomplete))
+    return (model.name for model in stored_models() if model.name.startswith(incomplete))
 
 
 def complete_architecture(incomplete: str) -> Iterator[str]:

@@ -1,10 +1,9 @@
-"""`coca models`: the models in the cache, those of training runs, and those that could be."""
+"""`coca models`: models in the cache, those of training runs, and those that can be fetched."""
 
 import json
 import os
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,54 +12,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import console
-from ..catalog import MODELS
+from ..catalog import MODELS, SUGGESTED
 from ..errors import CocaError, UsageError
 from ..files import format_size
+from ..options import JsonOutput, Option
 from ..settings import home
-from . import options
-from .completion import complete_stored
+from .command import command
 
 if TYPE_CHECKING:
     from ..checkpoints.cache import Removed, StoredModel
 
-BROKEN = 3  # exit code
+DAMAGED = 3  # exit code
 
-
-Name = Annotated[
-    str,
-    typer.Argument(metavar="NAME", show_default=False, help="A model in the cache.", autocompletion=complete_stored),
-]
-Names = Annotated[
-    list[str],
-    typer.Argument(metavar="NAME", show_default=False, help="Models in the cache.", autocompletion=complete_stored),
-]
+_NAME = Option("Model in the cache.", metavar="NAME", default_shown=False, complete="stored", argument=True)
+Name = Annotated[str, _NAME]
+Names = Annotated[tuple[str, ...], _NAME]
 
 app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
-def models(context: typer.Context, as_json: options.Json = False) -> None:
-    """List the models in the cache and those of training runs; check them, remove them, hand them on."""
-    if command := context.invoked_subcommand:
-        if as_json:  # is meant for the command
-            given = context.default_map or {}
-            context.default_map = {**given, command: {**given.get(command, {}), "as_json": True}}
+@command("coca models", "coca models available", "coca models verify")
+def models(context: typer.Context, reporter: console.ConsoleReporter, as_json: JsonOutput = False) -> None:
+    """List the models in the cache and those of training runs; verify, remove, export and import them."""
+    if subcommand := context.invoked_subcommand:  # flags of the group are meant for it
+        given = context.default_map or {}
+        flags = {name: True for name in ("as_json", "quiet") if context.params[name]}
+        context.default_map = {**given, subcommand: {**given.get(subcommand, {}), **flags}}
         return
-    from ..checkpoints import cache
-    from ..checkpoints.runs import runs
+    from ..checkpoints.store import stored_models
 
-    _list([*cache.models(), *runs()], _default(context), as_json)
+    found, default = stored_models(), _default(context)
+    if as_json:
+        console.result(json.dumps([_facts(model, default) for model in found]))
+    elif not found:
+        _note_empty(reporter)
+    else:
+        rows = [
+            (model.name, format_size(model.size), _origin(model), _ago(model.used), _state(model, default))
+            for model in found
+        ]
+        console.table(("name", "size", "source", "last used", ""), rows)
+        for model in found:
+            _warn_of_damage(model, reporter)
 
 
 @app.command()
-def available(as_json: options.Json = False) -> None:
-    """Show the models that have a name: how large and how good they are, and which are here."""
+@command("coca models available")
+def available(reporter: console.ConsoleReporter, as_json: JsonOutput = False) -> None:
+    """List the models that have a short name: their sizes and quality, and which are on this machine."""
     from ..checkpoints.store import full_size, model_names
 
     here = model_names()
     if as_json:
-        facts = [_known(name) | {"size": full_size(name), "here": name in here} for name in MODELS]
-        console.result(json.dumps(facts))
+        known = [
+            {"name": name, **asdict(model), "size": full_size(name), "here": name in here}
+            for name, model in MODELS.items()
+        ]
+        for facts in known:
+            del facts["config"]
+        console.result(json.dumps(known))
         return
     rows = [
         (
@@ -75,151 +86,134 @@ def available(as_json: options.Json = False) -> None:
         for name, model in MODELS.items()
     ]
     console.table(("name", "size", "top-1", "recall@1", "captions", "license", "here"), rows)
-    console.note("top-1: zero-shot on ImageNet, %. recall@1: on COCO, text to image / image to text, %.")
+    reporter.note("top-1: zero-shot on ImageNet, %. recall@1: on COCO, text to image / image to text, %.")
     for name, model in MODELS.items():
         if model.warning:
-            console.note(f"{name}: {model.warning}.")
+            reporter.note(f"{name}: {model.warning}.")
 
 
-@app.command(no_args_is_help=True)
-def show(context: typer.Context, name: Name, as_json: options.Json = False) -> None:
-    """Show all that is known of a model."""
-    model = _find(name)
+@app.command()
+@command("coca models show vit-l-14-coco")
+def show(context: typer.Context, reporter: console.ConsoleReporter, name: Name, as_json: JsonOutput = False) -> None:
+    """Show the details of a model."""
+    from ..checkpoints.store import find_stored
+
+    model = find_stored(name)
     if as_json:
         console.result(json.dumps(_facts(model, _default(context))))
     else:
-        console.table(("name", model.name), _told(model))
-        _warn(model)
+        console.table(("name", model.name), _details(model))
+        _warn_of_damage(model, reporter)
 
 
 @app.command()
-def verify(names: Names = [], as_json: options.Json = False, quiet: options.Quiet = False) -> None:  # noqa: B006
-    """Read models again, by default all, and compare every byte with what was stored. Exit code 3: one is broken."""
+@command("coca models verify", "coca models verify vit-l-14-coco")
+def verify(reporter: console.ConsoleReporter, names: Names = (), as_json: JsonOutput = False) -> int:
+    """Read models, by default all, and compare every byte with the checksums. Exit code 3: one is damaged."""
     from ..checkpoints import cache
+    from ..checkpoints.store import find_in_cache
 
-    console.be_quiet(quiet)
-    _refuse_runs(*names)
-    found = [cache.find(name) for name in names or cache.names()]
-    with console.transfer() as progress:
-        problems = {model.name: cache.verify(model.name, progress) for model in found}
-    mends = {model.name: model.mend for model in found if problems[model.name]}
+    found = find_in_cache(names or cache.names())
+    problems = {model.name: cache.verify(model.name, reporter) for model in found}
+    remedies = {model.name: model.remedy for model in found if problems[model.name]}
     if as_json:
-        facts = [{"name": name, "problems": wrong, "mend": mends.get(name)} for name, wrong in problems.items()]
+        facts = [{"name": name, "problems": wrong, "mend": remedies.get(name)} for name, wrong in problems.items()]
         console.result(json.dumps(facts))
     elif not found:
-        _say_empty()
+        _note_empty(reporter)
     else:
         for name, wrong in problems.items():
             if wrong:
-                console.error(f"the model {name} is broken: {', '.join(wrong)}", mends[name])
+                console.error(f"the model {name} is damaged: {', '.join(wrong)}", remedies[name])
             else:
-                console.result(f"{name}: whole")
-    if mends:
-        raise typer.Exit(BROKEN)
+                console.result(f"{name}: intact")
+    return DAMAGED if remedies else 0
 
 
-@app.command(no_args_is_help=True)
+@app.command()
+@command("coca models rm vit-b-32 --yes")
 def rm(
+    reporter: console.ConsoleReporter,
     names: Names,
-    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
-    as_json: options.Json = False,
-) -> None:
-    """Remove models from the cache, or training runs with all that they hold."""
-    from ..checkpoints import cache
-    from ..checkpoints.runs import remove_run
+    yes: Annotated[bool, Option("Do not ask for confirmation.", flags=("--yes", "-y"))] = False,
+    as_json: JsonOutput = False,
+) -> int:
+    """Remove models from the cache, or training runs with everything in them."""
+    from ..checkpoints.store import find_stored, remove_stored
 
-    found = {model.name: model for model in map(_find, names)}
+    found = {model.name: model for model in map(find_stored, names)}
     size = format_size(sum(model.size for model in found.values()))
-    if not yes and not _agreed(f"remove {', '.join(found)} ({size})?"):
-        console.note("nothing was removed")
-        raise typer.Exit(1)
-    removed = [remove_run(name) if _is_run(name) else cache.remove(name, waiting(name)) for name in found]
-    _show_removed(removed, as_json)
+    if not yes and not _confirmed(f"remove {', '.join(found)} ({size})?"):
+        reporter.note("nothing was removed")
+        return 1
+    _show_removed(remove_stored([*found.values()], reporter), as_json, reporter)
+    return 0
 
 
 @app.command()
-def prune(as_json: options.Json = False) -> None:
-    """Remove unfinished downloads, half-added models, what killed commands left and other versions unpacked."""
+@command("coca models prune")
+def prune(reporter: console.ConsoleReporter, as_json: JsonOutput = False) -> None:
+    """Remove unfinished downloads, leftovers of killed commands, and models unpacked by other versions."""
     from ..checkpoints import cache
 
-    _show_removed(cache.prune(), as_json)
+    _show_removed(cache.prune(), as_json, reporter)
 
 
 @app.command()
-def path(name: Name = "", as_json: options.Json = False) -> None:
+@command("coca models path vit-l-14-coco")
+def path(
+    reporter: console.ConsoleReporter, name: Annotated[str | None, _NAME] = None, as_json: JsonOutput = False
+) -> None:
     """Print the folder of the cache, or that of a model or training run in it."""
-    folder = _find(name).folder if name else home()
+    from ..checkpoints.store import find_stored
+
+    folder = find_stored(name).folder if name else home()
     console.result(json.dumps({"path": str(folder)}) if as_json else str(folder))
 
 
-@app.command(no_args_is_help=True)
+@app.command()
+@command("coca models export vit-l-14-coco model.tar")
 def export(
+    reporter: console.ConsoleReporter,
     name: Name,
-    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The .tar file to write.")],
-    overwrite: options.Replace = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    file: Annotated[Path, Option("The .tar file to write.", metavar="FILE", default_shown=False, argument=True)],
+    overwrite: Annotated[bool, Option("Replace an existing file that coca did not write.")] = False,
+    as_json: JsonOutput = False,
 ) -> None:
     """Write a model to one file, with checksums, for a machine without a network. Prints its path."""
     from ..checkpoints.bundle import export_model
+    from ..checkpoints.store import find_in_cache
 
-    console.be_quiet(quiet)
-    _refuse_runs(name)
-    with console.transfer() as progress:
-        export_model(name, file, progress, overwrite)
+    (model,) = find_in_cache([name])
+    export_model(model.name, file, overwrite, reporter)
     facts = {"name": name, "path": str(file), "size": file.stat().st_size}
     console.result(json.dumps(facts) if as_json else str(file))
 
 
-@app.command("import", no_args_is_help=True)
+@app.command("import")
+@command("coca models import model.tar")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="What `coca models export` wrote.")],
+    reporter: console.ConsoleReporter,
+    file: Annotated[
+        Path, Option("File written by coca models export.", metavar="FILE", default_shown=False, argument=True)
+    ],
     name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", show_default=False, help="What to call it; by default as it was called."),
+        str | None, Option("Name in the cache. Defaults to the exported name.", metavar="NAME", default_shown=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", metavar="", help="Replace another model of this name.")] = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    force: Annotated[bool, Option("Replace another model of this name.")] = False,
+    as_json: JsonOutput = False,
 ) -> None:
-    """Take an exported model into the cache, once every byte of it is checked. Prints its name."""
+    """Add an exported model to the cache, after every byte of it is checked. Prints its name."""
     from ..checkpoints.bundle import import_model
 
-    console.be_quiet(quiet)
-    with console.transfer() as progress:
-        name, added = import_model(file, name, force, progress, waiting("it"))
+    name, added = import_model(file, name, force, reporter)
     if not added:
-        console.note(f"{name} is here already, the same in every byte")
+        reporter.note(f"an identical {name} is in the cache already")
     console.result(json.dumps({"name": name, "added": added}) if as_json else name)
 
 
-def _is_run(name: str) -> bool:
-    from ..checkpoints.runs import RUN
-
-    return name.startswith(RUN)
-
-
-def _find(name: str) -> "StoredModel":
-    """A model in the cache, or a training run."""
-    from ..checkpoints import cache
-    from ..checkpoints.runs import find_run
-
-    return find_run(name) if _is_run(name) else cache.find(name)
-
-
-def _refuse_runs(*names: str) -> None:
-    """Tell how the model of a run gets a manifest, without which it cannot be checked or handed on."""
-    from ..checkpoints.runs import RUN
-    from ..checkpoints.store import find_model
-
-    for name in filter(_is_run, names):
-        weights = shlex.quote(str(find_model(name).weights))
-        hint = f"coca fetch {weights} --name {name.removeprefix(RUN)} takes its model there"
-        raise UsageError(f"{name} is a training run, not a model in the cache", hint)
-
-
 def _default(context: typer.Context) -> str:
-    """The model that `coca caption` takes when none is named."""
+    """Return the model that `coca caption` uses by default."""
     configured = (context.find_root().default_map or {}).get("caption", {}).get("model")
     if named := os.environ.get("COCA_MODEL") or configured:
         return str(named)
@@ -231,32 +225,10 @@ def _default(context: typer.Context) -> str:
         return ""
 
 
-def waiting(name: str) -> Callable[[], None]:
-    """What to call while another process holds a name."""
-    return lambda: console.note(f"waiting for another process that adds or removes {name}")
-
-
-def _list(found: "Sequence[StoredModel]", default: str, as_json: bool) -> None:
-
-    if as_json:
-        console.result(json.dumps([_facts(model, default) for model in found]))
-    elif found:
-        rows = [
-            (model.name, format_size(model.size), _source(model), _ago(model.used), _state(model, default))
-            for model in found
-        ]
-        console.table(("name", "size", "source", "last used", ""), rows)
-        for model in found:
-            _warn(model)
-    else:
-        _say_empty()
-
-
-def _say_empty() -> None:
-    from ..catalog import SUGGESTED
+def _note_empty(reporter: console.ConsoleReporter) -> None:
     from ..checkpoints.store import fetch_command
 
-    console.note(f"no model is here yet: {fetch_command(SUGGESTED)}")
+    reporter.note(f"no model is here yet: {fetch_command(SUGGESTED)}")
 
 
 def _state(model: "StoredModel", default: str) -> str:
@@ -265,19 +237,19 @@ def _state(model: "StoredModel", default: str) -> str:
     return "default" if model.name == default else ""
 
 
-def _source(model: "StoredModel") -> str:
-    if _is_run(model.name):
-        return "run"
-    return str(model.manifest.source) if model.manifest else "unknown"
+def _origin(model: "StoredModel") -> str:
+    if model.manifest:
+        return str(model.manifest.source)
+    return "unknown" if model.problem else "run"
 
 
-def _warn(model: "StoredModel") -> None:
+def _warn_of_damage(model: "StoredModel", reporter: console.ConsoleReporter) -> None:
     if model.damage:
-        console.warning(f"{model.damage.message}; to mend it: {model.mend}")
+        reporter.warning(f"{model.damage.message}; to restore it: {model.remedy}")
 
 
 def _facts(model: "StoredModel", default: str) -> dict[str, Any]:
-    """A model for a program to read: the same keys for every one."""
+    """Return a model for JSON, with the same keys for every one."""
     from ..checkpoints.manifest import Manifest
 
     manifest = asdict(model.manifest) if model.manifest else dict.fromkeys(field.name for field in fields(Manifest))
@@ -289,24 +261,18 @@ def _facts(model: "StoredModel", default: str) -> dict[str, Any]:
         "added": model.added and model.added.isoformat(),
         "used": model.used and model.used.isoformat(),
         "problem": model.problem or None,
-        "mend": model.mend if model.problem else None,
+        "mend": model.remedy if model.problem else None,
         **manifest,
     }
 
 
-def _known(name: str) -> dict[str, Any]:
-    """A model of the catalog for a program to read, without its architecture."""
-    return {"name": name} | {key: value for key, value in asdict(MODELS[name]).items() if key != "config"}
-
-
-def _told(model: "StoredModel") -> list[tuple[str, str]]:
-    """A model for a person to read."""
-
+def _details(model: "StoredModel") -> list[tuple[str, str]]:
+    """Return the rows of a table about a model."""
     rows = [("folder", str(model.folder)), ("size", format_size(model.size))]
     if manifest := model.manifest:
         rows += [
             ("weights", f"{manifest.parameters / 1e6:.1f} million, {manifest.dtype}"),
-            ("source", manifest.source.origin),
+            ("source", manifest.source.address),
             ("its sha256", manifest.source.sha256),
             *((f"sha256 of {name}", facts.sha256) for name, facts in manifest.files.items()),
             ("made", f"{manifest.date} by coca {manifest.program}"),
@@ -318,7 +284,7 @@ def _told(model: "StoredModel") -> list[tuple[str, str]]:
 
 
 def _ago(when: datetime | None) -> str:
-    """A time as a person says it: `3 days ago`."""
+    """Format a time relative to now: `3 days ago`."""
     if when is None:
         return "never"
     passed = (datetime.now(UTC) - when).total_seconds()
@@ -328,19 +294,19 @@ def _ago(when: datetime | None) -> str:
     return "just now"
 
 
-def _agreed(question: str) -> bool:
-    """Ask a person who sits at a terminal."""
+def _confirmed(question: str) -> bool:
+    """Ask a question on the terminal."""
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to be asked whether to remove it", "coca models rm NAME --yes")
+        raise UsageError("removing needs confirmation, but stdin is not a terminal", "coca models rm NAME --yes")
+    console.be_quiet(False)
     console.note(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _show_removed(removed: "Sequence[Removed]", as_json: bool) -> None:
-
+def _show_removed(removed: "Sequence[Removed]", as_json: bool, reporter: console.ConsoleReporter) -> None:
     if as_json:
         console.result(json.dumps([{"path": str(item.path), "size": item.size} for item in removed]))
         return
     for item in removed:
         console.result(str(item.path))
-    console.note(f"{format_size(sum(item.size for item in removed))} removed" if removed else "nothing to remove")
+    reporter.note(f"{format_size(sum(item.size for item in removed))} removed" if removed else "nothing to remove")

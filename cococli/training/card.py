@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..catalog import MODELS
-from ..checkpoints.runs import RUN
+from ..checkpoints.store import RUN
 from ..files import io_errors, write_atomically
 from .folder import CARD, PLOT, RunFolder, flattened
 

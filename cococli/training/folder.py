@@ -32,7 +32,7 @@ from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.locks import free, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS
-from ..checkpoints.runs import RUN, run_folder, run_steps
+from ..checkpoints.store import RUN, run_folder, run_steps
 from ..errors import CocaError, ModelError, UsageError
 from ..files import check_space, hash_file, io_errors, undisturbed, unwinding_on_sigterm, write_atomically
 from ..journal import dump, write_all

@@ -13,8 +13,7 @@ from ..catalog import CocaConfig
 from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.cache import slug
-from ..checkpoints.runs import run_folder
-from ..checkpoints.store import find_model, with_preprocess
+from ..checkpoints.store import find_model, run_folder, with_preprocess
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
 from ..files import digest

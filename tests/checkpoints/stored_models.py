@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from cococli.checkpoints import architecture, cache, ckpt, manifest
-from cococli.checkpoints.manifest import Source
-from cococli.checkpoints.runs import run_folder
+from cococli.checkpoints.manifest import Origin
+from cococli.checkpoints.store import run_folder
 
 _CONFIG = Path(__file__).parents[1] / "data" / "goldens" / "tiny" / "config.json"
 CONFIG = architecture.load_config(_CONFIG)
 PARAMETERS = sum(map(math.prod, architecture.parameters(CONFIG).values()))
 COMMIT = "0123456789" * 4
-HUB = Source("org/repo", COMMIT, "open_clip_pytorch_model.bin", "ab" * 32, 2_554)
-LOCAL = Source("", "", "/data/my model.bin", "cd" * 32, 12)
+HUB = Origin("org/repo", COMMIT, "open_clip_pytorch_model.bin", "ab" * 32, 2_554)
+LOCAL = Origin("", "", "/data/my model.bin", "cd" * 32, 12)
 
 
 def weights(seed: int = 0) -> bytes:
@@ -26,14 +26,14 @@ def weights(seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def fill(folder: Path, source: Source = HUB, content: bytes | None = None) -> None:
+def fill(folder: Path, source: Origin = HUB, content: bytes | None = None) -> None:
     """Put a model together in a folder."""
     (folder / "model.ckpt").write_bytes(weights() if content is None else content)
     (folder / "config.json").write_bytes(_CONFIG.read_bytes())
     manifest.record(folder, source, "float32", PARAMETERS)
 
 
-def add(name: str = "mine", source: Source = HUB, content: bytes | None = None) -> Path:
+def add(name: str = "mine", source: Origin = HUB, content: bytes | None = None) -> Path:
     """Add a model to the cache; its folder."""
     with cache.adding(name) as folder:
         fill(folder, source, content)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints.reporters import OnUpdate
 from checkpoints.stored_models import CONFIG, LOCAL, add, fill, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,21 +26,17 @@ Parts = dict[str, bytes]  # name and content of each file of a model
 FILES = ("manifest.json", "config.json", "model.ckpt")
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    pass
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle of the model `mine`, which is not in the cache any more."""
     add("mine", LOCAL)
-    export_model("mine", tmp_path / "mine.tar", silent)
+    export_model("mine", tmp_path / "mine.tar")
     cache.remove("mine")
     return tmp_path / "mine.tar"
 
 
 def take(bundle: Path, name: str | None = None, force: bool = False) -> tuple[str, bool]:
-    return import_model(bundle, name, force, silent)
+    return import_model(bundle, name, force)
 
 
 def contents(name: str) -> dict[str, bytes]:
@@ -50,11 +47,11 @@ def contents(name: str) -> dict[str, bytes]:
 def test_what_was_exported_comes_in_the_same(tmp_path: Path) -> None:
     add("mine")
     before = contents("mine")
-    export_model("mine", tmp_path / "mine.tar", silent)
+    export_model("mine", tmp_path / "mine.tar")
     cache.remove("mine")
     assert take(tmp_path / "mine.tar") == ("mine", True)
     assert contents("mine") == before
-    assert cache.verify("mine", silent) == []
+    assert cache.verify("mine") == []
     assert find_model("mine").config == CONFIG
 
 
@@ -66,24 +63,24 @@ def test_a_bundle_is_a_plain_tar_and_the_same_every_time(bundle: Path, tmp_path:
         }
         assert all(member.isfile() and not member.pax_headers for member in tar)
     take(bundle)
-    export_model("mine", tmp_path / "again.tar", silent)
+    export_model("mine", tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == bundle.read_bytes()
 
 
 def test_the_longest_name_fits(tmp_path: Path) -> None:
     name = "x" * 150
     add(name)
-    export_model(name, tmp_path / "long.tar", silent)
+    export_model(name, tmp_path / "long.tar")
     cache.remove(name)
     assert take(tmp_path / "long.tar") == (name, True)
 
 
 def test_progress_covers_the_whole_file(bundle: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    import_model(bundle, None, False, lambda *step: seen.append(step))
-    export_model("mine", bundle, lambda *step: seen.append(step))
+    import_model(bundle, reporter=OnUpdate(lambda *step: seen.append(step)))
+    export_model("mine", bundle, reporter=OnUpdate(lambda *step: seen.append(step)))
     size = bundle.stat().st_size
-    for stage in ("import", "export"):
+    for stage in ("importing", "exporting"):
         done = [step[1] for step in seen if step[0] == stage]
         assert done == sorted(done) and size - 2048 < done[-1] <= size
     assert {total for _, _, total in seen} == {size}
@@ -108,8 +105,8 @@ def test_another_model_of_the_name_stays_unless_forced(bundle: Path) -> None:
     add("mine", content=weights(seed=1))
     with pytest.raises(UsageError) as caught:
         take(bundle)
-    assert caught.value.message == "there is a model called mine already"
-    assert caught.value.hint == "replace it with --force, or give --name"
+    assert caught.value.message == "the cache has another model called mine"
+    assert caught.value.hint == "use --force to replace it, or --name"
     assert contents("mine")["model.ckpt"] == weights(seed=1)
     assert take(bundle, force=True) == ("mine", True)
     assert contents("mine")["model.ckpt"] == weights()
@@ -120,12 +117,12 @@ def test_a_damaged_model_is_not_exported_and_nothing_is_written(tmp_path: Path) 
     (add("mine", content=b"as it was") / "model.ckpt").write_bytes(b"as it is!")
     now, was = (hashlib.sha256(content).hexdigest() for content in (b"as it is!", b"as it was"))
     with pytest.raises(ModelError) as caught:
-        export_model("mine", tmp_path / "mine.tar", silent, overwrite=True)
+        export_model("mine", tmp_path / "mine.tar", overwrite=True)
     assert caught.value.message == f"cannot export mine: model.ckpt has the sha256 {now}, not {was}"
     assert caught.value.hint.startswith("coca fetch org/repo@")
     (cache.find("mine").folder / "model.ckpt").unlink()
     with pytest.raises(ModelError, match=r"^the model mine is damaged: model.ckpt is missing\n"):
-        export_model("mine", tmp_path / "mine.tar", silent, overwrite=True)
+        export_model("mine", tmp_path / "mine.tar", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.tar"]
     assert (tmp_path / "mine.tar").read_bytes() == b"what stood there"
 
@@ -141,7 +138,7 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
         ("shapes", tmp_path / "mine.tar", "the model shapes comes with the program and is not in the cache"),
     ]:
         with pytest.raises(CocaError) as caught:
-            export_model(name, file, silent)
+            export_model(name, file)
         assert caught.value.message.endswith(reason)
 
 
@@ -189,9 +186,9 @@ def with_weights(parts: Parts, content: bytes) -> bytes:
 A, B, C = (f"m/{file}" for file in FILES)
 SIZE, SHA256 = len(weights()), hashlib.sha256(weights()).hexdigest()
 ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
-    "nothing": (lambda parts: b"", "it is no tar"),
-    "not a tar": (lambda parts: b"x" * 5000, "it is no plain tar, or damaged"),
-    "compressed": (lambda parts: gzip.compress(random.randbytes(5000)), "it is no plain tar, or damaged"),
+    "nothing": (lambda parts: b"", "it is not a tar"),
+    "not a tar": (lambda parts: b"x" * 5000, "it is not a plain tar, or damaged"),
+    "compressed": (lambda parts: gzip.compress(random.randbytes(5000)), "it is not a plain tar, or damaged"),
     "an empty tar": (lambda parts: tar(), "it holds no NAME/manifest.json"),
     "a path upwards": (lambda parts: tar(member("../manifest.json")), "it holds '../manifest.json' where NAME/mani"),
     "a path far upwards": (lambda parts: tar(member("../../x")), "it holds '../../x' where NAME/manifest.json belongs"),
@@ -221,12 +218,15 @@ ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
         lambda parts: tar(member("n", size=1 << 40, type=tarfile.GNUTYPE_LONGNAME)),
         "it holds 'n', which is a long name",
     ),
-    "an unknown kind": (lambda parts: tar(member(A, type=b"Z")), "it holds 'm/manifest.json', which is no plain file"),
+    "an unknown kind": (
+        lambda parts: tar(member(A, type=b"Z")),
+        "which is not a plain file",
+    ),
     "a huge manifest": (lambda parts: tar(member(A, size=1 << 50)), f"manifest.json cannot have {1 << 50} bytes"),
     "a negative size": (lambda parts: tar(member(A, size=-512)), "manifest.json cannot have -512 bytes"),
     "huge weights": (
         lambda parts: tar(*members(parts, manifest=told(parts, "model.ckpt", 1 << 32))[:2], member(C, size=1 << 32)),
-        "it is cut short within model.ckpt",
+        "it is truncated within model.ckpt",
     ),
     "no config": (lambda parts: tar(*members(parts)[::2]), "it holds 'm/model.ckpt' where m/config.json belongs"),
     "no weights": (lambda parts: tar(*members(parts)[:2]), "it holds no m/model.ckpt"),
@@ -254,7 +254,7 @@ ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     ),
     "no weights in the weights": (
         lambda parts: with_weights(parts, b"\x0a\xff"),
-        ".tar: model.ckpt is no MindSpore checkpoint, or is damaged: it ends within a number",
+        ".tar: model.ckpt is not a MindSpore checkpoint, or is damaged: it ends within a number",
     ),
     "no config in the config": (
         lambda parts: with_config(parts, "text_cfg", "embed_cls", False),
@@ -300,10 +300,10 @@ def test_what_is_no_sound_bundle_is_refused_in_one_line(attack: str, parts: Part
 def test_a_bundle_that_is_cut_short_is_refused(kept: str, bundle: Path) -> None:
     whole = bundle.read_bytes()
     length, reason = {
-        "half a header": (256, "it is no tar"),
-        "half a config": (whole.index(b"embed_dim"), "it is cut short within config.json"),
-        "half of the weights": (len(whole) // 2, "it is cut short within model.ckpt"),
-        "all but the end": (len(whole) - 1024, "it is cut short"),
+        "half a header": (256, "it is not a tar"),
+        "half a config": (whole.index(b"embed_dim"), "it is truncated within config.json"),
+        "half of the weights": (len(whole) // 2, "it is truncated within model.ckpt"),
+        "all but the end": (len(whole) - 1024, "it is truncated"),
     }[kept]
     bundle.write_bytes(whole[:length])
     with pytest.raises(ModelError) as caught:
@@ -345,9 +345,9 @@ from cococli.errors import ModelError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     if sys.argv[1] == "import":
-        import_model(Path(sys.argv[2]), None, False, lambda *step: None)
+        import_model(Path(sys.argv[2]))
     else:
-        export_model("mine", Path(sys.argv[2]), lambda *step: None)
+        export_model("mine", Path(sys.argv[2]))
 except ModelError as error:
     print(error.message)
 """

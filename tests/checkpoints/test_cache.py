@@ -9,16 +9,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints.stored_models import COMMIT, HUB, LOCAL, add, fill
+from checkpoints.reporters import OnUpdate
+from checkpoints.stored_models import COMMIT, HUB, LOCAL, add, add_run, fill
 
 from cococli import files
 from cococli.checkpoints import cache, manifest
-from cococli.checkpoints.store import find_model
+from cococli.checkpoints.store import default_model, find_model, stored_models
 from cococli.errors import ModelError, UsageError
+from cococli.reporting import Reporter
 
 TESTS = Path(__file__).parents[1]
 
@@ -27,8 +29,13 @@ ADDING = """
 import sys
 from checkpoints.stored_models import HUB, fill
 from cococli.checkpoints import cache
+from cococli.reporting import Reporter
 
-with cache.adding(sys.argv[1], lambda: print("waiting", flush=True)) as folder:
+class Printing(Reporter):
+    def note(self, text):
+        print("waiting", flush=True)
+
+with cache.adding(sys.argv[1], Printing()) as folder:
     fill(folder, HUB, sys.argv[2].encode())
     print(folder, flush=True)
     sys.stdin.readline() or sys.exit("no line")
@@ -59,6 +66,14 @@ def said(run: "subprocess.Popen[str]") -> str:
     """The next line of a process."""
     assert run.stdout
     return run.stdout.readline().strip()
+
+
+class OnNote(Reporter):
+    def __init__(self, call: Callable[[str], object]) -> None:
+        self._call = call
+
+    def note(self, text: str) -> None:
+        self._call(text)
 
 
 def content(name: str) -> bytes:
@@ -213,7 +228,7 @@ def test_of_two_processes_at_once_the_second_waits(home: Path, start) -> None:
 
 
 def test_who_holds_a_name_may_add_the_model() -> None:
-    with cache.locked("mine", pytest.fail):
+    with cache.locked("mine", OnNote(pytest.fail)):
         add("mine", content=b"one")
         add("other", content=b"two")
     assert cache.names() == ["mine", "other"]
@@ -230,7 +245,7 @@ def test_threads_wait_for_each_other() -> None:
     waited = threading.Event()
 
     def second() -> None:
-        with cache.locked("mine", waited.set):
+        with cache.locked("mine", OnNote(lambda _: waited.set())):
             order.append("second")
 
     order: list[str] = []
@@ -248,7 +263,7 @@ def test_what_cannot_be_a_name_is_refused(name: str, home: Path) -> None:
     for use in (cache.find, cache.remove, add):
         with pytest.raises(UsageError) as caught:
             use(name)
-        assert caught.value.message == f"{name!r} cannot be the name of a model"
+        assert caught.value.message == f"{name!r} is not a valid model name"
     assert list(home.iterdir()) == []
 
 
@@ -283,7 +298,7 @@ def test_a_name_that_is_not_there_lists_close_ones() -> None:
     assert caught.value.hint == "close: vit-l-14"
     with pytest.raises(ModelError) as caught:
         cache.remove("something-else")
-    assert caught.value.hint == "coca models shows what is there"
+    assert caught.value.hint == "coca models lists them"
 
 
 def cut(folder: Path) -> str:
@@ -306,7 +321,7 @@ MENDED = {
     "of a file": ("mine", LOCAL, "coca fetch '/data/my model.bin' --name mine --force"),
     "of the catalog": (
         "vit-l-14",
-        manifest.Source("laion/CoCa-ViT-L-14-laion2B-s13B-b90k", COMMIT, "a.bin", "0" * 64, 1),
+        manifest.Origin("laion/CoCa-ViT-L-14-laion2B-s13B-b90k", COMMIT, "a.bin", "0" * 64, 1),
         "coca fetch vit-l-14 --force",
     ),
     "a file by a name of the catalog": ("vit-l-14", LOCAL, "coca fetch '/data/my model.bin' --name vit-l-14 --force"),
@@ -336,7 +351,7 @@ def test_a_damaged_manifest_is_refused_with_a_command_that_mends_it(name: str) -
     assert caught.value.message == f"the model {name} is damaged: {problem}"
     hint = "coca fetch vit-l-14 --force" if name == "vit-l-14" else "coca fetch FILE --name mine --force"
     assert caught.value.hint == hint
-    assert cache.verify(name, lambda *step: None) == [problem]
+    assert cache.verify(name) == [problem]
 
 
 def test_a_folder_without_a_manifest_is_told_how_to_become_a_model(home: Path) -> None:
@@ -354,12 +369,12 @@ def test_a_folder_without_a_manifest_is_told_how_to_become_a_model(home: Path) -
 def test_verification_reads_every_byte_again() -> None:
     folder = add("mine", content=b"as it was")
     seen = []
-    assert cache.verify("mine", lambda *step: seen.append(step)) == []
-    assert seen[-1][0] == "verify mine" and seen[-1][1] == seen[-1][2]
+    assert cache.verify("mine", OnUpdate(lambda *step: seen.append(step))) == []
+    assert seen[-1][0] == "verifying mine" and seen[-1][1] == seen[-1][2]
     (folder / "model.ckpt").write_bytes(b"as it is!")
     cache.stored("mine")  # to a quick look it is whole
     was, now = (hashlib.sha256(content).hexdigest() for content in (b"as it was", b"as it is!"))
-    assert cache.verify("mine", lambda *step: None) == [f"model.ckpt has the sha256 {now}, not {was}"]
+    assert cache.verify("mine") == [f"model.ckpt has the sha256 {now}, not {was}"]
 
 
 def test_the_newest_is_the_one_added_last_not_the_one_made_last() -> None:
@@ -419,7 +434,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_read_only_cache_can_be_read(read_only: Path) -> None:
     assert find_model("mine").weights == read_only / "models" / "mine" / "model.ckpt"
-    assert cache.verify("mine", lambda *step: None) == []
+    assert cache.verify("mine") == []
     assert cache.newest() == "mine"
     assert cache.stored("mine").used is None
     assert cache.prune() == []
@@ -435,9 +450,27 @@ def test_writing_to_a_read_only_cache_is_one_clear_error(read_only: Path) -> Non
     assert cache.names() == ["mine"]
 
 
-def test_a_cache_that_cannot_be_is_empty_and_one_clear_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_at_a_file_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").touch()
     monkeypatch.setenv("COCA_HOME", str(home / "file"))
-    assert (cache.models(), cache.newest(), cache.prune()) == ([], None, [])
+    assert cache.prune() == []
+    for read in (cache.models, cache.newest, default_model):
+        with pytest.raises(ModelError, match=re.escape(f"cannot read {home}/file/models: Not a directory")):
+            read()
     with pytest.raises(ModelError, match=re.escape(f"cannot write to {home}/file: Not a directory")):
         add("mine")
+
+
+@pytest.mark.parametrize("closed", ["models", "runs", "runs/better/checkpoints"])
+def test_unreadable_cache_is_not_reported_as_empty(tmp_path: Path, closed: str, monkeypatch, request) -> None:
+    monkeypatch.setenv("COCA_HOME", str(tmp_path))
+    add("mine", content=b"")
+    add_run("better", 1)
+    (tmp_path / closed).chmod(0)
+    request.getfixturevalue("as_nobody")
+    reads = [stored_models, lambda: find_model("run:better")]
+    if closed == "models":
+        reads = [stored_models, default_model, lambda: find_model("mine"), lambda: find_model("vit-l-14")]
+    for read in reads:
+        with pytest.raises(ModelError, match=f"^cannot read {tmp_path / closed}.*: Permission denied"):
+            read()

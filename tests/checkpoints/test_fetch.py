@@ -6,18 +6,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoints.hub_server import Hub, know_only
 from checkpoints.open_clip_state import SMALL, save, state_dict
+from checkpoints.reporters import OnUpdate
 from safetensors.torch import save as safetensors_bytes
 
 from cococli.catalog import CLIP, MODELS
 from cococli.checkpoints import cache, ckpt, fetch, hub, store
-from cococli.checkpoints.convert import convert
-from cococli.checkpoints.fetch import Request, read_request
+from cococli.checkpoints.convert import to_mindspore
+from cococli.checkpoints.fetch import ModelSource, find_source
+from cococli.checkpoints.requests import FetchRequest
 from cococli.errors import CocaError, ModelError, UsageError
 
 TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"
@@ -36,8 +39,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield server
 
 
-def request(**changes: object) -> Request:
-    return replace(read_request(REPOSITORY), **changes)
+def find(model: object, **options: Any) -> ModelSource:
+    return find_source(FetchRequest(str(model), **options))
+
+
+def source(**changes: Any) -> ModelSource:
+    return replace(find(REPOSITORY), **changes)
 
 
 def weights_of(name: str) -> dict[str, np.ndarray]:
@@ -46,13 +53,13 @@ def weights_of(name: str) -> dict[str, np.ndarray]:
 
 def test_a_model_of_the_hub_comes_into_the_cache(server: Hub, home: Path, tmp_path: Path) -> None:
     stages: list[str] = []
-    fetched = fetch.fetch(request(), progress=lambda stage, done, total: stages.append(stage))
+    fetched = fetch.fetch_source(source(), reporter=OnUpdate(lambda stage, done, total: stages.append(stage)))
     assert (fetched.name, fetched.added) == ("org--coca", True)
-    assert list(dict.fromkeys(stages)) == ["download", "check", "convert", "verify", "record"]
-    by_hand = convert(TINY / "open_clip_pytorch_model.bin", tmp_path / "model.ckpt").path
+    assert list(dict.fromkeys(stages)) == ["downloading", "checking", "converting", "verifying", "hashing"]
+    by_hand = to_mindspore(TINY / "open_clip_pytorch_model.bin", tmp_path / "model.ckpt").path
     assert (fetched.folder / "model.ckpt").read_bytes() == by_hand.read_bytes()
     assert sorted(path.name for path in fetched.folder.iterdir()) == ["config.json", "manifest.json", "model.ckpt"]
-    assert cache.verify("org--coca", lambda *_: None) == []
+    assert cache.verify("org--coca") == []
     assert fetched.manifest.source.repository == REPOSITORY
     assert fetched.manifest.source.size == len(WEIGHTS)
     assert store.find_model(REPOSITORY).name == "org--coca"
@@ -64,49 +71,50 @@ def test_safetensors_are_preferred(server: Hub) -> None:
     state = {name: torch.zeros_like(tensor) for name, tensor in torch.load(io.BytesIO(WEIGHTS)).items()}
     files = {"open_clip_pytorch_model.bin": WEIGHTS, "open_clip_config.json": CONFIG}
     server.add(REPOSITORY, files | {"open_clip_pytorch_model.safetensors": safetensors_bytes(state)})
-    assert fetch.fetch(request()).manifest.source.file == "open_clip_pytorch_model.safetensors"
+    assert fetch.fetch_source(source()).manifest.source.file == "open_clip_pytorch_model.safetensors"
     assert not any(array.any() for array in weights_of("org--coca").values())
 
 
 def test_a_revision_and_a_file_can_be_named(server: Hub) -> None:
     commit = server.add(REPOSITORY, {"epoch_3.pt": WEIGHTS, "open_clip_config.json": CONFIG}, revision="v2")
-    fetched = fetch.fetch(read_request(f"{REPOSITORY}@v2:epoch_3.pt"))
+    fetched = fetch.fetch_source(find(f"{REPOSITORY}@v2:epoch_3.pt"))
     assert fetched.name == "org--coca@v2--epoch_3.pt"
     assert (fetched.manifest.source.revision, fetched.manifest.source.file) == (commit, "epoch_3.pt")
 
 
 def test_what_is_here_is_not_fetched_again_unless_forced(server: Hub) -> None:
-    first = fetch.fetch(request())
-    again = fetch.fetch(request())
+    first = fetch.fetch_source(source())
+    again = fetch.fetch_source(source())
     assert (again.added, again.manifest) == (False, first.manifest)
     assert len(server.downloads) == 2  # the weights and their config
-    assert fetch.fetch(request(), force=True).added
+    assert fetch.fetch_source(source(), force=True).added
 
 
 def test_what_is_damaged_is_fetched_again(server: Hub) -> None:
-    fetched = fetch.fetch(request())
+    fetched = fetch.fetch_source(source())
     os.truncate(fetched.folder / "model.ckpt", 1000)
     with pytest.raises(ModelError, match=r"the model org--coca is damaged: model\.ckpt has 1000 bytes, not"):
         store.find_model("org--coca")
-    assert fetch.fetch(request()).added
+    assert fetch.fetch_source(source()).added
     assert weights_of("org--coca")
 
 
 def test_half_precision_takes_half_the_disk(server: Hub) -> None:
-    single = fetch.fetch(request())
-    half = fetch.fetch(request(name="half"), dtype="float16")
+    single = fetch.fetch_source(source())
+    half = fetch.fetch_source(source(name="half"), dtype="float16")
     assert half.manifest.files["model.ckpt"].size < 0.55 * single.manifest.files["model.ckpt"].size
     assert {array.dtype for array in weights_of("half").values()} == {np.dtype("<f2")}
-    asked = fetch.fetch(request(name="half"))
-    assert asked.notes == ("it is stored as float16; --force stores it as float32",)
+    reporter = OnUpdate()
+    fetch.fetch_source(source(name="half"), reporter=reporter)
+    assert reporter.notes == ["it is stored as float16; --force stores it as float32"]
 
 
 def test_a_kept_download_is_in_the_hubs_cache_where_the_next_fetch_finds_it(server: Hub, tmp_path: Path) -> None:
-    fetch.fetch(request(), keep_download=True)
+    fetch.fetch_source(source(), keep_download=True)
     (kept,) = (tmp_path / "hf" / "hub").glob("models--org--coca/snapshots/*/open_clip_pytorch_model.bin")
     assert kept.read_bytes() == WEIGHTS
     before = len(server.downloads)
-    assert fetch.fetch(request(), force=True).added
+    assert fetch.fetch_source(source(), force=True).added
     assert not [made for made in server.downloads[before:] if made.path.endswith(".bin") and made.method == "GET"]
     assert kept.exists()
 
@@ -114,33 +122,33 @@ def test_a_kept_download_is_in_the_hubs_cache_where_the_next_fetch_finds_it(serv
 def test_a_broken_download_goes_on_at_the_next_fetch(server: Hub, home: Path) -> None:
     server.cuts = iter([0, 100_000, *[0] * 9])
     with pytest.raises(hub.Unreachable):
-        fetch.fetch(request(config=replace(SMALL, preprocess_cfg=CLIP)))
+        fetch.fetch_source(source(config=replace(SMALL, preprocess_cfg=CLIP)))
     assert cache.names() == []
     assert [path.stat().st_size for path in (home / "downloads").rglob("*.incomplete")] == [100_000]
     server.cuts = iter(())
-    assert fetch.fetch(request()).added
+    assert fetch.fetch_source(source()).added
     assert "bytes=100000-" in [made.headers.get("range") for made in server.downloads]
 
 
 def test_what_is_no_coca_leaves_nothing(server: Hub, home: Path) -> None:
     server.add(REPOSITORY, {"open_clip_pytorch_model.bin": b"no weights at all", "open_clip_config.json": CONFIG})
-    with pytest.raises(ModelError, match="truncated or no checkpoint"):
-        fetch.fetch(request())
+    with pytest.raises(ModelError, match="truncated or not a checkpoint"):
+        fetch.fetch_source(source())
     assert [path.name for path in (home / "models").iterdir()] == []
 
 
 def test_a_repository_without_weights_asks_for_a_file(server: Hub) -> None:
     server.add(REPOSITORY, {"README.md": b"about this model"})
     with pytest.raises(ModelError, match=r"org/coca has no open_clip_model\.safetensors, ") as caught:
-        fetch.fetch(request())
-    assert caught.value.hint == "name a file of it: coca fetch org/coca:FILE"
+        fetch.fetch_source(source())
+    assert caught.value.hint == "name one of its files: coca fetch org/coca:FILE"
 
 
 def test_a_pinned_file_must_be_that_file(server: Hub) -> None:
-    pinned = request(name="known", sha256={"open_clip_pytorch_model.bin": "0" * 64})
-    with pytest.raises(ModelError, match="is not the file that known stands for") as caught:
-        fetch.fetch(pinned)
-    assert caught.value.hint == "to take it all the same: coca fetch org/coca"
+    pinned = source(name="known", sha256={"open_clip_pytorch_model.bin": "0" * 64})
+    with pytest.raises(ModelError, match="is not the file known as known") as caught:
+        fetch.fetch_source(pinned)
+    assert caught.value.hint == "to use it anyway: coca fetch org/coca"
     assert server.downloads == []
 
 
@@ -149,42 +157,42 @@ def test_a_closed_network_says_where_to_get_the_file_and_how_to_hand_it_in(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError) as caught:
-        fetch.fetch(read_request("vit-b-32"))
+        fetch.fetch_source(find("vit-b-32"))
     page = "https://huggingface.co/laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
     command = "coca fetch vit-b-32 --from FILE"
-    assert caught.value.hint == f"get open_clip_pytorch_model.bin by hand from {page}, then: {command}"
+    assert caught.value.hint == f"download open_clip_pytorch_model.bin from {page} by other means, then: {command}"
     by_hand = tmp_path / "downloaded.bin"
     by_hand.write_bytes(WEIGHTS)
     with pytest.raises(ModelError, match=re.escape(f"{by_hand}: ")):  # its shapes are not those of vit-b-32
-        fetch.fetch(read_request("vit-b-32", source=by_hand))
+        fetch.fetch_source(find("vit-b-32", source=by_hand))
 
 
 def test_a_local_file_is_taken_with_the_config_beside_it(home: Path, tmp_path: Path) -> None:
     path = save(state_dict(SMALL), tmp_path / "My model.safetensors")
-    fetched = fetch.fetch(read_request(str(path)))
+    fetched = fetch.fetch_source(find(path))
     assert fetched.name == "My-model"
     assert fetched.manifest.source.file == str(path)
     assert store.find_model("My-model").config == SMALL
-    again = convert(path, tmp_path / "again.ckpt").path
-    assert fetch.fetch(read_request(str(again), name="from-ckpt")).added
+    again = to_mindspore(path, tmp_path / "again.ckpt").path
+    assert fetch.fetch_source(find(again, name="from-ckpt")).added
     assert weights_of("from-ckpt").keys() == weights_of("My-model").keys()
 
 
 def test_another_model_of_the_same_name_is_not_replaced_unasked(tmp_path: Path) -> None:
     one, two = (save(state_dict(SMALL, seed), tmp_path / f"{seed}.safetensors") for seed in (1, 2))
-    fetch.fetch(read_request(str(one), name="mine"))
-    with pytest.raises(UsageError, match="a model called mine is here already, made of "):
-        fetch.fetch(read_request(str(two), name="mine"))
-    fetch.fetch(read_request(str(two), name="mine"), force=True)
+    fetch.fetch_source(find(one, name="mine"))
+    with pytest.raises(UsageError, match="the cache has another model called mine, from "):
+        fetch.fetch_source(find(two, name="mine"))
+    fetch.fetch_source(find(two, name="mine"), force=True)
     assert weights_of("mine")["visual.proj"].flat[0] == state_dict(SMALL, 2)["visual.proj"].flatten()[0]
 
 
 def test_a_model_too_large_for_the_disk_is_refused_before_anything_is_downloaded(server: Hub) -> None:
     text = replace(SMALL.text, width=1 << 16, vocab_size=1 << 24)
     huge = replace(SMALL, embed_dim=1 << 16, text=text, decoder=replace(SMALL.decoder, width=1 << 16))
-    with pytest.raises(ModelError, match=r"org--coca takes 5291\.50 GB in .*, but \d+\.\d\d GB are free") as caught:
-        fetch.fetch(request(config=huge))
-    assert caught.value.hint == "make room, take --half, or set COCA_HOME to another disk"
+    with pytest.raises(ModelError, match=r"cannot store org--coca in .*: it needs 5291\.50 GB, but only ") as caught:
+        fetch.fetch_source(source(config=huge))
+    assert caught.value.hint == "make room, use --half, or set COCA_HOME to a folder on another disk"
     assert server.downloads == []
 
 
@@ -196,19 +204,19 @@ def test_a_read_only_cache_is_one_clear_error(
     closed.chmod(0o500)
     monkeypatch.setenv("COCA_HOME", str(closed))
     with pytest.raises(ModelError, match=f"cannot write to {closed}: Permission denied") as caught:
-        fetch.fetch(request())
+        fetch.fetch_source(source())
     assert caught.value.hint == "set COCA_HOME to another folder"
 
 
 def test_the_model_fetched_last_is_the_newest(server: Hub) -> None:
-    fetch.fetch(request(name="b"))
-    fetch.fetch(request(name="a"))
+    fetch.fetch_source(source(name="b"))
+    fetch.fetch_source(source(name="a"))
     assert cache.newest() == "a"
 
 
 WRONG = {
     "vit-l-15": "close: vit-l-14, vit-l-14-coco, vit-b-32",
-    "my-model": "coca models available shows all; or name ORG/REPO, or a file",
+    "my-model": "coca models available lists all; or name ORG/REPO, or a file",
     "https://huggingface.co/datasets/org/coca": "name it as ORG/REPO",
     "shapes": "",
 }
@@ -217,18 +225,18 @@ WRONG = {
 @pytest.mark.parametrize("model", WRONG)
 def test_what_cannot_be_fetched_is_told_at_once(model: str) -> None:
     with pytest.raises(UsageError) as caught:
-        read_request(model)
+        find(model)
     assert caught.value.hint == WRONG[model]
 
 
 @pytest.mark.parametrize("path", ["./missing.bin", "/no/such.safetensors", "~/nothing.pt"])
 def test_a_missing_file_is_told(path: str) -> None:
     with pytest.raises(CocaError, match="No such file or directory"):
-        fetch.fetch(read_request(path))
+        fetch.fetch_source(find(path))
 
 
 def test_names_of_the_catalog_bring_their_repository_and_config() -> None:
     for name, known in MODELS.items():
         if not known.bundled:
-            asked = read_request(name)
+            asked = find(name)
             assert (asked.name, asked.repository, asked.config) == (name, known.repository, known.config)

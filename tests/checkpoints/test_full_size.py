@@ -16,9 +16,8 @@ from cococli.checkpoints import architecture, ckpt
 MEASURED = """
 import re, sys, time
 from pathlib import Path
-from cococli.checkpoints.convert import convert
-from cococli.checkpoints.export import export
-work, source, destination = {"convert": convert, "export": export}[sys.argv[1]], *map(Path, sys.argv[2:4])
+from cococli.checkpoints.convert import to_mindspore, to_open_clip
+work, source, destination = {"convert": to_mindspore, "export": to_open_clip}[sys.argv[1]], *map(Path, sys.argv[2:4])
 half = {"dtype": "float16"} if "half" in sys.argv else {}
 start = time.perf_counter()
 work(source, destination, verify="verify" in sys.argv, **half)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints.hub_server import Hub, etag, know_only
+from checkpoints.reporters import OnUpdate
 from huggingface_hub import constants
 
 from cococli.checkpoints import hub
@@ -40,10 +41,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
 def find(*names: str, revision: str = "main") -> hub.HubFile:
     file = hub.find_file("org/coca", revision, names or ["weights.bin"])
     assert file
@@ -51,7 +48,7 @@ def find(*names: str, revision: str = "main") -> hub.HubFile:
 
 
 def fetch(folder: Path | None) -> Path:
-    return hub.download(find(), folder, silent)
+    return hub.download(find(), folder)
 
 
 def refused(folder: Path | None) -> ModelError:
@@ -85,7 +82,7 @@ def test_a_large_file_is_described_by_the_hubs_redirect(server: Hub) -> None:
 def test_a_small_file_has_no_sha256_and_is_downloaded_all_the_same(server: Hub, folder: Path) -> None:
     file = find("tiny.json")
     assert (file.size, file.etag, file.sha256) == (2, etag(b"{}"), "")
-    assert hub.download(file, folder, silent).read_bytes() == b"{}"
+    assert hub.download(file, folder).read_bytes() == b"{}"
 
 
 def test_the_first_name_that_the_repository_has_is_found(server: Hub) -> None:
@@ -96,7 +93,7 @@ def test_the_first_name_that_the_repository_has_is_found(server: Hub) -> None:
 def test_a_revision_is_pinned_to_its_commit(server: Hub, folder: Path) -> None:
     file = find()
     server.add("org/coca", {"weights.bin": WEIGHTS[::-1]})
-    assert hub.download(file, folder, silent).read_bytes() == WEIGHTS
+    assert hub.download(file, folder).read_bytes() == WEIGHTS
     assert find(revision=file.commit).commit == file.commit
     assert find().etag == etag(WEIGHTS[::-1])
 
@@ -114,7 +111,7 @@ def test_a_mirrors_address_may_have_a_path_and_end_in_a_slash(
 
 def test_an_address_that_is_none_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "localhost:8000")
-    assert refused(None).message == "HF_ENDPOINT is no web address: localhost:8000"
+    assert refused(None).message == "HF_ENDPOINT is not a web address: localhost:8000"
 
 
 @pytest.mark.parametrize("claims", [{"X-Repo-Commit": ""}, {"X-Linked-Size": "?"}, {"X-Linked-ETag": '"../../x"'}])
@@ -138,7 +135,7 @@ def test_a_server_that_is_no_hub_is_told_from_one(server: Hub, claims: dict[str,
 def test_names_that_lead_out_of_folders_are_refused_unasked(
     server: Hub, repository: str, revision: str, name: str
 ) -> None:
-    with pytest.raises(ModelError, match="can"):
+    with pytest.raises(ModelError, match="is not a valid"):
         hub.find_file(repository, revision, [name])
     assert server.requests == []
 
@@ -170,8 +167,8 @@ def test_an_unknown_repository_is_told_in_the_same_words(server: Hub) -> None:
 def test_a_gated_repository_names_the_page_where_to_ask(server: Hub) -> None:
     server.gated = True
     error = refused(None)
-    assert error.message == "org/coca is gated: not everybody may download it"
-    assert error.hint == f"ask at {server.url}/org/coca, then set HF_TOKEN or run `hf auth login`"
+    assert error.message == "org/coca is gated: it needs permission to download"
+    assert error.hint == f"request access at {server.url}/org/coca, then set HF_TOKEN or run `hf auth login`"
 
 
 def test_an_unknown_revision_is_told(server: Hub) -> None:
@@ -183,8 +180,8 @@ def test_an_unknown_revision_is_told(server: Hub) -> None:
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (401, "the hub does not give org/coca to this user (401)"),
-        (403, "the hub does not give org/coca to this user (403)"),
+        (401, "the hub denies this user access to org/coca (401)"),
+        (403, "the hub denies this user access to org/coca (403)"),
         (404, "the hub answers 404 Not Found for org/coca"),
     ],
 )
@@ -195,7 +192,7 @@ def test_a_refusal_without_a_reason_is_told_with_its_number(
     file = find()
     server.failures = iter([(status, {})])
     with pytest.raises(ModelError) as caught:
-        find() if before else hub.download(file, None, silent)
+        find() if before else hub.download(file, None)
     assert caught.value.message == message
 
 
@@ -207,7 +204,7 @@ def test_a_hub_that_fails_twice_is_asked_again(server: Hub, folder: Path, status
     server.failures = repeat((status, {}), 2)
     file = find()
     server.failures = repeat((status, {}), 2)
-    assert hub.download(file, folder, silent).read_bytes() == WEIGHTS
+    assert hub.download(file, folder).read_bytes() == WEIGHTS
 
 
 def test_the_hub_is_given_the_time_that_it_asks_for(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +227,7 @@ def test_a_hub_that_fails_for_ever_is_unreachable(server: Hub) -> None:
     error = refused(None)
     assert isinstance(error, hub.Unreachable)
     assert error.message == f"cannot download from {server.url}: it answers 503 Service Unavailable"
-    assert error.hint == f"check the network, or get weights.bin by hand from {server.url}/org/coca"
+    assert error.hint == f"check the network, or download weights.bin from {server.url}/org/coca"
     assert len(server.requests) == 3
 
 
@@ -261,7 +258,7 @@ def test_a_hub_that_goes_away_leaves_what_came_and_the_next_try_continues(server
     error = refused(folder)
     assert isinstance(error, hub.Unreachable)
     assert error.message.startswith(f"cannot download from {server.url}: ")
-    assert error.hint == "what came is kept: the same command goes on from there"
+    assert error.hint == "what was downloaded is kept: the same command resumes there"
     assert partial(folder).read_bytes() == WEIGHTS[:100_000]
     server.cuts = iter([])
     assert fetch(folder).read_bytes() == WEIGHTS
@@ -331,7 +328,7 @@ def test_another_size_than_promised_is_an_error(server: Hub, folder: Path, promi
 def test_another_content_than_promised_is_removed(server: Hub, folder: Path) -> None:
     server.claims = {"X-Linked-ETag": f'"{"a" * 64}"'}
     error = refused(folder)
-    assert error.message == f"weights.bin came damaged: its sha256 is {SHA256}, not {'a' * 64}"
+    assert error.message == f"weights.bin was damaged in transfer: its sha256 is {SHA256}, not {'a' * 64}"
     assert error.hint == "download it again; if that does not help, a proxy or mirror alters it"
     assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
@@ -339,7 +336,7 @@ def test_another_content_than_promised_is_removed(server: Hub, folder: Path) -> 
 def test_a_partial_file_that_was_altered_is_removed_and_the_next_try_mends_it(server: Hub, folder: Path) -> None:
     folder.mkdir()
     partial(folder).write_bytes(b"x" * 1000)
-    assert "came damaged" in refused(folder).message
+    assert "damaged in transfer" in refused(folder).message
     assert fetch(folder).read_bytes() == WEIGHTS
 
 
@@ -355,15 +352,15 @@ def test_a_finished_file_is_used_when_it_is_right_and_replaced_when_not(server: 
 def test_progress_tells_of_every_byte_once_downloaded_and_once_checked(server: Hub, folder: Path) -> None:
     server.cuts = iter([100_000])
     seen: list[tuple[str, int, int]] = []
-    hub.download(find(), folder, lambda *step: seen.append(step))
-    assert [stage for stage, _, _ in seen] == sorted((stage for stage, _, _ in seen), key="download check".index)
+    hub.download(find(), folder, OnUpdate(lambda *step: seen.append(step)))
+    assert [stage for stage, _, _ in seen] == sorted((stage for stage, _, _ in seen), key="downloading checking".index)
     assert [step for step in seen if step[1] in (0, 300_000)] == [
-        ("download", 0, 300_000),
-        ("download", 300_000, 300_000),
-        ("check", 300_000, 300_000),
+        ("downloading", 0, 300_000),
+        ("downloading", 300_000, 300_000),
+        ("checking", 300_000, 300_000),
     ]
-    assert [done for stage, done, _ in seen if stage == "download"] == sorted(
-        done for stage, done, _ in seen if stage == "download"
+    assert [done for stage, done, _ in seen if stage == "downloading"] == sorted(
+        done for stage, done, _ in seen if stage == "downloading"
     )
 
 
@@ -372,18 +369,25 @@ def test_progress_tells_of_every_byte_once_downloaded_and_once_checked(server: H
 # Downloads into the folder argv[1], or into the shared cache. The actions of argv[2] happen once bytes came.
 DOWNLOAD = """
 import os, resource, sys
+from contextlib import contextmanager
 from pathlib import Path
 from cococli.checkpoints import hub
 from cococli.errors import ModelError
+from cococli.reporting import Reporter
 
 hub.PAUSES = (0.0,)
-def progress(stage, done, total):
-    if done:
-        exec(sys.argv[2])
+class Acting(Reporter):
+    @contextmanager
+    def progress(self, *_, **__):
+        yield self
+
+    def update(self, done):
+        if done:
+            exec(sys.argv[2])
 
 try:
     file = hub.find_file("org/coca", "main", ["weights.bin"])
-    print(hub.download(file, Path(sys.argv[1]) if sys.argv[1] else None, progress))
+    print(hub.download(file, Path(sys.argv[1]) if sys.argv[1] else None, Acting()))
 except ModelError as error:
     print(f"{error.message}; {error.hint}")
     sys.exit(error.exit_code)
@@ -521,11 +525,11 @@ def test_without_the_hub_the_cached_copy_is_found(server: Hub, monkeypatch: pyte
         server.failures = repeat((503, {}))
     file = find("weights.safetensors", "weights.bin")
     assert file == hub.HubFile("org/coca", "main", "weights.bin", online.commit, 300_000, SHA256, "", path)
-    assert hub.download(file, None, silent) == path
+    assert hub.download(file, None) == path
     path.write_bytes(b"x" * len(WEIGHTS))
     error = refused(None)
     assert isinstance(error, hub.Unreachable)
-    assert error.message == f"{path} is damaged, and the hub cannot be asked for another"
+    assert error.message == f"{path} is damaged, and the hub cannot be reached for another copy"
 
 
 def test_offline_without_a_copy_is_unreachable_at_once(server: Hub) -> None:
@@ -540,8 +544,8 @@ def test_offline_without_a_copy_is_unreachable_at_once(server: Hub) -> None:
 def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server: Hub, folder: Path) -> None:
     server.claims = {"X-Linked-Size": str(1 << 60)}
     error = refused(folder)
-    assert error.message.startswith("weights.bin takes 1152921504.61 GB, but ")
-    assert error.message.endswith(f" GB are free in {folder}")
+    assert error.message.startswith("cannot write weights.bin: it needs 1152921504.61 GB, but only ")
+    assert error.message.endswith(f"B is free in {folder}")
     assert server.downloads == []
 
 
@@ -549,7 +553,8 @@ def test_a_disk_that_fills_up_is_one_error_and_what_came_is_kept(server: Hub, fo
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     server.piece, server.pause = 10_000, 0.01
     assert end(start(folder, limit), ModelError.exit_code) == (
-        "cannot write weights.bin: File too large; make room, or set COCA_HOME to another folder; what came is kept"
+        "cannot write weights.bin: File too large; make room, or set COCA_HOME to another folder; "
+        "what was downloaded is kept"
     )
     assert partial(folder).read_bytes() == WEIGHTS[:100_000]
     assert fetch(folder).read_bytes() == WEIGHTS

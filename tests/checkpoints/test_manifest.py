@@ -13,6 +13,16 @@ import cococli
 from cococli.checkpoints import manifest
 from cococli.checkpoints.manifest import FileFacts, Manifest
 from cococli.errors import ModelError
+from cococli.reporting import Progress
+
+
+class Seen(Progress):
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        self.seen.append(done)
+
 
 CONTENT = b"no weights, but what says so?"
 
@@ -37,8 +47,8 @@ def test_a_manifest_is_read_as_it_was_written(recorded: Manifest) -> None:
 
 def test_a_source_is_told_short_and_named_whole() -> None:
     assert str(HUB) == "org/repo@0123456"
-    assert HUB.origin == f"org/repo@{HUB.revision}:open_clip_pytorch_model.bin"
-    assert str(LOCAL) == LOCAL.origin == "/data/my model.bin"
+    assert HUB.address == f"org/repo@{HUB.revision}:open_clip_pytorch_model.bin"
+    assert str(LOCAL) == LOCAL.address == "/data/my model.bin"
 
 
 def changed(recorded: Manifest, *keys: str, to: Any) -> str:
@@ -108,17 +118,17 @@ def test_a_quick_look_finds_what_is_missing_or_cut(recorded: Manifest, tmp_path:
 
 
 def test_verification_names_every_file_that_is_not_as_it_was(recorded: Manifest, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    assert manifest.verify(tmp_path, recorded, lambda *step: seen.append(step)) == []
+    progress = Seen()
+    assert manifest.verify(tmp_path, recorded, progress) == []
     total = sum(facts.size for facts in recorded.files.values())
-    assert seen == sorted(seen) and seen[-1] == (total, total)
+    assert progress.seen == sorted(progress.seen) and progress.seen[-1] == total
     (tmp_path / "config.json").unlink()
     spoilt = CONTENT.replace(b"no", b"on")
     (tmp_path / "model.ckpt").write_bytes(spoilt)
     was, now = (hashlib.sha256(content).hexdigest() for content in (CONTENT, spoilt))
-    assert manifest.verify(tmp_path, recorded, lambda *step: None) == [
+    assert manifest.verify(tmp_path, recorded, Progress()) == [
         "config.json is missing",
         f"model.ckpt has the sha256 {now}, not {was}",
     ]
     (tmp_path / "model.ckpt").write_bytes(b"")
-    assert manifest.verify(tmp_path, recorded, lambda *step: None)[1] == f"model.ckpt has 0 bytes, not {len(CONTENT)}"
+    assert manifest.verify(tmp_path, recorded, Progress())[1] == f"model.ckpt has 0 bytes, not {len(CONTENT)}"

@@ -101,7 +101,7 @@ def test_a_damaged_ckpt_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.ckpt").open("wb") as file:
         ckpt.write(file, "a", (9,), [np.ones(9)])
     (tmp_path / "a.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:-1])
-    assert "no MindSpore checkpoint, or is damaged" in refused(tmp_path / "a.ckpt").message
+    assert "not a MindSpore checkpoint, or is damaged" in refused(tmp_path / "a.ckpt").message
 
 
 def test_large_tensors_come_in_parts_that_make_up_the_whole(tmp_path: Path) -> None:
@@ -148,10 +148,10 @@ def test_code_in_a_plain_pickle_is_never_run(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git-lfs pointer"),
         (b"\n<!doctype html><html>", "web page"),
         (b"\n\r\n\n<html>", "web page"),
-        (b"hello", "truncated or no checkpoint"),
-        (b"PK\x03\x04 and no more", "truncated or no checkpoint"),
-        (b"\x80\x02}q\x00.", "truncated or no checkpoint"),
-        (os.urandom(4096), "truncated or no"),
+        (b"hello", "truncated or not a checkpoint"),
+        (b"PK\x03\x04 and no more", "truncated or not a checkpoint"),
+        (b"\x80\x02}q\x00.", "truncated or not a checkpoint"),
+        (os.urandom(4096), "truncated or not"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_told_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_checkpoint_is_told_in_one_line(tmp_path: Path, conten
 def test_a_zip_archive_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "no checkpoint" in refused(tmp_path / "a.pt").message
+    assert "not a checkpoint" in refused(tmp_path / "a.pt").message
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
@@ -213,7 +213,7 @@ def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
 def test_checkpoints_are_found_in_folders(tmp_path: Path) -> None:
     for name in ("optimizer.bin", "training_args.bin", "model-00001-of-00002.bin", ".hidden.bin", "notes.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(ModelError, match="is a folder without a checkpoint in it"):
+    with pytest.raises(ModelError, match="is a folder without a checkpoint"):
         find_checkpoint(tmp_path, "coca convert")
     for name in ("made.ckpt", "epoch 1.pt", "open_clip_model.safetensors"):  # each is preferred to those before
         (tmp_path / name).touch()
@@ -291,7 +291,7 @@ INDEXES = {
     "a list": ("[]", "weight_map in"),
     "a number for a file": ('{"weight_map": {"a": 1}}', "'a': input should be a valid string"),
     "another folder": ('{"weight_map": {"a": "../a.bin"}}', "cannot be in '../a.bin'"),
-    "another model": ('{"weight_map": {"a": "a.bin"}}', "is not of a CoCa"),
+    "another model": ('{"weight_map": {"a": "a.bin"}}', "is not the index of a CoCa"),
     "a file that is missing": ('{"weight_map": {"text_decoder.text_projection": "b.bin"}}', "no such file"),
     "a tensor that is missing": ('{"weight_map": {"text_decoder.text_projection": "a.bin"}}', "lacks text_decoder."),
 }
@@ -340,7 +340,7 @@ def test_pickles_that_inflate_are_refused(tmp_path: Path, zipped: bool) -> None:
 
 def test_compressed_archives_are_refused(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.pt", zipfile.ZIP_DEFLATED, bytes(10 << 20))
-    assert "bytes, but takes 10,485,761 unpacked" in refused(tmp_path / "a.pt").message
+    assert "bytes, but 10,485,761 unpacked" in refused(tmp_path / "a.pt").message
 
 
 def test_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
@@ -354,6 +354,6 @@ def test_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
 )
 def test_safetensors_headers_that_lie_are_refused(tmp_path: Path, header: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
-    assert "is truncated or no safetensors file" in refused(tmp_path / "a.safetensors").message
+    assert "is truncated or not a safetensors file" in refused(tmp_path / "a.safetensors").message
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + header)
-    assert "is truncated or no safetensors file" in refused(tmp_path / "a.safetensors").message
+    assert "is truncated or not a safetensors file" in refused(tmp_path / "a.safetensors").message

@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 from checkpoints.open_clip_state import SMALL, save, state_dict
 from checkpoints.pack_shapes import GRID
-from checkpoints.stored_models import CONFIG, HUB, add
+from checkpoints.stored_models import CONFIG, HUB, add, add_run
 
 from cococli.catalog import MODELS
 from cococli.checkpoints import architecture, ckpt, manifest, store
-from cococli.checkpoints.convert import convert
-from cococli.errors import ModelError
+from cococli.checkpoints.cache import Removed
+from cococli.checkpoints.convert import to_mindspore
+from cococli.checkpoints.locks import free
+from cococli.checkpoints.store import find_run, find_stored, remove_stored, stored_models
+from cococli.errors import ModelError, UsageError
+from cococli.files import hash_file
 
 BUNDLED = Path(store.__file__).parent.parent / "assets" / "models" / "shapes"
 
@@ -24,7 +28,7 @@ BUNDLED = Path(store.__file__).parent.parent / "assets" / "models" / "shapes"
 def converted(folder: Path, name: str = "weights") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     source = save(state_dict(SMALL), folder / f"{name}.bin")
-    path = convert(source, folder / f"{name}.ckpt").path
+    path = to_mindspore(source, folder / f"{name}.ckpt").path
     source.unlink()
     return path
 
@@ -70,7 +74,7 @@ def test_identity_changes_with_unusual_preprocessing(home: Path) -> None:
         (folder / "config.json").write_text(json.dumps({"model_cfg": CONFIG.to_open_clip(), "preprocess_cfg": entry}))
         manifest.record(folder, HUB, "float32", 1)
         identities.append(store.find_model("mine").identity)
-    assert identities[0] == identities[1] == manifest.measure(folder / "model.ckpt").sha256
+    assert identities[0] == identities[1] == hash_file(folder / "model.ckpt")
     assert len(set(identities)) == 3
 
 
@@ -162,7 +166,7 @@ def test_a_package_that_is_damaged_says_how_to_mend_it(tmp_path: Path, monkeypat
         monkeypatch.setattr(store, "_ASSETS", tmp_path)
         with pytest.raises(ModelError) as caught:
             store.find_model("shapes")
-        assert caught.value.message == "the model shapes that comes with the program is damaged"
+        assert caught.value.message == "the bundled model shapes is damaged"
         assert caught.value.hint == "pip install --force-reinstall cococli"
 
 
@@ -185,3 +189,83 @@ def test_a_cache_that_cannot_be_written_to_is_gone_round(home: Path, monkeypatch
 
 def test_the_bundled_config_is_open_clips_form() -> None:
     assert "vision_cfg" in json.loads((BUNDLED / "shapes.json").read_text())
+
+
+def test_unreadable_folder_is_not_called_empty(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    converted(tmp_path / "model")
+    (tmp_path / "model").chmod(0o311)
+    request.getfixturevalue("as_nobody")
+    with pytest.raises(ModelError, match=f"^cannot open '{tmp_path}/model': Permission denied"):
+        store.find_model(str(tmp_path / "model"))
+
+
+# Training runs
+
+
+def make_best(run: Path, step: int) -> None:
+    (run / "best").mkdir()
+    for name in ("model.ckpt", "config.json"):
+        (run / "best" / name).hardlink_to(run / "checkpoints" / str(step) / name)
+
+
+def test_a_run_is_found_by_its_best_model_or_its_newest_checkpoint() -> None:
+    folder = add_run("mine", 9, 100)
+    newest = store.find_model("run:mine")
+    assert newest == store.ModelFiles("run:mine", folder / "checkpoints" / "100" / "model.ckpt", CONFIG)
+    make_best(folder, 9)
+    best = store.find_model("run:mine")
+    assert best == store.ModelFiles("run:mine", folder / "best" / "model.ckpt", CONFIG)
+    assert best.identity != newest.identity
+    assert best.identity == store.find_model("run:mine@9").identity
+
+
+def test_a_run_gives_the_model_of_a_step() -> None:
+    folder = add_run("mine", 9, 100)
+    assert store.find_model("run:mine@9").weights == folder / "checkpoints" / "9" / "model.ckpt"
+    assert store.find_model("run:mine@9").name == "run:mine@9"
+    for step in ("10", "", "x", "../9", "²"):
+        with pytest.raises(ModelError) as caught:
+            store.find_model(f"run:mine@{step}")
+        assert caught.value.message == f"the run mine has no checkpoint of step {step!r}"
+        assert caught.value.hint == "it has steps 9, 100"
+
+
+def test_a_run_that_is_not_there_lists_close_ones(home: Path) -> None:
+    add_run("mine", 1)
+    add_run("empty")
+    for name, message, hint in (
+        ("run:mime", "there is no run 'mime'", "close: run:mine"),
+        ("run:x", "there is no run 'x'", "coca models lists them"),
+        ("run:empty", "the run empty has no checkpoint yet", f"its folder: {home}/runs/empty"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            store.find_model(name)
+        assert (caught.value.message, caught.value.hint) == (message, hint)
+    with pytest.raises(UsageError, match=r"'\.\./mine' is not a valid name of a run"):
+        store.find_model("run:../mine")
+
+
+def test_runs_with_a_model_are_listed_each_byte_once() -> None:
+    assert stored_models() == []
+    folder = add_run("mine", 1)
+    add_run("empty")
+    (run,) = stored_models()
+    assert (run.name, run.folder, run.manifest, run.used, run.problem) == ("run:mine", folder, None, None, "")
+    make_best(folder, 1)
+    assert [again.size for again in stored_models()] == [run.size]
+    assert run.size == sum(path.stat().st_size for path in (folder / "checkpoints" / "1").iterdir())
+    assert store.model_names() == ["shapes", "run:mine"]
+    store.find_model("run:mine")
+    assert find_run("run:mine").used is not None
+
+
+def test_a_run_is_removed_unless_it_is_under_way(home: Path) -> None:
+    folder = add_run("mine", 1)
+    with free("run:mine"), pytest.raises(UsageError, match="the run mine is in progress"):
+        remove_stored([find_stored("run:mine")])
+    assert folder.exists()
+    size = find_run("run:mine").size
+    assert remove_stored([find_stored("run:mine")]) == [Removed(folder, size)]
+    assert list((home / "runs").iterdir()) == []
+    with pytest.raises(ModelError, match="there is no run 'mine'"):
+        find_stored("run:mine")

@@ -8,7 +8,7 @@ from checkpoints.stored_models import add_run
 from safetensors.torch import load_file
 
 from cococli.checkpoints.architecture import load_config
-from cococli.checkpoints.convert import convert
+from cococli.checkpoints.convert import to_mindspore
 
 TINY = Path(__file__).parents[1] / "data/goldens/tiny"
 
@@ -41,7 +41,7 @@ def test_an_unknown_config_is_found_before_the_weights_are_read(coca) -> None:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A converted model."""
-    return convert(TINY / "open_clip_pytorch_model.bin", tmp_path / "tiny.ckpt").path
+    return to_mindspore(TINY / "open_clip_pytorch_model.bin", tmp_path / "tiny.ckpt").path
 
 
 def test_there_and_back_is_the_same_model(coca, tiny: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_model_goes_by_its_name_and_can_be_halved(coca, tmp_path: Path) -> Non
     run = coca("convert", "shapes", "--to", "open_clip", "--half", cwd=tmp_path)
     assert (run.stdout, run.returncode) == ("shapes.safetensors\n", 0)
     rounded, numbers = run.stderr.splitlines()
-    assert rounded == "weights rounded to half precision: each by at most 0.05 %, or by 3e-8 where that is more"
-    assert numbers == "10.9 million parameters, 0.02 GB"
+    assert rounded == "weights rounded to half precision: each by at most 0.05%, or by 3e-8 if that is more"
+    assert numbers == "10.9 million parameters, 21.7 MB"
 
 
 @pytest.mark.parametrize("name", ["better", "better@7"])
@@ -93,7 +93,7 @@ WRONG = {
     ),
     "open_clip's to open_clip": (
         [OPEN_CLIP, "--to", "open_clip"],
-        f"error: {OPEN_CLIP} is not a converted model\nhint: --to open_clip turns back what coca convert has made\n",
+        f"error: {OPEN_CLIP} is not a converted model\nhint: --to open_clip reverts what coca convert has made\n",
     ),
     "a .ckpt to a .ckpt with --to": (
         ["tiny.ckpt", "a.ckpt", "--to", "open_clip"],

@@ -64,7 +64,7 @@ def test_it_prints_the_name_and_says_what_it_did(coca, server: Hub, home: Path) 
     assert (run.stdout, run.returncode) == ("mine\n", 0)
     assert run.stderr.splitlines()[-1] == "mine is ready: 1.5 MB"
     again = coca("fetch", "org/coca", "--name", "mine", "--json")
-    assert again.stderr.splitlines()[-1] == "mine was here already: 1.5 MB"
+    assert again.stderr.splitlines()[-1] == "mine was fetched before: 1.5 MB"
     facts = json.loads(again.stdout)
     assert (facts["name"], facts["added"], facts["path"]) == ("mine", False, str(home / "models" / "mine"))
     assert facts["source"]["repository"] == "org/coca"
@@ -116,7 +116,7 @@ def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_the_next_goes_on(
     assert coca("fetch", "org/coca").stdout == "org--coca\n"
     first = next(made.headers["range"] for made in server.downloads if "range" in made.headers)
     assert int(first.removeprefix("bytes=").removesuffix("-")) > 200_000
-    assert coca("models", "verify").stdout == "org--coca: whole\n"
+    assert coca("models", "verify").stdout == "org--coca: intact\n"
 
 
 def test_two_fetches_at_once_make_one_model(server: Hub) -> None:
@@ -127,7 +127,7 @@ def test_two_fetches_at_once_make_one_model(server: Hub) -> None:
     assert [out for out, _ in told] == ["org--coca\n"] * 2
     gets = [made for made in server.downloads if made.method == "GET" and made.path.endswith(".bin")]
     assert len(gets) == 1
-    assert sorted("was here already" in notes for _, notes in told) == [False, True]
+    assert sorted("was fetched before" in notes for _, notes in told) == [False, True]
 
 
 def test_a_cache_that_is_a_file_is_one_clear_error(coca, server: Hub, tmp_path: Path, monkeypatch) -> None:
@@ -157,7 +157,7 @@ def test_proxy_problems_are_named(coca, proxy: str, tmp_path: Path, monkeypatch:
         ({"https_proxy": "http://me:secret@a.test:port"}, f"{wrong}http://a.test:port"),
         (
             {"ALL_PROXY": "socks5://a.test", "PYTHONPATH": without},
-            "a SOCKS proxy is set, which takes the package socksio",
+            "a SOCKS proxy is set, which needs the package socksio",
         ),
     ]
     for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):

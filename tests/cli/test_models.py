@@ -86,7 +86,7 @@ def test_the_list_shows_what_is_here(coca_here, monkeypatch: pytest.MonkeyPatch)
         ["other", cells(run.out.splitlines()[2])[1], "org/repo@0123456", "never", "damaged"],
     ]
     mend = f"coca fetch org/repo@{COMMIT}:open_clip_pytorch_model.bin --name other --force"
-    assert run.err == f"warning: the model other is damaged: config.json is missing; to mend it: {mend}\n"
+    assert run.err == f"warning: the model other is damaged: config.json is missing; to restore it: {mend}\n"
     mine, other = json.loads(coca_here("models", "--json").out)
     assert mine.keys() == other.keys() == LIST_KEYS
     assert (mine["default"], mine["problem"], mine["source"]["file"]) == (True, None, "/data/my model.bin")
@@ -113,7 +113,7 @@ def test_a_run_is_shown_found_and_removed_by_its_name(coca_here) -> None:
     assert (run.out, run.err, run.code) == (f"{folder}\n", "1.5 MB removed\n", 0)
     assert not folder.exists()
     run = coca_here("models", "rm", "run:better", "--yes")
-    assert run.err == "error: there is no run 'better'\nhint: coca models shows what is there\n"
+    assert run.err == "error: there is no run 'better'\nhint: coca models lists them\n"
     assert run.code == 3
 
 
@@ -124,11 +124,11 @@ def test_the_model_of_a_run_is_taken_into_the_cache_first(coca_here, arguments: 
     command = f"coca fetch {folder}/checkpoints/100/model.ckpt --name better"
     assert run.err.splitlines() == [
         "error: run:better is a training run, not a model in the cache",
-        f"hint: {command} takes its model there",
+        f"hint: {command} adds its model to the cache",
     ]
     assert (run.out, run.code) == ("", 2)
     assert coca_here(*command.split()[1:]).code == 0
-    assert coca_here("models", "verify", "better").out == "better: whole\n"
+    assert coca_here("models", "verify", "better").out == "better: intact\n"
 
 
 def test_the_default_may_come_from_the_config_file(coca_here) -> None:
@@ -187,12 +187,12 @@ def test_a_name_that_is_not_here_is_exit_code_3(coca_here, command: str) -> None
 def test_verification_names_what_is_broken_and_what_mends_it(coca_here, coca) -> None:
     for name in ("mine", "other"):
         add(name, LOCAL, b"weights")
-    assert coca_here("models", "verify").out == "mine: whole\nother: whole\n"
+    assert coca_here("models", "verify").out == "mine: intact\nother: intact\n"
     break_weights("other")
     run = coca_here("models", "verify")
-    assert (run.out, run.code) == ("mine: whole\n", 3)
+    assert (run.out, run.code) == ("mine: intact\n", 3)
     error, hint = run.err.splitlines()
-    assert error.startswith("error: the model other is broken: model.ckpt has the sha256 ")
+    assert error.startswith("error: the model other is damaged: model.ckpt has the sha256 ")
     assert hint == "hint: coca fetch '/data/my model.bin' --name other --force"
     run = coca_here("models", "verify", "other", "--json")
     (told,) = json.loads(run.out)
@@ -207,7 +207,7 @@ def test_removing_needs_a_yes_where_nobody_can_be_asked(coca_here) -> None:
     add("org--repo", content=b"")
     run = coca_here("models", "rm", "mine")
     assert run.err.splitlines() == [
-        "error: nobody is here to be asked whether to remove it",
+        "error: removing needs confirmation, but stdin is not a terminal",
         "hint: coca models rm NAME --yes",
     ]
     assert (cache.names(), run.code) == (["mine", "org--repo"], 2)
@@ -268,10 +268,10 @@ def test_a_model_goes_to_another_machine_and_is_whole_there(
     monkeypatch.setenv("COCA_HOME", str(tmp_path / "another"))
     run = coca_here("models", "import", tmp_path / "mine.tar")
     assert (run.out, run.err, run.code) == ("mine\n", "", 0)
-    assert coca_here("models", "verify").out == "mine: whole\n"
+    assert coca_here("models", "verify").out == "mine: intact\n"
     run = coca_here("models", "import", tmp_path / "mine.tar", "--json")
     assert json.loads(run.out) == {"name": "mine", "added": False}
-    assert run.err == "mine is here already, the same in every byte\n"
+    assert run.err == "an identical mine is in the cache already\n"
     assert coca_here("models", "import", tmp_path / "mine.tar", "--name", "../x").code == 2
     assert coca_here("models", "import", tmp_path / "mine.tar", "--name", "yours").out == "yours\n"
     assert cache.names() == ["mine", "yours"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import cococli
 from cococli.catalog import CLIP
-from cococli.checkpoints.export import export
+from cococli.checkpoints.convert import to_open_clip
 
 ENGINE = ("--engine", "torch", "--precision", "fp32")
 COLORS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -37,7 +37,7 @@ def checkpoint(folder: Path, entry: dict[str, Any], mean: float | None = None) -
         mean: Pixels have this mean and deviation. The first layer is changed so that the model says the same as before.
     """
     folder.mkdir()
-    path = export("shapes", folder / "open_clip_model.safetensors").path
+    path = to_open_clip("shapes", folder / "open_clip_model.safetensors").path
     state = load_file(path)
     if mean is not None:  # (x - m) / s = ((x - mean) / mean) * (mean / s) + (mean - m) / s
         weight, m, s = state["visual.conv1.weight"].clone(), torch.tensor(CLIP.mean), torch.tensor(CLIP.std)
@@ -92,5 +92,5 @@ def test_models_converted_earlier_are_noted_once(coca, tmp_path: Path, pictures:
     config = json.loads((tmp_path / "old.json").read_text())
     (tmp_path / "old.json").write_text(json.dumps(config["model_cfg"]))
     run = coca("caption", pictures, "--model", tmp_path / "old.ckpt", *ENGINE)
-    assert run.stderr.count("old does not say how to prepare pictures, so that is done as for CLIP") == 1
+    assert run.stderr.count("the config of old does not set the preprocessing; CLIP's is used") == 1
     assert run.returncode == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cococli.checkpoints.names import parameters_of
+from cococli.checkpoints.tensors import parameters_of
 from cococli.training import pairs
 from cococli.training.network import Batch, Objective, encode_images, losses_and_gradients, trained
 

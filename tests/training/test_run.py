@@ -19,7 +19,7 @@ from training.training_fixtures import pictures
 from cococli.captioning.captioner import load_captioner
 from cococli.catalog import CLIP, Preprocess
 from cococli.checkpoints import ckpt
-from cococli.checkpoints.export import export
+from cococli.checkpoints.convert import to_open_clip
 from cococli.checkpoints.store import find_model
 from cococli.decoding.options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
@@ -162,7 +162,7 @@ def test_a_lora_run_comes_to_plain_weights_that_open_clip_can_have(data: Path, h
     changed = {name for name, array in merged.items() if not np.array_equal(array, base[name])}
     assert merged.keys() == base.keys()
     assert changed and all(".attn." in name and name.endswith("_proj.weight") for name in changed)
-    export("run:mine", tmp_path / "mine.safetensors")
+    to_open_clip("run:mine", tmp_path / "mine.safetensors")
     exported = from_open_clip(load_file(tmp_path / "mine.safetensors"))
     for name, array in merged.items():
         np.testing.assert_array_equal(exported[name], array)
