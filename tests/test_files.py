@@ -68,7 +68,7 @@ def test_only_abandoned_temporaries_are_removed(tmp_path: Path) -> None:
         living.wait()
 
 
-def test_writing_removes_what_killed_processes_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_removes_leftovers_of_killed_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / ".coca-0123456789abcdef.part").write_bytes(b"half")
     (tmp_path / ".coca-0123456789abcdef.folder").mkdir()

@@ -14,7 +14,7 @@ from cococli.errors import ModelError
 
 
 @pytest.mark.parametrize("config", [VIT_L_14, VIT_B_32, SMALL], ids=["vit-l-14", "vit-b-32", "small"])
-def test_a_config_is_recognized_from_the_shapes_of_its_parameters(config: CocaConfig) -> None:
+def test_config_is_recognized_from_parameter_shapes(config: CocaConfig) -> None:
     assert architecture.recognize(architecture.parameters(config)) == config
 
 
@@ -26,12 +26,12 @@ def test_any_mlp_width_is_recognized(hidden: int) -> None:
     assert architecture.parameters(architecture.recognize(shapes)) == shapes
 
 
-def test_vit_l_14_has_the_parameters_of_the_published_model() -> None:
+def test_vit_l_14_has_published_parameter_count() -> None:
     numbers = sum(math.prod(shape) for shape in architecture.parameters(VIT_L_14).values())
     assert numbers == 638_450_177  # `sum(p.numel() for p in open_clip.create_model("coca_ViT-L-14").parameters())`
 
 
-def test_widths_that_do_not_split_into_heads_of_64_ask_for_a_config() -> None:
+def test_odd_widths_ask_for_a_config() -> None:
     shapes = {**architecture.parameters(SMALL), "visual.conv1.weight": (100, 3, 8, 8)}
     with pytest.raises(ModelError, match="number of heads") as caught:
         architecture.recognize(shapes)
@@ -42,18 +42,18 @@ def test_widths_that_do_not_split_into_heads_of_64_ask_for_a_config() -> None:
     ("name", "shape"),
     [("visual.conv1.weight", (64, 3)), ("visual.conv1.weight", (64, 3, 0, 0)), ("visual.attn_pool.query", ())],
 )
-def test_shapes_that_no_coca_has_are_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
+def test_invalid_shapes_are_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=name):
         architecture.recognize({**architecture.parameters(SMALL), name: shape})
 
 
-def test_the_first_contradiction_between_config_and_shapes_is_named() -> None:
+def test_first_contradicting_shape_is_named() -> None:
     with pytest.raises(ModelError, match=r"visual.conv1.weight has the shape \(768, 3, 32, 32\)") as caught:
         architecture.check(VIT_L_14, {**architecture.parameters(VIT_L_14), "visual.conv1.weight": (768, 3, 32, 32)})
     assert "(1024, 3, 14, 14)" in caught.value.message
 
 
-def test_layers_too_many_and_too_few_are_named_and_counted() -> None:
+def test_missing_and_extra_layers_are_named() -> None:
     deeper = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, layers=3))
     with pytest.raises(ModelError, match=r"missing: text.transformer.resblocks.2.*\(16 in all\)"):
         architecture.check(deeper, architecture.parameters(SMALL))
@@ -62,17 +62,17 @@ def test_layers_too_many_and_too_few_are_named_and_counted() -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_config_file_is_read_in_both_of_open_clips_forms(tmp_path: Path, wrapped: bool) -> None:
+def test_both_open_clip_config_formats_are_read(tmp_path: Path, wrapped: bool) -> None:
     inner = SMALL.to_open_clip()
     (tmp_path / "a.json").write_text(json.dumps({"model_cfg": inner, "preprocess_cfg": {}} if wrapped else inner))
     assert architecture.load_config(tmp_path / "a.json") == SMALL
 
 
-def test_a_catalog_name_is_a_config() -> None:
+def test_catalog_name_is_a_config() -> None:
     assert architecture.load_config("vit-b-32-coco") == VIT_B_32
 
 
-def test_an_unknown_config_name_lists_close_ones() -> None:
+def test_unknown_config_name_lists_close_ones() -> None:
     with pytest.raises(ModelError, match="vit-l14") as caught:
         architecture.load_config("vit-l14")
     assert "vit-l-14" in caught.value.hint
@@ -81,7 +81,7 @@ def test_an_unknown_config_name_lists_close_ones() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", '{"a": 1}', "[" * 100_000, "\xff"])
-def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_invalid_config_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content, encoding="latin-1")
     with pytest.raises(ModelError, match=r"a\.json"):
         architecture.load_config(tmp_path / "a.json")
@@ -125,7 +125,7 @@ def test_impossible_values_are_named_with_their_file(tmp_path: Path, field: str)
     assert len(caught.value.message) < 300
 
 
-def test_the_config_beside_weights_is_found_in_order_and_foreign_ones_are_passed_over(tmp_path: Path) -> None:
+def test_config_beside_weights_is_found_in_order(tmp_path: Path) -> None:
     weights = tmp_path / "m.bin"
     (tmp_path / "m.json").write_text('{"model_type": "bert"}')
     assert architecture.find_config(weights) is None
@@ -134,7 +134,7 @@ def test_the_config_beside_weights_is_found_in_order_and_foreign_ones_are_passed
         assert architecture.find_config(weights) == tmp_path / name
 
 
-def test_unreadable_config_is_not_passed_over(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_unreadable_config_is_not_skipped(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_open_clip()))
     (tmp_path / "config.json").chmod(0)
     request.getfixturevalue("as_nobody")

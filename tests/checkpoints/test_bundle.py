@@ -44,7 +44,7 @@ def contents(name: str) -> dict[str, bytes]:
     return {file: (folder / file).read_bytes() for file in FILES}
 
 
-def test_what_was_exported_comes_in_the_same(tmp_path: Path) -> None:
+def test_exported_model_is_imported_unchanged(tmp_path: Path) -> None:
     add("mine")
     before = contents("mine")
     export_model("mine", tmp_path / "mine.tar")
@@ -55,7 +55,7 @@ def test_what_was_exported_comes_in_the_same(tmp_path: Path) -> None:
     assert find_model("mine").config == CONFIG
 
 
-def test_a_bundle_is_a_plain_tar_and_the_same_every_time(bundle: Path, tmp_path: Path) -> None:
+def test_bundle_is_a_reproducible_plain_tar(bundle: Path, tmp_path: Path) -> None:
     with tarfile.open(bundle) as tar:
         assert [member.name for member in tar] == [f"mine/{file}" for file in FILES]
         assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in tar} == {
@@ -67,7 +67,7 @@ def test_a_bundle_is_a_plain_tar_and_the_same_every_time(bundle: Path, tmp_path:
     assert (tmp_path / "again.tar").read_bytes() == bundle.read_bytes()
 
 
-def test_the_longest_name_fits(tmp_path: Path) -> None:
+def test_longest_name_fits(tmp_path: Path) -> None:
     name = "x" * 150
     add(name)
     export_model(name, tmp_path / "long.tar")
@@ -86,7 +86,7 @@ def test_progress_covers_the_whole_file(bundle: Path) -> None:
     assert {total for _, _, total in seen} == {size}
 
 
-def test_another_name_may_be_given(bundle: Path) -> None:
+def test_imported_model_may_be_renamed(bundle: Path) -> None:
     assert take(bundle, "yours") == ("yours", True)
     assert cache.names() == ["yours"]
     for name in ("../yours", "shapes"):
@@ -94,14 +94,14 @@ def test_another_name_may_be_given(bundle: Path) -> None:
             take(bundle, name)
 
 
-def test_the_same_model_is_not_taken_in_twice(bundle: Path) -> None:
+def test_identical_model_is_not_imported_twice(bundle: Path) -> None:
     take(bundle)
     added = cache.stored("mine").added
     assert take(bundle) == ("mine", False)
     assert cache.stored("mine").added == added
 
 
-def test_another_model_of_the_name_stays_unless_forced(bundle: Path) -> None:
+def test_another_model_is_replaced_only_by_force(bundle: Path) -> None:
     add("mine", content=weights(seed=1))
     with pytest.raises(UsageError) as caught:
         take(bundle)
@@ -112,7 +112,7 @@ def test_another_model_of_the_name_stays_unless_forced(bundle: Path) -> None:
     assert contents("mine")["model.ckpt"] == weights()
 
 
-def test_a_damaged_model_is_not_exported_and_nothing_is_written(tmp_path: Path) -> None:
+def test_damaged_model_is_not_exported(tmp_path: Path) -> None:
     (tmp_path / "mine.tar").write_bytes(b"what stood there")
     (add("mine", content=b"as it was") / "model.ckpt").write_bytes(b"as it is!")
     now, was = (hashlib.sha256(content).hexdigest() for content in (b"as it is!", b"as it was"))
@@ -127,7 +127,7 @@ def test_a_damaged_model_is_not_exported_and_nothing_is_written(tmp_path: Path) 
     assert (tmp_path / "mine.tar").read_bytes() == b"what stood there"
 
 
-def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
+def test_invalid_exports_are_refused(tmp_path: Path) -> None:
     add("mine", content=b"")
     (tmp_path / "folder.tar").mkdir()
     for name, file, reason in [
@@ -284,7 +284,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_is_no_sound_bundle_is_refused_in_one_line(attack: str, parts: Parts, tmp_path: Path, home: Path) -> None:
+def test_hostile_bundles_are_refused(attack: str, parts: Parts, tmp_path: Path, home: Path) -> None:
     make, reason = ATTACKS[attack]
     (tmp_path / "bad.tar").write_bytes(make(parts))
     with pytest.raises(CocaError) as caught:
@@ -297,7 +297,7 @@ def test_what_is_no_sound_bundle_is_refused_in_one_line(attack: str, parts: Part
 
 
 @pytest.mark.parametrize("kept", ["half a header", "half a config", "half of the weights", "all but the end"])
-def test_a_bundle_that_is_cut_short_is_refused(kept: str, bundle: Path) -> None:
+def test_truncated_bundle_is_refused(kept: str, bundle: Path) -> None:
     whole = bundle.read_bytes()
     length, reason = {
         "half a header": (256, "it is not a tar"),
@@ -314,7 +314,7 @@ def test_a_bundle_that_is_cut_short_is_refused(kept: str, bundle: Path) -> None:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_flipped_bit_is_refused_or_changes_nothing(data: st.DataObject, bundle: Path) -> None:
+def test_flipped_bit_is_refused_or_harmless(data: st.DataObject, bundle: Path) -> None:
     """Bits of the padding change nothing, nor do those of the end of a tar. What a manifest tells is in no checksum."""
     whole = bundle.read_bytes()
     near = data.draw(
@@ -354,9 +354,7 @@ except ModelError as error:
 
 
 @pytest.mark.parametrize("act", ["import", "export"])
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
-    act: str, bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_nothing_behind(act: str, bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if act == "export":
         take(bundle)
         bundle.unlink()
@@ -369,7 +367,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
     assert all(not path.name.startswith(".coca-") for path in [*bundle.parent.iterdir(), *(home / "models").iterdir()])
 
 
-def test_a_bundle_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_bundle_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         take(tmp_path / "none.tar")
     assert caught.value.message == f"cannot import {tmp_path}/none.tar: No such file or directory"

@@ -84,7 +84,7 @@ def inside(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "models").iterdir())
 
 
-def test_an_added_model_is_listed_with_what_is_known_of_it(home: Path) -> None:
+def test_added_model_is_listed(home: Path) -> None:
     folder = add("mine", content=b"12 bytes of.")
     assert folder == home / "models" / "mine"
     (model,) = cache.models()
@@ -95,13 +95,13 @@ def test_an_added_model_is_listed_with_what_is_known_of_it(home: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "manifest.json", "model.ckpt"]
 
 
-def test_an_empty_cache_has_nothing(home: Path) -> None:
+def test_empty_cache_lists_nothing(home: Path) -> None:
     assert (cache.models(), cache.names(), cache.newest(), cache.prune()) == ([], [], None, [])
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("swaps", [True, False], ids=["swapped", "renamed"])
-def test_a_model_takes_the_place_of_the_one_before(home: Path, swaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_model_replaces_earlier_one(home: Path, swaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not swaps:
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     add("mine", content=b"old")
@@ -112,7 +112,7 @@ def test_a_model_takes_the_place_of_the_one_before(home: Path, swaps: bool, monk
     assert cache.stored("mine").used is None
 
 
-def test_a_name_is_never_without_a_model_while_it_is_replaced(home: Path) -> None:
+def test_model_stays_available_while_it_is_replaced(home: Path) -> None:
     weights = add("mine", content=b"old") / "model.ckpt"
     missed, over = [], threading.Event()
 
@@ -130,7 +130,7 @@ def test_a_name_is_never_without_a_model_while_it_is_replaced(home: Path) -> Non
 
 
 @pytest.mark.parametrize("before", [[], ["mine"]], ids=["nothing there", "a model there"])
-def test_an_error_leaves_what_was_there(home: Path, before: list[str]) -> None:
+def test_failed_adding_keeps_earlier_model(home: Path, before: list[str]) -> None:
     for name in before:
         add(name, content=b"old")
     with pytest.raises(ZeroDivisionError), cache.adding("mine") as folder:
@@ -140,7 +140,7 @@ def test_an_error_leaves_what_was_there(home: Path, before: list[str]) -> None:
     assert [content(name) for name in before] == [b"old" for _ in before]
 
 
-def test_a_folder_that_is_no_whole_model_does_not_get_in(home: Path) -> None:
+def test_incomplete_model_is_not_added(home: Path) -> None:
     with pytest.raises(ModelError, match=r"^manifest.json is missing$"), cache.adding("mine"):
         pass
     with pytest.raises(ModelError, match=r"^model.ckpt has 1 bytes, not 3$"), cache.adding("mine") as folder:
@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_whole_model_does_not_get_in(home: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_nothing_of_the_new_model(home: Path, start, number: signal.Signals) -> None:
+def test_interrupted_adding_leaves_nothing(home: Path, start, number: signal.Signals) -> None:
     add("mine", content=b"old")
     run = start("mine", "new")
     assert Path(said(run)).is_dir()
@@ -169,7 +169,7 @@ def killed(*runs: "subprocess.Popen[str]") -> list[Path]:
     return folders
 
 
-def test_what_a_killed_process_leaves_is_no_model_and_is_gone_with_the_next_one(home: Path, start) -> None:
+def test_leftovers_of_killed_processes_are_removed(home: Path, start) -> None:
     left, other = killed(start("mine", "half"), start("other", "half"))
     assert (left / "model.ckpt").exists() and (other / "model.ckpt").exists()
     assert cache.models() == []
@@ -178,7 +178,7 @@ def test_what_a_killed_process_leaves_is_no_model_and_is_gone_with_the_next_one(
     assert content("mine") == b"new"
 
 
-def test_prune_removes_what_killed_processes_left_and_nothing_of_living_ones(home: Path, start) -> None:
+def test_prune_spares_living_processes(home: Path, start) -> None:
     run = start("other", "whole")
     living = said(run)
     (left,) = killed(start("mine", "half"))
@@ -194,14 +194,14 @@ def test_prune_removes_what_killed_processes_left_and_nothing_of_living_ones(hom
     assert cache.prune() == []
 
 
-def test_an_unfinished_download_waits_for_its_continuation(home: Path) -> None:
+def test_unfinished_download_is_kept(home: Path) -> None:
     (home / "downloads" / "mine").mkdir(parents=True)
     add("mine", content=b"")
     add("other", content=b"")
     assert (home / "downloads" / "mine").is_dir()
 
 
-def test_prune_removes_what_other_versions_unpacked(home: Path) -> None:
+def test_prune_removes_models_unpacked_by_other_versions(home: Path) -> None:
     weights = find_model("shapes").weights
     old = home / "bundled" / "0123456789abcdef" / "shapes.ckpt"
     old.parent.mkdir()
@@ -212,7 +212,7 @@ def test_prune_removes_what_other_versions_unpacked(home: Path) -> None:
     assert [path.name for path in weights.parent.iterdir()] == ["shapes.ckpt"]
 
 
-def test_of_two_processes_at_once_the_second_waits(home: Path, start) -> None:
+def test_second_process_waits_for_the_first(home: Path, start) -> None:
     first = start("mine", "first")
     assert said(first) == str(home / "models" / ".coca-mine")
     second, other = start("mine", "second"), start("other", "other")
@@ -227,14 +227,14 @@ def test_of_two_processes_at_once_the_second_waits(home: Path, start) -> None:
     assert (first.returncode, second.returncode, other.returncode) == (0, 0, 0)
 
 
-def test_who_holds_a_name_may_add_the_model() -> None:
+def test_lock_holder_may_add_the_model() -> None:
     with cache.locked("mine", OnNote(pytest.fail)):
         add("mine", content=b"one")
         add("other", content=b"two")
     assert cache.names() == ["mine", "other"]
 
 
-def test_adding_one_model_within_another_disturbs_neither() -> None:
+def test_nested_adding_works() -> None:
     with cache.adding("mine") as folder:
         fill(folder, content=b"one")
         add("other", content=b"two")
@@ -259,7 +259,7 @@ def test_threads_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "-v", "b~", "a b", "é", "a\n", "a\0", "x" * 151])
-def test_what_cannot_be_a_name_is_refused(name: str, home: Path) -> None:
+def test_invalid_names_are_refused(name: str, home: Path) -> None:
     for use in (cache.find, cache.remove, add):
         with pytest.raises(UsageError) as caught:
             use(name)
@@ -268,12 +268,12 @@ def test_what_cannot_be_a_name_is_refused(name: str, home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "_", "vit-l-14", "org--repo@v1.0--file.bin", "x" * 150])
-def test_what_can_be_a_name_is_taken(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     add(name, content=b"")
     assert cache.names() == [name]
 
 
-def test_the_bundled_model_is_not_in_the_cache() -> None:
+def test_bundled_model_is_not_in_the_cache() -> None:
     with pytest.raises(UsageError, match="the model shapes comes with the program and is not in the cache"):
         add("shapes")
 
@@ -287,11 +287,11 @@ def test_the_bundled_model_is_not_in_the_cache() -> None:
         ("vit-l-14", "vit-l-14"),
     ],
 )
-def test_a_model_of_the_hub_has_a_name_without_folders(name: str, kept: str) -> None:
+def test_hub_names_become_plain_names(name: str, kept: str) -> None:
     assert cache.slug(name) == kept
 
 
-def test_a_name_that_is_not_there_lists_close_ones() -> None:
+def test_missing_name_lists_close_ones() -> None:
     add("vit-l-14", content=b"")
     with pytest.raises(ModelError, match="no model in the cache is called 'vit-l14'") as caught:
         cache.find("vit-l14")
@@ -330,7 +330,7 @@ MENDED = {
 
 @pytest.mark.parametrize("damage", [cut, lose_config])
 @pytest.mark.parametrize("case", MENDED)
-def test_a_damaged_model_is_listed_and_refused_with_the_command_that_mends_it(case: str, damage) -> None:
+def test_damaged_model_is_refused_with_remedy(case: str, damage) -> None:
     name, source, command = MENDED[case]
     problem = damage(add(name, source, b"20 bytes of weights."))
     for use in (cache.stored, find_model):
@@ -344,7 +344,7 @@ def test_a_damaged_model_is_listed_and_refused_with_the_command_that_mends_it(ca
 
 
 @pytest.mark.parametrize("name", ["mine", "vit-l-14"])
-def test_a_damaged_manifest_is_refused_with_a_command_that_mends_it(name: str) -> None:
+def test_damaged_manifest_is_refused_with_remedy(name: str) -> None:
     problem = spoil_manifest(add(name, content=b""))
     with pytest.raises(ModelError) as caught:
         cache.stored(name)
@@ -354,7 +354,7 @@ def test_a_damaged_manifest_is_refused_with_a_command_that_mends_it(name: str) -
     assert cache.verify(name) == [problem]
 
 
-def test_a_folder_without_a_manifest_is_told_how_to_become_a_model(home: Path) -> None:
+def test_missing_manifest_is_refused_with_remedy(home: Path) -> None:
     folder = home / "models" / "hand-made"
     folder.mkdir(parents=True)
     for file, weights in ((None, "FILE"), ("my model.ckpt", f"'{folder / 'my model.ckpt'}'")):
@@ -366,7 +366,7 @@ def test_a_folder_without_a_manifest_is_told_how_to_become_a_model(home: Path) -
         assert caught.value.hint == f"coca fetch {weights} --name hand-made"
 
 
-def test_verification_reads_every_byte_again() -> None:
+def test_verification_reads_every_byte() -> None:
     folder = add("mine", content=b"as it was")
     seen = []
     assert cache.verify("mine", OnUpdate(lambda *step: seen.append(step))) == []
@@ -377,7 +377,7 @@ def test_verification_reads_every_byte_again() -> None:
     assert cache.verify("mine") == [f"model.ckpt has the sha256 {now}, not {was}"]
 
 
-def test_the_newest_is_the_one_added_last_not_the_one_made_last() -> None:
+def test_newest_model_is_the_one_added_last() -> None:
     for name, time in (("first", 100), ("last", 300), ("second", 200)):
         os.utime(add(name, content=b"") / "manifest.json", (time, time))
     cache.mark_used("first")
@@ -386,7 +386,7 @@ def test_the_newest_is_the_one_added_last_not_the_one_made_last() -> None:
     assert cache.newest() == "second"
 
 
-def test_a_model_that_is_looked_up_is_marked_as_used() -> None:
+def test_found_model_is_marked_as_used() -> None:
     add("mine")
     assert cache.stored("mine").used is None
     find_model("mine")
@@ -397,13 +397,13 @@ def test_a_model_that_is_looked_up_is_marked_as_used() -> None:
     assert cache.stored("mine").used >= used
 
 
-def test_a_removed_model_is_gone_damaged_or_not(home: Path) -> None:
+def test_damaged_model_can_be_removed(home: Path) -> None:
     removed = cache.remove("mine") if cut(add("mine", content=b"20 bytes of weights.")) else None
     assert removed and removed.path == home / "models" / "mine" and removed.size > 12
     assert inside(home) == []
 
 
-def test_removing_a_link_keeps_what_it_leads_to(home: Path, tmp_path: Path) -> None:
+def test_removing_a_link_keeps_its_target(home: Path, tmp_path: Path) -> None:
     add("mine", content=b"")
     (home / "models" / "mine").rename(tmp_path / "elsewhere")
     (home / "models" / "mine").symlink_to(tmp_path / "elsewhere")
@@ -432,7 +432,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-def test_a_read_only_cache_can_be_read(read_only: Path) -> None:
+def test_read_only_cache_can_be_read(read_only: Path) -> None:
     assert find_model("mine").weights == read_only / "models" / "mine" / "model.ckpt"
     assert cache.verify("mine") == []
     assert cache.newest() == "mine"
@@ -440,7 +440,7 @@ def test_a_read_only_cache_can_be_read(read_only: Path) -> None:
     assert cache.prune() == []
 
 
-def test_writing_to_a_read_only_cache_is_one_clear_error(read_only: Path) -> None:
+def test_writing_to_read_only_cache_is_an_error(read_only: Path) -> None:
     for act in (add, cache.remove):
         for name in ("mine",) if act is cache.remove else ("mine", "other"):
             with pytest.raises(ModelError) as caught:

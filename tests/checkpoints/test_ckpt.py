@@ -32,12 +32,12 @@ def assert_same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
         assert array.tobytes() == other[name].tobytes(), name
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_arrays_are_read_back(tmp_path: Path) -> None:
     assert_same_bits(ckpt.read(write(tmp_path / "a.ckpt")), ARRAYS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_mindspore_reads_what_is_written(tmp_path: Path, dtype: str) -> None:
+def test_mindspore_reads_written_file(tmp_path: Path, dtype: str) -> None:
     import mindspore
 
     arrays = {name: array.astype(dtype) for name, array in ARRAYS.items()}
@@ -50,7 +50,7 @@ def test_mindspore_reads_what_is_written(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-def test_what_mindspore_writes_is_read(tmp_path: Path, checksum: bool) -> None:
+def test_file_of_mindspore_is_read(tmp_path: Path, checksum: bool) -> None:
     import mindspore
 
     arrays = {
@@ -78,7 +78,7 @@ def test_a_parameter_in_several_slices_is_joined(tmp_path: Path) -> None:
     assert_same_bits(ckpt.read(tmp_path / "a.ckpt"), {"a": whole})
 
 
-def test_arrays_are_aligned_views_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_arrays_are_aligned_read_only_views(tmp_path: Path) -> None:
     for array in ckpt.read(write(tmp_path / "a.ckpt")).values():
         assert array.ctypes.data % 64 == 0
         assert not array.flags.owndata
@@ -92,7 +92,7 @@ def test_a_parameter_is_written_part_by_part(tmp_path: Path) -> None:
     assert_same_bits(ckpt.read(tmp_path / "a.ckpt"), {"a": rows})
 
 
-def test_a_file_cut_anywhere_never_gives_a_wrong_tensor(tmp_path: Path) -> None:
+def test_truncated_file_never_gives_wrong_tensor(tmp_path: Path) -> None:
     whole, path = write(tmp_path / "a.ckpt").read_bytes(), tmp_path / "cut.ckpt"
     refused = 0
     for length in range(len(whole)):
@@ -129,13 +129,13 @@ def test_garbage_is_refused_or_read_but_never_crashes(
         (b"\x0a\xff\xff\xff\xff\x7f", "are missing at its end"),
     ],
 )
-def test_damage_is_told_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_damage_is_reported_on_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(ModelError, match=reason):
         ckpt.read(tmp_path / "a.ckpt")
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="No such file"):
         ckpt.read(tmp_path / "none.ckpt")
     with pytest.raises(ModelError, match="Is a directory"):

@@ -63,7 +63,7 @@ def configs(draw: st.DrawFn) -> CocaConfig:
     prefixed=st.booleans(),
     form=st.sampled_from(["a.bin", "wrapped.pt", "a.safetensors"]),
 )
-def test_every_form_of_every_coca_is_converted_exactly(
+def test_every_format_is_converted_exactly(
     tmp_path_factory: pytest.TempPathFactory, config: CocaConfig, seed: int, dtype: str, prefixed: bool, form: str
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
@@ -75,7 +75,7 @@ def test_every_form_of_every_coca_is_converted_exactly(
     assert made.parameters == sum(tensor.numel() for tensor in state.values())
 
 
-def test_the_golden_is_converted_with_the_config_beside_it(tmp_path: Path) -> None:
+def test_golden_is_converted_with_config_beside_it(tmp_path: Path) -> None:
     made = to_mindspore(TINY / "open_clip_pytorch_model.bin", tmp_path / "tiny.ckpt", verify=True)
     assert_holds(made.path, torch.load(TINY / "open_clip_pytorch_model.bin", weights_only=True))
     assert made.config == CocaConfig.from_open_clip(json.loads((TINY / "config.json").read_text()))
@@ -85,19 +85,19 @@ def test_the_golden_is_converted_with_the_config_beside_it(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.ckpt", "tiny.json"]
 
 
-def test_parameters_come_in_the_networks_order_and_by_its_names(tmp_path: Path) -> None:
+def test_parameters_have_names_and_order_of_network(tmp_path: Path) -> None:
     made = to_mindspore(TINY / "open_clip_pytorch_model.bin", tmp_path / "tiny.ckpt")
     shapes = {name: array.shape for name, array in ckpt.read(made.path).items()}
     assert list(shapes.items()) == list(architecture.parameters(made.config).items())
 
 
-def test_without_a_config_heads_are_assumed_and_the_note_says_so(tmp_path: Path) -> None:
+def test_missing_config_is_noted(tmp_path: Path) -> None:
     made = to_mindspore(save(state_dict(SMALL), tmp_path / "a.bin"), tmp_path / "a.ckpt")
     assert made.config == SMALL
     assert made.notes[0].startswith("no config found: assuming heads of width 64")
 
 
-def test_a_config_given_wins_over_the_one_beside_the_source(tmp_path: Path) -> None:
+def test_given_config_wins_over_config_beside_source(tmp_path: Path) -> None:
     other = dataclasses.replace(SMALL, quick_gelu=True)
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_open_clip()))
@@ -106,14 +106,14 @@ def test_a_config_given_wins_over_the_one_beside_the_source(tmp_path: Path) -> N
     assert architecture.load_config(tmp_path / "b.json") == other
 
 
-def test_a_config_that_contradicts_the_shapes_is_refused_by_name(tmp_path: Path) -> None:
+def test_contradicting_config_is_refused(tmp_path: Path) -> None:
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     wrong = dataclasses.replace(SMALL, vision=dataclasses.replace(SMALL.vision, patch_size=4))
     with pytest.raises(ModelError, match=r"visual.positional_embedding has the shape \(5, 128\)"):
         to_mindspore(source, tmp_path / "a.ckpt", wrong)
 
 
-def test_a_config_that_says_more_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_equivalent_config_is_kept(tmp_path: Path) -> None:
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     text = json.dumps({"model_cfg": SMALL.to_open_clip(), "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}})
     (tmp_path / "a.json").write_text(text)
@@ -121,7 +121,7 @@ def test_a_config_that_says_more_is_kept_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text() == text
 
 
-def test_masks_are_dropped_and_a_scale_of_one_number_is_a_scalar(tmp_path: Path) -> None:
+def test_masks_are_dropped_and_scale_is_scalar(tmp_path: Path) -> None:
     state = state_dict(SMALL)
     masks = {"text.attn_mask": torch.zeros(7, 7), "text_decoder.attn_mask": torch.zeros(6, 6)}
     save({**state, **masks, "logit_scale": state["logit_scale"].reshape(1)}, tmp_path / "a.bin")
@@ -157,7 +157,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_whole_coca_is_refused_by_name_and_nothing_is_left(tmp_path: Path, case: str) -> None:
+def test_incomplete_or_foreign_models_are_refused(tmp_path: Path, case: str) -> None:
     state, reason = REFUSED[case]
     save(state, tmp_path / "a.bin")
     with pytest.raises(ModelError) as caught:
@@ -167,13 +167,13 @@ def test_what_is_no_whole_coca_is_refused_by_name_and_nothing_is_left(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_many_names_are_cut_short_and_counted(tmp_path: Path) -> None:
+def test_long_lists_of_names_are_abbreviated(tmp_path: Path) -> None:
     save({**state_dict(SMALL), **{f"extra.{i}": torch.ones(1) for i in range(9)}}, tmp_path / "a.bin")
     with pytest.raises(ModelError, match=r"extra.0, extra.1, extra.2, ... \(9 in all\)"):
         to_mindspore(tmp_path / "a.bin", tmp_path / "a.ckpt")
 
 
-def test_destinations_that_cannot_be_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_invalid_destinations_are_refused_before_reading(tmp_path: Path) -> None:
     (tmp_path / "folder.ckpt").mkdir()
     (tmp_path / "taken.json").write_text('{"mine": true}')
     (tmp_path / "self.ckpt").write_bytes(b"x")
@@ -198,12 +198,12 @@ def test_destinations_that_cannot_be_are_refused_before_anything_is_read(tmp_pat
         ("m.ckpt", "m.ckpt"),  # itself, which is refused
     ],
 )
-def test_the_default_destination_stands_beside_the_source(source: str, destination: str) -> None:
+def test_default_destination_is_beside_source(source: str, destination: str) -> None:
     assert default_destination(Path("folder") / source) == Path("folder") / destination
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_half_precision_rounds_every_weight_and_says_so(tmp_path: Path, dtype: str) -> None:
+def test_half_precision_rounds_with_a_note(tmp_path: Path, dtype: str) -> None:
     state = state_dict(SMALL, dtype=DTYPES[dtype])
     source = save(state, tmp_path / "a.bin")
     made = to_mindspore(source, tmp_path / "a.ckpt", SMALL, verify=True, dtype="float16")
@@ -214,12 +214,12 @@ def test_half_precision_rounds_every_weight_and_says_so(tmp_path: Path, dtype: s
 
 
 @given(st.floats(-65504, 65504, width=32))
-def test_the_rounding_is_no_worse_than_the_note_says(number: float) -> None:
+def test_rounding_error_is_within_stated_bounds(number: float) -> None:
     assert abs(float(np.float16(number)) - number) <= max(0.0005 * abs(number), 3e-8)
 
 
 @pytest.mark.parametrize("number", [65505.0, -1e30])
-def test_a_weight_that_half_precision_cannot_hold_is_refused_by_name(tmp_path: Path, number: float) -> None:
+def test_weight_beyond_float16_is_refused(tmp_path: Path, number: float) -> None:
     state = state_dict(SMALL)
     state["visual.proj"][7, 9] = number
     source = save(state, tmp_path / "a.bin")
@@ -229,14 +229,14 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused_by_name(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_half_precision_holds_what_is_no_number_and_the_largest_one(tmp_path: Path) -> None:
+def test_half_precision_keeps_nan_infinity_and_maximum(tmp_path: Path) -> None:
     state = state_dict(SMALL)
     state["visual.proj"][0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, -65504.0])
     made = to_mindspore(save(state, tmp_path / "a.bin"), tmp_path / "a.ckpt", verify=True, dtype="float16")
     assert_holds(made.path, state, np.float16)
 
 
-def test_a_ckpt_is_converted_by_its_own_names(tmp_path: Path) -> None:
+def test_ckpt_is_converted_by_its_own_names(tmp_path: Path) -> None:
     state = state_dict(SMALL)
     to_mindspore(save(state, tmp_path / "a.bin"), tmp_path / "a.ckpt")
     half = to_mindspore(tmp_path / "a.ckpt", tmp_path / "half.ckpt", verify=True, dtype="float16")
@@ -249,7 +249,7 @@ def test_a_ckpt_is_converted_by_its_own_names(tmp_path: Path) -> None:
     assert len(wide.notes) == 1  # nothing was rounded
 
 
-def test_a_ckpt_that_contradicts_the_config_beside_it_is_refused_by_name(tmp_path: Path) -> None:
+def test_ckpt_contradicting_its_config_is_refused(tmp_path: Path) -> None:
     to_mindspore(save(state_dict(SMALL), tmp_path / "a.bin"), tmp_path / "a.ckpt")
     deeper = dataclasses.replace(SMALL, decoder=dataclasses.replace(SMALL.decoder, layers=2))
     (tmp_path / "a.json").write_text(json.dumps(deeper.to_open_clip()))
@@ -257,7 +257,7 @@ def test_a_ckpt_that_contradicts_the_config_beside_it_is_refused_by_name(tmp_pat
         to_mindspore(tmp_path / "a.ckpt", tmp_path / "b.ckpt")
 
 
-def test_a_ckpt_of_training_is_refused_by_what_it_holds_besides(tmp_path: Path) -> None:
+def test_ckpt_with_extra_parameters_is_refused(tmp_path: Path) -> None:
     made = to_mindspore(save(state_dict(SMALL), tmp_path / "a.bin"), tmp_path / "a.ckpt")
     with made.path.open("ab") as file:
         ckpt.write(file, "moments.visual.proj", (1,), [np.ones(1)])
@@ -275,7 +275,7 @@ def test_progress_covers_writing_and_verifying(tmp_path: Path) -> None:
         assert done[-1] == (4 * made.parameters, 4 * made.parameters)
 
 
-def test_verification_finds_a_single_wrong_bit_and_leaves_nothing(tmp_path: Path) -> None:
+def test_verification_finds_a_wrong_bit(tmp_path: Path) -> None:
     source = save(state_dict(SMALL), tmp_path / "a.bin")
 
     def spoil(stage: str, done: int, total: int) -> None:
@@ -322,7 +322,7 @@ except CocaError as error:
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "full"])
 @pytest.mark.parametrize("before", [False, True])
-def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path, end: str, before: bool) -> None:
+def test_interrupted_conversion_keeps_existing_files(tmp_path: Path, end: str, before: bool) -> None:
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     old = save(state_dict(SMALL, seed=1), tmp_path / "old.bin")
     if before:
@@ -336,7 +336,7 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path, end: st
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
 
 
-def test_a_folder_that_may_not_be_written_to_is_told(tmp_path: Path) -> None:
+def test_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     with pytest.raises(CocaError, match=r"/proc/a.ckpt"):
         to_mindspore(source, Path("/proc/a.ckpt"))
@@ -383,9 +383,7 @@ def any_bits(config: CocaConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 @settings(max_examples=30, deadline=None)
 @given(config=configs(), dtype=st.sampled_from(["float32", "float16"]))
-def test_there_and_back_changes_no_bit_of_any_coca(
-    tmp_path_factory: pytest.TempPathFactory, config: CocaConfig, dtype: str
-) -> None:
+def test_round_trip_changes_no_bit(tmp_path_factory: pytest.TempPathFactory, config: CocaConfig, dtype: str) -> None:
     folder = tmp_path_factory.mktemp("any")
     state = any_bits(config, getattr(torch, dtype))
     to_mindspore(save(state, folder / "a.bin"), folder / "a.ckpt", config, dtype=dtype)
@@ -397,7 +395,7 @@ def test_there_and_back_changes_no_bit_of_any_coca(
 
 
 @pytest.mark.parametrize("golden", ["tiny", "flat"])
-def test_what_open_clip_wrote_comes_back_with_its_names_and_shapes(tmp_path: Path, golden: str) -> None:
+def test_exported_tensors_equal_open_clips(tmp_path: Path, golden: str) -> None:
     source = GOLDENS / golden / "open_clip_pytorch_model.bin"
     to_mindspore(source, tmp_path / "a.ckpt")
     to_open_clip(str(tmp_path / "a.ckpt"), verify=True)
@@ -406,7 +404,7 @@ def test_what_open_clip_wrote_comes_back_with_its_names_and_shapes(tmp_path: Pat
 
 @settings(max_examples=30, deadline=None)
 @given(config=configs())
-def test_tensors_are_those_that_open_clip_has(config: CocaConfig) -> None:
+def test_tensor_names_and_shapes_are_open_clips(config: CocaConfig) -> None:
     made = {tensor.name: tensor.shape for tensor in tensors.tensors_of(architecture.parameters(config))}
     assert made == {name: tuple(tensor.shape) for name, tensor in state_dict(config).items()}
 
@@ -418,7 +416,7 @@ def test_both_directions_of_the_table_of_names_agree() -> None:
     assert sorted(name for tensor in table for name in tensor.parameters) == sorted(parameters)
 
 
-def test_the_config_is_open_clips_and_conversion_reads_it_again(tmp_path: Path) -> None:
+def test_exported_config_is_read_again(tmp_path: Path) -> None:
     made = to_open_clip(converted(tmp_path), tmp_path / "b.safetensors")
     config = json.loads((tmp_path / OPEN_CLIP_CONFIG).read_text())
     assert config == {"model_cfg": SMALL.to_open_clip(), "preprocess_cfg": CLIP.to_open_clip()}
@@ -427,12 +425,12 @@ def test_the_config_is_open_clips_and_conversion_reads_it_again(tmp_path: Path) 
     assert (tmp_path / "again.ckpt").read_bytes() == (tmp_path / "a.ckpt").read_bytes()
 
 
-def test_the_header_says_that_tensors_are_torchs(tmp_path: Path) -> None:
+def test_header_marks_tensors_as_torch(tmp_path: Path) -> None:
     with safe_open(to_open_clip(converted(tmp_path)).path, framework="np") as file:
         assert file.metadata() == {"format": "pt"}
 
 
-def test_a_checkpoint_of_both_precisions_keeps_them_aligned(tmp_path: Path) -> None:
+def test_mixed_precision_tensors_stay_aligned(tmp_path: Path) -> None:
     state = state_dict(SMALL)
     weights = ckpt.read(Path(converted(tmp_path)))
     with (tmp_path / "mixed.ckpt").open("wb") as file:
@@ -454,7 +452,7 @@ def test_half_precision_is_written_on_request_and_noted(tmp_path: Path) -> None:
     assert_same_bits(made.path, {name: tensor.half() for name, tensor in state_dict(SMALL).items()})
 
 
-def test_a_model_is_exported_by_its_name_into_the_current_folder(
+def test_named_model_is_exported_into_current_folder(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -466,14 +464,14 @@ def test_a_model_is_exported_by_its_name_into_the_current_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == [OPEN_CLIP_CONFIG, "shapes.safetensors"]
 
 
-def test_a_config_given_wins_and_is_written(tmp_path: Path) -> None:
+def test_given_config_is_exported(tmp_path: Path) -> None:
     other = dataclasses.replace(SMALL, quick_gelu=True)
     assert to_open_clip(converted(tmp_path), config=other).config == other
     assert architecture.load_config(tmp_path / OPEN_CLIP_CONFIG) == other
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_config_that_says_more_keeps_what_it_says(tmp_path: Path, wrapped: bool) -> None:
+def test_existing_config_entries_are_kept(tmp_path: Path, wrapped: bool) -> None:
     model = {**SMALL.to_open_clip(), "init_logit_scale": 3.0}
     there = {"model_cfg": model, "preprocess_cfg": {"size": 16, "fill_color": 0}} if wrapped else model
     (tmp_path / OPEN_CLIP_CONFIG).write_text(json.dumps(there))
@@ -486,7 +484,7 @@ def test_a_config_that_says_more_keeps_what_it_says(tmp_path: Path, wrapped: boo
 @pytest.mark.parametrize(
     "there", ["{}", "not JSON", json.dumps({"model_cfg": {"vision_cfg": {}}}), json.dumps(VIT_L_14.to_open_clip())]
 )
-def test_a_config_of_another_model_is_in_the_way(tmp_path: Path, there: str) -> None:
+def test_config_of_another_model_is_refused(tmp_path: Path, there: str) -> None:
     source = converted(tmp_path)
     (tmp_path / OPEN_CLIP_CONFIG).write_text(there)
     with pytest.raises(UsageError) as caught:
@@ -508,7 +506,7 @@ def test_invalid_export_destinations_are_refused(tmp_path: Path) -> None:
             to_open_clip(source, tmp_path / name)
 
 
-def test_what_is_open_clips_already_is_refused(tmp_path: Path) -> None:
+def test_unconverted_source_is_refused(tmp_path: Path) -> None:
     source = save(state_dict(SMALL), tmp_path / "a.bin")
     with pytest.raises(UsageError) as caught:
         to_open_clip(str(source))
@@ -517,7 +515,7 @@ def test_what_is_open_clips_already_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.ckpt", "x" * 5000])
-def test_a_model_that_is_not_there_is_told(name: str) -> None:
+def test_missing_model_is_an_error(name: str) -> None:
     with pytest.raises(ModelError) as caught:
         to_open_clip(name)
     assert "\n" not in caught.value.message
@@ -550,7 +548,7 @@ except Exception as error:
 """
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_export(tmp_path: Path) -> None:
     source = converted(tmp_path)
     run = subprocess.run([sys.executable, "-c", FULL, source], capture_output=True, text=True, timeout=900)
     assert run.stdout == f"cannot write {tmp_path / 'a.safetensors'}: File too large\n", run.stderr

@@ -51,7 +51,7 @@ def weights_of(name: str) -> dict[str, np.ndarray]:
     return ckpt.read(store.find_model(name).weights)
 
 
-def test_a_model_of_the_hub_comes_into_the_cache(server: Hub, home: Path, tmp_path: Path) -> None:
+def test_hub_model_is_added_to_cache(server: Hub, home: Path, tmp_path: Path) -> None:
     stages: list[str] = []
     fetched = fetch.fetch_source(source(), reporter=OnUpdate(lambda stage, done, total: stages.append(stage)))
     assert (fetched.name, fetched.added) == ("org--coca", True)
@@ -75,14 +75,14 @@ def test_safetensors_are_preferred(server: Hub) -> None:
     assert not any(array.any() for array in weights_of("org--coca").values())
 
 
-def test_a_revision_and_a_file_can_be_named(server: Hub) -> None:
+def test_revision_and_file_can_be_named(server: Hub) -> None:
     commit = server.add(REPOSITORY, {"epoch_3.pt": WEIGHTS, "open_clip_config.json": CONFIG}, revision="v2")
     fetched = fetch.fetch_source(find(f"{REPOSITORY}@v2:epoch_3.pt"))
     assert fetched.name == "org--coca@v2--epoch_3.pt"
     assert (fetched.manifest.source.revision, fetched.manifest.source.file) == (commit, "epoch_3.pt")
 
 
-def test_what_is_here_is_not_fetched_again_unless_forced(server: Hub) -> None:
+def test_present_model_is_fetched_again_only_by_force(server: Hub) -> None:
     first = fetch.fetch_source(source())
     again = fetch.fetch_source(source())
     assert (again.added, again.manifest) == (False, first.manifest)
@@ -90,7 +90,7 @@ def test_what_is_here_is_not_fetched_again_unless_forced(server: Hub) -> None:
     assert fetch.fetch_source(source(), force=True).added
 
 
-def test_what_is_damaged_is_fetched_again(server: Hub) -> None:
+def test_damaged_model_is_fetched_again(server: Hub) -> None:
     fetched = fetch.fetch_source(source())
     os.truncate(fetched.folder / "model.ckpt", 1000)
     with pytest.raises(ModelError, match=r"the model org--coca is damaged: model\.ckpt has 1000 bytes, not"):
@@ -109,7 +109,7 @@ def test_half_precision_takes_half_the_disk(server: Hub) -> None:
     assert reporter.notes == ["it is stored as float16; --force stores it as float32"]
 
 
-def test_a_kept_download_is_in_the_hubs_cache_where_the_next_fetch_finds_it(server: Hub, tmp_path: Path) -> None:
+def test_kept_download_is_reused_by_next_fetch(server: Hub, tmp_path: Path) -> None:
     fetch.fetch_source(source(), keep_download=True)
     (kept,) = (tmp_path / "hf" / "hub").glob("models--org--coca/snapshots/*/open_clip_pytorch_model.bin")
     assert kept.read_bytes() == WEIGHTS
@@ -119,7 +119,7 @@ def test_a_kept_download_is_in_the_hubs_cache_where_the_next_fetch_finds_it(serv
     assert kept.exists()
 
 
-def test_a_broken_download_goes_on_at_the_next_fetch(server: Hub, home: Path) -> None:
+def test_interrupted_download_resumes_at_next_fetch(server: Hub, home: Path) -> None:
     server.cuts = iter([0, 100_000, *[0] * 9])
     with pytest.raises(hub.Unreachable):
         fetch.fetch_source(source(config=replace(SMALL, preprocess_cfg=CLIP)))
@@ -130,21 +130,21 @@ def test_a_broken_download_goes_on_at_the_next_fetch(server: Hub, home: Path) ->
     assert "bytes=100000-" in [made.headers.get("range") for made in server.downloads]
 
 
-def test_what_is_no_coca_leaves_nothing(server: Hub, home: Path) -> None:
+def test_invalid_checkpoint_leaves_nothing(server: Hub, home: Path) -> None:
     server.add(REPOSITORY, {"open_clip_pytorch_model.bin": b"no weights at all", "open_clip_config.json": CONFIG})
     with pytest.raises(ModelError, match="truncated or not a checkpoint"):
         fetch.fetch_source(source())
     assert [path.name for path in (home / "models").iterdir()] == []
 
 
-def test_a_repository_without_weights_asks_for_a_file(server: Hub) -> None:
+def test_repository_without_weights_asks_for_file(server: Hub) -> None:
     server.add(REPOSITORY, {"README.md": b"about this model"})
     with pytest.raises(ModelError, match=r"org/coca has no open_clip_model\.safetensors, ") as caught:
         fetch.fetch_source(source())
     assert caught.value.hint == "name one of its files: coca fetch org/coca:FILE"
 
 
-def test_a_pinned_file_must_be_that_file(server: Hub) -> None:
+def test_pinned_sha256_is_enforced(server: Hub) -> None:
     pinned = source(name="known", sha256={"open_clip_pytorch_model.bin": "0" * 64})
     with pytest.raises(ModelError, match="is not the file known as known") as caught:
         fetch.fetch_source(pinned)
@@ -152,9 +152,7 @@ def test_a_pinned_file_must_be_that_file(server: Hub) -> None:
     assert server.downloads == []
 
 
-def test_a_closed_network_says_where_to_get_the_file_and_how_to_hand_it_in(
-    server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unreachable_hub_explains_manual_download(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError) as caught:
         fetch.fetch_source(find("vit-b-32"))
@@ -167,7 +165,7 @@ def test_a_closed_network_says_where_to_get_the_file_and_how_to_hand_it_in(
         fetch.fetch_source(find("vit-b-32", source=by_hand))
 
 
-def test_a_local_file_is_taken_with_the_config_beside_it(home: Path, tmp_path: Path) -> None:
+def test_local_file_uses_config_beside_it(home: Path, tmp_path: Path) -> None:
     path = save(state_dict(SMALL), tmp_path / "My model.safetensors")
     fetched = fetch.fetch_source(find(path))
     assert fetched.name == "My-model"
@@ -178,7 +176,7 @@ def test_a_local_file_is_taken_with_the_config_beside_it(home: Path, tmp_path: P
     assert weights_of("from-ckpt").keys() == weights_of("My-model").keys()
 
 
-def test_another_model_of_the_same_name_is_not_replaced_unasked(tmp_path: Path) -> None:
+def test_another_model_is_not_replaced_without_force(tmp_path: Path) -> None:
     one, two = (save(state_dict(SMALL, seed), tmp_path / f"{seed}.safetensors") for seed in (1, 2))
     fetch.fetch_source(find(one, name="mine"))
     with pytest.raises(UsageError, match="the cache has another model called mine, from "):
@@ -187,7 +185,7 @@ def test_another_model_of_the_same_name_is_not_replaced_unasked(tmp_path: Path) 
     assert weights_of("mine")["visual.proj"].flat[0] == state_dict(SMALL, 2)["visual.proj"].flatten()[0]
 
 
-def test_a_model_too_large_for_the_disk_is_refused_before_anything_is_downloaded(server: Hub) -> None:
+def test_model_larger_than_disk_is_refused_before_download(server: Hub) -> None:
     text = replace(SMALL.text, width=1 << 16, vocab_size=1 << 24)
     huge = replace(SMALL, embed_dim=1 << 16, text=text, decoder=replace(SMALL.decoder, width=1 << 16))
     with pytest.raises(ModelError, match=r"cannot store org--coca in .*: it needs 5291\.50 GB, but only ") as caught:
@@ -196,7 +194,7 @@ def test_a_model_too_large_for_the_disk_is_refused_before_anything_is_downloaded
     assert server.downloads == []
 
 
-def test_a_read_only_cache_is_one_clear_error(
+def test_read_only_cache_is_an_error(
     server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_nobody: None
 ) -> None:
     closed = tmp_path / "closed"
@@ -208,7 +206,7 @@ def test_a_read_only_cache_is_one_clear_error(
     assert caught.value.hint == "set COCA_HOME to another folder"
 
 
-def test_the_model_fetched_last_is_the_newest(server: Hub) -> None:
+def test_last_fetched_model_is_the_newest(server: Hub) -> None:
     fetch.fetch_source(source(name="b"))
     fetch.fetch_source(source(name="a"))
     assert cache.newest() == "a"
@@ -223,19 +221,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("model", WRONG)
-def test_what_cannot_be_fetched_is_told_at_once(model: str) -> None:
+def test_unknown_models_are_refused_with_hints(model: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(model)
     assert caught.value.hint == WRONG[model]
 
 
 @pytest.mark.parametrize("path", ["./missing.bin", "/no/such.safetensors", "~/nothing.pt"])
-def test_a_missing_file_is_told(path: str) -> None:
+def test_missing_file_is_an_error(path: str) -> None:
     with pytest.raises(CocaError, match="No such file or directory"):
         fetch.fetch_source(find(path))
 
 
-def test_names_of_the_catalog_bring_their_repository_and_config() -> None:
+def test_catalog_names_set_repository_and_config() -> None:
     for name, known in MODELS.items():
         if not known.bundled:
             asked = find(name)

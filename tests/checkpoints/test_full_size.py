@@ -42,7 +42,7 @@ def measured(work: str, source: Path, destination: Path, *options: str) -> float
     [("a.bin", torch.float32), ("a.safetensors", torch.float32), ("a.pt", torch.float16)],
     ids=["bin-fp32", "safetensors-fp32", "pt-fp16"],
 )
-def test_a_large_checkpoint_streams_in_less_than_its_own_size(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+def test_large_checkpoint_is_converted_as_a_stream(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     source = save(state_dict(VIT_L_14, dtype=dtype), tmp_path / name)
     for verify in ([], ["verify"]):
         assert measured("convert", source, tmp_path / "out.ckpt", *verify) < 1.3
@@ -54,7 +54,7 @@ def test_a_large_checkpoint_streams_in_less_than_its_own_size(tmp_path: Path, na
 
 
 @pytest.mark.full_size
-def test_there_and_back_and_half_precision_take_little_memory(tmp_path: Path) -> None:
+def test_round_trip_takes_little_memory(tmp_path: Path) -> None:
     source = save(state_dict(VIT_L_14), tmp_path / "a.bin")
     converted, half, exported = (tmp_path / name for name in ("a.ckpt", "half.ckpt", "a.safetensors"))
     measured("convert", source, converted)

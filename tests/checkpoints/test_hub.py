@@ -70,7 +70,7 @@ def partial(folder: Path) -> Path:
 # What is found
 
 
-def test_a_large_file_is_described_by_the_hubs_redirect(server: Hub) -> None:
+def test_large_file_is_described_by_redirect(server: Hub) -> None:
     commit = server.add("org/coca", {"weights.bin": WEIGHTS})
     url = f"{server.url}/org/coca/resolve/{commit}/weights.bin"
     file = hub.HubFile("org/coca", "main", "weights.bin", commit, 300_000, SHA256, url, None)
@@ -79,18 +79,18 @@ def test_a_large_file_is_described_by_the_hubs_redirect(server: Hub) -> None:
     assert [request.method for request in server.requests] == ["HEAD"]
 
 
-def test_a_small_file_has_no_sha256_and_is_downloaded_all_the_same(server: Hub, folder: Path) -> None:
+def test_small_file_without_sha256_is_downloaded(server: Hub, folder: Path) -> None:
     file = find("tiny.json")
     assert (file.size, file.etag, file.sha256) == (2, etag(b"{}"), "")
     assert hub.download(file, folder).read_bytes() == b"{}"
 
 
-def test_the_first_name_that_the_repository_has_is_found(server: Hub) -> None:
+def test_first_existing_name_is_found(server: Hub) -> None:
     assert find("weights.safetensors", "weights.bin", "tiny.json").name == "weights.bin"
     assert hub.find_file("org/coca", "main", ["weights.safetensors"]) is None
 
 
-def test_a_revision_is_pinned_to_its_commit(server: Hub, folder: Path) -> None:
+def test_revision_is_pinned_to_its_commit(server: Hub, folder: Path) -> None:
     file = find()
     server.add("org/coca", {"weights.bin": WEIGHTS[::-1]})
     assert hub.download(file, folder).read_bytes() == WEIGHTS
@@ -99,7 +99,7 @@ def test_a_revision_is_pinned_to_its_commit(server: Hub, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("prefix", "slash"), [("", "/"), ("/hub/mirror", ""), ("/hub/mirror", "/")])
-def test_a_mirrors_address_may_have_a_path_and_end_in_a_slash(
+def test_mirror_address_may_have_path_and_slash(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, slash: str
 ) -> None:
     with Hub(prefix) as server:
@@ -109,13 +109,13 @@ def test_a_mirrors_address_may_have_a_path_and_end_in_a_slash(
         assert fetch(folder).read_bytes() == WEIGHTS
 
 
-def test_an_address_that_is_none_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_endpoint_is_an_error(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "localhost:8000")
     assert refused(None).message == "HF_ENDPOINT is not a web address: localhost:8000"
 
 
 @pytest.mark.parametrize("claims", [{"X-Repo-Commit": ""}, {"X-Linked-Size": "?"}, {"X-Linked-ETag": '"../../x"'}])
-def test_a_server_that_is_no_hub_is_told_from_one(server: Hub, claims: dict[str, str]) -> None:
+def test_server_other_than_hub_is_recognized(server: Hub, claims: dict[str, str]) -> None:
     server.claims = claims
     error = refused(None)
     assert error.message == f"{server.url} does not answer as a model hub"
@@ -132,9 +132,7 @@ def test_a_server_that_is_no_hub_is_told_from_one(server: Hub, claims: dict[str,
         ("a", "b", "/a"),
     ],
 )
-def test_names_that_lead_out_of_folders_are_refused_unasked(
-    server: Hub, repository: str, revision: str, name: str
-) -> None:
+def test_names_leading_out_of_folders_are_refused(server: Hub, repository: str, revision: str, name: str) -> None:
     with pytest.raises(ModelError, match="is not a valid"):
         hub.find_file(repository, revision, [name])
     assert server.requests == []
@@ -143,35 +141,33 @@ def test_names_that_lead_out_of_folders_are_refused_unasked(
 # What is refused
 
 
-def test_the_token_is_shown_to_the_hub_and_to_no_other_host(
-    server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_is_sent_to_hub_only(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.token = "hf_secret"
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert fetch(folder).read_bytes() == WEIGHTS
     assert ["authorization" in request.headers for request in server.requests] == [True, True, False]
 
 
-def test_a_private_repository_asks_for_a_token(server: Hub) -> None:
+def test_private_repository_asks_for_token(server: Hub) -> None:
     server.token = "hf_secret"
     error = refused(None)
     assert error.message == "org/coca is not on the hub, or it is private"
     assert error.hint == "check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
 
 
-def test_an_unknown_repository_is_told_in_the_same_words(server: Hub) -> None:
+def test_unknown_repository_is_an_error(server: Hub) -> None:
     with pytest.raises(ModelError, match=r"^org/none is not on the hub, or it is private\n"):
         hub.find_file("org/none", "main", ["weights.bin"])
 
 
-def test_a_gated_repository_names_the_page_where_to_ask(server: Hub) -> None:
+def test_gated_repository_names_its_page(server: Hub) -> None:
     server.gated = True
     error = refused(None)
     assert error.message == "org/coca is gated: it needs permission to download"
     assert error.hint == f"request access at {server.url}/org/coca, then set HF_TOKEN or run `hf auth login`"
 
 
-def test_an_unknown_revision_is_told(server: Hub) -> None:
+def test_unknown_revision_is_an_error(server: Hub) -> None:
     with pytest.raises(ModelError, match=r"^org/coca has no revision 'v2'\n") as caught:
         find(revision="v2")
     assert caught.value.hint == f"its branches and tags: {server.url}/org/coca/tree/main"
@@ -186,9 +182,7 @@ def test_an_unknown_revision_is_told(server: Hub) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_refusal_without_a_reason_is_told_with_its_number(
-    server: Hub, status: int, message: str, before: int
-) -> None:
+def test_other_refusals_show_their_status(server: Hub, status: int, message: str, before: int) -> None:
     file = find()
     server.failures = iter([(status, {})])
     with pytest.raises(ModelError) as caught:
@@ -200,14 +194,14 @@ def test_a_refusal_without_a_reason_is_told_with_its_number(
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_hub_that_fails_twice_is_asked_again(server: Hub, folder: Path, status: int) -> None:
+def test_failing_hub_is_retried(server: Hub, folder: Path, status: int) -> None:
     server.failures = repeat((status, {}), 2)
     file = find()
     server.failures = repeat((status, {}), 2)
     assert hub.download(file, folder).read_bytes() == WEIGHTS
 
 
-def test_the_hub_is_given_the_time_that_it_asks_for(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_is_respected(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(hub.time, "sleep", slept.append)
     monkeypatch.setattr(hub, "PAUSES", (1.0, 2.0, 4.0))
@@ -216,13 +210,13 @@ def test_the_hub_is_given_the_time_that_it_asks_for(server: Hub, monkeypatch: py
     assert slept == [7.0, 2.0, 4.0]
 
 
-def test_a_hub_that_asks_for_an_hour_is_not_waited_for(server: Hub) -> None:
+def test_long_retry_after_is_not_waited_for(server: Hub) -> None:
     server.failures = iter([(429, {"Retry-After": "3600"})])
     assert refused(None).message.endswith("it answers 429 Too Many Requests and asks to wait 3600 s")
     assert len(server.requests) == 1
 
 
-def test_a_hub_that_fails_for_ever_is_unreachable(server: Hub) -> None:
+def test_permanently_failing_hub_is_unreachable(server: Hub) -> None:
     server.failures = repeat((503, {}))
     error = refused(None)
     assert isinstance(error, hub.Unreachable)
@@ -231,7 +225,7 @@ def test_a_hub_that_fails_for_ever_is_unreachable(server: Hub) -> None:
     assert len(server.requests) == 3
 
 
-def test_a_closed_network_is_unreachable(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_network_is_unreachable(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     error = refused(None)
     assert isinstance(error, hub.Unreachable)
@@ -241,19 +235,19 @@ def test_a_closed_network_is_unreachable(server: Hub, monkeypatch: pytest.Monkey
 # What is continued
 
 
-def test_a_cut_connection_is_continued(server: Hub, folder: Path) -> None:
+def test_cut_connection_is_resumed(server: Hub, folder: Path) -> None:
     server.cuts = iter([100_000])
     assert fetch(folder).read_bytes() == WEIGHTS
     assert ranges(server) == ["", "bytes=100000-"]
 
 
-def test_a_connection_may_be_cut_more_often_than_there_are_tries(server: Hub, folder: Path) -> None:
+def test_connection_may_be_cut_many_times(server: Hub, folder: Path) -> None:
     server.cuts = repeat(20_000)
     assert fetch(folder).read_bytes() == WEIGHTS
     assert ranges(server) == ["", *(f"bytes={start}-" for start in range(20_000, 300_000, 20_000))]
 
 
-def test_a_hub_that_goes_away_leaves_what_came_and_the_next_try_continues(server: Hub, folder: Path) -> None:
+def test_partial_download_is_kept_and_resumed(server: Hub, folder: Path) -> None:
     server.cuts = chain([100_000], repeat(0))
     error = refused(folder)
     assert isinstance(error, hub.Unreachable)
@@ -266,31 +260,31 @@ def test_a_hub_that_goes_away_leaves_what_came_and_the_next_try_continues(server
     assert not partial(folder).exists()
 
 
-def test_a_server_that_ignores_ranges_starts_again(server: Hub, folder: Path) -> None:
+def test_server_without_ranges_starts_again(server: Hub, folder: Path) -> None:
     server.ranges, server.cuts = False, iter([100_000])
     assert fetch(folder).read_bytes() == WEIGHTS
     assert ranges(server) == ["", "bytes=100000-"]
 
 
-def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(server: Hub, folder: Path) -> None:
+def test_server_without_ranges_is_eventually_given_up(server: Hub, folder: Path) -> None:
     server.ranges, server.cuts = False, repeat(100_000)
     assert isinstance(refused(folder), hub.Unreachable)
     assert partial(folder).read_bytes() == WEIGHTS[:100_000]
 
 
-def test_a_slow_drip_is_waited_for(server: Hub, folder: Path) -> None:
+def test_slow_download_is_waited_for(server: Hub, folder: Path) -> None:
     server.piece, server.pause = 10_000, 0.01
     assert fetch(folder).read_bytes() == WEIGHTS
 
 
-def test_a_stalled_connection_is_cut_and_continued(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stalled_connection_is_cut_and_resumed(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 3)
     server.piece, server.pause = 200_000, 600.0
     assert fetch(folder).read_bytes() == WEIGHTS
     assert ranges(server) == ["", "bytes=200000-"]
 
 
-def test_a_partial_file_of_another_revision_is_not_continued(server: Hub, folder: Path) -> None:
+def test_partial_file_of_another_revision_is_ignored(server: Hub, folder: Path) -> None:
     server.cuts = chain([100_000], repeat(0))
     refused(folder)
     server.cuts = iter([])
@@ -299,14 +293,14 @@ def test_a_partial_file_of_another_revision_is_not_continued(server: Hub, folder
     assert ranges(server)[-1] == ""
 
 
-def test_a_partial_file_that_is_too_long_is_thrown_away(server: Hub, folder: Path) -> None:
+def test_overlong_partial_file_is_discarded(server: Hub, folder: Path) -> None:
     folder.mkdir()
     partial(folder).write_bytes(WEIGHTS + b"more")
     assert fetch(folder).read_bytes() == WEIGHTS
     assert ranges(server) == [""]
 
 
-def test_a_partial_file_that_is_whole_is_not_downloaded_again(server: Hub, folder: Path) -> None:
+def test_complete_partial_file_is_not_downloaded_again(server: Hub, folder: Path) -> None:
     folder.mkdir()
     partial(folder).write_bytes(WEIGHTS)
     assert fetch(folder).read_bytes() == WEIGHTS
@@ -317,7 +311,7 @@ def test_a_partial_file_that_is_whole_is_not_downloaded_again(server: Hub, folde
 
 
 @pytest.mark.parametrize(("promised", "sent"), [(300_001, "only 300000"), (299_999, "more")])
-def test_another_size_than_promised_is_an_error(server: Hub, folder: Path, promised: int, sent: str) -> None:
+def test_wrong_size_is_an_error(server: Hub, folder: Path, promised: int, sent: str) -> None:
     server.claims = {"X-Linked-Size": str(promised)}
     error = refused(folder)
     assert error.message == f"the hub promised {promised} bytes of weights.bin, but sends {sent}"
@@ -325,7 +319,7 @@ def test_another_size_than_promised_is_an_error(server: Hub, folder: Path, promi
     assert sorted(path.suffix for path in folder.iterdir()) == [".incomplete", ".lock"]
 
 
-def test_another_content_than_promised_is_removed(server: Hub, folder: Path) -> None:
+def test_wrong_content_is_removed(server: Hub, folder: Path) -> None:
     server.claims = {"X-Linked-ETag": f'"{"a" * 64}"'}
     error = refused(folder)
     assert error.message == f"weights.bin was damaged in transfer: its sha256 is {SHA256}, not {'a' * 64}"
@@ -333,14 +327,14 @@ def test_another_content_than_promised_is_removed(server: Hub, folder: Path) -> 
     assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
 
-def test_a_partial_file_that_was_altered_is_removed_and_the_next_try_mends_it(server: Hub, folder: Path) -> None:
+def test_altered_partial_file_is_replaced(server: Hub, folder: Path) -> None:
     folder.mkdir()
     partial(folder).write_bytes(b"x" * 1000)
     assert "damaged in transfer" in refused(folder).message
     assert fetch(folder).read_bytes() == WEIGHTS
 
 
-def test_a_finished_file_is_used_when_it_is_right_and_replaced_when_not(server: Hub, folder: Path) -> None:
+def test_finished_file_is_verified_before_use(server: Hub, folder: Path) -> None:
     path = fetch(folder)
     assert fetch(folder) == path
     assert len(server.downloads) == 1
@@ -349,7 +343,7 @@ def test_a_finished_file_is_used_when_it_is_right_and_replaced_when_not(server: 
     assert len(server.downloads) == 2
 
 
-def test_progress_tells_of_every_byte_once_downloaded_and_once_checked(server: Hub, folder: Path) -> None:
+def test_progress_covers_download_and_check(server: Hub, folder: Path) -> None:
     server.cuts = iter([100_000])
     seen: list[tuple[str, int, int]] = []
     hub.download(find(), folder, OnUpdate(lambda *step: seen.append(step)))
@@ -406,9 +400,7 @@ def end(process: subprocess.Popen[str], status: int = 0) -> str:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_killed_download_is_continued_by_the_next_process(
-    server: Hub, tmp_path: Path, folder: Path, shared: bool
-) -> None:
+def test_killed_download_resumes_in_next_process(server: Hub, tmp_path: Path, folder: Path, shared: bool) -> None:
     part = partial(tmp_path / "hf/hub/models--org--coca/blobs" if shared else folder)
     server.piece, server.pause = 100_000, 5.0
     process = start(None if shared else folder)
@@ -423,7 +415,7 @@ def test_a_killed_download_is_continued_by_the_next_process(
     assert not part.exists()
 
 
-def test_ctrl_c_leaves_what_came(server: Hub, folder: Path) -> None:
+def test_ctrl_c_keeps_partial_file(server: Hub, folder: Path) -> None:
     process = start(folder, "os.kill(os.getpid(), 2)")
     process.communicate(timeout=900)
     assert process.returncode == -signal.SIGINT
@@ -441,14 +433,14 @@ def test_two_processes_at_once_download_once(server: Hub, folder: Path, shared: 
     assert ranges(server) == [""]
 
 
-def test_nothing_goes_round_the_mirror(server: Hub, folder: Path) -> None:
+def test_mirror_is_never_bypassed(server: Hub, folder: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     assert end(start(folder, no_proxy="127.0.0.1,localhost", **nowhere)) == str(folder / "weights.bin")
     assert [request.method for request in server.requests] == ["HEAD", "GET", "GET"]
     assert all("torch" not in request.headers["user-agent"] for request in server.requests)
 
 
-def test_what_the_hub_warns_of_does_not_disturb_the_terminal(server: Hub, folder: Path) -> None:
+def test_warnings_of_hub_are_not_printed(server: Hub, folder: Path) -> None:
     server.claims = {"X-HF-Warning": "rate; slow down"}
     assert end(start(folder)) == str(folder / "weights.bin")
 
@@ -465,7 +457,7 @@ def other_program(*arguments: str, **env: str) -> Path:
     return Path(run.stdout.rstrip("\n"))
 
 
-def test_other_programs_find_what_was_downloaded_even_offline(server: Hub) -> None:
+def test_other_programs_find_downloads_even_offline(server: Hub) -> None:
     path = fetch(None)
     assert path.read_bytes() == WEIGHTS
     assert other_program("org/coca", "weights.bin", HF_HUB_OFFLINE="1") == path
@@ -474,7 +466,7 @@ def test_other_programs_find_what_was_downloaded_even_offline(server: Hub) -> No
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_what_other_programs_downloaded_is_used_where_it_is(server: Hub, folder: Path, shared: bool) -> None:
+def test_downloads_of_other_programs_are_used_in_place(server: Hub, folder: Path, shared: bool) -> None:
     path = other_program("org/coca", "weights.bin", HF_HUB_DISABLE_XET="1")
     assert find().cached == path
     assert fetch(None if shared else folder) == path
@@ -482,14 +474,14 @@ def test_what_other_programs_downloaded_is_used_where_it_is(server: Hub, folder:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_same_content_in_another_revision_is_not_downloaded_again(server: Hub, folder: Path, shared: bool) -> None:
+def test_unchanged_content_is_not_downloaded_again(server: Hub, folder: Path, shared: bool) -> None:
     fetch(None)
     server.add("org/coca", {"weights.bin": WEIGHTS, "README.md": b"new"})
     assert fetch(None if shared else folder).read_bytes() == WEIGHTS
     assert len(server.downloads) == 1
 
 
-def test_a_damaged_copy_in_the_cache_is_replaced(server: Hub) -> None:
+def test_damaged_cached_copy_is_replaced(server: Hub) -> None:
     path = fetch(None)
     for damage in (b"x" * len(WEIGHTS), b"x"):
         path.write_bytes(damage)
@@ -498,7 +490,7 @@ def test_a_damaged_copy_in_the_cache_is_replaced(server: Hub) -> None:
     assert len(server.downloads) == 3
 
 
-def test_a_cache_without_links_holds_the_file_itself(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_without_links_holds_the_file(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise PermissionError
 
@@ -509,7 +501,7 @@ def test_a_cache_without_links_holds_the_file_itself(server: Hub, monkeypatch: p
     assert other_program("org/coca", "weights.bin", HF_HUB_OFFLINE="1") == path
 
 
-def test_offline_the_cached_copy_answers_for_the_hub(server: Hub) -> None:
+def test_cached_copy_is_used_offline(server: Hub) -> None:
     path = other_program("org/coca", "weights.bin", HF_HUB_DISABLE_XET="1")
     asked = len(server.requests)
     assert end(start(None, HF_HUB_OFFLINE="1")) == str(path)
@@ -517,7 +509,7 @@ def test_offline_the_cached_copy_answers_for_the_hub(server: Hub) -> None:
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_without_the_hub_the_cached_copy_is_found(server: Hub, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+def test_cached_copy_is_used_without_hub(server: Hub, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
     path, online = fetch(None), find()
     if offline:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -532,7 +524,7 @@ def test_without_the_hub_the_cached_copy_is_found(server: Hub, monkeypatch: pyte
     assert error.message == f"{path} is damaged, and the hub cannot be reached for another copy"
 
 
-def test_offline_without_a_copy_is_unreachable_at_once(server: Hub) -> None:
+def test_offline_without_copy_is_unreachable(server: Hub) -> None:
     error = end(start(None, HF_HUB_OFFLINE="1"), ModelError.exit_code)
     assert error == "HF_HUB_OFFLINE is set; unset it to download"
     assert server.requests == []
@@ -541,7 +533,7 @@ def test_offline_without_a_copy_is_unreachable_at_once(server: Hub) -> None:
 # Disks
 
 
-def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server: Hub, folder: Path) -> None:
+def test_file_larger_than_disk_is_not_started(server: Hub, folder: Path) -> None:
     server.claims = {"X-Linked-Size": str(1 << 60)}
     error = refused(folder)
     assert error.message.startswith("cannot write weights.bin: it needs 1152921504.61 GB, but only ")
@@ -549,7 +541,7 @@ def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server: Hub, folder: 
     assert server.downloads == []
 
 
-def test_a_disk_that_fills_up_is_one_error_and_what_came_is_kept(server: Hub, folder: Path) -> None:
+def test_filled_disk_keeps_partial_file(server: Hub, folder: Path) -> None:
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     server.piece, server.pause = 10_000, 0.01
     assert end(start(folder, limit), ModelError.exit_code) == (
@@ -571,7 +563,7 @@ def on_a_disk(folder: Path, options: str) -> tuple[str, ...]:
     return before
 
 
-def test_a_real_disk_that_fills_up_is_told(server: Hub, folder: Path) -> None:
+def test_filled_real_disk_is_an_error(server: Hub, folder: Path) -> None:
     server.piece, server.pause = 10_000, 0.01
     other = f"Path({str(folder / 'other')!r})"
     fill = f"{other}.exists() or {other}.write_bytes(bytes(150_000))"
@@ -580,7 +572,7 @@ def test_a_real_disk_that_fills_up_is_told(server: Hub, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_read_only_disk_is_told(server: Hub, tmp_path: Path, folder: Path, shared: bool) -> None:
+def test_read_only_disk_is_an_error(server: Hub, tmp_path: Path, folder: Path, shared: bool) -> None:
     home = tmp_path / "hf" if shared else folder
     error = end(start(None if shared else folder, "", on_a_disk(home, "ro")), ModelError.exit_code)
     assert error.startswith(f"cannot write {home}/")
@@ -588,14 +580,14 @@ def test_a_read_only_disk_is_told(server: Hub, tmp_path: Path, folder: Path, sha
     assert server.downloads == []
 
 
-def test_a_folder_that_cannot_be_is_told(server: Hub, tmp_path: Path, folder: Path) -> None:
+def test_folder_at_a_file_is_an_error(server: Hub, tmp_path: Path, folder: Path) -> None:
     folder.write_text("")
     assert refused(folder).message == f"cannot write {folder}: File exists"
     (tmp_path / "hf").write_text("")
     assert refused(None).message == f"cannot read {tmp_path}/hf/token: Not a directory"
 
 
-def test_nothing_of_the_hub_is_imported_before_it_is_asked() -> None:
+def test_huggingface_hub_is_imported_lazily() -> None:
     code = "import json, sys; from cococli.checkpoints import hub; print(json.dumps(list(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"huggingface_hub", "httpx2", "torch"} & set(json.loads(run.stdout))

@@ -33,7 +33,7 @@ def recorded(tmp_path: Path) -> Manifest:
     return manifest.read(tmp_path)
 
 
-def test_what_is_recorded_is_measured(recorded: Manifest, tmp_path: Path) -> None:
+def test_manifest_records_sizes_and_hashes(recorded: Manifest, tmp_path: Path) -> None:
     assert recorded.source == HUB
     assert recorded.files["model.ckpt"] == FileFacts(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
     assert recorded.files["config.json"].size == (tmp_path / "config.json").stat().st_size
@@ -41,11 +41,11 @@ def test_what_is_recorded_is_measured(recorded: Manifest, tmp_path: Path) -> Non
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", recorded.date)
 
 
-def test_a_manifest_is_read_as_it_was_written(recorded: Manifest) -> None:
+def test_manifest_is_read_as_written(recorded: Manifest) -> None:
     assert Manifest.from_json(recorded.to_json()) == recorded
 
 
-def test_a_source_is_told_short_and_named_whole() -> None:
+def test_origin_has_short_and_full_form() -> None:
     assert str(HUB) == "org/repo@0123456"
     assert HUB.address == f"org/repo@{HUB.revision}:open_clip_pytorch_model.bin"
     assert str(LOCAL) == LOCAL.address == "/data/my model.bin"
@@ -90,24 +90,24 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_a_manifest_that_cannot_be_is_damaged(recorded: Manifest, case: str) -> None:
+def test_invalid_manifest_is_damaged(recorded: Manifest, case: str) -> None:
     keys, value = DAMAGED[case]
     with pytest.raises(ModelError, match=r"^manifest.json is damaged: "):
         Manifest.from_json(changed(recorded, *keys, to=value))
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b"{}", b'{"size": 1}'])
-def test_what_is_no_manifest_is_damaged(text: bytes) -> None:
+def test_other_content_is_a_damaged_manifest(text: bytes) -> None:
     with pytest.raises(ModelError, match=r"^manifest.json is damaged: "):
         Manifest.from_json(text)
 
 
-def test_a_manifest_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_manifest_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"^manifest.json is missing$"):
         manifest.read(tmp_path)
 
 
-def test_a_quick_look_finds_what_is_missing_or_cut(recorded: Manifest, tmp_path: Path) -> None:
+def test_check_finds_missing_and_truncated_files(recorded: Manifest, tmp_path: Path) -> None:
     manifest.check(tmp_path, recorded)
     (tmp_path / "model.ckpt").write_bytes(CONTENT[:12])
     with pytest.raises(ModelError, match=rf"^model.ckpt has 12 bytes, not {len(CONTENT)}$"):
@@ -117,7 +117,7 @@ def test_a_quick_look_finds_what_is_missing_or_cut(recorded: Manifest, tmp_path:
         manifest.check(tmp_path, recorded)
 
 
-def test_verification_names_every_file_that_is_not_as_it_was(recorded: Manifest, tmp_path: Path) -> None:
+def test_verification_names_every_changed_file(recorded: Manifest, tmp_path: Path) -> None:
     progress = Seen()
     assert manifest.verify(tmp_path, recorded, progress) == []
     total = sum(facts.size for facts in recorded.files.values())

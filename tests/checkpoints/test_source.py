@@ -67,7 +67,7 @@ def test_safetensors_are_read_exactly(tmp_path: Path, dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("name", ["a.ckpt", "renamed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_ckpt_is_known_by_its_content_and_read_exactly(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+def test_ckpt_is_recognized_by_content(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     state = tensors(dtype)
     with (tmp_path / name).open("wb") as file:
         for key, tensor in state.items():
@@ -76,7 +76,7 @@ def test_a_ckpt_is_known_by_its_content_and_read_exactly(tmp_path: Path, name: s
     assert_read(tmp_path / name, state)
 
 
-def test_what_mindspore_saved_is_read_and_what_it_split_can_be_read_twice(tmp_path: Path) -> None:
+def test_split_parameters_of_mindspore_are_read(tmp_path: Path) -> None:
     from mindspore.train.checkpoint_pb2 import Checkpoint
 
     array = np.arange(1 << 20, dtype=np.float32)
@@ -93,7 +93,7 @@ def test_what_mindspore_saved_is_read_and_what_it_split_can_be_read_twice(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
-def test_what_is_no_ckpt_is_not_taken_for_one(tmp_path: Path, suffix: str) -> None:
+def test_other_files_are_not_taken_for_ckpt(tmp_path: Path, suffix: str) -> None:
     assert not is_ckpt(save({"a": torch.ones(1)}, tmp_path / f"a{suffix}"))
 
 
@@ -104,7 +104,7 @@ def test_a_damaged_ckpt_is_refused(tmp_path: Path) -> None:
     assert "not a MindSpore checkpoint, or is damaged" in refused(tmp_path / "a.ckpt").message
 
 
-def test_large_tensors_come_in_parts_that_make_up_the_whole(tmp_path: Path) -> None:
+def test_large_tensors_are_read_in_parts(tmp_path: Path) -> None:
     tensor = torch.randn(3000, 4096)  # 49 MB
     torch.save({"a": tensor}, tmp_path / "a.bin")
     with open_checkpoint(tmp_path / "a.bin") as (source,):
@@ -113,7 +113,7 @@ def test_large_tensors_come_in_parts_that_make_up_the_whole(tmp_path: Path) -> N
     assert np.array_equal(np.concatenate(parts), tensor[500:].numpy())
 
 
-def test_a_parameter_that_asks_for_gradients_is_a_tensor_too(tmp_path: Path) -> None:
+def test_parameters_with_gradients_are_read(tmp_path: Path) -> None:
     torch.save({"a": torch.nn.Parameter(torch.ones(2))}, tmp_path / "a.bin")
     assert read(tmp_path / "a.bin")["a"].tolist() == [1.0, 1.0]
 
@@ -127,7 +127,7 @@ class Intruder:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_code_in_a_pickle_is_named_and_never_run(tmp_path: Path, zipped: bool) -> None:
+def test_code_in_pickle_is_never_run(tmp_path: Path, zipped: bool) -> None:
     trace = tmp_path / "trace"
     content = {"a": torch.ones(1), "b": Intruder(trace)}
     torch.save(content, tmp_path / "a.bin", _use_new_zipfile_serialization=zipped)
@@ -154,7 +154,7 @@ def test_code_in_a_plain_pickle_is_never_run(tmp_path: Path) -> None:
         (os.urandom(4096), "truncated or not"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_told_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_other_files_are_refused_on_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.bin").write_bytes(content)
     assert reason in refused(tmp_path / "a.bin").message
 
@@ -229,7 +229,7 @@ def test_checkpoints_are_found_in_folders(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path / "model-00001-of-00002.bin", "coca fetch") == tmp_path / "model.bin.index.json"
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.bin").message
     assert "File name too long" in refused(Path("x" * 5000)).message
 

@@ -33,12 +33,12 @@ def converted(folder: Path, name: str = "weights") -> Path:
     return path
 
 
-def test_a_path_to_a_ckpt_is_a_model_named_by_it(tmp_path: Path) -> None:
+def test_ckpt_path_is_a_model(tmp_path: Path) -> None:
     path = converted(tmp_path, "mine")
     assert store.find_model(str(path)) == store.ModelFiles("mine", path, SMALL)
 
 
-def test_two_models_live_in_one_folder_by_their_own_configs(tmp_path: Path) -> None:
+def test_two_models_in_one_folder_have_own_configs(tmp_path: Path) -> None:
     one, two = converted(tmp_path, "one"), converted(tmp_path, "two")
     assert store.find_model(str(one)).config == store.find_model(str(two)).config == SMALL
     with pytest.raises(ModelError, match="holds 2 models") as caught:
@@ -46,13 +46,13 @@ def test_two_models_live_in_one_folder_by_their_own_configs(tmp_path: Path) -> N
     assert str(one) in caught.value.hint
 
 
-def test_a_folder_with_one_model_is_named_by_the_folder(tmp_path: Path) -> None:
+def test_folder_with_one_model_names_it(tmp_path: Path) -> None:
     path = converted(tmp_path / "my model")
     path.with_suffix(".json").rename(path.with_name("open_clip_config.json"))
     assert store.find_model(str(tmp_path / "my model")) == store.ModelFiles("my model", path, SMALL)
 
 
-def test_a_model_in_the_cache_is_found_by_name(home: Path) -> None:
+def test_cached_model_is_found_by_name(home: Path) -> None:
     folder = add("vit-l-14")
     (add("damaged", content=b"x") / "model.ckpt").unlink()
     (home / "models" / ".coca-half").mkdir()
@@ -62,7 +62,7 @@ def test_a_model_in_the_cache_is_found_by_name(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["org/repo", "org/repo@v1:file"])
-def test_a_model_of_the_hub_is_found_by_what_it_is_called_there(name: str, home: Path) -> None:
+def test_hub_model_is_found_by_hub_name(name: str, home: Path) -> None:
     kept = name.replace("/", "--").replace(":", "--")
     add(kept)
     assert store.find_model(name) == store.ModelFiles(kept, home / "models" / kept / "model.ckpt", CONFIG)
@@ -79,7 +79,7 @@ def test_identity_changes_with_unusual_preprocessing(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [("vit-l-14-coco", "2.55 GB"), ("vit-b-32", "1.01 GB")])
-def test_a_known_model_that_is_not_here_says_how_to_get_it(name: str, size: str) -> None:
+def test_missing_catalog_model_names_fetch_command(name: str, size: str) -> None:
     with pytest.raises(ModelError) as caught:
         store.find_model(name)
     assert caught.value.exit_code == 3
@@ -87,13 +87,13 @@ def test_a_known_model_that_is_not_here_says_how_to_get_it(name: str, size: str)
     assert caught.value.hint == f"coca fetch {name} ({size})"
 
 
-def test_an_unknown_name_lists_close_ones() -> None:
+def test_unknown_name_lists_close_ones() -> None:
     with pytest.raises(ModelError, match="'vit-l-15'") as caught:
         store.find_model("vit-l-15")
     assert "vit-l-14" in caught.value.hint
 
 
-def test_weights_that_are_not_converted_say_how_to_convert_them(tmp_path: Path) -> None:
+def test_unconverted_weights_name_convert_command(tmp_path: Path) -> None:
     source = save(state_dict(SMALL), tmp_path / "open clip.bin")
     for path in (source, tmp_path):
         with pytest.raises(ModelError) as caught:
@@ -101,7 +101,7 @@ def test_weights_that_are_not_converted_say_how_to_convert_them(tmp_path: Path) 
         assert caught.value.hint == f"coca convert '{source}'"
 
 
-def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
+def test_model_without_config_is_refused(tmp_path: Path) -> None:
     path = converted(tmp_path)
     path.with_suffix(".json").unlink()
     with pytest.raises(ModelError, match="has no config beside it"):
@@ -109,22 +109,20 @@ def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "~nobody-here/a", "a\nb", "/nowhere/a.ckpt", "../models"])
-def test_names_that_nothing_has_are_refused_in_one_line(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_names_are_refused_on_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as caught:
         store.find_model(name)
     assert "\n" not in caught.value.message
 
 
-def test_names_are_listed_without_loading_anything_heavy() -> None:
+def test_listing_names_imports_nothing_heavy() -> None:
     code = "import sys; from cococli.checkpoints import store; store.model_names(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"numpy", "torch", "mindspore", "safetensors"} & set(loaded)
 
 
-def test_the_bundled_model_is_the_one_that_pack_shapes_made() -> None:
+def test_bundled_model_has_pinned_hash() -> None:
     packed = (BUNDLED / "shapes.ckpt.xz").read_bytes()
     assert len(packed) < 3_000_000
     sums = (hashlib.sha256(packed).hexdigest(), hashlib.sha256(lzma.decompress(packed)).hexdigest())
@@ -133,7 +131,7 @@ def test_the_bundled_model_is_the_one_that_pack_shapes_made() -> None:
     assert MODELS["shapes"].sha256 == {"shapes.ckpt": unpacked}  # which tells whose folder in the cache is whose
 
 
-def test_the_bundled_model_is_whole_and_on_its_grid() -> None:
+def test_bundled_model_is_complete_and_on_its_grid() -> None:
     model = store.find_model("shapes")
     weights = ckpt.read(model.weights)
     architecture.check(model.config, {name: array.shape for name, array in weights.items()})
@@ -142,7 +140,7 @@ def test_the_bundled_model_is_whole_and_on_its_grid() -> None:
             assert not (array % step).any(), name
 
 
-def test_the_bundled_model_is_unpacked_once(home: Path) -> None:
+def test_bundled_model_is_unpacked_once(home: Path) -> None:
     first = store.find_model("shapes").weights
     stamp = first.stat().st_mtime_ns
     assert first.is_relative_to(home / "bundled")
@@ -150,7 +148,7 @@ def test_the_bundled_model_is_unpacked_once(home: Path) -> None:
     assert first.stat().st_mtime_ns == stamp
 
 
-def test_an_unpacked_model_that_is_cut_short_is_unpacked_again() -> None:
+def test_truncated_unpacked_model_is_unpacked_again() -> None:
     weights = store.find_model("shapes").weights
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
@@ -158,7 +156,7 @@ def test_an_unpacked_model_that_is_cut_short_is_unpacked_again() -> None:
     assert weights.read_bytes() == whole
 
 
-def test_a_package_that_is_damaged_says_how_to_mend_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_package_names_reinstall_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(BUNDLED, tmp_path / "shapes")
     packed = (BUNDLED / "shapes.ckpt.xz").read_bytes()
     for spoilt in (b"", packed[:1000], packed[:1000] + b"x" + packed[1001:]):
@@ -170,7 +168,7 @@ def test_a_package_that_is_damaged_says_how_to_mend_it(tmp_path: Path, monkeypat
         assert caught.value.hint == "pip install --force-reinstall cococli"
 
 
-def test_processes_that_unpack_at_once_all_get_the_whole_model(home: Path) -> None:
+def test_concurrent_unpacking_gives_complete_models(home: Path) -> None:
     code = "from cococli.checkpoints import store; print(store.find_model('shapes').weights)"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     paths = {run.communicate(timeout=900)[0].strip() for run in runs}
@@ -179,7 +177,7 @@ def test_processes_that_unpack_at_once_all_get_the_whole_model(home: Path) -> No
     assert [file.name for file in Path(path).parent.iterdir()] == ["shapes.ckpt"]
 
 
-def test_a_cache_that_cannot_be_written_to_is_gone_round(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_falls_back_to_temporary_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
     weights = store.find_model("shapes").weights
@@ -187,7 +185,7 @@ def test_a_cache_that_cannot_be_written_to_is_gone_round(home: Path, monkeypatch
     assert store.find_model("shapes").weights == weights
 
 
-def test_the_bundled_config_is_open_clips_form() -> None:
+def test_bundled_config_has_open_clips_format() -> None:
     assert "vision_cfg" in json.loads((BUNDLED / "shapes.json").read_text())
 
 
@@ -208,7 +206,7 @@ def make_best(run: Path, step: int) -> None:
         (run / "best" / name).hardlink_to(run / "checkpoints" / str(step) / name)
 
 
-def test_a_run_is_found_by_its_best_model_or_its_newest_checkpoint() -> None:
+def test_run_gives_best_or_newest_model() -> None:
     folder = add_run("mine", 9, 100)
     newest = store.find_model("run:mine")
     assert newest == store.ModelFiles("run:mine", folder / "checkpoints" / "100" / "model.ckpt", CONFIG)
@@ -219,7 +217,7 @@ def test_a_run_is_found_by_its_best_model_or_its_newest_checkpoint() -> None:
     assert best.identity == store.find_model("run:mine@9").identity
 
 
-def test_a_run_gives_the_model_of_a_step() -> None:
+def test_run_gives_model_of_a_step() -> None:
     folder = add_run("mine", 9, 100)
     assert store.find_model("run:mine@9").weights == folder / "checkpoints" / "9" / "model.ckpt"
     assert store.find_model("run:mine@9").name == "run:mine@9"
@@ -230,7 +228,7 @@ def test_a_run_gives_the_model_of_a_step() -> None:
         assert caught.value.hint == "it has steps 9, 100"
 
 
-def test_a_run_that_is_not_there_lists_close_ones(home: Path) -> None:
+def test_missing_run_lists_close_ones(home: Path) -> None:
     add_run("mine", 1)
     add_run("empty")
     for name, message, hint in (
@@ -245,7 +243,7 @@ def test_a_run_that_is_not_there_lists_close_ones(home: Path) -> None:
         store.find_model("run:../mine")
 
 
-def test_runs_with_a_model_are_listed_each_byte_once() -> None:
+def test_listed_runs_count_hard_links_once() -> None:
     assert stored_models() == []
     folder = add_run("mine", 1)
     add_run("empty")
@@ -259,7 +257,7 @@ def test_runs_with_a_model_are_listed_each_byte_once() -> None:
     assert find_run("run:mine").used is not None
 
 
-def test_a_run_is_removed_unless_it_is_under_way(home: Path) -> None:
+def test_run_in_progress_is_not_removed(home: Path) -> None:
     folder = add_run("mine", 1)
     with free("run:mine"), pytest.raises(UsageError, match="the run mine is in progress"):
         remove_stored([find_stored("run:mine")])

@@ -13,7 +13,7 @@ from cococli.checkpoints.convert import to_mindspore
 TINY = Path(__file__).parents[1] / "data/goldens/tiny"
 
 
-def test_it_prints_the_path_of_what_it_wrote(coca, tmp_path: Path) -> None:
+def test_convert_prints_path_of_new_file(coca, tmp_path: Path) -> None:
     written = tmp_path / "tiny.ckpt"
     run = coca("convert", TINY / "open_clip_pytorch_model.bin", written, "--verify")
     assert run.stdout == f"{written}\n"
@@ -23,7 +23,7 @@ def test_it_prints_the_path_of_what_it_wrote(coca, tmp_path: Path) -> None:
     assert load_config(tmp_path / "tiny.json") == load_config(TINY / "config.json")
 
 
-def test_what_is_no_checkpoint_is_exit_code_3_and_leaves_nothing(coca, tmp_path: Path) -> None:
+def test_invalid_checkpoint_is_exit_code_3(coca, tmp_path: Path) -> None:
     source = tmp_path / "notes.bin"
     source.write_text("not weights")
     run = coca("convert", source)
@@ -32,7 +32,7 @@ def test_what_is_no_checkpoint_is_exit_code_3_and_leaves_nothing(coca, tmp_path:
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_an_unknown_config_is_found_before_the_weights_are_read(coca) -> None:
+def test_unknown_config_fails_before_reading_weights(coca) -> None:
     run = coca("convert", "no-such-file.bin", "--config", "vit-l-15")
     assert "vit-l-14" in run.stderr
     assert run.returncode == 3
@@ -44,7 +44,7 @@ def tiny(tmp_path: Path) -> Path:
     return to_mindspore(TINY / "open_clip_pytorch_model.bin", tmp_path / "tiny.ckpt").path
 
 
-def test_there_and_back_is_the_same_model(coca, tiny: Path) -> None:
+def test_round_trip_is_the_same_model(coca, tiny: Path) -> None:
     run = coca("convert", tiny, "--to", "open_clip", "--verify")
     written = tiny.with_suffix(".safetensors")
     assert (run.stdout, run.returncode) == (f"{written}\n", 0)
@@ -55,7 +55,7 @@ def test_there_and_back_is_the_same_model(coca, tiny: Path) -> None:
     assert load_config(tiny.with_name("open_clip_config.json")) == load_config(TINY / "config.json")
 
 
-def test_a_model_goes_by_its_name_and_can_be_halved(coca, tmp_path: Path) -> None:
+def test_named_model_is_converted_to_half_precision(coca, tmp_path: Path) -> None:
     run = coca("convert", "shapes", "--to", "open_clip", "--half", cwd=tmp_path)
     assert (run.stdout, run.returncode) == ("shapes.safetensors\n", 0)
     rounded, numbers = run.stderr.splitlines()
@@ -64,7 +64,7 @@ def test_a_model_goes_by_its_name_and_can_be_halved(coca, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["better", "better@7"])
-def test_the_model_of_a_run_goes_back_to_open_clip(coca, tmp_path: Path, name: str) -> None:
+def test_run_model_is_converted_to_open_clip(coca, tmp_path: Path, name: str) -> None:
     add_run("better", 7)
     run = coca("convert", f"run:{name}", "--to", "open_clip", "--verify", cwd=tmp_path)
     assert (run.stdout, run.returncode) == (f"{name}.safetensors\n", 0)
@@ -72,7 +72,7 @@ def test_the_model_of_a_run_goes_back_to_open_clip(coca, tmp_path: Path, name: s
     assert load_file(tmp_path / f"{name}.safetensors").keys() == state.keys()
 
 
-def test_half_a_ckpt_is_a_ckpt(coca, tiny: Path) -> None:
+def test_ckpt_is_converted_to_half_precision(coca, tiny: Path) -> None:
     half = tiny.with_name("half.ckpt")
     run = coca("convert", tiny, half, "--half", "--verify")
     assert (run.stdout, run.returncode) == (f"{half}\n", 0)
@@ -103,7 +103,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_the_wrong_direction_is_told_at_once(coca, tiny: Path, case: str) -> None:
+def test_wrong_direction_is_refused_with_hint(coca, tiny: Path, case: str) -> None:
     arguments, message = WRONG[case]
     run = coca("convert", *arguments, cwd=tiny.parent)
     assert (run.stderr, run.stdout, run.returncode) == (message, "", 2)

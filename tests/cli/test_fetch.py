@@ -59,7 +59,7 @@ def started(*arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_it_prints_the_name_and_says_what_it_did(coca, server: Hub, home: Path) -> None:
+def test_fetch_prints_name_and_summary(coca, server: Hub, home: Path) -> None:
     run = coca("fetch", "org/coca", "--name", "mine")
     assert (run.stdout, run.returncode) == ("mine\n", 0)
     assert run.stderr.splitlines()[-1] == "mine is ready: 1.5 MB"
@@ -70,7 +70,7 @@ def test_it_prints_the_name_and_says_what_it_did(coca, server: Hub, home: Path) 
     assert facts["source"]["repository"] == "org/coca"
 
 
-def test_what_is_fetched_is_what_caption_takes(coca, home: Path, tmp_path: Path) -> None:
+def test_caption_uses_the_fetched_model(coca, home: Path, tmp_path: Path) -> None:
     """The bundled model, exported as open_clip's, fetched from that file, captions as it does itself."""
     exported = tmp_path / "shapes.safetensors"
     assert coca("convert", "shapes", exported, "--to", "open_clip").returncode == 0
@@ -80,7 +80,7 @@ def test_what_is_fetched_is_what_caption_takes(coca, home: Path, tmp_path: Path)
     assert json.loads(ours.stdout) == json.loads(theirs.stdout) | {"model": "mine"}
 
 
-def test_without_any_model_caption_says_how_to_get_one(coca) -> None:
+def test_missing_model_names_fetch_command(coca) -> None:
     run = coca("caption", SHAPES)
     assert run.stderr == (
         "error: no model is here yet\n"
@@ -89,7 +89,7 @@ def test_without_any_model_caption_says_how_to_get_one(coca) -> None:
     assert (run.stdout, run.returncode) == ("", 3)
 
 
-def test_a_damaged_model_is_no_reason_to_say_that_there_is_none(coca, home: Path) -> None:
+def test_damaged_model_is_not_reported_as_missing(coca, home: Path) -> None:
     assert coca("fetch", TINY / "open_clip_pytorch_model.bin", "--name", "mine").returncode == 0
     os.truncate(home / "models" / "mine" / "model.ckpt", 12)
     run = coca("caption", SHAPES)
@@ -99,9 +99,7 @@ def test_a_damaged_model_is_no_reason_to_say_that_there_is_none(coca, home: Path
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_the_next_goes_on(
-    coca, server: Hub, home: Path, sent: signal.Signals
-) -> None:
+def test_killed_fetch_resumes(coca, server: Hub, home: Path, sent: signal.Signals) -> None:
     server.piece, server.pause = 50_000, 0.5  # much longer than it takes to see the first pieces
     run = started()
     while not any(path.stat().st_size > 200_000 for path in home.rglob("*.incomplete")):
@@ -119,7 +117,7 @@ def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_the_next_goes_on(
     assert coca("models", "verify").stdout == "org--coca: intact\n"
 
 
-def test_two_fetches_at_once_make_one_model(server: Hub) -> None:
+def test_concurrent_fetches_add_one_model(server: Hub) -> None:
     server.piece, server.pause = 100_000, 0.05
     runs = [started(), started()]
     told = [run.communicate() for run in runs]
@@ -130,7 +128,7 @@ def test_two_fetches_at_once_make_one_model(server: Hub) -> None:
     assert sorted("was fetched before" in notes for _, notes in told) == [False, True]
 
 
-def test_a_cache_that_is_a_file_is_one_clear_error(coca, server: Hub, tmp_path: Path, monkeypatch) -> None:
+def test_cache_at_a_file_is_an_error(coca, server: Hub, tmp_path: Path, monkeypatch) -> None:
     place = tmp_path / "file"
     place.touch()
     monkeypatch.setenv("COCA_HOME", str(place))

@@ -68,14 +68,14 @@ def break_weights(name: str) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
 
-def test_an_empty_cache_says_how_to_get_a_model(coca_here) -> None:
+def test_empty_cache_names_fetch_command(coca_here) -> None:
     run = coca_here("models")
     assert run.out == ""
     assert run.err == "no model is here yet: coca fetch vit-l-14-coco (2.55 GB)\n"
     assert (coca_here("models", "--json").out, run.code) == ("[]\n", 0)
 
 
-def test_the_list_shows_what_is_here(coca_here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_shows_models_in_cache(coca_here, monkeypatch: pytest.MonkeyPatch) -> None:
     add("mine", LOCAL, b"x" * 3_000_000)
     (add("other", content=b"12 bytes of.") / "config.json").unlink()
     monkeypatch.setenv("COCA_MODEL", "mine")
@@ -93,7 +93,7 @@ def test_the_list_shows_what_is_here(coca_here, monkeypatch: pytest.MonkeyPatch)
     assert (other["default"], other["problem"], other["mend"]) == (False, "config.json is missing", mend)
 
 
-def test_runs_stand_in_the_list(coca_here) -> None:
+def test_list_includes_runs(coca_here) -> None:
     add("mine", LOCAL, b"x")
     folder = add_run("better", 100)
     rows = [cells(line) for line in coca_here("models").out.splitlines()]
@@ -104,7 +104,7 @@ def test_runs_stand_in_the_list(coca_here) -> None:
     assert (better["source"], better["files"]) == (None, None)
 
 
-def test_a_run_is_shown_found_and_removed_by_its_name(coca_here) -> None:
+def test_run_is_shown_and_removed(coca_here) -> None:
     folder = add_run("better", 100)
     assert coca_here("models", "path", "run:better").out == f"{folder}\n"
     rows = {cells(line)[0]: cells(line)[1] for line in coca_here("models", "show", "run:better").out.splitlines()}
@@ -118,7 +118,7 @@ def test_a_run_is_shown_found_and_removed_by_its_name(coca_here) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["verify", "run:better"], ["export", "run:better", "better.tar"]])
-def test_the_model_of_a_run_is_taken_into_the_cache_first(coca_here, arguments: list[str]) -> None:
+def test_run_must_be_fetched_before_export(coca_here, arguments: list[str]) -> None:
     folder = add_run("better", 100)
     run = coca_here("models", *arguments)
     command = f"coca fetch {folder}/checkpoints/100/model.ckpt --name better"
@@ -146,7 +146,7 @@ def test_tables_fit_a_terminal_of_80_columns(arguments: list[str]) -> None:
     assert len(lines) > 1 and max(map(len, lines)) <= 80
 
 
-def test_the_catalog_shows_scores_and_what_is_here(coca_here) -> None:
+def test_available_shows_scores_and_local_models(coca_here) -> None:
     add("vit-b-32")
     run = coca_here("models", "available")
     rows = {cells(line)[0]: cells(line) for line in run.out.splitlines()}
@@ -162,7 +162,7 @@ def test_the_catalog_shows_scores_and_what_is_here(coca_here) -> None:
     assert (facts["vit-b-32"]["here"], facts["vit-l-14"]["here"]) == (True, False)
 
 
-def test_all_that_is_known_of_a_model_is_shown(coca_here) -> None:
+def test_show_prints_all_details(coca_here) -> None:
     folder = add("vit-b-32-coco")
     run = coca_here("models", "show", "vit-b-32-coco")
     rows = {cells(line)[0]: cells(line)[1] for line in run.out.splitlines()}
@@ -177,14 +177,14 @@ def test_all_that_is_known_of_a_model_is_shown(coca_here) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "rm", "verify", "path"])
-def test_a_name_that_is_not_here_is_exit_code_3(coca_here, command: str) -> None:
+def test_missing_name_is_exit_code_3(coca_here, command: str) -> None:
     add("mine", content=b"")
     run = coca_here("models", command, "mime")
     assert run.err.splitlines() == ["error: no model in the cache is called 'mime'", "hint: close: mine"]
     assert (run.out, run.code) == ("", 3)
 
 
-def test_verification_names_what_is_broken_and_what_mends_it(coca_here, coca) -> None:
+def test_verify_names_damage_and_remedy(coca_here, coca) -> None:
     for name in ("mine", "other"):
         add(name, LOCAL, b"weights")
     assert coca_here("models", "verify").out == "mine: intact\nother: intact\n"
@@ -202,7 +202,7 @@ def test_verification_names_what_is_broken_and_what_mends_it(coca_here, coca) ->
     assert coca("models", "verify").returncode == 3  # of a real process, too
 
 
-def test_removing_needs_a_yes_where_nobody_can_be_asked(coca_here) -> None:
+def test_removing_without_terminal_needs_yes(coca_here) -> None:
     add("mine", content=b"")
     add("org--repo", content=b"")
     run = coca_here("models", "rm", "mine")
@@ -224,7 +224,7 @@ def test_removing_needs_a_yes_where_nobody_can_be_asked(coca_here) -> None:
     ("answer", "left", "code", "last"),
     [("y\n", [], 0, r"\d+ bytes removed|\d\.\d kB removed"), ("\n", ["mine"], 1, "nothing was removed")],
 )
-def test_a_person_is_asked_before_anything_is_removed(answer: str, left: list[str], code: int, last: str) -> None:
+def test_removing_asks_for_confirmation(answer: str, left: list[str], code: int, last: str) -> None:
     add("mine", content=b"")
     lines, exit_code = on_terminal("models", "rm", "mine", answer=answer)
     assert re.fullmatch(r"remove mine \(\S+ kB\)\? \[y/N\]", lines[0])
@@ -232,14 +232,14 @@ def test_a_person_is_asked_before_anything_is_removed(answer: str, left: list[st
     assert (cache.names(), exit_code) == (left, code)
 
 
-def test_an_interrupted_question_removes_nothing() -> None:
+def test_interrupted_confirmation_removes_nothing() -> None:
     add("mine", content=b"")
     lines, code = on_terminal("models", "rm", "mine", interrupt=True)
     assert "error: interrupted" in lines
     assert (cache.names(), code) == (["mine"], 130)
 
 
-def test_prune_tells_what_it_removed(coca_here, home: Path) -> None:
+def test_prune_lists_removed_files(coca_here, home: Path) -> None:
     for name in ("one", "two"):
         left = home / "downloads" / name / "abc.incomplete"
         left.parent.mkdir(parents=True)
@@ -252,16 +252,14 @@ def test_prune_tells_what_it_removed(coca_here, home: Path) -> None:
     assert coca_here("models", "prune", "--json").out == "[]\n"
 
 
-def test_the_folders_are_told(coca_here, home: Path) -> None:
+def test_path_prints_folders(coca_here, home: Path) -> None:
     folder = add("org--repo", content=b"")
     assert coca_here("models", "path").out == f"{home}\n"
     assert coca_here("models", "path", "org/repo").out == f"{folder}\n"
     assert json.loads(coca_here("models", "path", "--json").out) == {"path": str(home)}
 
 
-def test_a_model_goes_to_another_machine_and_is_whole_there(
-    coca_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exported_model_is_imported_elsewhere(coca_here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add("mine")
     run = coca_here("models", "export", "mine", tmp_path / "mine.tar")
     assert (run.out, run.err, run.code) == (f"{tmp_path}/mine.tar\n", "", 0)
@@ -291,7 +289,7 @@ def test_names_are_completed(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     ("passed", "told"),
     [(5, "just now"), (60, "1 minute ago"), (7300, "2 hours ago"), (3.5 * 86400, "3 days ago"), (-60, "just now")],
 )
-def test_times_read_as_a_person_says_them(passed: float, told: str) -> None:
+def test_times_are_formatted_relative_to_now(passed: float, told: str) -> None:
     assert _ago(datetime.fromtimestamp(time.time() - passed, UTC)) == told
 
 
