@@ -1,4 +1,4 @@
-"""What a CoCa is made of, and the checkpoints known by name."""
+"""Architecture and preprocessing of CoCa models, and the checkpoints that have short names."""
 
 import dataclasses
 import math
@@ -9,8 +9,8 @@ from typing import Any
 
 from .errors import ModelError
 
-# Largest plausible sizes: what a config asks for is built before it is compared with any weights.
-_MOST = {
+# Largest plausible sizes: a network is built from a config before any weights are compared with it.
+_MAXIMUM = {
     **dict.fromkeys(("image_size", "patch_size"), 1 << 13),
     **dict.fromkeys(("width", "head_width", "heads", "pooler_heads", "pooler_queries", "context_length"), 1 << 16),
     "layers": 1 << 10,
@@ -21,12 +21,12 @@ _MOST = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes the pixels that a model was trained on: open_clip's `preprocess_cfg`.
+    """Preprocessing of pictures for a model: open_clip's `preprocess_cfg`.
 
-    Its `size` is left out: open_clip takes that of the image tower, whatever the entry says.
+    Its `size` is left out: open_clip uses that of the image tower, whatever the entry contains.
     """
 
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # RGB of pixels in 0..1, those of CLIP
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # RGB of pixels in 0..1; CLIP's
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: str = "bicubic"  # or bilinear
     resize_mode: str = "shortest"  # side that is resized to the image size; longest pads, squash resizes both
@@ -34,7 +34,7 @@ class Preprocess:
 
     @classmethod
     def from_open_clip(cls, entry: Any) -> "Preprocess":
-        """Read an open_clip `preprocess_cfg`; as in open_clip, what it leaves out has CLIP's value.
+        """Read an open_clip `preprocess_cfg`; as in open_clip, missing entries have CLIP's values.
 
         Raises:
             ModelError: A value has another type, or open_clip does not know it.
@@ -44,7 +44,7 @@ class Preprocess:
         default = cls()
         std = _three(entry, "std", default.std)
         if not all(std):
-            raise ModelError("preprocess_cfg.std holds 0, which pixels cannot be divided by")
+            raise ModelError("preprocess_cfg.std holds 0, by which pixels cannot be divided")
         fill = _three(entry, "fill_color", default.fill_color)
         if not all(value in range(256) for value in fill):
             raise ModelError(f"preprocess_cfg.fill_color = {_shown(entry['fill_color'])} is not a number from 0 to 255")
@@ -59,7 +59,7 @@ class Preprocess:
         )
 
     def to_open_clip(self) -> dict[str, Any]:
-        """The same as an open_clip `preprocess_cfg`."""
+        """Return the open_clip `preprocess_cfg`."""
         entry: dict[str, Any] = {
             "mean": list(self.mean),
             "std": list(self.std),
@@ -72,7 +72,7 @@ class Preprocess:
         return entry
 
     def __str__(self) -> str:
-        """The values that differ from CLIP's, or `CLIP's`."""
+        """Return the values that differ from CLIP's, or `CLIP's`."""
         default = CLIP.to_open_clip()
         differing = {key: value for key, value in self.to_open_clip().items() if value != default.get(key)}
         return ", ".join(f"{key} {value}" for key, value in differing.items()) or "CLIP's"
@@ -82,7 +82,7 @@ CLIP = Preprocess()
 
 
 def _three(entry: dict[str, Any], key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A number for each channel; one number stands for three. open_clip takes 0 and an empty list as not given."""
+    """Return a number per channel; one number stands for three. To open_clip 0 and an empty list mean the default."""
     value = entry.get(key) or default
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if len(values) not in (1, 3) or not all(map(_is_finite, values)):
@@ -103,7 +103,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as an error quotes it, on one line of bearable length."""
+    """Format a value for an error message, on one short line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -135,7 +135,7 @@ class VisionConfig:
 class TextConfig:
     """A text transformer: the unimodal encoder, or the decoder that cross-attends to the image."""
 
-    context_length: int = 76  # tokens of a caption, SOT and EOT included; the CLS comes on top
+    context_length: int = 76  # tokens of a caption with SOT and EOT, without the CLS
     vocab_size: int = 49408
     width: int = 768
     heads: int = 12
@@ -151,8 +151,8 @@ class CocaConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     decoder: TextConfig = field(default_factory=TextConfig)
-    quick_gelu: bool = False  # x * sigmoid(1.702 x), as OpenAI's CLIP, in place of the exact GELU
-    preprocess_cfg: Preprocess | None = field(default=None, compare=False)  # None: its file says nothing of it
+    quick_gelu: bool = False  # x * sigmoid(1.702 x), as OpenAI's CLIP, instead of the exact GELU
+    preprocess_cfg: Preprocess | None = field(default=None, compare=False)  # None: its file does not set it
 
     def __post_init__(self) -> None:
         for name, part, keys in (
@@ -161,13 +161,13 @@ class CocaConfig:
             ("multimodal_cfg", self.decoder, _DECODER_KEYS),
         ):
             for theirs, ours in keys.items():
-                value, most = getattr(part, ours), _MOST[ours]
-                if not 0 < value <= most:
-                    raise ModelError(f"{name}.{theirs} = {_shown(value)} cannot be: from 1 to {most}")
+                value, maximum = getattr(part, ours), _MAXIMUM[ours]
+                if not 0 < value <= maximum:
+                    raise ModelError(f"{name}.{theirs} = {_shown(value)} is out of range: 1 to {maximum}")
         widths = {"embed_dim": self.embed_dim, "text width": self.text.width, "decoder width": self.decoder.width}
         if len(set(widths.values())) != 1:
-            told = ", ".join(f"{name} {width}" for name, width in widths.items())
-            raise ModelError(f"a CoCa's embedding, text and decoder share one width, but this config has {told}")
+            found = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise ModelError(f"embedding, text and decoder of a CoCa have the same width, but this config has {found}")
         for name, width, heads in (
             ("vision", self.vision.width, self.vision.heads),
             ("pooler", self.embed_dim, self.vision.pooler_heads),
@@ -182,7 +182,7 @@ class CocaConfig:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures are prepared: as the config says, else as for CLIP."""
+        """Preprocessing in the config, else CLIP's."""
         return self.preprocess_cfg or CLIP
 
     @property
@@ -212,15 +212,14 @@ class CocaConfig:
         """Read an open_clip model config (`open_clip_config.json`, or its `model_cfg` part).
 
         Raises:
-            ModelError: the config is not a CoCa, asks for a part that this program does not have, or holds a value
-                that cannot be.
+            ModelError: The config is not that of a CoCa, needs an unsupported part, or holds an invalid value.
         """
         preprocess = config.get("preprocess_cfg")
         config = config.get("model_cfg", config)
         parts = [config[name] for name in _PARTS if isinstance(config, dict) and isinstance(config.get(name), dict)]
         if len(parts) < len(_PARTS) or "embed_dim" not in config:
             raise ModelError(
-                "this config is not open_clip's of a CoCa: it needs embed_dim, vision_cfg, text_cfg and multimodal_cfg"
+                "this is not an open_clip config of a CoCa: it needs embed_dim, vision_cfg, text_cfg and multimodal_cfg"
             )
         vision, text, decoder = parts
         _refuse_foreign(vision, _VISION_KEYS, _VISION_FIXED, "vision_cfg")
@@ -237,7 +236,7 @@ class CocaConfig:
         )
 
     def to_open_clip(self) -> dict[str, Any]:
-        """The same architecture as an open_clip `model_cfg`."""
+        """Return the architecture as an open_clip `model_cfg`."""
         config: dict[str, Any] = {
             "embed_dim": self.embed_dim,
             "vision_cfg": {
@@ -257,12 +256,11 @@ class CocaConfig:
         return config
 
     def to_file(self) -> dict[str, Any]:
-        """The contents of an `open_clip_config.json`: the architecture, and how pictures are prepared."""
+        """Return the content of an `open_clip_config.json`: architecture and preprocessing."""
         return {"model_cfg": self.to_open_clip(), "preprocess_cfg": self.preprocess.to_open_clip()}
 
 
-# open_clip's key -> ours. Keys that change nothing in inference stand in _IGNORED;
-# keys in *_FIXED must have the value that CoCa's checkpoints have.
+# open_clip's key -> ours. Keys in _IGNORED change nothing in inference; keys in *_FIXED must have these values.
 _PARTS = ("vision_cfg", "text_cfg", "multimodal_cfg")
 _VISION_KEYS = {
     "image_size": "image_size",
@@ -283,7 +281,7 @@ _IGNORED = {"patch_dropout", "dim_head", "n_queries", "attn_pooler_heads", "fina
 
 
 def _refuse_foreign(part: dict[str, Any], keys: dict[str, str], fixed: dict[str, tuple], where: str) -> None:
-    """Refuse a part of a config that would change the network in a way this program does not compute."""
+    """Refuse a part of a config that changes the network in an unsupported way."""
     for key in sorted(_REQUIRED & fixed.keys()):
         if not part.get(key):
             raise ModelError(f"{where}: `{key}` must be true: only CoCa with a single attentional pooler is supported")
@@ -296,7 +294,7 @@ def _refuse_foreign(part: dict[str, Any], keys: dict[str, str], fixed: dict[str,
 
 
 def _renamed(part: dict[str, Any], keys: dict[str, str], defaults: Any, where: str) -> dict[str, Any]:
-    """open_clip's part of a config with our names, its own defaults where a key is missing."""
+    """Translate the keys of a part of an open_clip config; missing keys have open_clip's defaults."""
     values = dataclasses.asdict(defaults)
     for theirs, ours in keys.items():
         if part.get(theirs) is not None:
@@ -305,10 +303,10 @@ def _renamed(part: dict[str, Any], keys: dict[str, str], defaults: Any, where: s
 
 
 def _number(value: Any, kind: type, where: str) -> Any:
-    """A number that is whole where it must be, in no way rounded."""
+    """Check that a value is a number, whole where it must be, and convert it without rounding."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != value // 1):
         raise ModelError(f"{where} = {_shown(value)} is not a {'whole ' if kind is int else ''}number")
-    if abs(value) > max(_MOST.values()) or math.isnan(value):
+    if abs(value) > max(_MAXIMUM.values()) or math.isnan(value):
         raise ModelError(f"{where} = {_shown(value)} is too large")
     return kind(value)
 
@@ -328,7 +326,7 @@ VIT_B_32 = CocaConfig(
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A checkpoint that has a short name, and what its makers measured."""
+    """A checkpoint that has a short name, with the scores that its authors published."""
 
     config: CocaConfig | None  # None: read from the checkpoint's own config
     repository: str  # on the model hub; empty when the checkpoint ships with the package
@@ -336,8 +334,8 @@ class KnownModel:
     imagenet: float | None = None  # zero-shot top-1 accuracy, %
     text_to_image: float | None = None  # recall@1 on COCO, %
     image_to_text: float | None = None
-    captions: str = ""  # how good they are
-    warning: str = ""  # what it must not be used for
+    captions: str = ""  # quality
+    warning: str = ""  # about unsuitable uses
     license: str = "MIT"
     sha256: Mapping[str, str] = field(default_factory=dict)  # of its files, by name
 
@@ -347,7 +345,7 @@ class KnownModel:
 
 
 BUNDLED = "shapes"
-SUGGESTED = "vit-l-14-coco"  # to users without a model
+SUGGESTED = "vit-l-14-coco"  # for users without a model
 MODELS = {
     "shapes": KnownModel(
         config=None,
@@ -393,19 +391,19 @@ MODELS = {
         text_to_image=0.3,
         image_to_text=0.9,
         captions="good",
-        warning="its embeddings are useless: take another model for vectors, search and similarity",
+        warning="its embeddings are useless: use another model for vectors, search and similarity",
     ),
 }
 
 _SIZE = re.compile(r"vit-?(l-?14|b-?32)")
-_FILLERS = {"coca", "laion2b", "s13b", "b90k"}  # of open_clip's names that change nothing
+_FILLERS = {"coca", "laion2b", "s13b", "b90k"}  # parts of open_clip's names without meaning here
 _COCO = {"coco", "mscoco", "finetuned"}
 
 
 def known_name(name: str) -> str | None:
-    """The catalog's name of a model that open_clip or its repository on the hub calls otherwise; None for others.
+    """Return the catalog name of a model by its name in open_clip or its repository on the hub; None for others.
 
-    Takes `coca_ViT-L-14`, with a pretrained tag (`coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k`) or without.
+    Accepts `coca_ViT-L-14`, with a pretrained tag (`coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k`) or without.
     """
     plain = re.sub(r"[\s_/:-]+", "-", name.strip().lower())
     found = _SIZE.search(plain)

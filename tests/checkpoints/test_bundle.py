@@ -270,7 +270,7 @@ ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     ),
     "heads of no width": (
         lambda parts: with_config(parts, "vision_cfg", "head_width", 0),
-        "vision_cfg.head_width = 0 cannot be: from 1 to 65536",
+        "vision_cfg.head_width = 0 is out of range: 1 to 65536",
     ),
 }
 

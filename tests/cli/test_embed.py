@@ -144,7 +144,7 @@ def test_a_model_whose_vectors_are_useless_gets_its_warning(coca, few: Path, tmp
     stored_models.add("vit-b-32-coco")
     run = coca("embed", few / "moves.mp4", "-o", f"{tmp_path}/index/", "--model", "vit-b-32-coco")
     assert run.stderr.splitlines()[0] == (
-        "warning: vit-b-32-coco: its embeddings are useless: take another model for vectors, search and similarity"
+        "warning: vit-b-32-coco: its embeddings are useless: use another model for vectors, search and similarity"
     )
     assert run.returncode == 0
 
