@@ -467,15 +467,3 @@ def status(description: str) -> Iterator[Callable[[str], None]]:
     """Show that something is under way, and yield a function that replaces its description."""
     with ConsoleReporter().progress(description) as stage:
         yield stage.describe
-
-
-@contextlib.contextmanager
-def transfer() -> Iterator[Callable[[str, int, int], None]]:
-    """Show progress in bytes, and yield a function to call with the stage, the bytes done and the bytes in all."""
-    with ConsoleReporter().progress("", unit="bytes") as stage:
-
-        def move(description: str, done: int, total: int) -> None:
-            stage.describe(description)
-            stage.update(done, total)
-
-        yield move

@@ -9,7 +9,6 @@ import ctypes
 import hashlib
 import io
 import logging
-import os
 import secrets
 import shutil
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..checkpoints import locks
 from ..checkpoints.architecture import parameters
-from ..files import digest, unwinding_on_sigterm
+from ..files import digest, publish_folder, unwinding_on_sigterm
 from ..reporting import Progress
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report every conversion
@@ -210,10 +209,7 @@ def _make_once(folder: Path, make: Callable[[Path], None], progress: Progress) -
                 _remove_outdated(folder.parent, folder)
                 part.mkdir()
                 make(part)
-                for file in part.iterdir():
-                    with file.open("rb") as written:
-                        os.fsync(written.fileno())
-                part.rename(folder)
+                publish_folder(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
             lock.release()

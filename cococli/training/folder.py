@@ -34,7 +34,15 @@ from ..checkpoints.locks import free, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS
 from ..checkpoints.store import RUN, run_folder, run_steps
 from ..errors import CocaError, ModelError, UsageError
-from ..files import check_space, hash_file, io_errors, undisturbed, unwinding_on_sigterm, write_atomically
+from ..files import (
+    check_space,
+    hash_file,
+    io_errors,
+    publish_folder,
+    undisturbed,
+    unwinding_on_sigterm,
+    write_atomically,
+)
 from ..journal import dump, write_all
 from ..parsing import parse_json, read_json, validate
 
@@ -157,7 +165,9 @@ class RunFolder:
             sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
             digests = {name: hash_file(part / name) for name in sizes}
             _write(part / _PROGRESS, {"step": step, "files": sizes, "sha256": digests, "facts": dict(facts)})
-            self._take_place(part, self._place(step))
+            place = self._place(step)  # where an earlier attempt may have left one
+            place.parent.mkdir(exist_ok=True)
+            publish_folder(part, place)
         for old in run_steps(self.path)[:-keep]:
             shutil.rmtree(self._put_away(self._place(old)), ignore_errors=True)
 
@@ -264,16 +274,6 @@ class RunFolder:
             kept = f"that of step {steps[-1]} is kept; " if steps else ""
             hint = f"{kept}make room, then the same command goes on"
             raise CocaError(f"cannot write the checkpoint of step {step}: {error.strerror}", hint) from None
-
-    def _take_place(self, part: Path, place: Path) -> None:
-        """Move a folder to its place, where there may be one of an earlier attempt."""
-        _sync(part)
-        place.parent.mkdir(exist_ok=True)
-        with undisturbed():
-            before = self._put_away(place)
-            part.rename(place)
-        _sync(place.parent)
-        shutil.rmtree(before, ignore_errors=True)
 
     def _put_away(self, folder: Path) -> Path:
         """Take a folder, if it is there, out of sight in one step."""
