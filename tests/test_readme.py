@@ -70,6 +70,11 @@ def test_documented_python_runs(page: str, folder: Path, capsys: pytest.CaptureF
         assert all(comment in printed for comment in re.findall(r"print\(.*  # (.*)", block))
 
 
+def test_readme_links_lead_to_files() -> None:
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\((?!http)(.*?)\)", README)]
+    assert targets and all((ROOT / target).is_file() for target in targets)
+
+
 def test_readme_models_can_be_fetched() -> None:
     fetched = [words[2] for words in commands(README) if words[:2] == ["coca", "fetch"]]
     assert fetched and all(name in MODELS for name in fetched)
