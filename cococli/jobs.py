@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,7 @@ from .catalog import MODELS
 from .checkpoints.architecture import find_config
 from .checkpoints.store import ModelFiles, default_model, find_model
 from .engines.choice import Choice, open_engine
-from .errors import CocaError
-from .media.discover import discover, since
 from .media.lists import locate_list
-from .options import FileOptions
 from .overwrite import check_log, check_paths
 from .reporting import Reporter
 from .settings import config_file
@@ -38,27 +35,6 @@ class Summary:
     def exit_code(self) -> int:
         """0 if everything succeeded, else 1."""
         return int(bool(self.failures) or self.incomplete)
-
-
-def find_inputs(paths: Sequence[str], options: FileOptions, reporter: Reporter) -> tuple[list[Path], list[CocaError]]:
-    """Find the files that the arguments of a command stand for.
-
-    Returns:
-        The files, and why some arguments stand for none: URLs and patterns without a match.
-
-    Raises:
-        UsageError: No file is found.
-    """
-    problems: list[CocaError] = []
-    files = discover(
-        paths,
-        include=options.include,
-        exclude=options.exclude,
-        since=since(options.since) if options.since else None,
-        warn=problems.append,
-        note=reporter.note,
-    )
-    return files, problems
 
 
 def protect_files(

@@ -16,7 +16,6 @@ from ..engines.choice import Choice, resolve
 from ..jobs import (
     Summary,
     choose_model,
-    find_inputs,
     list_files,
     load_engine,
     precision_key,
@@ -28,7 +27,7 @@ from ..jobs import (
 from ..journal import Failure
 from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
 from ..media.compute import Computed, Spent, compute_videos
-from ..media.discover import is_image
+from ..media.discover import discover, is_image
 from ..model.arrays import l2_normalize
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
@@ -122,7 +121,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     style = CueStyle(max_seconds=request.max_cue)
     if request.template is not None:
         check_template(request.template)
-    videos, problems = find_inputs(request.paths, request.files, reporter)
+    videos, problems = discover(request.paths, request.files, reporter)
     check_outputs(outputs, videos, request.beside)
     if not request.embed and only_subtitles(outputs, request.beside) and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UsageError
-from ..media.discover import discover
+from ..media.discover import find_media
 from ..parsing import read_errors, read_json
+from ..reporting import SILENT, Reporter
 
 _NAMES = "classes.json"
 _IMAGENET = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "classnames.txt", "synset_words.txt", "words.txt")
@@ -22,9 +22,7 @@ _TELLING = {
 }
 
 
-def class_folders(
-    data: Path, names_file: Path | None = None, note: Callable[[str], None] = lambda text: None
-) -> dict[str, list[Path]]:
+def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter = SILENT) -> dict[str, list[Path]]:
     """The files of each class: a class is a folder, `golden_retriever` the class "golden retriever".
 
     A `classes.json` in the folder, {"n02099601": "golden retriever"}, names those that it lists. Folders that are
@@ -32,7 +30,7 @@ def class_folders(
 
     Args:
         names_file: Names them in place of these files: any of their forms.
-        note: Called with what was skipped because it cannot be read.
+        reporter: Receives notes on files that were skipped because they cannot be read.
 
     Raises:
         UsageError: there are no two classes, one is empty, or two have one name; or a file of names is damaged, or a
@@ -58,7 +56,9 @@ def class_folders(
         name = names.get(folder.name, folder.name.replace("_", " "))
         if name in classes:
             raise UsageError(f"two folders in {data} are the class {name!r}: one is {folder.name}")
-        classes[name] = _files(folder, note)
+        classes[name] = find_media(folder, reporter)
+        if not classes[name]:
+            raise UsageError(f"{folder} holds no picture and no video", "each folder is a class")
     return classes
 
 
@@ -106,10 +106,3 @@ def _names(path: Path, folders: list[Path]) -> dict[str, str]:
     if unknown:
         raise UsageError(f"{path} names {min(unknown)!r}, which is no folder beside it")
     return names
-
-
-def _files(folder: Path, note: Callable[[str], None]) -> list[Path]:
-    try:
-        return discover([str(folder)], note=lambda text: note(f"{folder}: {text}"))
-    except UsageError:
-        raise UsageError(f"{folder} holds no picture and no video", "each folder is a class") from None

@@ -1,6 +1,5 @@
 """Files with captions: in a list, or in a text beside each file."""
 
-import os
 import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..media.discover import discover
+from ..media.discover import find_media
 from ..parsing import parse_json, read_errors
 from ..tables import CAPTIONS, PATHS, choose_column, read_table, require_utf8
 from .dataset import Entry, find_file, split_of
@@ -60,12 +59,8 @@ def read_sidecars(folder: Path) -> list[Entry]:
     Raises:
         UsageError: A text cannot be read.
     """
-    try:
-        files = discover([os.path.join(".", folder)])  # noqa: PTH118 - Path drops the dot that keeps @a from being a list
-    except UsageError:
-        return []
     entries = []
-    for file in files:
+    for file in find_media(folder):
         text = file.with_suffix(".txt")
         captions = _lines(text) if text.exists() else []
         name = file.relative_to(folder)

@@ -110,7 +110,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     choice = resolve(options.engine, options.device, options.precision, options.threads)
     sampling = Sampling(request.frames, request.num_frames)
     dataset, incomplete = _find_examples(request, reporter)
-    classes = class_folders(request.classes, request.class_names, reporter.note) if request.classes else {}
+    classes = class_folders(request.classes, request.class_names, reporter) if request.classes else {}
     model = choose_model(options.model)
     check_request(model.config, request.search, request.pool, "")
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)

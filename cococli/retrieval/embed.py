@@ -21,7 +21,6 @@ from ..files import check_regular, io_errors, os_reason, temporary_folder
 from ..jobs import (
     Summary,
     choose_model,
-    find_inputs,
     list_files,
     load_engine,
     precision_key,
@@ -33,6 +32,7 @@ from ..jobs import (
 from ..journal import Failure, Task, cache_path, file_tasks, text_of, text_tasks
 from ..media.clips import ReadRequest, Sampling, parse_segments, read_clip
 from ..media.compute import Computed, FunctionComputer, Spent, compute_videos
+from ..media.discover import discover
 from ..overwrite import refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest
@@ -79,7 +79,7 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     if not request.paths and not request.texts:
         raise UsageError("nothing to embed", "name videos, pictures or folders, or --texts FILE")
-    videos, problems = find_inputs(request.paths, request.files, reporter) if request.paths else ([], [])
+    videos, problems = discover(request.paths, request.files, reporter) if request.paths else ([], [])
     texts = read_texts(request.texts) if request.texts else []
     model = choose_model(options.model)
     outputs = parse_outputs(request.output, repr((model.identity, request.half)))

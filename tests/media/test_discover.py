@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.media.discover import Wanted, discover, is_image, parse_glob, since
+from cococli.media.discover import Filter, discover, is_image, parse_since
+from cococli.options import FileOptions
+from cococli.reporting import Reporter
 
 
 @pytest.fixture
@@ -32,8 +34,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def names(*paths: str, **limits: Any) -> list[str]:
-    return [str(path) for path in discover(paths, **limits)]
+class Notes(Reporter):
+    """Collects notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat()
+
+
+def find(*paths: str, stdin: BinaryIO | None = None, **options: Any) -> tuple[list[str], list[str]]:
+    """Return the files, and the messages of problems."""
+    files, problems = discover(paths, FileOptions(**options), stdin=stdin)
+    return [str(path) for path in files], [problem.message for problem in problems]
+
+
+def names(*paths: str, stdin: BinaryIO | None = None, **options: Any) -> list[str]:
+    files, problems = find(*paths, stdin=stdin, **options)
+    assert not problems
+    return files
 
 
 IN_VIDEOS = ["videos/a.MP4", "videos/b.mp4", "videos/photo.jpg", "videos/sub/c.mkv", "videos/sub/deep/d.webm"]
@@ -105,35 +129,29 @@ def test_patterns_work_inside_folders_whose_names_look_like_patterns(folder: Pat
 
 @pytest.mark.parametrize("pattern", ["videos/*.avi", "no/**/*.mp4"])
 def test_unmatched_patterns_warn_and_the_rest_goes_on(folder: Path, pattern: str):
-    warnings: list[UsageError] = []
-    assert names("videos/b.mp4", pattern, "videos/*.mkv", "**/c.mkv", warn=warnings.append) == [
-        "videos/b.mp4",
-        "videos/sub/c.mkv",
-    ]
-    assert [warning.message for warning in warnings] == [
+    files, problems = discover(["videos/b.mp4", pattern, "videos/*.mkv", "**/c.mkv"])
+    assert list(map(str, files)) == ["videos/b.mp4", "videos/sub/c.mkv"]
+    assert [problem.message for problem in problems] == [
         f"{pattern!r} matches no file",
         "'videos/*.mkv' matches no file",
     ]
-    assert "videos/**/*.mp4" in warnings[0].hint
-    for paths in ([pattern], ["videos/b.mp4", pattern]):
-        with pytest.raises(UsageError, match="matches no file"):
-            discover(paths)
+    assert "videos/**/*.mp4" in problems[0].hint
     with pytest.raises(UsageError, match="matches no file"):
-        discover([pattern], warn=warnings.append)
+        discover([pattern])
 
 
 def test_urls_are_named_unchanged_with_advice(folder: Path):
     url = "https://example.com/a b/*.mp4?v=1&t=2"
     (folder / "list.txt").write_text(f"{url}\nfile:///b.mp4\nvideos/b.mp4\n")
-    warnings: list[UsageError] = []
-    assert names(url, "@list.txt", "C:/a.mp4", warn=warnings.append) == ["videos/b.mp4", "C:/a.mp4"]
-    assert [warning.message for warning in warnings] == [
+    files, problems = discover([url, "@list.txt", "C:/a.mp4"])
+    assert list(map(str, files)) == ["videos/b.mp4", "C:/a.mp4"]
+    assert [problem.message for problem in problems] == [
         f"{url} is a URL, not a file",
         f"{url} and 1 more are URLs, not files",
     ]
-    assert warnings[0].hint == f"download it first, for example: yt-dlp '{url}'"
+    assert problems[0].hint == f"download it first, for example: yt-dlp '{url}'"
     with pytest.raises(UsageError, match="is a URL"):
-        discover([url], warn=warnings.append)
+        discover([url])
     (folder / "http:").mkdir()
     (folder / "http:/a.mp4").touch()
     assert names("http://a.mp4") == ["http:/a.mp4"]
@@ -146,7 +164,7 @@ def test_folders_of_the_system_are_read_only_when_named(folder: Path, system: st
     (inner / "thumb.jpg").touch()
     assert names("videos") == IN_VIDEOS
     assert names("videos/**/*.jpg") == ["videos/photo.jpg"]
-    assert names("videos/*/*/*/*", "videos/b.mp4", warn=lambda problem: None) == ["videos/b.mp4"]
+    assert find("videos/*/*/*/*", "videos/b.mp4")[0] == ["videos/b.mp4"]
     assert names(f"videos/sub/{system}") == [f"videos/sub/{system}/b.mp4/thumb.jpg"]
     assert names(f"videos/*/{system}/**/*.jpg") == [f"videos/sub/{system}/b.mp4/thumb.jpg"]
 
@@ -217,7 +235,7 @@ def test_a_folder_that_a_pattern_cannot_list_is_kept_too(folder: Path, as_nobody
     try:
         assert names("videos/**/*.mp4") == ["videos/b.mp4", "videos/sub"]
         assert names("videos/**/*.mp4", exclude=["sub"]) == ["videos/b.mp4"]
-        assert names("videos/sub/c.mkv", exclude=["*.gif"], since=0) == ["videos/sub/c.mkv"]
+        assert names("videos/sub/c.mkv", exclude=["*.gif"], since=iso(0)) == ["videos/sub/c.mkv"]
     finally:
         (folder / "videos/sub").chmod(0o755)
 
@@ -238,17 +256,18 @@ def test_names_with_new_lines_and_bytes_that_are_no_text_survive(folder: Path):
     odd = [b"new\nline.mp4", b"caf\xe9.mp4", "日本 🎬.mp4".encode(), b" .mp4", b"-o.mp4"]
     for name in odd:
         Path(os.fsdecode(b"videos/" + name)).touch()
-    found = {os.fsencode(path) for path in discover(["videos"])}
+    found = {os.fsencode(name) for name in names("videos")}
     assert {b"videos/" + name for name in odd} <= found
 
 
 def test_unreadable_media_in_folders_are_counted(folder: Path):
     for name in ("a.NEF", "b.nef", "c.svg", "d.psd", ".hidden.nef", "sub/e.heic", "left-out.nef"):
         (folder / "videos" / name).touch()
-    notes: list[str] = []
-    found = names("videos", "videos/sub/../", "videos/d.psd", exclude=["left-out*"], note=notes.append)
-    assert found == [*IN_VIDEOS, "videos/sub/e.heic", "videos/d.psd"]
-    assert notes == ["skipped 2 .nef, 1 .svg files: convert them to JPEG, PNG or MP4 first"]
+    reporter = Notes()
+    options = FileOptions(exclude=("left-out*",))
+    files, _ = discover(["videos", "videos/sub/../", "videos/d.psd"], options, reporter)
+    assert list(map(str, files)) == [*IN_VIDEOS, "videos/sub/e.heic", "videos/d.psd"]
+    assert reporter.notes == ["skipped 2 .nef, 1 .svg files: convert them to JPEG, PNG or MP4 first"]
 
 
 def test_a_folder_of_unreadable_media_says_so(folder: Path):
@@ -270,7 +289,7 @@ def test_pictures_are_told_by_suffix():
 def test_a_name_that_is_too_long_or_can_be_none_is_kept_for_the_reader_to_say_so(folder: Path):
     impossible = ["x" * 300 + ".mp4", "nul\0.mp4", "nul\0/a.mp4", "\ud800.mp4"]
     Path("list.jsonl").write_text("".join(json.dumps({"video": name}) + "\n" for name in impossible))
-    assert names("@list.jsonl", since=0, exclude=["*.gif"]) == impossible
+    assert names("@list.jsonl", since=iso(0), exclude=["*.gif"]) == impossible
 
 
 def test_lists_stand_among_other_arguments_in_their_own_order(folder: Path):
@@ -374,7 +393,7 @@ def test_an_excluded_folder_is_not_opened(folder: Path, as_nobody: None):
 def test_a_pattern_may_match_only_what_is_excluded(folder: Path):
     assert names("videos/**/*.webm", "videos/b.mp4", exclude=["deep"]) == ["videos/b.mp4"]
     with pytest.raises(UsageError, match="matches no file"):
-        discover(["videos/**/*.web"], exclude=["deep"])
+        names("videos/**/*.web", exclude=["deep"])
 
 
 def test_only_what_was_modified_since_is_taken_and_what_cannot_be_asked(folder: Path):
@@ -382,18 +401,18 @@ def test_only_what_was_modified_since_is_taken_and_what_cannot_be_asked(folder: 
         os.utime(name, (0, 1000))
     os.utime("videos/b.mp4", (0, 2000))
     Path("link.mp4").symlink_to("videos/photo.jpg")
-    assert names("videos", since=1000.5) == ["videos/b.mp4"]
-    assert names("videos", since=1000) == IN_VIDEOS
-    assert names("videos/b.mp4", "videos/a.MP4", "link.mp4", "missing.mp4", since=2000) == [
+    assert names("videos", since=iso(1000.5)) == ["videos/b.mp4"]
+    assert names("videos", since=iso(1000)) == IN_VIDEOS
+    assert names("videos/b.mp4", "videos/a.MP4", "link.mp4", "missing.mp4", since=iso(2000)) == [
         "videos/b.mp4",
         "missing.mp4",
     ]
 
 
-@pytest.mark.parametrize("limits", [{"include": ["*.avi"]}, {"exclude": ["*"]}, {"since": 1e12}])
+@pytest.mark.parametrize("limits", [{"include": ["*.avi"]}, {"exclude": ["*"]}, {"since": "9999-01-01"}])
 def test_when_nothing_is_left_the_limits_are_named(folder: Path, limits: dict[str, Any]):
     with pytest.raises(UsageError) as caught:
-        discover(["videos"], **limits)
+        names("videos", **limits)
     assert caught.value.message == "'videos': no video or picture found within --include, --exclude and --since"
 
 
@@ -434,7 +453,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 def test_a_date_is_local_unless_it_has_an_offset(text: str, expected: str, berlin: None):
-    assert since(text) == datetime.fromisoformat(expected).timestamp()
+    assert parse_since(text) == datetime.fromisoformat(expected).timestamp()
 
 
 @pytest.mark.parametrize(
@@ -442,7 +461,7 @@ def test_a_date_is_local_unless_it_has_an_offset(text: str, expected: str, berli
 )
 def test_an_age_counts_back_from_now(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(time, "time", lambda: 2e9)
-    assert since(text) == 2e9 - seconds
+    assert parse_since(text) == 2e9 - seconds
 
 
 @pytest.mark.parametrize(
@@ -450,25 +469,25 @@ def test_an_age_counts_back_from_now(text: str, seconds: float, monkeypatch: pyt
 )
 def test_anything_else_is_a_usage_error(text: str):
     with pytest.raises(UsageError) as caught:
-        since(text)
-    assert caught.value.message == f"{text!r} is no date and no age"
+        parse_since(text)
+    assert caught.value.message == f"{text!r} is neither a date nor an age"
     assert caught.value.hint == "write it as 2024-05-01, 2024-05-01T12:00, 30m, 12h, 7d or 2w"
 
 
 def test_any_age_and_the_first_year_are_no_crash():
-    assert since("9" * 400 + "w") == float("-inf")
+    assert parse_since("9" * 400 + "w") == float("-inf")
     for text in ("0001-01-01", "9999-12-31T23:59"):
         try:
-            assert isinstance(since(text), float)
+            assert isinstance(parse_since(text), float)
         except UsageError as error:
-            assert error.message == f"{text!r} is no date and no age"
+            assert error.message == f"{text!r} is neither a date nor an age"
 
 
 @pytest.mark.parametrize("text", ["", ".", "./"])
 def test_a_glob_of_nothing_is_a_usage_error(text: str):
     with pytest.raises(UsageError) as caught:
-        parse_glob(text)
-    assert (caught.value.message, caught.value.hint) == (f"{text!r} is no glob", "write it as '*.gif' or 'raw/**'")
+        names("videos", exclude=[text])
+    assert (caught.value.message, caught.value.hint) == (f"{text!r} is not a glob", "write it as '*.gif' or 'raw/**'")
 
 
 TREE = ["a", "b.c/a", "b.c/[a]", "a.c/b", "a.c/b.c/a.c/b", "a.c/b.c/a.c/ab", "ab/b/a", "ab/a.c/a/b"]
@@ -479,9 +498,9 @@ PARTS = st.sampled_from(["**", "*", "a", "b", "ab", "*.c", "?", "a*", "[!a]", "[
 def test_a_path_fits_a_glob_that_finds_it_or_a_folder_it_is_in(folder_of_tree: Path, text: str):
     text_for_files = f"{text}/*" if text.endswith("/**") else text  # else `a/**` finds the file a
     found = {Path(name) for name in glob.glob(text_for_files, root_dir=folder_of_tree, recursive=True)}  # noqa: PTH207
-    wanted = Wanted(include=(parse_glob(text),))
+    filter = Filter.of(FileOptions(include=(text,)))
     for name in TREE:
-        assert wanted.takes(name, 0, 0) == bool(found & {Path(name), *Path(name).parents})
+        assert filter.accepts(name, 0, 0) == bool(found & {Path(name), *Path(name).parents})
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def test_an_earlier_output_is_a_list():
         Failure("b.mp4", "no such file"),
     ]
     Path("out.jsonl").write_text("\n\n".join(outcome.to_json() for outcome in outcomes))
-    assert [str(path) for path in discover(["@out.jsonl"])] == ["caf\udce9.mp4", "b.mp4"]
+    assert [str(path) for path in discover(["@out.jsonl"])[0]] == ["caf\udce9.mp4", "b.mp4"]
 
 
 def test_records_may_name_their_files_in_another_field():
@@ -208,7 +208,7 @@ def test_a_video_in_place_of_a_list_is_a_usage_error():
     assert refused("b.mp4").message == "b.mp4 is not a list of paths"
     assert refused("b.mp4").hint == KINDS
     assert refused("a.mp4").hint == "./@a.mp4 is the file itself"
-    assert discover(["./@a.mp4"]) == [Path("@a.mp4")]
+    assert discover(["./@a.mp4"]) == ([Path("@a.mp4")], [])
 
 
 def test_a_list_that_cannot_be_read_says_why(folder: Path, as_nobody: None):
