@@ -1,6 +1,7 @@
 """Every test has a cache folder and a config file of its own."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from hypothesis import settings
 # Each of several test processes computes on one core. numpy and torch read this when they are imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Commands that tests interrupt would inherit an ignored SIGINT, as background jobs of a script have it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("coca", deadline=None)  # how long an example takes says nothing about it
 settings.load_profile("coca")
