@@ -53,6 +53,11 @@ def opened(path: Path) -> Video:
     return video
 
 
+def test_encoding_test_videos_keeps_the_scheduling_policy(tmp_path: Path):
+    make_video(tmp_path / "av1.mp4", **KINDS["av1.mp4"][0])
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_frame_is_found_from_anywhere(tmp_path: Path, name: str):
     how, plain = KINDS[name]
