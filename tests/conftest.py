@@ -1,5 +1,6 @@
-"""Every test has a cache folder and a config file of its own."""
+"""Every test has a cache folder and a config file of its own, and no test hangs."""
 
+import faulthandler
 import os
 import signal
 from collections.abc import Iterator
@@ -18,6 +19,23 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 settings.register_profile("coca", deadline=None)  # how long an example takes says nothing about it
 settings.load_profile("coca")
+
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Limit the time of the process that waits for those that run the tests."""
+    config.stash[STDERR] = os.dup(2)  # the real one: output is not captured yet
+    if config.getoption("numprocesses", None):
+        faulthandler.dump_traceback_later(3600, file=config.stash[STDERR], exit=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Limit the time of teardown: pytest's own limit, `faulthandler_timeout`, ends when a test fails."""
+    limit = float(item.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(limit, file=item.config.stash[STDERR], exit=True)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -206,7 +206,7 @@ def test_fatal_signals_unwind(number: int, code: int) -> None:
         signal.raise_signal({int(number)})
     finally:
         main.console.result("cleaned up")"""
-    run = run_with(body)
+    run = run_with(body, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # nohup ignores SIGHUP
     assert run.stdout == "cleaned up\n"
     assert run.stderr.splitlines()[0] == "error: interrupted"
     assert run.returncode == code
