@@ -27,10 +27,9 @@ from .media.memory import opened
 from .options import EngineOptions, build, types_of
 from .parsing import validate
 from .reporting import SILENT, Reporter
-from .requests import CaptionRequest
-from .retrieval.index import About, Index, check_model
+from .requests import CaptionRequest, SearchRequest
 from .retrieval.query import parse_query
-from .retrieval.search import Found, Searcher
+from .retrieval.search import Found, Searcher, open_searcher
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -246,17 +245,19 @@ class Coca:
             CocaError: A file of the query cannot be read.
         """
         with _python_names():
-            parsed = parse_query(list(_paths(query, "search()")), list(_paths(exclude, "search()")))
-            key = fspath(index), among, approximate
-            searcher = self._searchers.get(key)
-            if searcher is None:
-                opened_index, model = Index(Path(key[0])), find_model(self._options["model"])
-                check_model(opened_index.folder, opened_index.about, About(model.name, model.identity))
-                searcher = Searcher(opened_index, self.captioner.engine, among, approximate)
-            elif searcher.index.has_changed():
-                searcher = searcher.again()
-            self._searchers[key] = searcher
-            return searcher.search(parsed, count, min_score, per_video)
+            request = SearchRequest(
+                query=_paths(query, "search()"),
+                index=Path(index),
+                exclude=_paths(exclude, "search()"),
+                among=among,
+                approximate=approximate,
+                index_model=self._options["model"],
+            )
+            parsed = parse_query(request.query, request.exclude)
+            key = request.index, among, approximate
+            if key not in self._searchers:
+                self._searchers[key] = open_searcher(request, engine=self.captioner.engine)
+            return self._searchers[key].search(parsed, count, min_score, per_video)
 
     def run(self, paths: Paths, output: Paths = (), *, reporter: Reporter = SILENT, **options: Any) -> Summary:
         """Caption files and folders as `coca caption` does. An interrupted run resumes when it is called again.

@@ -457,13 +457,3 @@ def _screen() -> "Console":
     from rich.console import Console
 
     return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
-
-
-# What follows serves commands that do not pass their reporter to the library yet.
-
-
-@contextlib.contextmanager
-def status(description: str) -> Iterator[Callable[[str], None]]:
-    """Show that something is under way, and yield a function that replaces its description."""
-    with ConsoleReporter().progress(description) as stage:
-        yield stage.describe

@@ -11,8 +11,10 @@ from .options import (
     DATA,
     FRAMES,
     INPUT,
+    MODEL,
     OUTPUT,
     Device,
+    EngineOptions,
     FileOptions,
     Frames,
     LogFile,
@@ -163,6 +165,86 @@ class EmbedRequest:
         return "float16" if self.half else None
 
 
+_MOST = 1_000_000_000  # results or steps, for example
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What to find, and in which index."""
+
+    query: Annotated[
+        tuple[str, ...],
+        Option(
+            "What to find: sentences, pictures and videos, each with an optional weight, as in 'a dog^2' photo.jpg.",
+            metavar="QUERY",
+            default_shown=False,
+            argument=True,
+        ),
+    ] = ()
+    index: Annotated[
+        Path, Option("Index folder written by coca embed.", metavar="INDEX", default_shown=False, argument=True)
+    ]
+    exclude: Annotated[
+        tuple[str, ...],
+        Option(
+            "Leave out what matches this better than the query; repeatable.",
+            flags=("--not",),
+            metavar="QUERY",
+            default_shown=False,
+        ),
+    ] = ()
+    count: Annotated[int, Option("Number of results.", flags=("-k",), metavar="N", minimum=1, maximum=_MOST)] = 10
+    min_score: Annotated[
+        float | None,
+        Option(
+            "Leave out results that are less similar.", metavar="COSINE", minimum=-1, maximum=1, default_shown=False
+        ),
+    ] = None
+    per_video: Annotated[
+        int | None,
+        Option("Maximum number of moments of one video.", metavar="N", minimum=1, maximum=_MOST, default_shown=False),
+    ] = None
+    among: Annotated[
+        Literal["videos", "texts"] | None,
+        Option(
+            "Search videos and pictures, or texts. Defaults to videos and pictures if the index holds any.",
+            metavar="videos|texts",
+            default_shown=False,
+        ),
+    ] = None
+    approximate: Annotated[
+        bool | None,
+        Option(
+            "Search a graph, which is faster but may miss a few results, or all vectors. Exact up to a million vectors "
+            "by default. Approximate search needs the package usearch.",
+            flags=("--approximate/--exact",),
+            default_shown=False,
+        ),
+    ] = None
+    root: Annotated[
+        Path | None,
+        Option(
+            "Where the videos are now, if they were moved: the folder itself or one above it.",
+            metavar="FOLDER",
+            default_shown=False,
+        ),
+    ] = None
+    threshold: Annotated[
+        float, Option("Least similarity of videos for --duplicates.", metavar="COSINE", minimum=-1, maximum=1)
+    ] = 0.96
+    index_model: Annotated[
+        str | None,
+        Option(
+            "Model of the index, if it is not found by its name.",
+            metavar="NAME|PATH",
+            complete="model",
+            default_shown=False,
+            panel=MODEL,
+        ),
+    ] = None
+    compute: EngineOptions = field(default_factory=EngineOptions)
+
+
 DATA_HELP = (
     "Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
     "list.tsv:column, or a .txt beside each file."
@@ -283,7 +365,6 @@ class EvaluateRequest:
 
 _training = partial(Option, panel="Training")
 _run = partial(Option, panel="Run")
-_MOST = 1_000_000_000  # steps, for example
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,6 @@ from .completion import completer
 # Examples of commands that do not use `@command` yet.
 EXAMPLES = {
     "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
-    "coca search": (
-        'coca search "a dog jumps" index/',
-        'coca search photo.jpg "at night^0.5" index/ --not "a car" -k 3',
-        'coca search "a dog jumps" index/ --cut | bash',
-    ),
     "coca config": ("coca config", "coca config --all"),
 }
 

@@ -1,7 +1,7 @@
 """Approximate search by usearch, for more vectors than can be read for every query."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import write_atomically
+from ..reporting import SILENT, Reporter
 from . import nearest as exact
 from .nearest import Hit
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from usearch.index import Index
 
 NAME = "nearest.usearch"  # in the index folder; beside it a note of what it holds
-
-Progress = Callable[[int, int], None]  # rows done, rows in all
 
 # Text queries lie far from every picture: with usearch's defaults (16, 128, 64) they lose their way. float16 finds as
 # much as float32, in half the memory. benchmarks/search.py measures it.
@@ -27,14 +26,13 @@ _BLOCK = 4096  # rows added at a time: Ctrl-C waits for them
 _SAMPLE = 10_000  # rows that stand for all of them when scores are standardised
 
 
-def open_graph(folder: Path, vectors: np.ndarray, stamp: str, progress: Progress | None = None) -> "Index":
+def open_graph(folder: Path, vectors: np.ndarray, stamp: str, reporter: Reporter = SILENT) -> "Index":
     """Open the graph of an index, once it is built, or extended by the rows that were added.
 
     Args:
         folder: Of the index, where the graph is kept.
         vectors: [N, D] float32 or float16, L2-normalized.
         stamp: Names the vectors: under another stamp, or with fewer rows than it holds, the graph is built anew.
-        progress: Called as rows are added.
 
     Raises:
         UsageError: usearch is not installed, or the folder cannot be written to.
@@ -42,7 +40,7 @@ def open_graph(folder: Path, vectors: np.ndarray, stamp: str, progress: Progress
     graph = _read(folder / NAME, vectors, stamp)
     if graph is None or len(graph) < len(vectors):
         graph = graph or _usearch()(ndim=vectors.shape[1], metric="ip", dtype=_DTYPE, **_SETTINGS)
-        _extend(graph, vectors, progress)
+        _extend(graph, vectors, reporter)
         _write(folder / NAME, graph, stamp)
     return graph
 
@@ -100,12 +98,13 @@ def _read(path: Path, vectors: np.ndarray, stamp: str) -> "Index | None":
     return graph if graph is not None and len(graph) == held else None
 
 
-def _extend(graph: "Index", vectors: np.ndarray, progress: Progress | None) -> None:
-    for start in range(len(graph), len(vectors), _BLOCK):
-        block = np.asarray(vectors[start : start + _BLOCK])
-        graph.add(np.arange(start, start + len(block)), block)
-        if progress:
-            progress(start + len(block), len(vectors))
+def _extend(graph: "Index", vectors: np.ndarray, reporter: Reporter) -> None:
+    with reporter.progress("building the graph", len(vectors)) as progress:
+        for start in range(len(graph), len(vectors), _BLOCK):
+            progress.update(start)
+            block = np.asarray(vectors[start : start + _BLOCK])
+            graph.add(np.arange(start, start + len(block)), block)
+        progress.update(len(vectors))
 
 
 def _write(path: Path, graph: "Index", stamp: str) -> None:

@@ -1,9 +1,13 @@
-"""Videos that show almost the same, found by their vectors."""
+"""Near-identical videos, found by their vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..reporting import SILENT, Reporter
+from ..requests import SearchRequest
+from .index import Index
 
 _BLOCK = 2048  # vectors that are compared at a time with as many others
 _ROUNDING = 1e-6  # a copy reaches a threshold of 1
@@ -29,6 +33,31 @@ class _Block:
     def lengths(self) -> np.ndarray:
         """[V] how many vectors each video has."""
         return np.diff(self.starts, append=len(self.vectors))
+
+
+def find_duplicates(request: SearchRequest, reporter: Reporter = SILENT) -> tuple[list[str], list[Group]]:
+    """Group the near-identical videos and pictures of an index.
+
+    Args:
+        request: Its index, threshold and root apply.
+
+    Returns:
+        The paths of all videos, and the groups, whose members are indices into them.
+
+    Raises:
+        UsageError: There is no index, or it is damaged.
+    """
+    reporter.checked()
+    with reporter.progress("reading the index"):
+        index = Index(request.index, request.root)
+    rows: dict[int, list[int]] = {}
+    for row in index.rows[~index.is_text].tolist():
+        rows.setdefault(index.videos[row], []).append(row)
+    videos = [index.entry(own[0]).video for own in rows.values()]
+    with reporter.progress(f"comparing {len(videos)} videos"):
+        groups = duplicates(index.vectors, list(rows.values()), request.threshold)
+    index.warn_of_missing([videos[i] for group in groups for i in group.members], reporter)
+    return videos, groups
 
 
 def duplicates(vectors: np.ndarray, videos: Sequence[Sequence[int]], threshold: float) -> list[Group]:

@@ -24,9 +24,10 @@ from ..files import check_regular, io_errors, write_atomically
 from ..journal import Failure, Journal, Task, open_journal, preview_journal, text_of
 from ..media.clips import Frames, Sampling
 from ..parsing import parse_json, read_errors, read_json, validate
+from ..reporting import Reporter
 from . import approximate
 from .entries import Entry, from_json
-from .paths import Paths
+from .paths import Paths, find_below
 from .vectors import VectorFile, are_unit, create, map_vectors
 
 ABOUT, ENTRIES, VECTORS = "index.json", "entries.jsonl", "vectors.npy"
@@ -49,13 +50,16 @@ class About:
 class Index:
     """An index as it stands, to be searched."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
         """Read and verify an index.
 
+        Args:
+            root: Where its videos are now, if they were moved; see `find_below`.
+
         Raises:
-            UsageError: there is none, or it is damaged.
+            UsageError: There is none, or it is damaged.
         """
-        self.folder = folder
+        self.folder, self.root = folder, root
         self.about = read_about(folder)
         try:
             for name in (ENTRIES, VECTORS):
@@ -83,7 +87,17 @@ class Index:
             UsageError: The entry is damaged.
         """
         entry = self._kept(row)
-        return replace(entry, video=self.paths.find(entry.video)) if entry.video else entry
+        if not entry.video:
+            return entry
+        video = self.paths.find(entry.video)
+        return replace(entry, video=find_below(video, self.root) if self.root else video)
+
+    def warn_of_missing(self, videos: Iterable[str], reporter: Reporter) -> None:
+        """Warn of videos that do not exist any more."""
+        named = list(dict.fromkeys(filter(None, videos)))
+        if missing := [video for video in named if not os.path.lexists(video)]:
+            advice = f"they are not in {self.root} either" if self.root else "--root FOLDER says where they were moved"
+            reporter.warning(f"{len(missing)} of {len(named)} files are missing (first: {missing[0]}); {advice}")
 
     @cached_property
     def videos(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
 
 MOST_WEIGHT = 1000
+EXAMPLE = "coca search 'a dog jumps' index/"
 _WEIGHT = re.compile(r"(.*[^\s^])\^(-?(?:\d+|\d*\.\d+))", re.DOTALL)  # as Lucene writes it: "a dog^2"
 
 
@@ -32,7 +33,7 @@ def parse_part(text: str) -> Part:
     if abs(weight) > MOST_WEIGHT:
         raise UsageError(f"the weight of {what!r} must be at most {MOST_WEIGHT}")
     if not what.strip():
-        raise UsageError("the query is empty", "say what to look for, as in: coca search 'a dog jumps' index/")
+        raise UsageError("the query is empty", EXAMPLE)
     refuse_url(what)
     path = Path(what)
     is_named_so = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not re.search(r"\s", path.suffix)
@@ -55,8 +56,10 @@ def parse_query(wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Query:
     """Read a query from its parts. See `parse_part`.
 
     Raises:
-        UsageError: a part is empty or no such file.
+        UsageError: There is no part, or one is empty or a missing file.
     """
+    if not wanted:
+        raise UsageError("no query given", EXAMPLE)
     return Query(tuple(map(parse_part, wanted)), tuple(map(parse_part, unwanted)))
 
 

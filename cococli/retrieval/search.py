@@ -1,107 +1,163 @@
-"""Moments that match a query."""
+"""Search in an index by sentences, pictures and videos."""
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from ..checkpoints.store import find_model
 from ..engines.base import Engine
+from ..engines.choice import resolve
 from ..errors import CocaError, UsageError, VideoError
+from ..jobs import load_engine, warn_of_embeddings
 from ..media.clips import Sampling
+from ..reporting import SILENT, Reporter
+from ..requests import SearchRequest
 from ..tokenizer import tokenize
 from . import approximate, nearest
 from .embed import embed_file
 from .entries import Entry
-from .index import Index
-from .query import Query
+from .index import About, Index, check_model
+from .query import Query, parse_query
 
-if TYPE_CHECKING:
-    from usearch.index import Index as Graph
-
-Kind = Literal["videos", "texts"]
+MANY = 1_000_000  # vectors from which approximate search is worth its graph
 
 
 @dataclass(frozen=True)
 class Found:
-    """An entry that matches."""
+    """An entry that matches a query."""
 
     score: float  # cosine to the query
     entry: Entry
 
+    @property
+    def missing(self) -> bool:
+        """True if the file does not exist."""
+        return bool(self.entry.video) and not os.path.lexists(self.entry.video)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what JSON holds of it."""
+        return {"score": round(self.score, 4), **self.entry.fields()}
+
+
+def search(request: SearchRequest, reporter: Reporter = SILENT) -> list[Found]:
+    """Find the entries of an index that match a query, best first.
+
+    Raises:
+        UsageError: The query or an option is invalid, or the index is damaged or belongs to another model.
+        ModelError: The model of the index does not exist, or its weights are damaged.
+        CocaError: A file of the query cannot be read.
+    """
+    query = parse_query(request.query, request.exclude)
+    searcher = open_searcher(request, reporter)
+    return searcher.search(query, request.count, request.min_score, request.per_video)
+
 
 class Searcher:
-    """An index and the model that asks it."""
+    """An open index and the model that embeds queries."""
 
     def __init__(
         self,
         index: Index,
         engine: Engine[Any],
-        kind: Kind | None = None,
+        among: Literal["videos", "texts"] | None = None,
         approximate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
-        """Get ready to answer.
+        """Prepare an index for queries.
 
         Args:
-            kind: What to look among: videos and pictures, or texts. None: texts only where there is nothing else.
-            approximate: Find most of what exact search finds, by usearch, in a graph that is built first if need be.
-            progress: Told of the rows in the graph, and of those in all.
+            among: Search videos and pictures, or texts. None searches texts only if the index holds nothing else.
+            approximate: Search a graph, which is built first if necessary.
 
         Raises:
-            UsageError: there is nothing of this kind in the index, or usearch is not installed.
+            UsageError: The index holds nothing of this kind, or usearch is not installed.
         """
-        self.index, self.engine, self._asked = index, engine, (kind, approximate, progress)
-        kind = kind or ("texts" if len(index.rows) and index.is_text.all() else "videos")
+        self.engine, self._among, self._approximate, self._reporter = engine, among, approximate, reporter
+        self._use(index)
+
+    def _use(self, index: Index) -> None:
+        kind = self._among or ("texts" if len(index.rows) and index.is_text.all() else "videos")
         rows = index.rows[index.is_text == (kind == "texts")]
         if not len(rows):
             raise UsageError(f"{index.folder} holds no {kind}", "coca embed adds to it")
+        opened = (index.folder, index.vectors, index.about.identity, self._reporter)
+        self._graph = approximate.open_graph(*opened) if self._approximate else None
         self._rows = None if len(rows) == len(index.vectors) else rows
-        self._graph = _graph(index, progress) if approximate else None
-
-    def again(self) -> "Searcher":
-        """The same for the index as it is now, which a run has changed."""
-        return Searcher(Index(self.index.folder), self.engine, *self._asked)
+        self.index = index
 
     def search(
         self, query: Query, count: int = 10, min_score: float | None = None, per_video: int | None = None
     ) -> list[Found]:
-        """The entries that match a query best, best first.
+        """Find the entries that match a query, best first. Reads the index again if it has changed.
 
         Args:
-            count: How many at most.
-            min_score: Cosine that each must reach.
-            per_video: How many of one video at most.
+            count: Maximum number of results.
+            min_score: Least cosine similarity of a result.
+            per_video: Maximum number of results of one video.
 
         Raises:
-            UsageError: its parts cancel each other out.
-            CocaError: a file of it cannot be read.
+            UsageError: The parts of the query cancel each other out, or the index is damaged.
+            CocaError: A file of the query cannot be read.
         """
-        vectors = np.stack([self._embed(part.what) for part in query.parts])
+        if self.index.has_changed():
+            index = Index(self.index.folder, self.index.root)
+            check_model(index.folder, index.about, self.index.about)
+            self._use(index)
+        vectors = np.stack([self.embed(part.what) for part in query.parts])
         wanted = nearest.combined(vectors, np.array([part.weight for part in query.parts]))
-        excluded = [self._embed(part.what) for part in query.excluded]
-        limits = (count, self._rows, excluded, min_score, self._videos(per_video), per_video or 1)
+        excluded = [self.embed(part.what) for part in query.excluded]
+        groups = self.index.videos if per_video else None
+        limits = (count, self._rows, excluded, min_score, groups, per_video or 1)
         if self._graph is None:
             hits = nearest.nearest(self.index.vectors, wanted, *limits)
         else:
             hits = approximate.nearest(self._graph, self.index.vectors, wanted, *limits)
-        return [Found(hit.score, self.index.entry(hit.row)) for hit in hits]
+        found = [Found(hit.score, self.index.entry(hit.row)) for hit in hits]
+        self.index.warn_of_missing([one.entry.video for one in found], self._reporter)
+        return found
 
-    def _embed(self, what: str | Path) -> np.ndarray:
-        """[D]"""
+    def embed(self, what: str | Path) -> np.ndarray:
+        """Embed a sentence or a file: [D] float32, L2-normalized."""
         if isinstance(what, str):
             return self.engine.encode_texts(tokenize([what], self.engine.config.context_length))[0]
         about = self.index.about
         try:
             return embed_file(what, self.engine, Sampling(about.frames, about.num_frames), about.pool)
         except VideoError as error:
-            raise CocaError(f"cannot look for {what}: {error.message}") from None
-
-    def _videos(self, per_video: int | None) -> np.ndarray | None:
-        """[N] a number of each row's video, where they matter."""
-        return self.index.videos if per_video else None
+            raise CocaError(f"cannot search for {what}: {error.message}") from None
 
 
-def _graph(index: Index, progress: Callable[[int, int], None] | None) -> "Graph":
-    return approximate.open_graph(index.folder, index.vectors, index.about.identity, progress)
+def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Searcher:
+    """Read an index and load its model, for many queries.
+
+    Args:
+        request: Names the index, its model and the kind of search; queries and limits are those of `Searcher.search`.
+        engine: The loaded model; by default it is loaded once the index is known to fit.
+
+    Raises:
+        UsageError: An option is invalid, or the index is damaged or belongs to another model.
+        ModelError: The model does not exist, or its weights are damaged.
+    """
+    options = request.compute
+    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    reporter.checked()
+    with reporter.progress("reading the index"):
+        index = Index(request.index, request.root)
+    model = find_model(request.index_model or index.about.model)
+    check_model(index.folder, index.about, About(model.name, model.identity))
+    dimension = index.vectors.shape[1]
+    if dimension != model.config.embed_dim:
+        what = f"holds vectors of {dimension} numbers, not {model.config.embed_dim}"
+        raise UsageError(f"{index.folder} {what}", "coca embed --overwrite rebuilds the index")
+    warn_of_embeddings(model.name, reporter)
+    approximate = request.approximate
+    if approximate is None and len(index.rows) > MANY:
+        approximate = find_spec("usearch") is not None
+        if not approximate:
+            count = len(index.rows)
+            reporter.note(f"{count} vectors: pip install 'cococli[usearch]' makes searching that many faster")
+    return Searcher(index, engine or load_engine(model, choice, reporter), request.among, bool(approximate), reporter)

@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index"
 
 
-def test_a_table_json_paths_and_cuts_tell_the_same(coca, made: Path, tmp_path: Path) -> None:
+def test_table_json_and_cuts_agree(coca, made: Path, tmp_path: Path) -> None:
     query = [YELLOW, EXAMPLES / "moves.mp4^0.5", "--not", "a triangle", made, "-k", "2"]
     moments = json.loads(coca("search", *query, "--json").stdout)
     assert [(Path(found["video"]).name, found["start"], found["end"]) for found in moments] in (
@@ -69,7 +69,7 @@ def test_a_table_json_paths_and_cuts_tell_the_same(coca, made: Path, tmp_path: P
     assert {path.name for path in tmp_path.glob("*.mp4")} == {"moves_0.00-2.00.mp4", "moves_2.00-4.00.mp4"}
 
 
-def test_paths_go_to_other_programs_byte_for_byte(coca, tmp_path: Path) -> None:
+def test_paths_are_printed_byte_for_byte(coca, tmp_path: Path) -> None:
     name = "two\nlines \udcff.mp4"
     (tmp_path / name).symlink_to(EXAMPLES / "moves.mp4")
     assert coca("embed", tmp_path / name, "--segments", "2", "-m", "shapes", "-o", tmp_path / "index").returncode == 0
@@ -81,7 +81,7 @@ def test_paths_go_to_other_programs_byte_for_byte(coca, tmp_path: Path) -> None:
     assert run.stderr == b""
 
 
-def test_indexes_are_used_from_anywhere_and_after_moves(coca, tmp_path: Path) -> None:
+def test_indexes_and_videos_may_move(coca, tmp_path: Path) -> None:
     (tmp_path / "lib/videos").mkdir(parents=True)
     shutil.copy(EXAMPLES / "moves.mp4", tmp_path / "lib/videos/a.mp4")
     embed = ["embed", "--engine", "torch", "-m", "shapes", "-o"]
@@ -107,7 +107,7 @@ def test_indexes_are_used_from_anywhere_and_after_moves(coca, tmp_path: Path) ->
     assert (found.stderr, found.returncode) == ("", 0)
 
 
-def test_entries_of_wrong_types_are_named(coca, made: Path, tmp_path: Path) -> None:
+def test_fields_of_wrong_types_are_named(coca, made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "index")
     for name, wrong in (("index.json", {"model": ["x"]}), ("entries.jsonl", {"start": "soon"})):
         path = tmp_path / "index" / name
@@ -122,14 +122,14 @@ def test_entries_of_wrong_types_are_named(coca, made: Path, tmp_path: Path) -> N
         assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_texts_are_found_on_request_and_what_is_weak_is_not(coca, made: Path) -> None:
+def test_texts_on_request_and_minimum_scores(coca, made: Path) -> None:
     (text, _) = json.loads(coca("search", EXAMPLES / "moves.mp4", made, "--among", "texts", "--json").stdout)
     assert (text["text"], list(text)) == (YELLOW, ["score", "text"])
     none = coca("search", YELLOW, made, "--min-score", "1")
     assert (none.stdout, none.stderr, none.returncode) == ("", "nothing matches\n", 0)
 
 
-def test_a_program_converses_a_line_a_query_until_ctrl_c(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_ask_one_query_per_line(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
     command = [*COMMAND, "search", "--interactive", made, "--json", "-k", "1", "--approximate"]
     with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as run:
@@ -151,7 +151,7 @@ def test_a_program_converses_a_line_a_query_until_ctrl_c(made: Path, monkeypatch
         assert run.stderr.readline() == b"error: interrupted\n"
 
 
-def test_a_person_converses_on_80_columns(made: Path) -> None:
+def test_interactive_search_on_a_terminal(made: Path) -> None:
     child, terminal = pty.fork()
     if child == 0:
         os.environ |= {"COLUMNS": "80", "TERM": "xterm"}
@@ -180,7 +180,7 @@ def test_a_person_converses_on_80_columns(made: Path) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_copies_are_grouped_whatever_they_are_encoded_with(coca, tmp_path: Path) -> None:
+def test_copies_in_other_encodings_are_grouped(coca, tmp_path: Path) -> None:
     encode(EXAMPLES / "moves.mp4", tmp_path / "small.mkv", "mpeg4", 96)
     encode(EXAMPLES / "moves.mp4", tmp_path / "again.webm", "libvpx", 160)
     index = tmp_path / "index"
@@ -210,14 +210,14 @@ def encode(source: Path, target: Path, codec: str, size: int) -> None:
         new.mux(stream.encode(None))
 
 
-def test_nobody_reads_on(coca, made: Path) -> None:
+def test_closed_pipe_ends_the_search(coca, made: Path) -> None:
     search = f"{sys.executable} -m cococli search 'a dog' {made} -k 100"
     run = subprocess.run(["bash", "-c", f"{search} | head -1; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
     assert [line.split()[0] for line in run.stdout.splitlines()] in (["score", "0"], ["score", "1"])
     assert run.stderr == ""
 
 
-def test_the_index_of_other_weights_is_refused(coca, tmp_path: Path) -> None:
+def test_index_of_other_weights_is_refused(coca, tmp_path: Path) -> None:
     index = tmp_path / "index"
     with open_index(index, About("shapes", "other"), 64, []):
         pass
@@ -232,17 +232,24 @@ def test_the_index_of_other_weights_is_refused(coca, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["index/"], "it takes a query and an index", "coca search 'a dog jumps' index/"),
+        (["index/"], "no query given", "coca search 'a dog jumps' index/"),
         (["a dog", "index/"], "index is no index", "coca embed PATHS -o FOLDER/ makes one"),
         (["dog.jpg", "index/"], "there is no file dog.jpg", ""),
-        (["a dog", "--json", "--cut", "index/"], "--json, --paths0 and --cut are three ways to print: take one", ""),
+        (["a dog", "--json", "--cut", "index/"], "--json, --paths0 and --cut exclude each other", "choose one"),
         (["a dog", "--duplicates", "index/"], "--duplicates takes an index and no query", ""),
         (["--not", "a dog", "-i", "index/"], "--interactive takes an index and no query", ""),
-        (["", "index/"], "the query is empty", "say what to look for, as in: coca search 'a dog jumps' index/"),
+        (
+            ["--duplicates", "--cut", "index/"],
+            "--duplicates cannot be combined with --interactive, --paths0 or --cut",
+            "",
+        ),
+        (["", "index/"], "the query is empty", "coca search 'a dog jumps' index/"),
     ],
-    ids=["no query", "no index", "no file", "two ways", "duplicates", "interactive", "empty"],
+    ids=["no query", "no index", "no file", "two formats", "duplicates", "interactive", "cut duplicates", "empty"],
 )
-def test_what_is_wrong_is_told_at_once(coca, tmp_path: Path, arguments: list[str], message: str, hint: str) -> None:
+def test_invalid_options_fail_before_loading(
+    coca, tmp_path: Path, arguments: list[str], message: str, hint: str
+) -> None:
     run = coca("search", *arguments, cwd=tmp_path)
     assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
     assert (run.stdout, run.returncode) == ("", 2)

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 pytest.importorskip("usearch")
 
 from cococli.errors import UsageError
+from cococli.reporting import Progress, Reporter
 from cococli.retrieval import approximate
 from cococli.retrieval.approximate import NAME, open_graph
 from cococli.retrieval.nearest import nearest
@@ -57,6 +60,17 @@ def recall(pairs: list[tuple[list[int], list[int]]]) -> float:
     return sum(len({*found} & {*expected}) for found, expected in pairs) / sum(len(exact) for _, exact in pairs)
 
 
+class Building(Reporter):
+    """Counts the rows that are added to a graph."""
+
+    rows = 0
+
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, **options: object) -> Iterator[Progress]:
+        self.rows = total
+        yield Progress()
+
+
 def test_nearly_all_is_found_with_exact_scores(folder: Path) -> None:
     assert recall(both(folder)) > 0.97
 
@@ -97,23 +111,21 @@ def test_an_empty_index_has_nothing_near(tmp_path: Path) -> None:
 
 
 def test_a_graph_is_built_once_and_extended_by_what_was_added(tmp_path: Path) -> None:
-    added: list[tuple[int, int]] = []
-
-    def opened(count: int, stamp: str = "stamp") -> list[tuple[int, int]]:
-        added.clear()
-        graph = open_graph(tmp_path, VECTORS[:count], stamp, lambda done, total: added.append((done, total)))
+    def opened(count: int, stamp: str = "stamp") -> int:
+        reporter = Building()
+        graph = open_graph(tmp_path, VECTORS[:count], stamp, reporter)
         assert len(graph) == count
         found = approximate.nearest(graph, VECTORS[:count], VECTORS[count - 1], 1)
         assert [hit.row for hit in found] == [count - 1]
-        return list(added)
+        return reporter.rows
 
-    assert opened(1000) == [(1000, 1000)]
-    assert opened(1000) == []
-    assert opened(1500) == [(1500, 1500)]
+    assert opened(1000) == 1000
+    assert opened(1000) == 0
+    assert opened(1500) == 1500
     assert json.loads((tmp_path / f"{NAME}.json").read_text()) == {"stamp": "stamp", "rows": 1500, "width": WIDTH}
-    assert opened(1500) == []
-    assert opened(1200) == [(1200, 1200)]  # rows are gone: all anew
-    assert opened(1200, "another") == [(1200, 1200)]
+    assert opened(1500) == 0
+    assert opened(1200) == 1200  # rows are gone: rebuilt
+    assert opened(1200, "another") == 1200
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "no note", "broken note", "other note"])
@@ -133,9 +145,9 @@ def test_a_graph_that_is_damaged_is_built_anew(tmp_path: Path, damage: str) -> N
         note.write_text("[]")
     else:
         note.write_text(json.dumps({"stamp": "stamp", "rows": 900, "width": WIDTH}))
-    added: list[int] = []
-    graph = open_graph(tmp_path, VECTORS[:1000], "stamp", lambda done, total: added.append(done))
-    assert (added, len(graph), len(path.read_bytes())) == ([1000], 1000, len(good))
+    reporter = Building()
+    graph = open_graph(tmp_path, VECTORS[:1000], "stamp", reporter)
+    assert (reporter.rows, len(graph), len(path.read_bytes())) == (1000, 1000, len(good))
 
 
 def test_a_folder_that_is_closed_is_told(tmp_path: Path) -> None:

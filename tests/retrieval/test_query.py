@@ -84,8 +84,13 @@ def test_an_empty_part_is_refused(text: str) -> None:
             parse_query(*parts)
         assert (caught.value.message, caught.value.hint) == (
             "the query is empty",
-            "say what to look for, as in: coca search 'a dog jumps' index/",
+            "coca search 'a dog jumps' index/",
         )
+
+
+def test_query_needs_a_part() -> None:
+    with pytest.raises(UsageError, match="no query given"):
+        parse_query([], ["snow"])
 
 
 @pytest.mark.parametrize(

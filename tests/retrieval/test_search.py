@@ -1,8 +1,10 @@
-"""Moments that match a query, in a small real index made with the bundled model."""
+"""Search in a small index of real videos, pictures and texts."""
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,15 +13,18 @@ import pytest
 from PIL import Image
 
 from cococli.checkpoints.store import find_model
-from cococli.engines.mindspore import MindSporeEngine
+from cococli.engines.torch import TorchEngine
 from cococli.errors import CocaError, UsageError
 from cococli.journal import Task, text_name
 from cococli.media.clips import ReadRequest, Sampling, parse_segments
+from cococli.options import EngineOptions
+from cococli.reporting import Progress, Reporter
+from cococli.requests import SearchRequest
 from cococli.retrieval import approximate
 from cococli.retrieval.embed import embed_texts, embed_videos
-from cococli.retrieval.index import About, Index, check_model, open_index
-from cococli.retrieval.query import Part, Query
-from cococli.retrieval.search import Found, Searcher
+from cococli.retrieval.index import About, Index, open_index
+from cococli.retrieval.query import Part, Query, parse_query
+from cococli.retrieval.search import Found, Searcher, open_searcher, search
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOVES, GROWS, CHANGES = (EXAMPLES / f"{name}.mp4" for name in ("moves", "grows", "changes"))
@@ -35,9 +40,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="module")
-def engine() -> MindSporeEngine:
+def engine() -> TorchEngine:
     files = find_model("shapes")
-    return MindSporeEngine.open(files.weights, files.config)
+    return TorchEngine.open(files.weights, files.config)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def pictures(draw: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.fixture(scope="module")
-def made(engine: MindSporeEngine, pictures: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(engine: TorchEngine, pictures: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example clips, cut in two each, the pictures, and texts."""
     folder = tmp_path_factory.mktemp("made") / "index"
     fill(folder, engine, [*sorted(EXAMPLES.glob("*.mp4")), *pictures.values()], TEXTS)
@@ -75,13 +80,13 @@ def index(made: Path, tmp_path: Path) -> Index:
     return Index(tmp_path / "index")
 
 
-def fill(folder: Path, engine: MindSporeEngine, paths: Sequence[Path], texts: Sequence[str] = ()) -> None:
+def fill(folder: Path, engine: TorchEngine, paths: Sequence[Path], texts: Sequence[str] = ()) -> None:
     tasks = [Task(str(path), "") for path in paths] + [Task(text_name(text), "") for text in texts]
     with open_index(folder, About("shapes", "same"), engine.config.embed_dim, tasks) as writer:
         for embedded in embed_videos(paths, engine, "joint", READ, 4):
             writer.append(tasks[embedded.index], embedded.entries, embedded.vectors)
-        for place, entry, vector in embed_texts(texts, engine):
-            writer.append(tasks[len(paths) + place], [entry], vector)
+        for i, entry, vector in embed_texts(texts, engine):
+            writer.append(tasks[len(paths) + i], [entry], vector)
 
 
 def text(what: str, weight: float = 1.0) -> Query:
@@ -92,7 +97,7 @@ def names(found: list[Found]) -> list[str]:
     return [Path(one.entry.video).stem for one in found]
 
 
-def test_a_sentence_finds_what_it_says_and_scores_are_cosines(engine, index: Index) -> None:
+def test_scores_are_cosines_to_the_query(engine, index: Index) -> None:
     found = Searcher(index, engine).search(text(YELLOW), count=100)
     assert set(names(found[:3])) == {"yellow", "moves"}
     assert len(found) == 5 * 2 + 3  # no texts
@@ -102,7 +107,7 @@ def test_a_sentence_finds_what_it_says_and_scores_are_cosines(engine, index: Ind
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
 
 
-def test_a_picture_and_a_video_find_themselves(engine, index: Index, pictures: dict[str, Path]) -> None:
+def test_pictures_and_videos_find_themselves(engine, index: Index, pictures: dict[str, Path]) -> None:
     searcher = Searcher(index, engine)
     (same,) = searcher.search(Query((Part(pictures["blue"]),)), count=1)
     assert (same.entry.video, same.entry.end) == (str(pictures["blue"]), 0.0)
@@ -111,7 +116,7 @@ def test_a_picture_and_a_video_find_themselves(engine, index: Index, pictures: d
     assert (moment.entry.video, moment.entry.start) == (str(GROWS), 2.0)  # its middle frame looks like its second half
 
 
-def test_a_query_is_pooled_as_its_index_was(engine, tmp_path: Path) -> None:
+def test_query_is_pooled_like_its_index(engine, tmp_path: Path) -> None:
     about = About("shapes", "same", "multi", 3, "mean")
     request = ReadRequest(Sampling("multi", 3), parse_segments("none"), 64)
     task = Task(str(CHANGES), "")
@@ -122,7 +127,7 @@ def test_a_query_is_pooled_as_its_index_was(engine, tmp_path: Path) -> None:
     assert found.score == pytest.approx(1, abs=1e-5)
 
 
-def test_parts_are_added_by_their_weights(engine, index: Index, pictures: dict[str, Path]) -> None:
+def test_parts_are_weighted(engine, index: Index, pictures: dict[str, Path]) -> None:
     parts = (Part(YELLOW, 2.0), Part(pictures["white"]), Part(MOVES, -0.5))
     found = Searcher(index, engine).search(Query(parts), count=100)
     ((_, _, (sentence,)),) = embed_texts([YELLOW], engine)
@@ -133,14 +138,14 @@ def test_parts_are_added_by_their_weights(engine, index: Index, pictures: dict[s
     np.testing.assert_allclose([one.score for one in found], expected, atol=1e-5)
 
 
-def searched(index: Index, engine: MindSporeEngine, path: Path) -> np.ndarray:
+def searched(index: Index, engine: TorchEngine, path: Path) -> np.ndarray:
     """The vector of a whole file."""
     reading = ReadRequest(Sampling(), parse_segments("none"), 64)
     (embedded,) = embed_videos([path], engine, index.about.pool, reading)
     return embedded.vectors[0]
 
 
-def test_what_is_excluded_is_left_out(engine, index: Index, pictures: dict[str, Path]) -> None:
+def test_exclusions_remove_what_they_match_better(engine, index: Index, pictures: dict[str, Path]) -> None:
     searcher = Searcher(index, engine)
     circle = Part("a large white circle on a black background")
     assert {"grows", "white", "moves", "yellow"} <= set(names(searcher.search(Query((circle,)), count=7)))
@@ -148,7 +153,7 @@ def test_what_is_excluded_is_left_out(engine, index: Index, pictures: dict[str, 
     assert "white" in left and not {"moves", "yellow"} & set(left)
 
 
-def test_few_of_each_video_and_only_what_matches_well(engine, index: Index) -> None:
+def test_limits_per_video_and_by_score(engine, index: Index) -> None:
     searcher = Searcher(index, engine)
     once = names(searcher.search(text(YELLOW), count=100, per_video=1))
     assert sorted(once) == sorted({*once}) and len(once) == 8
@@ -159,13 +164,13 @@ def test_few_of_each_video_and_only_what_matches_well(engine, index: Index) -> N
     assert searcher.search(text(YELLOW), min_score=1.1) == []
 
 
-def test_texts_are_found_among_texts(engine, index: Index) -> None:
+def test_texts_are_searched_on_request(engine, index: Index) -> None:
     searcher = Searcher(index, engine, "texts")
     assert [one.entry.text for one in searcher.search(Query((Part(MOVES),)), count=1)] == [YELLOW]
     assert len(searcher.search(text("a dog"), count=100)) == len(TEXTS)
 
 
-def test_an_index_of_one_kind_needs_no_choice(engine, tmp_path: Path) -> None:
+def test_index_of_texts_is_searched_by_default(engine, tmp_path: Path) -> None:
     fill(tmp_path / "texts", engine, [], TEXTS)
     found = Searcher(Index(tmp_path / "texts"), engine).search(text(YELLOW))
     assert found[0].entry.text == YELLOW and len(found) == 3
@@ -179,49 +184,104 @@ def test_an_index_of_one_kind_needs_no_choice(engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["videos", "texts"])
-def test_approximate_is_exact_where_there_is_little(engine, index: Index, kind) -> None:
-    steps: list[tuple[int, int]] = []
-    graph = Searcher(index, engine, kind, approximate=True, progress=lambda *step: steps.append(step))
+def test_small_graphs_find_the_same_as_exact_search(engine, index: Index, kind) -> None:
+    graph = Searcher(index, engine, kind, approximate=True)
     exact = Searcher(index, engine, kind)
     query = Query((Part(YELLOW), Part(MOVES, 0.5)), (Part("a green square"),))
     for limits in ({"count": 4}, {"count": 100}, {"per_video": 1}, {"min_score": 0.2}):
         assert graph.search(query, **limits) == exact.search(query, **limits)
-    assert steps == [(16, 16)]
     assert (index.folder / approximate.NAME).exists()
 
 
-def test_an_open_index_may_grow(engine, index: Index, pictures: dict[str, Path], tmp_path: Path) -> None:
+def test_open_searchers_see_added_entries(engine, index: Index, pictures: dict[str, Path], tmp_path: Path) -> None:
     searchers = [Searcher(index, engine), Searcher(index, engine, approximate=True)]
-    before = searchers[0].search(text(YELLOW), count=100)
     copy = tmp_path / "copy.png"
     copy.write_bytes(pictures["yellow"].read_bytes())
     fill(index.folder, engine, [copy])
     for searcher in searchers:
-        assert searcher.search(text(YELLOW), count=100) == before
-    later = Index(index.folder)
-    for searcher in (Searcher(later, engine), Searcher(later, engine, approximate=True)):
         found = searcher.search(Query((Part(copy),)), count=2)
         assert {one.entry.video for one in found} == {str(copy), str(pictures["yellow"])}
 
 
-def test_queries_that_come_to_nothing_are_refused(engine, index: Index, tmp_path: Path) -> None:
+def test_open_searchers_refuse_another_model(engine, index: Index) -> None:
+    searcher = Searcher(index, engine)
+    with open_index(index.folder, About("shapes", "retrained"), 96, [], overwrite=True):
+        pass
+    with pytest.raises(UsageError, match="holds vectors of another shapes"):
+        searcher.search(text(YELLOW))
+
+
+def test_impossible_queries_are_refused(engine, index: Index, tmp_path: Path) -> None:
     searcher = Searcher(index, engine)
     for query in (text("a dog", 0.0), Query((Part("a dog"), Part("a dog", -1.0)))):
         with pytest.raises(UsageError) as caught:
             searcher.search(query)
         assert caught.value.message == "these queries cancel each other out"
     broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"this is no video")
+    broken.write_bytes(b"this is not a video")
     for query in (Query((Part(broken),)), Query((Part("a dog"),), (Part(broken),))):
         with pytest.raises(CocaError) as caught:
             searcher.search(query)
         assert (
-            caught.value.message == f"cannot look for {broken}: not a video: invalid data found when processing input"
+            caught.value.message == f"cannot search for {broken}: not a video: invalid data found when processing input"
         )
 
 
-def test_vectors_of_other_weights_are_refused(index: Index) -> None:
+class Collecting(Reporter):
+    """Keeps what is reported."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.stages: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, **options: object) -> Iterator[Progress]:
+        self.stages.append(description)
+        yield Progress()
+
+
+@pytest.fixture
+def request_(made: Path, tmp_path: Path) -> SearchRequest:
+    """A request for an index that the bundled model made."""
+    shutil.copytree(made, tmp_path / "index")
+    about = tmp_path / "index" / "index.json"
+    about.write_text(about.read_text().replace('"same"', f'"{find_model("shapes").identity}"'))
+    compute = EngineOptions(engine="torch", precision="fp32")
+    return SearchRequest(query=(f"{YELLOW}^2", str(MOVES)), index=tmp_path / "index", count=3, compute=compute)
+
+
+def test_request_is_searched_in_one_call(request_: SearchRequest) -> None:
+    reporter = Collecting()
+    found = search(replace(request_, exclude=("a triangle",), per_video=1, approximate=True), reporter)
+    assert names(found)[:2] == ["moves", "yellow"] and len(found) == 3
+    assert list(found[0].fields()) == ["score", "video", "start", "end", "segments", "frames"]
+    assert reporter.stages == ["reading the index", "loading shapes", "building the graph"]
+    assert reporter.warnings == []
+
+
+def test_missing_and_moved_files_are_reported(engine, request_: SearchRequest, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "moves.mp4").touch()
+    entries = request_.index / "entries.jsonl"
+    entries.write_text(entries.read_text().replace("examples/moves", "gone/moves").replace("yellow.png", "gone.png"))
+    query = parse_query([YELLOW])
+    for root, missing, advice in (
+        (None, 3, "--root FOLDER says where they were moved"),
+        (moved, 1, f"they are not in {moved} either"),
+    ):
+        reporter = Collecting()
+        found = open_searcher(replace(request_, root=root), reporter, engine).search(query, count=3)
+        assert [one.missing for one in found].count(True) == missing
+        (warning,) = reporter.warnings
+        assert warning.startswith(f"{min(missing, 2)} of 2 files are missing") and warning.endswith(advice)
+
+
+def test_index_of_another_model_is_refused(index: Index) -> None:
     with pytest.raises(UsageError) as caught:
-        check_model(index.folder, index.about, About("shapes", "other"))
+        open_searcher(SearchRequest(index=index.folder))
     assert caught.value.message == f"{index.folder} holds vectors of another shapes than the one that is here"
     assert caught.value.hint == "vectors of two models cannot be compared: name another folder"
