@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cococli.retrieval import approximate
 from cococli.retrieval.duplicates import duplicates
-from cococli.retrieval.nearest import nearest
+from cococli.retrieval.nearest import GRAPH, nearest, nearest_in_graph, open_graph
 
 WIDTH, INNER = 768, 64  # embeddings vary in few of their dimensions
 TOPICS, THEMES = 60, 3000  # a topic has many themes
@@ -94,17 +93,17 @@ def search_exactly(folder: Path, rows: int, dtype: str, world: World) -> None:
 
 def search_by_graph(folder: Path, rows: int, world: World) -> None:
     vectors = mapped(folder / f"{rows}.float32.npy", rows, "float32", world)
-    path = folder / approximate.NAME
+    path = folder / GRAPH
     path.unlink(missing_ok=True)
-    built, opened = (seconds(lambda: approximate.open_graph(folder, vectors, "")) for _ in range(2))
+    built, opened = (seconds(lambda: open_graph(folder, vectors, "")) for _ in range(2))
     size = path.stat().st_size / 1e6
     print(f"graph of {rows} rows: built in {built:.0f} s, {size:.0f} MB, opened in {opened:.3f} s")
-    graph = approximate.open_graph(folder, vectors, "")
+    graph = open_graph(folder, vectors, "")
     rng = np.random.default_rng(3)
     for kind, queries in (("pictures", world.pictures(rng, QUERIES)), ("texts", world.texts(rng, QUERIES))):
         expected = [{hit.row for hit in nearest(vectors, query, 10)} for query in queries]
         start = time.perf_counter()
-        found = [{hit.row for hit in approximate.nearest(graph, vectors, query, 10)} for query in queries]
+        found = [{hit.row for hit in nearest_in_graph(graph, vectors, query, 10)} for query in queries]
         each = (time.perf_counter() - start) / QUERIES
         recall = sum(len(a & b) for a, b in zip(found, expected, strict=True)) / (10 * QUERIES)
         print(f"    {kind}: recall@10 {recall:.4f}, {1000 * each:.2f} ms a query")

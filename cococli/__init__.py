@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .journal import Failure
     from .reporting import Reporter
     from .requests import CaptionRequest
-    from .retrieval.entries import Entry
+    from .retrieval.index import Entry
     from .retrieval.search import Found
 
 __all__ = [
@@ -56,7 +56,7 @@ _MODULES = {
     "Caption": "captioning.captioner",
     "CaptionRequest": "requests",
     "Coca": "api",
-    "Entry": "retrieval.entries",
+    "Entry": "retrieval.index",
     "Failure": "journal",
     "Found": "retrieval.search",
     "Record": "captioning.records",

@@ -28,8 +28,7 @@ from .options import EngineOptions, build, types_of
 from .parsing import validate
 from .reporting import SILENT, Reporter
 from .requests import CaptionRequest, SearchRequest
-from .retrieval.query import parse_query
-from .retrieval.search import Found, Searcher, open_searcher
+from .retrieval.search import Found, Searcher, open_searcher, parse_query
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -29,9 +29,7 @@ from cococli.journal import (
     text_tasks,
 )
 from cococli.media.clips import Sampling, parse_segments
-from cococli.retrieval.entries import Entry
-from cococli.retrieval.entries import from_json as entry_from_json
-from cococli.retrieval.index import About
+from cococli.retrieval.index import About, Entry, parse_entry
 
 
 def task(name: str, key: str = "k1") -> Task:
@@ -274,16 +272,16 @@ def test_cached_journals_keep_their_names(home: Path) -> None:
 def test_works_may_be_texts_beside_videos_of_that_name(tmp_path: Path) -> None:
     path, tasks = tmp_path / "entries.jsonl", [task("cat.jpg"), task(text_name("cat.jpg")), task(text_name(""))]
     entries = {each.name: [Entry(row, *_video_or_text(each.name))] for row, each in enumerate(tasks)}
-    with open_journal(path, tasks, entry_from_json) as journal:
+    with open_journal(path, tasks, parse_entry) as journal:
         for each in tasks:
             journal.append(each, entries[each.name])
     before = path.read_bytes()
-    with open_journal(path, tasks[1:], entry_from_json) as journal:
+    with open_journal(path, tasks[1:], parse_entry) as journal:
         assert journal.reused == {each.name: entries[each.name] for each in tasks[1:]}
         assert [line["row"] for line in journal.lines] == [0, 1, 2]  # that of the video, too
     assert path.read_bytes() == before
-    assert preview_journal(path, [task("cat.jpg"), task("other")], entry_from_json) == {"cat.jpg": entries["cat.jpg"]}
-    with open_journal(path, [task(text_name("cat.jpg"), "new")], entry_from_json) as journal:
+    assert preview_journal(path, [task("cat.jpg"), task("other")], parse_entry) == {"cat.jpg": entries["cat.jpg"]}
+    with open_journal(path, [task(text_name("cat.jpg"), "new")], parse_entry) as journal:
         assert (journal.reused, [line["row"] for line in journal.lines]) == ({}, [0, 2])
 
 
@@ -296,4 +294,4 @@ def test_a_line_that_names_neither_video_nor_text_is_no_record(tmp_path: Path) -
     path = tmp_path / "entries.jsonl"
     path.write_text('{"row": 0, "text": null, "status": "ok"}\n')
     with pytest.raises(UsageError, match=r"line 1 of .*entries.jsonl is not a record of coca"):
-        preview_journal(path, [], entry_from_json)
+        preview_journal(path, [], parse_entry)

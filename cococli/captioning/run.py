@@ -12,8 +12,7 @@ from ..errors import CocaError
 from ..files import io_errors
 from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journal, preview_journal
 from ..overwrite import find_foreign, refuse_foreign
-from ..retrieval.entries import Entry
-from ..retrieval.index import About, IndexWriter, index_files, open_index, preview_index
+from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
 from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json

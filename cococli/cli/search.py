@@ -15,7 +15,7 @@ from ..requests import SearchRequest
 from .command import command
 
 if TYPE_CHECKING:
-    from ..retrieval.entries import Entry
+    from ..retrieval.index import Entry
     from ..retrieval.search import Found
 
 PROMPT = "search> "
@@ -74,7 +74,7 @@ def _show_paths(found: "Sequence[Found]", reporter: Reporter) -> int:
 
 
 def _show_cuts(found: "Sequence[Found]", reporter: Reporter) -> int:
-    from ..retrieval.cutting import cut_command
+    from ..retrieval.cut import cut_command
 
     taken: set[str] = set()
     for entry in (one.entry for one in found if not one.missing):
@@ -136,8 +136,7 @@ def _show_duplicates(request: SearchRequest, as_json: bool, reporter: Reporter) 
 
 def _converse(request: SearchRequest, show: Show, reporter: Reporter) -> int:
     """Answer a query per line until the input ends."""
-    from ..retrieval.query import parse_line
-    from ..retrieval.search import open_searcher
+    from ..retrieval.search import open_searcher, parse_line
 
     searcher = open_searcher(request, reporter)
     limits = (request.count, request.min_score, request.per_video)

@@ -9,29 +9,29 @@ from ..reporting import SILENT, Reporter
 from ..requests import SearchRequest
 from .index import Index
 
-_BLOCK = 2048  # vectors that are compared at a time with as many others
-_ROUNDING = 1e-6  # a copy reaches a threshold of 1
+_BLOCK = 2048  # vectors compared at a time with as many others
+_ROUNDING = 1e-6  # lets copies reach a threshold of 1
 
 
 @dataclass(frozen=True)
 class Group:
     """Near-identical videos."""
 
-    members: tuple[int, ...]  # which videos, in order
-    score: float  # the weakest link: with a threshold above it the group falls apart
+    members: tuple[int, ...]  # indices of the videos, ascending
+    score: float  # similarity of the weakest link: above it the group falls apart
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some videos and their vectors, laid end to end."""
+    """Some videos and their concatenated vectors."""
 
     videos: np.ndarray  # [V] int64
-    starts: np.ndarray  # [V] int64, where the vectors of each begin
+    starts: np.ndarray  # [V] int64 first vector of each video
     vectors: np.ndarray  # [S, D] float32
 
     @property
     def lengths(self) -> np.ndarray:
-        """[V] how many vectors each video has."""
+        """[V] number of vectors of each video."""
         return np.diff(self.starts, append=len(self.vectors))
 
 
@@ -63,48 +63,54 @@ def find_duplicates(request: SearchRequest, reporter: Reporter = SILENT) -> tupl
 def duplicates(vectors: np.ndarray, videos: Sequence[Sequence[int]], threshold: float) -> list[Group]:
     """Group videos that are linked, directly or through others, by a similarity of at least the threshold.
 
-    The similarity of two videos is the mean, over the segments of one, of the cosine to the best match in the other;
-    of the two directions the smaller, so that a clip cut out of a film is not the film.
+    The similarity of two videos is the mean, over the segments of one, of the cosine to the best match in the other,
+    and the smaller one of both directions: a clip from a film is not the film.
 
-    The links are those of the maximum spanning forest, by Borůvka's algorithm: in each round every group finds its
-    closest neighbor, so that no list of pairs is kept, which a thousand copies of a video would make long.
+    The links are those of the maximum spanning forest, found by Borůvka's algorithm: in each round every group is
+    joined with its closest neighbor. No list of pairs is kept, which would be long for a thousand copies of a video.
 
     Args:
         vectors: [N, D] float32 or float16, L2-normalized.
-        videos: For each video the rows of its segments. One that has none is like no other.
-        threshold: Of the similarity.
+        videos: Rows of the segments of each video. A video without segments is in no group.
+        threshold: Least similarity of a link.
 
     Returns:
-        Groups of two videos or more, the surest first.
+        Groups of at least two videos, the most similar first.
     """
-    groups = np.arange(len(videos))  # each video's group, named by its first member
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    groups = np.arange(len(videos))  # of each video
     weakest = np.full(len(videos), np.inf)  # link of each group
     growing = np.array([video for video, rows in enumerate(videos) if len(rows)], np.int64)
     while len(growing):
         similarity, neighbors = _closest_outside(vectors, videos, growing, groups)
         linked = growing[similarity[growing] >= threshold - _ROUNDING]
-        for video in _surest_of_each(linked, similarity, groups):
-            first, second = sorted((groups[video], groups[neighbors[video]]))
-            weakest[first] = min(weakest[first], weakest[second], similarity[video])
-            groups[groups == second] = first
-        growing = growing[np.isin(groups[growing], groups[linked])]  # who has no neighbor now will never have one
-    firsts = np.unique(groups)
-    joined = firsts[weakest[firsts] < np.inf]
-    found = [Group(tuple(np.flatnonzero(groups == first).tolist()), float(weakest[first])) for first in joined]
-    return sorted(found, key=lambda group: -group.score)
+        links = _strongest_of_each(linked, similarity, groups)
+        pairs = groups[links], groups[neighbors[links]]
+        count, joined = connected_components(coo_array((np.ones(len(links)), pairs), 2 * (len(weakest),)))
+        before, weakest = weakest, np.full(count, np.inf)
+        np.minimum.at(weakest, joined, before)
+        np.minimum.at(weakest, joined[pairs[0]], similarity[links])
+        groups = joined[groups]
+        growing = growing[np.isin(groups[growing], groups[linked])]  # others have no neighbor, and never will
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    found = [Group(tuple(own.tolist()), float(weakest[groups[own[0]]])) for own in members if len(own) > 1]
+    return sorted(found, key=lambda group: (-group.score, group.members))
 
 
-def _surest_of_each(linked: np.ndarray, similarity: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Of each group the video with the strongest link."""
-    surest = linked[np.argsort(-similarity[linked], kind="stable")]
-    _, firsts = np.unique(groups[surest], return_index=True)
-    return surest[firsts]
+def _strongest_of_each(linked: np.ndarray, similarity: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the video with the strongest link of each group."""
+    strongest = linked[np.argsort(-similarity[linked], kind="stable")]
+    _, firsts = np.unique(groups[strongest], return_index=True)
+    return strongest[firsts]
 
 
 def _closest_outside(
     vectors: np.ndarray, videos: Sequence[Sequence[int]], growing: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the growing videos the most similar one of another group: its similarity, and which it is."""
+    """Find the most similar video of another group for each growing video: similarities and indices, [V] each."""
     similarity = np.full(len(videos), -np.inf, np.float32)
     neighbors = np.zeros(len(videos), np.int64)
 
@@ -128,19 +134,19 @@ def _closest_outside(
 
 
 def _similarity(one: _Block, other: _Block) -> np.ndarray:
-    """[V, W] of each video of one block to each of another."""
+    """Return the similarity of each video of one block to each of another: [V, W]."""
     cosines = one.vectors @ other.vectors.T
     if len(one.videos) == len(one.vectors) and len(other.videos) == len(other.vectors):
         return cosines
     matches = np.maximum.reduceat(cosines, other.starts, axis=1)
-    there = np.add.reduceat(matches, one.starts, axis=0) / one.lengths[:, None]
+    forward = np.add.reduceat(matches, one.starts, axis=0) / one.lengths[:, None]
     matches = np.maximum.reduceat(cosines, one.starts, axis=0)
-    back = np.add.reduceat(matches, other.starts, axis=1) / other.lengths
-    return np.minimum(there, back)
+    backward = np.add.reduceat(matches, other.starts, axis=1) / other.lengths
+    return np.minimum(forward, backward)
 
 
 def _chunks(videos: Sequence[Sequence[int]], chosen: np.ndarray) -> list[np.ndarray]:
-    """Videos in chunks of about as many vectors as make a block; a long one is never cut."""
+    """Split videos into chunks of about `_BLOCK` vectors; a long video is never split."""
     begins = np.cumsum([0, *(len(videos[video]) for video in chosen[:-1])])
     return np.split(chosen, np.flatnonzero(np.diff(begins // _BLOCK)) + 1)
 
@@ -148,6 +154,6 @@ def _chunks(videos: Sequence[Sequence[int]], chosen: np.ndarray) -> list[np.ndar
 def _block(vectors: np.ndarray, videos: Sequence[Sequence[int]], chosen: np.ndarray) -> _Block:
     rows = [videos[video] for video in chosen]
     starts = np.cumsum([0, *map(len, rows[:-1])])
-    laid = vectors[np.concatenate(rows)].astype(np.float32)
-    laid /= np.linalg.norm(laid, axis=1, keepdims=True)  # what was kept as float16 is only nearly of length 1
-    return _Block(chosen, starts, laid)
+    block = vectors[np.concatenate(rows)].astype(np.float32)
+    block /= np.linalg.norm(block, axis=1, keepdims=True)  # float16 rounds lengths
+    return _Block(chosen, starts, block)

@@ -38,8 +38,7 @@ from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest
 from ..tables import load_pyarrow
 from ..tokenizer import tokenize
-from .entries import Entry
-from .index import About, Index, IndexWriter, check_index, index_files, open_index
+from .index import About, Entry, Index, IndexWriter, check_index, index_files, open_index
 
 STDOUT = "-"
 SUFFIXES = (".npz", ".jsonl", ".parquet")

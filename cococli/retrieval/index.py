@@ -1,9 +1,9 @@
-"""An index: a folder of `vectors.npy`, `entries.jsonl` and `index.json`, which other programs read as they are.
+"""Indexes: folders of `vectors.npy`, `entries.jsonl` and `index.json`, which other programs can read as well.
 
-Paths in `entries.jsonl` are relative to the folder, or absolute where they only share the root with it.
+`entries.jsonl` is the journal of the runs that fill an index. Each of its lines names a row of `vectors.npy`. A vector
+is written before its line, so that no line lacks its vector, whenever a run is killed. Rows without a line are free.
 
-`entries.jsonl` is the journal, and each of its lines names a row of `vectors.npy`. A vector is written before its line
-is, so that no line is without one, whenever a run is killed. Rows that no line names are free, and written next.
+Paths in `entries.jsonl` are relative to the folder, or absolute if they only share the root with it.
 """
 
 import json
@@ -15,40 +15,148 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ..errors import UsageError
 from ..files import check_regular, io_errors, write_atomically
-from ..journal import Failure, Journal, Task, open_journal, preview_journal, text_of
+from ..journal import (
+    Failure,
+    Journal,
+    Task,
+    dump,
+    failure_from_json,
+    open_journal,
+    preview_journal,
+    rounded,
+    text_name,
+    text_of,
+)
 from ..media.clips import Frames, Sampling
 from ..parsing import parse_json, read_errors, read_json, validate
 from ..reporting import Reporter
-from . import approximate
-from .entries import Entry, from_json
-from .paths import Paths, find_below
-from .vectors import VectorFile, are_unit, create, map_vectors
+from .nearest import graph_files, remove_graph
+from .vectors import REBUILD, VectorFile, are_unit, create, map_vectors
 
 ABOUT, ENTRIES, VECTORS = "index.json", "entries.jsonl", "vectors.npy"
-VERSION = 2  # 1 kept paths as they were given to the run
+VERSION = 2  # in version 1 paths are relative to the working folder of the run
+_REPAIR = "coca embed with the same paths repairs it; --overwrite rebuilds it"
 _ROW = re.compile(rb'\{"row": (\d{1,18}), "(video|text)": ')
 
 
 @dataclass(frozen=True)
 class About:
-    """What an index was made with. A query must be made with the same."""
+    """How the vectors of an index were made. Queries must be embedded alike."""
 
     model: str
-    identity: str  # changes when the weights do
-    frames: Frames = "middle"  # how videos were sampled last, and pooled
+    identity: str  # changes with the weights
+    frames: Frames = "middle"  # sampling and pooling of the videos that were added last
     num_frames: int = 8
     pool: Literal["joint", "mean"] = "joint"
     version: int = field(default=VERSION, repr=False)  # of the format; says nothing about the vectors
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A video, a segment, a picture or a text, and the row of its vector: a line of `entries.jsonl`."""
+
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
+    row: int  # of `vectors.npy`
+    video: str = ""  # path; empty for a text
+    start: float = 0.0  # seconds
+    end: float = 0.0  # seconds; 0.0 for a picture
+    frames: tuple[float, ...] = ()  # timestamps of the frames, in seconds
+    segments: int = 1  # number of entries of this video
+    text: str = ""  # its caption, if it has one, or the text itself
+
+    @property
+    def name(self) -> str:
+        """Name of its task, see `journal.Task`."""
+        return self.video or text_name(self.text)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON fields apart from the row, with times rounded to milliseconds."""
+        if not self.video:
+            return {"text": self.text}
+        return {
+            "video": self.video,
+            "start": rounded(self.start, 3),
+            "end": rounded(self.end, 3),
+            **({"segments": self.segments} if self.segments > 1 else {}),
+            **({"caption": self.text} if self.text else {}),
+            "frames": [rounded(time, 3) for time in self.frames],
+        }
+
+    def to_json(self, key: str = "") -> str:
+        """Return one line of JSON, the row first. See `journal` for the key."""
+        return dump({"row": self.row, **self.fields(), "status": "ok", **({"key": key} if key else {})})
+
+
+def parse_entry(fields: dict[str, Any], where: str = "damaged entry") -> Entry | Failure:
+    """Read what `Entry.to_json` or `Failure.to_json` wrote.
+
+    Raises:
+        KeyError: A field is missing.
+        UsageError: A field has the wrong type, or is a number that is not finite.
+    """
+    if fields["status"] != "ok":
+        return failure_from_json(fields)
+    if "video" not in fields:
+        return validate({"row": fields["row"], "text": fields["text"]}, Entry, where)
+    line = {name: fields[name] for name in ("row", "video", "start", "end", "frames")}
+    return validate({**line, "segments": fields.get("segments", 1), "text": fields.get("caption", "")}, Entry, where)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Conversion between paths in an index and paths as users write them."""
+
+    folder: str  # of the index, without links
+    relative: bool = True  # False in version 1, which keeps paths as they were given
+
+    def keep(self, path: str) -> str:
+        """Return a path relative to the index, or absolute if they only share the root."""
+        if not self.relative:
+            return path
+        absolute = _absolute(path)
+        apart = os.path.commonpath((absolute, self.folder)) == os.sep
+        return absolute if apart else os.path.relpath(absolute, self.folder)
+
+    def find(self, kept: str) -> str:
+        """Return a kept path relative to the working folder if it lies below it, else absolute."""
+        if self.relative:
+            return _shown(os.path.normpath(os.path.join(self.folder, kept)))  # noqa: PTH118 - keeps bytes of odd names
+        beside = os.path.join(self.folder, kept)  # noqa: PTH118
+        return _shown(beside) if os.path.lexists(beside) and not os.path.lexists(kept) else kept
+
+
+def find_below(path: str, root: Path) -> str:
+    """Return the file below a folder that the longest end of a path names; the path itself if there is none.
+
+    A library that was moved or renamed is found by its new folder, or by one above it.
+    """
+    parts = Path(_absolute(path)).parts[1:]
+    candidates = (os.path.join(root, *parts[start:]) for start in range(len(parts)))  # noqa: PTH118
+    return next(filter(os.path.lexists, candidates), path)
+
+
+def _absolute(path: str) -> str:
+    """Return an absolute path of the same file, in the user's spelling unless it climbs: a link may lead elsewhere."""
+    absolute = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
+    if os.pardir not in Path(absolute).parts:
+        return os.path.normpath(absolute)
+    folder, name = os.path.split(absolute)
+    return os.path.join(os.path.realpath(folder), name) if "\0" not in path else path  # noqa: PTH118
+
+
+def _shown(absolute: str) -> str:
+    here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118
+    return absolute.removeprefix(here) if absolute != here else absolute
+
+
 class Index:
-    """An index as it stands, to be searched."""
+    """A snapshot of an index, for reading."""
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
         """Read and verify an index.
@@ -65,23 +173,23 @@ class Index:
             for name in (ENTRIES, VECTORS):
                 check_regular(folder / name)
             self._state = _state_of(folder)
-            self._lines = (folder / ENTRIES).read_bytes()  # first: a run that is under way writes vectors before
+            self._lines = (folder / ENTRIES).read_bytes()  # before the vectors, which a run writes first
             self.vectors = map_vectors(folder / VECTORS)  # [N, D]
         except OSError as error:
-            raise UsageError(f"{folder} is damaged: {error.filename}: {error.strerror}", _REMAKE) from None
+            raise UsageError(f"{folder} is damaged: {error.filename}: {error.strerror}", _REPAIR) from None
         self.paths = _paths(folder, self.about)
         named = _named_rows(folder / ENTRIES, self._lines)
-        self.rows = named[:, 0]  # [K] int64, ascending: the rows that an entry names
-        self._starts = named[:, 1]  # where its line begins
+        self.rows = named[:, 0]  # [K] int64, ascending: rows that have an entry
+        self._starts = named[:, 1]  # offset of its line
         self.is_text = named[:, 2].astype(bool)  # [K]
         self._verify()
 
     def has_changed(self) -> bool:
-        """Whether a run has added to it, or changed it, since it was read: then rows may be of other vectors."""
+        """Return whether a run has changed the index since it was read; rows may hold other vectors then."""
         return _state_of(self.folder) != self._state
 
     def entry(self, row: int) -> Entry:
-        """Return what the vector of a row stands for, its path as it is used in the working folder.
+        """Return the entry of a row, with its path as seen from the working folder.
 
         Raises:
             UsageError: The entry is damaged.
@@ -101,7 +209,7 @@ class Index:
 
     @cached_property
     def videos(self) -> np.ndarray:
-        """[N] int64: for each row a number of its video, or text; -1 where no entry names it."""
+        """[N] int64: a number for the video or text of each row; -1 for rows without an entry."""
         numbers: dict[str, int] = {}
         videos = np.full(len(self.vectors), -1, np.int64)
         for entry in map(self._kept, self.rows.tolist()):
@@ -109,11 +217,11 @@ class Index:
         return videos
 
     def rows_of(self, names: Iterable[str]) -> list[int]:
-        """Return the row of each task by its name, the last one where it has several."""
+        """Return the row of each task by name, the last one of several."""
         return [self._row_of[_kept_name(self.paths, name)] for name in names]
 
     def entries(self, names: Iterable[str]) -> list[Entry]:
-        """The entries of these tasks, in this order, those of a video in the order of time."""
+        """Return the entries of tasks in the given order, those of a video in temporal order."""
         found: dict[str, list[Entry]] = {name: [] for name in names}
         name_of = {_kept_name(self.paths, name): name for name in found}
         for entry in map(self._kept, self.rows.tolist()):
@@ -126,11 +234,11 @@ class Index:
         return {entry.name: entry.row for entry in map(self._kept, self.rows.tolist())}
 
     def _kept(self, row: int) -> Entry:
-        """Return the entry of a row with its path as it is kept."""
+        """Return the entry of a row with its path as kept in the file."""
         start = self._starts[np.searchsorted(self.rows, row)]
-        reason = "it is not an entry of coca"
+        reason = "not an entry of coca"
         try:
-            entry = from_json(parse_json(self._lines[start : self._lines.index(b"\n", start)]))
+            entry = parse_entry(parse_json(self._lines[start : self._lines.index(b"\n", start)]))
             if isinstance(entry, Entry):
                 return entry
         except UsageError as error:
@@ -138,44 +246,44 @@ class Index:
         except (KeyError, TypeError, ValueError):
             pass
         number = self._lines.count(b"\n", 0, start) + 1
-        raise UsageError(f"line {number} of {self.folder / ENTRIES}: {reason}", _ANEW)
+        raise UsageError(f"line {number} of {self.folder / ENTRIES}: {reason}", REBUILD)
 
     def _verify(self) -> None:
         rows = self.rows
         if len(rows) and rows[-1] >= len(self.vectors):
-            raise UsageError(f"{self.folder} is damaged: {VECTORS} ends before row {rows[-1]}", _REMAKE)
+            raise UsageError(f"{self.folder} is damaged: {VECTORS} ends before row {rows[-1]}", _REPAIR)
         if (rows[1:] == rows[:-1]).any():
-            raise UsageError(f"{self.folder} is damaged: two entries have one vector", "--overwrite makes it anew")
+            raise UsageError(f"{self.folder} is damaged: two entries share a vector", REBUILD)
         if wrong := int((~are_unit(self.vectors)[rows]).sum()):
-            raise UsageError(f"{self.folder} is damaged: {wrong} of {len(rows)} vectors are not of length 1", _REMAKE)
+            raise UsageError(f"{self.folder} is damaged: {wrong} of {len(rows)} vectors are not of length 1", _REPAIR)
 
 
 class IndexWriter:
-    """An index under way. `open_index` makes one."""
+    """An index that a run adds to, from `open_index`."""
 
     def __init__(
         self, folder: Path, journal: Journal[Entry | Failure], vectors: VectorFile, paths: Paths, tasks: Sequence[Task]
     ) -> None:
         self.folder = folder
-        self.reused = _reused(paths, tasks, journal.reused)  # entries of each task that need not be made again
+        self.reused = _reused(paths, tasks, journal.reused)  # entries of earlier runs, by task
         self._journal, self._vectors, self._paths, self._written_before = journal, vectors, paths, vectors.count
-        named = _used_rows(folder / ENTRIES, journal.lines)  # some past the end, where a power cut took vectors
+        named = _used_rows(folder / ENTRIES, journal.lines)  # some lie past the end after a power failure
         self._free = (row for row in count() if row not in named)
 
     def append(self, task: Task, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
-        """Write all entries of a task with their vectors, at rows that it finds for them.
+        """Write all entries of a task and their vectors.
 
         Args:
             entries: K entries, or the one failure.
-            vectors: [K, D], or none.
+            vectors: [K, D]; none for a failure.
 
         Raises:
-            CocaError: the disk is full or gone; what was written before stays.
+            CocaError: The disk is full or failed; earlier entries are kept.
         """
         rows = list(islice(self._free, len(vectors)))
         with io_errors("write", self.folder / VECTORS):
-            if rows and rows[0] < self._written_before:  # what was made of the vectors there is of others now
-                (self.folder / approximate.NAME).unlink(missing_ok=True)
+            if rows and rows[0] < self._written_before:  # the graph holds the vectors that are replaced
+                remove_graph(self.folder)
             self._vectors.write(rows, vectors)
         row = iter(rows)
         placed = [replace(entry, row=next(row)) if isinstance(entry, Entry) else entry for entry in entries]
@@ -193,20 +301,20 @@ def open_index(
     overwrite: bool = False,
     retry_failed: bool = False,
 ) -> Iterator[IndexWriter]:
-    """Open an index, new or left by an earlier run, to add to it, and hold it against other runs.
+    """Open a new or existing index to add to it. Other runs are locked out.
 
-    Entries of these tasks are kept where file and options are the same and their vector is whole; else they are
-    dropped. Those of other tasks stay.
+    Entries of these tasks are kept if their key is the same and their vector is intact, and dropped otherwise. Those of
+    other tasks are kept.
 
     Args:
-        dimension: D of its vectors.
-        dtype: `float32` or `float16`. None: as the index is, or else float32.
+        dimension: D of the vectors.
+        dtype: `float32` or `float16`; by default that of the existing index, or float32.
         overwrite: Drop everything.
         retry_failed: Drop the failures among these tasks.
 
     Raises:
-        UsageError: it is no index, another model's, of another dtype, or another run writes to it.
-        CocaError: it cannot be written.
+        UsageError: The folder is not an index, holds vectors of another model or dtype, or another run writes to it.
+        CocaError: It cannot be written.
     """
     check_index(folder, about, dtype, overwrite)
     path = folder / VECTORS
@@ -220,24 +328,23 @@ def open_index(
     with open_journal(folder / ENTRIES, _kept_tasks(paths, tasks), _parser(path), overwrite, retry_failed) as journal:
         with io_errors("write", folder):
             if overwrite or not path.exists():
-                (folder / approximate.NAME).unlink(missing_ok=True)
+                remove_graph(folder)
                 create(path, dimension, dtype or "float32")
             _write_about(folder, about)
             vectors = VectorFile(path)
         try:
             if vectors.dimension != dimension:
-                what = f"holds vectors of {vectors.dimension} numbers, not {dimension}"
-                raise UsageError(f"{path} {what}", "--overwrite makes the index anew")
+                raise UsageError(f"{path} holds vectors of {vectors.dimension} dimensions, not {dimension}", REBUILD)
             yield IndexWriter(folder, journal, vectors, paths, tasks)
         finally:
             vectors.close()
 
 
 def preview_index(folder: Path, tasks: Sequence[Task], retry_failed: bool = False) -> dict[str, list[Entry | Failure]]:
-    """The entries that `open_index` would keep of these tasks, with nothing changed.
+    """Return the entries of these tasks that `open_index` would keep, without changing anything.
 
     Raises:
-        UsageError: it is no index.
+        UsageError: The index is damaged.
     """
     if not os.path.exists(folder / ABOUT):  # noqa: PTH110
         return {}
@@ -247,16 +354,16 @@ def preview_index(folder: Path, tasks: Sequence[Task], retry_failed: bool = Fals
 
 
 def index_files(folder: Path) -> list[Path]:
-    """Every file that an index may consist of."""
-    return [folder / name for name in (ABOUT, ENTRIES, VECTORS, approximate.NAME, f"{approximate.NAME}.json")]
+    """Return every file that an index may consist of."""
+    return [*(folder / name for name in (ABOUT, ENTRIES, VECTORS)), *graph_files(folder)]
 
 
 def check_index(folder: Path, about: About, dtype: str | None = None, overwrite: bool = False) -> None:
     """Refuse a folder that these vectors cannot be added to.
 
     Raises:
-        UsageError: it is no index, another model's, or of another dtype.
-        CocaError: it cannot be read.
+        UsageError: The folder is not an index, or holds vectors of another model or dtype.
+        CocaError: It cannot be read.
     """
     with io_errors("read", folder):
         if not _is_index(folder) or overwrite:
@@ -268,64 +375,64 @@ def check_index(folder: Path, about: About, dtype: str | None = None, overwrite:
 
 
 def _is_index(folder: Path) -> bool:
-    """Whether a folder is an index, damaged or not; else it is new, or empty but for what a killed run left."""
+    """Return whether a folder is an index, damaged or not; otherwise it is new or holds leftovers of a killed run.
+
+    Raises:
+        UsageError: It holds other files.
+    """
     if not folder.exists():
         return False
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
-    about = folder / ABOUT  # other programs have one, too
+    about = folder / ABOUT  # other programs use that name, too
     if about.exists():
         with read_errors(about):
             if (folder / ENTRIES).exists() or b"coca_index" in about.read_bytes():
                 return True
     if any(not path.name.startswith(".coca-") for path in folder.iterdir()):
-        raise UsageError(f"{folder} holds something else than an index", "name a new folder with -o")
+        raise UsageError(f"{folder} is not an index, and not empty", "name a new folder with -o")
     return False
 
 
 def check_model(folder: Path, kept: About, asked: About) -> None:
-    """Refuse vectors of two models, which cannot be compared.
+    """Refuse to mix vectors of two models.
 
     Raises:
-        UsageError: the models differ.
+        UsageError: The models differ.
     """
     if kept.identity != asked.identity:
         what = f"vectors of {kept.model}, not {asked.model}"
         if kept.model == asked.model:
-            what = f"vectors of another {kept.model} than the one that is here"
+            what = f"vectors of another model named {kept.model}"
         raise UsageError(f"{folder} holds {what}", "vectors of two models cannot be compared: name another folder")
 
 
 def read_about(folder: Path) -> About:
-    """What an index was made with.
+    """Return how the vectors of an index were made.
 
     Raises:
-        UsageError: there is no index, or one of a later version.
+        UsageError: There is no index, or its version is newer than this program.
     """
     path = folder / ABOUT
-    if not os.path.exists(path):  # noqa: PTH110 - pathlib's raises where a folder is closed
-        raise UsageError(f"{folder} is no index", "coca embed PATHS -o FOLDER/ makes one")
+    if not os.path.exists(path):  # noqa: PTH110 - pathlib raises without permission
+        raise UsageError(f"{folder} is not an index", "coca embed PATHS -o FOLDER/ creates one")
     try:
         facts = read_json(path)
     except UsageError as error:
-        raise UsageError(error.message, _ANEW) from None
+        raise UsageError(error.message, REBUILD) from None
     version = facts.get("coca_index") if isinstance(facts, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise UsageError(f"{path} is damaged: 'coca_index' is not a version", _ANEW)
+        raise UsageError(f"{path} is damaged: 'coca_index' is not a version", REBUILD)
     if version > VERSION:
-        raise UsageError(f"{folder} was written by a newer coca", "pip install --upgrade cococli")
-    about = validate({**facts, "version": version}, About, str(path), _ANEW)
+        raise UsageError(f"{folder} was written by a newer version of coca", "pip install --upgrade cococli")
+    about = validate({**facts, "version": version}, About, str(path), REBUILD)
     if "\0" in about.model:
-        raise UsageError(f"{path}: 'model': it cannot be a name", _ANEW)
+        raise UsageError(f"{path}: 'model': not a name", REBUILD)
     try:
         Sampling(about.frames, about.num_frames)
     except UsageError:
-        raise UsageError(f"{path}: 'num_frames': it is {about.num_frames}", _ANEW) from None
+        raise UsageError(f"{path}: 'num_frames': cannot be {about.num_frames}", REBUILD) from None
     return about
-
-
-_ANEW = "--overwrite makes the index anew"
-_REMAKE = "coca embed with the same paths mends it; --overwrite makes it anew"
 
 
 def _write_about(folder: Path, about: About) -> None:
@@ -339,7 +446,7 @@ def _paths(folder: Path, about: About) -> Paths:
 
 
 def _kept_name(paths: Paths, name: str) -> str:
-    """Return the name of a task as entries have it."""
+    """Return the name of a task as entries spell it."""
     return paths.keep(name) if text_of(name) is None else name
 
 
@@ -354,7 +461,7 @@ def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
 def _reused(
     paths: Paths, tasks: Sequence[Task], kept: Mapping[str, list[Entry | Failure]]
 ) -> dict[str, list[Entry | Failure]]:
-    """Return the entries that a journal keeps under the names of the tasks."""
+    """Return the kept entries by the names of their tasks."""
     named = ((task.name, kept.get(_kept_name(paths, task.name))) for task in tasks)
     return {name: [_renamed(entry, name) for entry in entries] for name, entries in named if entries}
 
@@ -363,7 +470,7 @@ def _used_rows(path: Path, lines: list[dict[str, Any]]) -> set[int]:
     """Return the rows that lines name.
 
     Raises:
-        UsageError: An entry names none.
+        UsageError: An entry does not name a row.
     """
     rows = set()
     for number, line in enumerate(lines, start=1):
@@ -371,19 +478,19 @@ def _used_rows(path: Path, lines: list[dict[str, Any]]) -> set[int]:
         if isinstance(row, int) and row >= 0:
             rows.add(row)
         elif line["status"] == "ok":
-            raise UsageError(f"line {number} of {path}: 'row' is missing or not a number", _ANEW)
+            raise UsageError(f"line {number} of {path}: 'row' is missing or not a number", REBUILD)
     return rows
 
 
 def _parser(path: Path) -> Callable[[dict[str, Any]], Entry | Failure]:
-    """What reads an entry, and refuses one whose vector is not whole."""
+    """Return a function that reads an entry, and raises ValueError if its vector is not intact."""
     unit: np.ndarray | None = None
 
     def parse(line: dict[str, Any]) -> Entry | Failure:
         nonlocal unit
-        if unit is None:  # only now: the index is held against other runs
+        if unit is None:  # not earlier: now other runs are locked out
             unit = are_unit(map_vectors(path)) if path.exists() else np.zeros(0, bool)
-        entry = from_json(line)
+        entry = parse_entry(line)
         if isinstance(entry, Entry) and not (0 <= entry.row < len(unit) and unit[entry.row]):
             raise ValueError(f"row {entry.row} has no vector")
         return entry
@@ -397,14 +504,14 @@ def _state_of(folder: Path) -> tuple[int, int, int]:
 
 
 def _named_rows(path: Path, lines: bytes) -> np.ndarray:
-    """[K, 3] int64, ascending: the rows that lines name, where each of these lines begins, and whether it is a text."""
+    """[K, 3] int64, ascending: the rows that lines name, the offset of each line, and whether it is a text."""
     named, start = [], 0
     for number, line in enumerate(lines.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
-            break  # was not written to its end
+            break  # incomplete
         if row := _ROW.match(line):
             named.append((int(row[1]), start, row[2] == b"text"))
         elif b'"status": "error"' not in line:
-            raise UsageError(f"line {number} of {path} is no entry of coca", "--overwrite makes the index anew")
+            raise UsageError(f"line {number} of {path} is not an entry of coca", REBUILD)
         start += len(line)
     return np.array(sorted(named), np.int64).reshape(-1, 3)

@@ -1,6 +1,8 @@
 """Search in an index by sentences, pictures and videos."""
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,16 +16,78 @@ from ..engines.choice import resolve
 from ..errors import CocaError, UsageError, VideoError
 from ..jobs import load_engine, warn_of_embeddings
 from ..media.clips import Sampling
+from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
 from ..reporting import SILENT, Reporter
 from ..requests import SearchRequest
 from ..tokenizer import tokenize
-from . import approximate, nearest
 from .embed import embed_file
-from .entries import Entry
-from .index import About, Index, check_model
-from .query import Query, parse_query
+from .index import About, Entry, Index, check_model
+from .nearest import combined, nearest, nearest_in_graph, open_graph
+from .vectors import REBUILD
 
-MANY = 1_000_000  # vectors from which approximate search is worth its graph
+MANY = 1_000_000  # vectors; from here on approximate search is worth its graph
+MAX_WEIGHT = 1000
+EXAMPLE = "coca search 'a dog jumps' index/"
+_WEIGHT = re.compile(r"(.*[^\s^])\^(-?(?:\d+|\d*\.\d+))", re.DOTALL)  # as Lucene writes it: "a dog^2"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sentence or file of a query, and its weight."""
+
+    what: str | Path  # a sentence, or a video or picture
+    weight: float = 1.0
+
+
+def parse_part(text: str) -> Part:
+    """Parse `a dog`, `a dog^0.5` or `dog.jpg^2`. Existing files, and names of videos and pictures, stand for files.
+
+    Raises:
+        UsageError: It is empty or a URL, or the file does not exist.
+    """
+    weighted = _WEIGHT.fullmatch(text)
+    what, weight = (weighted[1], float(weighted[2])) if weighted and not os.path.lexists(text) else (text, 1.0)
+    if abs(weight) > MAX_WEIGHT:
+        raise UsageError(f"the weight of {what!r} must be at most {MAX_WEIGHT}")
+    if not what.strip():
+        raise UsageError("the query is empty", EXAMPLE)
+    refuse_url(what)
+    path = Path(what)
+    is_named_like_a_file = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not re.search(r"\s", path.suffix)
+    if os.path.isfile(what):  # noqa: PTH113 (pathlib raises if a sentence is too long for a path)
+        return Part(path, weight)
+    if is_named_like_a_file:
+        raise UsageError(f"no such file: {what}")
+    return Part(what, weight)
+
+
+@dataclass(frozen=True)
+class Query:
+    """Sentences and files to search for, and those to avoid."""
+
+    parts: tuple[Part, ...]
+    excluded: tuple[Part, ...] = ()
+
+
+def parse_query(wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Query:
+    """Parse the parts of a query; see `parse_part`.
+
+    Raises:
+        UsageError: There is no part, or one is empty or a missing file.
+    """
+    if not wanted:
+        raise UsageError("no query given", EXAMPLE)
+    return Query(tuple(map(parse_part, wanted)), tuple(map(parse_part, unwanted)))
+
+
+def parse_line(line: str) -> Query:
+    """Parse a query in one line: parts are separated by ` + `, and ` --not ` precedes what to avoid.
+
+    Raises:
+        UsageError: A part is empty or a missing file.
+    """
+    wanted, *unwanted = re.split(r"(?:^|\s+)--not(?:\s+|$)", line.strip())
+    return parse_query(re.split(r"\s+\+\s+", wanted), unwanted)
 
 
 @dataclass(frozen=True)
@@ -85,7 +149,7 @@ class Searcher:
         if not len(rows):
             raise UsageError(f"{index.folder} holds no {kind}", "coca embed adds to it")
         opened = (index.folder, index.vectors, index.about.identity, self._reporter)
-        self._graph = approximate.open_graph(*opened) if self._approximate else None
+        self._graph = open_graph(*opened) if self._approximate else None
         self._rows = None if len(rows) == len(index.vectors) else rows
         self.index = index
 
@@ -108,14 +172,14 @@ class Searcher:
             check_model(index.folder, index.about, self.index.about)
             self._use(index)
         vectors = np.stack([self.embed(part.what) for part in query.parts])
-        wanted = nearest.combined(vectors, np.array([part.weight for part in query.parts]))
+        wanted = combined(vectors, np.array([part.weight for part in query.parts]))
         excluded = [self.embed(part.what) for part in query.excluded]
         groups = self.index.videos if per_video else None
         limits = (count, self._rows, excluded, min_score, groups, per_video or 1)
         if self._graph is None:
-            hits = nearest.nearest(self.index.vectors, wanted, *limits)
+            hits = nearest(self.index.vectors, wanted, *limits)
         else:
-            hits = approximate.nearest(self._graph, self.index.vectors, wanted, *limits)
+            hits = nearest_in_graph(self._graph, self.index.vectors, wanted, *limits)
         found = [Found(hit.score, self.index.entry(hit.row)) for hit in hits]
         self.index.warn_of_missing([one.entry.video for one in found], self._reporter)
         return found
@@ -151,8 +215,8 @@ def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: E
     check_model(index.folder, index.about, About(model.name, model.identity))
     dimension = index.vectors.shape[1]
     if dimension != model.config.embed_dim:
-        what = f"holds vectors of {dimension} numbers, not {model.config.embed_dim}"
-        raise UsageError(f"{index.folder} {what}", "coca embed --overwrite rebuilds the index")
+        what = f"holds vectors of {dimension} dimensions, not {model.config.embed_dim}"
+        raise UsageError(f"{index.folder} {what}", REBUILD)
     warn_of_embeddings(model.name, reporter)
     approximate = request.approximate
     if approximate is None and len(index.rows) > MANY:

@@ -1,4 +1,4 @@
-"""Vectors on disk: a `.npy` file [N, D] that grows by rows and is read mapped."""
+"""Vectors on disk: a `.npy` file [N, D] that grows by rows and is mapped for reading."""
 
 import io
 import os
@@ -10,20 +10,21 @@ import numpy as np
 from ..errors import UsageError
 from ..files import write_atomically
 
-BLOCK = 1 << 22  # numbers that are looked at at once
-_MOST = 1 << 24  # numbers of a vector, or of the image features of a frozen tower
-CLOSE = 1e-3  # how far from 1 a vector's length may be; float16 rounds it by 5e-4 at most
+REBUILD = "coca embed --overwrite rebuilds the index"
+BLOCK = 1 << 22  # numbers that are checked at a time
+_MAX_DIMENSION = 1 << 24  # of a vector, or of the image features of a frozen tower
+TOLERANCE = 1e-3  # of the length of a vector; float16 rounds it by at most 5e-4
 
 
 class VectorFile:
-    """An open file of vectors. One that is not whole at its end, as after a power cut, lacks that row."""
+    """An open file of vectors. An incomplete last row, as after a power failure, does not count."""
 
     def __init__(self, path: Path) -> None:
         """Open a file that `create` made.
 
         Raises:
-            UsageError: it holds something else.
-            OSError: it cannot be read and written.
+            UsageError: It is not such a file.
+            OSError: It cannot be read or written.
         """
         self.path = path
         self._file = path.open("r+b", buffering=0)
@@ -33,22 +34,22 @@ class VectorFile:
             self.close()
             raise
         self.count = _rows(path, self._offset, self._size)
-        self._tell_count()  # a run that was killed may not have come to it
+        self._tell_count()  # a killed run may not have written it
 
     @property
     def _size(self) -> int:
-        """Bytes of a row."""
+        """Size of a row in bytes."""
         return self.dimension * self.dtype.itemsize
 
     def write(self, rows: Sequence[int], vectors: np.ndarray) -> None:
-        """Write vectors [K, D] to these rows, which may lie at the end or be there.
+        """Write vectors [K, D] to these rows, which exist or follow the last one.
 
         Raises:
-            OSError: the disk is full or gone.
+            OSError: The disk is full or failed.
         """
         for row, vector in zip(rows, np.asarray(vectors, self.dtype), strict=True):
             _write_at(self._file.fileno(), self._offset + row * self._size, vector.tobytes())
-        if rows and min(rows) < self.count:  # a power cut must not leave the old vector for the new one
+        if rows and min(rows) < self.count:  # after a power failure the old vector must not remain
             os.fsync(self._file.fileno())
         if rows and (count := max(rows) + 1) > self.count:
             self.count = count
@@ -62,21 +63,21 @@ class VectorFile:
 
 
 def create(path: Path, dimension: int, dtype: str) -> None:
-    """Write a file of no vectors yet, in place of what is there.
+    """Write a file without vectors, replacing an existing one.
 
     Raises:
-        OSError: the disk is full or gone.
+        OSError: The disk is full or failed.
     """
     with write_atomically(path) as (file,):
         file.write(_header(0, dimension, np.dtype(dtype)))
 
 
 def map_vectors(path: Path) -> np.ndarray:
-    """The vectors of a file, [N, D] float32 or float16, read as they are looked at.
+    """Map the vectors of a file into memory: [N, D] float32 or float16.
 
     Raises:
-        UsageError: it holds something else.
-        OSError: it cannot be read.
+        UsageError: It is not such a file.
+        OSError: It cannot be read.
     """
     dimension, dtype, offset = _read_header(path)
     count = _rows(path, offset, dimension * dtype.itemsize)
@@ -86,17 +87,17 @@ def map_vectors(path: Path) -> np.ndarray:
 
 
 def are_unit(vectors: np.ndarray) -> np.ndarray:
-    """[N] bool: whether each vector has length 1, as all are written. What a disk made up has another."""
+    """Return whether each vector has length 1, which damaged ones do not: [N] bool."""
     block = max(1, BLOCK // max(1, vectors.shape[1]))
     lengths = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), block):
         part = np.asarray(vectors[start : start + block], np.float32)
         lengths[start : start + block] = np.sqrt(np.einsum("nd,nd->n", part, part))
-    return np.abs(lengths - 1) < CLOSE  # False for NaN
+    return np.abs(lengths - 1) < TOLERANCE  # False for NaN
 
 
 def _header(count: int, dimension: int, dtype: np.dtype) -> bytes:
-    """Of one length, whatever the count: numpy leaves room for it to grow."""
+    """Return the header, whose length does not depend on the count: numpy leaves room for growth."""
     header = io.BytesIO()
     facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, dimension)}
     np.lib.format.write_array_header_1_0(header, facts)
@@ -104,7 +105,7 @@ def _header(count: int, dimension: int, dtype: np.dtype) -> bytes:
 
 
 def _read_header(path: Path) -> tuple[int, np.dtype, int]:
-    """Dimension and dtype of the vectors, and where they begin. Their number is told by the size of the file."""
+    """Read the dimension and dtype of the vectors, and their offset. The size of the file determines their number."""
     with path.open("rb") as file:
         try:
             if np.lib.format.read_magic(file) != (1, 0):
@@ -112,13 +113,13 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         except OSError:
             raise
-        except Exception:  # of any kind, as Python's own parser throws them at junk
-            raise UsageError(f"{path} is damaged: no header", "--overwrite makes the index anew") from None
+        except Exception:  # numpy parses the header as Python, which raises many kinds
+            raise UsageError(f"{path} is damaged: invalid header", REBUILD) from None
         offset = file.tell()
-    if len(shape) != 2 or fortran or dtype not in (np.float32, np.float16) or not 1 <= shape[1] <= _MOST:
-        raise UsageError(f"{path} holds no vectors of coca: {dtype} {shape}", "--overwrite makes the index anew")
+    if len(shape) != 2 or fortran or dtype not in (np.float32, np.float16) or not 1 <= shape[1] <= _MAX_DIMENSION:
+        raise UsageError(f"{path} does not hold vectors of coca, but {dtype} {shape}", REBUILD)
     if offset != len(_header(shape[0], shape[1], dtype)):
-        raise UsageError(f"{path} was written by another program", "--overwrite makes the index anew")
+        raise UsageError(f"{path} was written by another program", REBUILD)
     return shape[1], dtype, offset
 
 
@@ -127,7 +128,7 @@ def _rows(path: Path, offset: int, size: int) -> int:
 
 
 def _write_at(file: int, offset: int, data: bytes) -> None:
-    """A file may take only part of the data when the disk fills; asking again tells why."""
+    """Write all data. When the disk fills, a first call may write a part, and the next one raises."""
     while data:
         written = os.pwrite(file, data, offset)
         offset, data = offset + written, data[written:]

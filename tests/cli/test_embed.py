@@ -26,18 +26,18 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
-    """A folder of two videos, and a file that is none."""
+    """A folder of two videos and a broken file."""
     folder = tmp_path / "few"
     folder.mkdir()
     for name in ("moves", "grows"):
         (folder / f"{name}.mp4").symlink_to(EXAMPLES / f"{name}.mp4")
-    (folder / "broken.mp4").write_bytes(b"this is no video")
+    (folder / "broken.mp4").write_bytes(b"this is not a video")
     return folder
 
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """A folder of 30 clips that are alike."""
+    """A folder of 30 identical clips."""
     folder = tmp_path / "many"
     folder.mkdir()
     for i in range(30):
@@ -46,7 +46,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, list[bytes]]:
-    """The vectors of each video and text, checked as they are read."""
+    """Return the vectors of each video and text."""
     index, found = Index(folder), dict[str, list[bytes]]()
     for entry in map(index.entry, index.rows.tolist()):
         found.setdefault(entry.name, []).append(index.vectors[entry.row].tobytes())
@@ -57,7 +57,7 @@ def vectors_of(rows: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)
 
 
-def test_videos_and_texts_go_to_an_index_files_and_stdout_in_one_pass(coca, few: Path, tmp_path: Path) -> None:
+def test_index_files_and_stdout_in_one_pass(coca, few: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("a red circle\n\na blue square\n")
     index, npz = tmp_path / "index", tmp_path / "out.npz"
     command = ["embed", few, "--texts", tmp_path / "texts.txt", "--segments", "2", "-o", f"{index}/", "-o", npz]
@@ -73,7 +73,7 @@ def test_videos_and_texts_go_to_an_index_files_and_stdout_in_one_pass(coca, few:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert Index(index).about.model == "shapes"
     assert run.returncode == 1
-    warning, summary, pace, reasons = run.stderr.splitlines()  # and not a word from the libraries
+    warning, summary, pace, reasons = run.stderr.splitlines()  # and nothing from other libraries
     assert warning.startswith(f"warning: {few}/broken.mp4: ")
     assert re.fullmatch(r"embedded 4 of 5, 1 failed, in \S+ \(\S+\)", summary)
     assert re.fullmatch(r"failed: 1 not a video: .+", reasons)
@@ -87,7 +87,7 @@ def test_videos_and_texts_go_to_an_index_files_and_stdout_in_one_pass(coca, few:
     ]
 
 
-def test_files_alone_go_on_where_they_were_too(coca, tmp_path: Path, home: Path) -> None:
+def test_files_resume_without_an_index(coca, tmp_path: Path, home: Path) -> None:
     texts, output = tmp_path / "texts.txt", tmp_path / "out.jsonl"
     texts.write_text("a red circle\n")
     assert coca("embed", "--texts", texts, "-o", output, "--half").returncode == 0
@@ -100,17 +100,17 @@ def test_files_alone_go_on_where_they_were_too(coca, tmp_path: Path, home: Path)
     assert index.vectors.dtype == np.float16
     assert [index.entry(row).text for row in index.rows.tolist()] == ["a red circle", "a blue square"]
     again = coca("embed", "--texts", texts, "-o", output)
-    assert again.stderr.startswith("embedded 2 of 2 in ")  # exactly, not from halves
+    assert again.stderr.startswith("embedded 2 of 2 in ")  # float32, not converted from float16
 
 
-def test_killed_a_run_goes_on_where_it_was(coca, many: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes(coca, many: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     command = ["embed", many, "-o", f"{index}/", "--batch-size", "4", "--segments", "2"]
     run = subprocess.Popen([*COMMAND, *command], stderr=subprocess.DEVNULL)
     while not ((index / "entries.jsonl").exists() and (index / "entries.jsonl").stat().st_size):
         assert run.poll() is None
         time.sleep(0.001)
-    done = content(index)  # while it is written to
+    done = content(index)  # during the run
     run.send_signal(signal.SIGKILL)
     assert run.wait(900) == -signal.SIGKILL
     assert 0 < len(done) < 30
@@ -120,11 +120,11 @@ def test_killed_a_run_goes_on_where_it_was(coca, many: Path, tmp_path: Path) -> 
     assert list(whole) == sorted(map(str, many.iterdir()))
     assert Index(index).vectors.shape == np.load(index / "vectors.npy").shape == (60, 96)
     first = vectors_of(whole.pop(str(many / "00.mp4")))
-    for vectors in whole.values():  # of clips that are alike
+    for vectors in whole.values():  # of identical clips
         np.testing.assert_allclose(vectors_of(vectors), first, atol=1e-5)
 
 
-def test_captions_and_vectors_come_of_one_pass(coca, tmp_path: Path) -> None:
+def test_captions_and_vectors_in_one_pass(coca, tmp_path: Path) -> None:
     output, index = tmp_path / "out.jsonl", tmp_path / "index"
     command = ["caption", EXAMPLES, "--search", "greedy", "-o", output, "--embed", index]
     assert coca(*command).returncode == 0
@@ -133,14 +133,14 @@ def test_captions_and_vectors_come_of_one_pass(coca, tmp_path: Path) -> None:
     assert [(str(Path(entry.video).absolute()), entry.start, entry.text) for entry in entries] == [
         (record["video"], record["start"], record["caption"]) for record in records
     ]
-    library = cococli.load("shapes", engine="mindspore")
+    library = cococli.load("shapes", engine="torch", precision="fp32")
     for name, vectors in content(index).items():
         np.testing.assert_allclose(vectors_of(vectors), [library.embed(name)], atol=1e-5)
     again = coca(*command)
     assert again.stderr.splitlines()[0] == "5 of 5 files already captioned (use --overwrite to redo them)"
 
 
-def test_a_model_whose_vectors_are_useless_gets_its_warning(coca, few: Path, tmp_path: Path) -> None:
+def test_useless_embeddings_are_warned_of(coca, few: Path, tmp_path: Path) -> None:
     stored_models.add("vit-b-32-coco")
     run = coca("embed", few / "moves.mp4", "-o", f"{tmp_path}/index/", "--model", "vit-b-32-coco")
     assert run.stderr.splitlines()[0] == (
@@ -149,7 +149,7 @@ def test_a_model_whose_vectors_are_useless_gets_its_warning(coca, few: Path, tmp
     assert run.returncode == 0
 
 
-def test_the_index_of_another_model_is_refused_before_a_model_is_loaded(coca, few: Path, tmp_path: Path) -> None:
+def test_other_models_are_refused_before_loading(coca, few: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     with open_index(index, About("vit-l-14", "other"), 768, []):
         pass
@@ -173,12 +173,12 @@ def test_the_index_of_another_model_is_refused_before_a_model_is_loaded(coca, fe
             "cannot tell the format of out.csv",
             "end its name in .npz, .jsonl, .parquet, or in / for an index",
         ),
-        (["few", "-o", "."], ". holds something else than an index", "name a new folder with -o"),
+        (["few", "-o", "."], ". is not an index, and not empty", "name a new folder with -o"),
         (["--texts", "none.txt", "-o", "index/"], "cannot read none.txt: No such file or directory", ""),
     ],
     ids=["nothing", "nowhere", "two folders", "format", "other things", "no texts"],
 )
-def test_what_is_wrong_is_told_at_once(coca, few: Path, arguments: list[str], message: str, hint: str) -> None:
+def test_invalid_options_fail_before_loading(coca, few: Path, arguments: list[str], message: str, hint: str) -> None:
     before = sorted(few.parent.rglob("*"))
     run = coca("embed", *arguments, cwd=few.parent)
     assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)

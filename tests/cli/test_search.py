@@ -25,13 +25,13 @@ YELLOW = "a large yellow circle on a black background"
 
 @pytest.fixture(autouse=True)
 def another(coca, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search takes the model of the index, whatever else is chosen."""
+    """Choose another model; searches use that of the index."""
     monkeypatch.setenv("COCA_MODEL", "vit-l-14")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of the example clips with a caption, cut in two each, and of two texts. It is never written to."""
+    """An index of the example clips in two segments each, with captions, and of two texts. It is never changed."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "texts.txt").write_text(f"{YELLOW}\na small red triangle on a pink background\n")
     command = [*COMMAND, "embed", EXAMPLES, "--texts", "texts.txt", "--segments", "2", "-m", "shapes", "-o", "index/"]
@@ -147,7 +147,7 @@ def test_programs_ask_one_query_per_line(made: Path, monkeypatch: pytest.MonkeyP
         assert ask(b"\n\n" + YELLOW.encode())  # and none to an empty line
         run.send_signal(signal.SIGINT)
         assert run.wait(900) == 130
-        assert (run.stdout.read(), run.stderr.readline()) == (b"", b"warning: there is no file gone.mp4\n")
+        assert (run.stdout.read(), run.stderr.readline()) == (b"", b"warning: no such file: gone.mp4\n")
         assert run.stderr.readline() == b"error: interrupted\n"
 
 
@@ -224,7 +224,7 @@ def test_index_of_other_weights_is_refused(coca, tmp_path: Path) -> None:
     run = coca("search", "a dog", index)
     assert (run.stdout, run.returncode) == ("", 2)
     assert run.stderr == (
-        f"error: {index} holds vectors of another shapes than the one that is here\n"
+        f"error: {index} holds vectors of another model named shapes\n"
         "hint: vectors of two models cannot be compared: name another folder\n"
     )
 
@@ -233,8 +233,8 @@ def test_index_of_other_weights_is_refused(coca, tmp_path: Path) -> None:
     ("arguments", "message", "hint"),
     [
         (["index/"], "no query given", "coca search 'a dog jumps' index/"),
-        (["a dog", "index/"], "index is no index", "coca embed PATHS -o FOLDER/ makes one"),
-        (["dog.jpg", "index/"], "there is no file dog.jpg", ""),
+        (["a dog", "index/"], "index is not an index", "coca embed PATHS -o FOLDER/ creates one"),
+        (["dog.jpg", "index/"], "no such file: dog.jpg", ""),
         (["a dog", "--json", "--cut", "index/"], "--json, --paths0 and --cut exclude each other", "choose one"),
         (["a dog", "--duplicates", "index/"], "--duplicates takes an index and no query", ""),
         (["--not", "a dog", "-i", "index/"], "--interactive takes an index and no query", ""),

@@ -12,8 +12,7 @@ from cococli.evaluation.captions import score_captions
 from cococli.evaluation.model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
 from cococli.evaluation.report import Report
 from cococli.journal import Task, text_name
-from cococli.retrieval.entries import Entry
-from cococli.retrieval.index import About, Index, open_index
+from cococli.retrieval.index import About, Entry, Index, open_index
 from cococli.tokenizer import decode, encode
 
 NAMED = {f"{name}.jpg": captions for name, captions in REFERENCES.items()}

@@ -1,4 +1,4 @@
-"""Near-identical videos, against the plain way to find them."""
+"""Near-identical videos, compared with a naive implementation."""
 
 from itertools import combinations
 
@@ -43,9 +43,7 @@ def naive(vectors: np.ndarray, videos: list[list[int]], threshold: float) -> lis
 
 
 @given(st.integers(0, 2**32), st.integers(0, 30), st.integers(1, 4), st.floats(0.5, 0.99), st.integers(3, 60))
-def test_groups_and_scores_are_those_of_joining_pair_by_pair(
-    seed: int, count: int, longest: int, threshold: float, block: int
-) -> None:
+def test_groups_match_joining_pair_by_pair(seed: int, count: int, longest: int, threshold: float, block: int) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(longest > 1, longest + 1, count) if longest > 1 else np.ones(count, int)
     videos = [rows.tolist() for rows in np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])] if count else []
@@ -79,7 +77,7 @@ def test_copies_reach_a_threshold_of_one(dtype: str) -> None:
     assert sorted(group.members for group in groups) == [(row, row + 50) for row in range(50)]
 
 
-def test_a_chain_is_one_group() -> None:
+def test_chain_is_one_group() -> None:
     angles = np.radians([0, 10, 20, 30, 90])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     (group,) = duplicates(vectors, [[row] for row in range(5)], 0.98)
@@ -87,14 +85,14 @@ def test_a_chain_is_one_group() -> None:
     assert group.score == pytest.approx(np.cos(np.radians(10)))
 
 
-def test_a_clip_is_not_the_film_it_was_cut_from() -> None:
+def test_clip_is_not_grouped_with_its_film() -> None:
     film = np.eye(8, dtype=np.float32)
     vectors = np.concatenate([film, film[:2], film[::-1]])
     videos = [list(range(8)), [8, 9], list(range(10, 18))]  # the film, a clip, the film in another order
     assert duplicates(vectors, videos, 0.9) == [Group((0, 2), 1.0)]
 
 
-def test_the_same_video_many_times_is_one_group() -> None:
+def test_many_copies_are_one_group() -> None:
     vectors = np.repeat(np.eye(1, WIDTH, dtype=np.float32), 3000, axis=0)
     assert duplicates(vectors, [[row] for row in range(3000)], 0.99) == [Group(tuple(range(3000)), 1.0)]
 

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 import cococli
 from cococli.checkpoints.store import find_model
-from cococli.engines.mindspore import MindSporeEngine
+from cococli.engines.torch import TorchEngine
 from cococli.errors import CocaError, UsageError, VideoError
 from cococli.journal import Failure
 from cococli.media.clips import ReadRequest, Sampling, parse_segments
@@ -37,8 +37,7 @@ from cococli.retrieval.embed import (
     read_texts,
     write_vectors,
 )
-from cococli.retrieval.entries import Entry
-from cococli.retrieval.index import About, Index
+from cococli.retrieval.index import About, Entry, Index
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOVES, GROWS, APPEARS = (EXAMPLES / f"{name}.mp4" for name in ("moves", "grows", "appears"))
@@ -61,14 +60,14 @@ VECTORS = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32) ** 9  
 
 
 @pytest.fixture(scope="module")
-def engine() -> MindSporeEngine:
+def engine() -> TorchEngine:
     files = find_model("shapes")
-    return MindSporeEngine.open(files.weights, files.config)
+    return TorchEngine.open(files.weights, files.config)
 
 
 @pytest.fixture(scope="module")
 def coca() -> "cococli.Coca":
-    return cococli.load("shapes", frames="multi", num_frames=3, engine="mindspore")
+    return cococli.load("shapes", frames="multi", num_frames=3, engine="torch", precision="fp32")
 
 
 class Stopping(Reporter):
@@ -84,7 +83,7 @@ def read(segments: str = "none", sampling: Sampling = MULTI) -> ReadRequest:
 def test_videos_match_the_python_api(engine, coca, tmp_path: Path) -> None:
     picture, broken = tmp_path / "red.png", tmp_path / "broken.mp4"
     Image.new("RGB", (80, 60), (200, 30, 30)).save(picture)
-    broken.write_bytes(b"this is no video")
+    broken.write_bytes(b"this is not a video")
     paths, spent = [MOVES, broken, picture, GROWS], Spent()
     moves, failed, red, grows = embed_videos(paths, engine, "joint", read(), 2, spent=spent)
     for embedded, path in ((moves, MOVES), (red, picture), (grows, GROWS)):
@@ -152,7 +151,7 @@ def test_texts_are_distinct_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"\n  \n", "{file}: no text found"),
         (b"", "{file}: no text found"),
@@ -160,13 +159,13 @@ def test_texts_are_distinct_lines(tmp_path: Path) -> None:
         (None, "cannot read {file}: No such file or directory"),
     ],
 )
-def test_files_without_texts_are_refused(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_files_without_texts_are_refused(tmp_path: Path, content: bytes | None, expected: str) -> None:
     file = tmp_path / "texts.txt"
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         read_texts([file])
-    assert (caught.value.message, caught.value.hint) == (told.format(file=file), "")
+    assert (caught.value.message, caught.value.hint) == (expected.format(file=file), "")
 
 
 # A run
@@ -195,7 +194,7 @@ def test_run_resumes_and_reports_embeddings(engine, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.mp4").write_bytes(MOVES.read_bytes())
         os.utime(tmp_path / f"{name}.mp4", ns=(10**18, 10**18))
-    (tmp_path / "broken.mp4").write_bytes(b"this is no video")
+    (tmp_path / "broken.mp4").write_bytes(b"this is not a video")
     (tmp_path / "texts.txt").write_text("a red circle\n")
     options = {
         "output": (f"{tmp_path}/index/", "-"),
@@ -242,7 +241,7 @@ def test_outputs_may_be_combined(tmp_path: Path) -> None:
     )
 
 
-def test_files_resume_from_an_index_in_the_cache(tmp_path: Path, home: Path) -> None:
+def test_files_resume_from_a_cached_index(tmp_path: Path, home: Path) -> None:
     def index(model: str, *names: str) -> Path | None:
         return parse_outputs([str(tmp_path / name) for name in names], model).index
 

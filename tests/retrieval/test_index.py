@@ -1,4 +1,4 @@
-"""An index grows, survives kills, power cuts and full disks, and says so when it is damaged."""
+"""Indexes grow, survive kills, power failures and full disks, and report damage."""
 
 import dataclasses
 import json
@@ -18,15 +18,14 @@ from hypothesis import strategies as st
 
 from cococli.errors import CocaError, UsageError
 from cococli.journal import Failure, Task, text_name, text_of
-from cococli.retrieval.entries import Entry
-from cococli.retrieval.index import About, Index, check_index, open_index, preview_index
-from cococli.retrieval.paths import find_below
+from cococli.retrieval.index import About, Entry, Index, check_index, find_below, open_index, preview_index
+from cococli.retrieval.vectors import REBUILD
 
 ABOUT = About("shapes", "identity 1")
 OTHER = About("vit-l-14", "identity 2")
 DIMENSION = 64
 HEADER = 128  # bytes of `vectors.npy` before the first row
-MENDS = "coca embed with the same paths mends it; --overwrite makes it anew"
+REPAIR = "coca embed with the same paths repairs it; --overwrite rebuilds it"
 
 Content = dict[str, list[tuple[float, bytes]]]
 
@@ -39,7 +38,7 @@ A, B, C = tasks("a.mp4", "b.mp4", text_name("a dog")), tasks("d.mp4", "e.mp4"), 
 
 
 def vectors_of(task: Task, segments: int, dtype: str = "float32") -> np.ndarray:
-    """Of their own for each name and key."""
+    """Return vectors that differ by name and key."""
     seed = zlib.crc32(f"{task.name}{task.key}".encode())
     vectors = np.random.default_rng(seed).normal(size=(segments, DIMENSION)).astype(np.float32)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
@@ -53,7 +52,7 @@ def entries_of(task: Task, segments: int) -> list[Entry]:
 
 
 def fill(folder: Path, tasks: Sequence[Task], segments: int = 2, about: About = ABOUT, **options: object) -> list[str]:
-    """Embed what is not there yet; the names of what was made."""
+    """Add the tasks that the index lacks, and return their names."""
     made = []
     with open_index(folder, about, DIMENSION, tasks, **options) as index:
         for task in tasks:
@@ -74,7 +73,7 @@ def content(folder: Path) -> Content:
 
 
 def plainly(folder: Path) -> Content:
-    """The same, read by what every language has; a last line without an end is none yet."""
+    """Return the same, read without the package."""
     vectors, found = np.load(folder / "vectors.npy"), Content()
     for fields in map(json.loads, (folder / "entries.jsonl").read_text().split("\n")[:-1]):
         name = os.path.relpath(folder / fields["video"]) if "video" in fields else text_name(fields["text"])
@@ -83,13 +82,13 @@ def plainly(folder: Path) -> Content:
 
 
 def expected(tasks: Iterable[Task], segments: int = 2, dtype: str = "float32") -> Content:
-    told = {task: entries_of(task, segments) for task in tasks}
+    entries_by_task = {task: entries_of(task, segments) for task in tasks}
     return {
         task.name: [
             (entry.start, vector.tobytes())
             for entry, vector in zip(entries, vectors_of(task, len(entries), dtype), strict=True)
         ]
-        for task, entries in sorted(told.items(), key=lambda item: item[0].name)
+        for task, entries in sorted(entries_by_task.items(), key=lambda item: item[0].name)
     }
 
 
@@ -102,7 +101,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "new" / "index"
 
 
-def test_what_is_put_in_comes_out(folder: Path) -> None:
+def test_entries_and_vectors_are_read_back(folder: Path) -> None:
     assert fill(folder, A) == [task.name for task in A]
     assert content(folder) == plainly(folder) == expected(A)
     assert Index(folder).about == ABOUT
@@ -110,7 +109,7 @@ def test_what_is_put_in_comes_out(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["entries.jsonl", "index.json", "vectors.npy"]
 
 
-def test_what_is_there_is_not_made_again_and_more_is_added(folder: Path) -> None:
+def test_runs_add_only_what_is_new(folder: Path) -> None:
     fill(folder, A)
     before = snapshot(folder)
     assert fill(folder, A) == []
@@ -120,7 +119,7 @@ def test_what_is_there_is_not_made_again_and_more_is_added(folder: Path) -> None
     assert content(folder) == plainly(folder) == expected([*A, *B, *C])
 
 
-def test_the_entries_of_some_works_come_in_the_order_that_is_asked_for(folder: Path) -> None:
+def test_entries_follow_the_order_of_the_request(folder: Path) -> None:
     fill(folder, [*A, *B], segments=3)
     entries = Index(folder).entries(["e.mp4", text_name("a dog"), "never.mp4", "a.mp4"])
     assert [(entry.video, entry.text, entry.start) for entry in entries] == [
@@ -130,14 +129,14 @@ def test_the_entries_of_some_works_come_in_the_order_that_is_asked_for(folder: P
     ]
 
 
-def test_an_index_of_nothing_is_whole(folder: Path) -> None:
+def test_empty_index_is_valid(folder: Path) -> None:
     fill(folder, [])
     assert content(folder) == plainly(folder) == {}
     assert Index(folder).vectors.shape == (0, DIMENSION)
     assert Index(folder).entries(["a.mp4"]) == []
 
 
-def test_any_reader_loads_it_between_appends(folder: Path) -> None:
+def test_other_programs_read_it_between_appends(folder: Path) -> None:
     done = []
     with open_index(folder, ABOUT, DIMENSION, A) as index:
         for task in A:
@@ -147,7 +146,7 @@ def test_any_reader_loads_it_between_appends(folder: Path) -> None:
             assert content(folder) == plainly(folder) == expected(done, 3)
 
 
-def test_a_reader_beside_a_run_sees_vectors_for_all_entries(folder: Path) -> None:
+def test_concurrent_readers_find_vectors_of_all_entries(folder: Path) -> None:
     many = tasks(*map(str, range(200)))
     whole = expected(many)
     fill(folder, [])
@@ -163,7 +162,7 @@ def test_a_reader_beside_a_run_sees_vectors_for_all_entries(folder: Path) -> Non
     assert content(folder) == whole
 
 
-def test_who_reads_an_index_keeps_it_while_it_is_made_anew(folder: Path) -> None:
+def test_open_index_survives_overwriting(folder: Path) -> None:
     fill(folder, A)
     index, before = Index(folder), content(folder)
     fill(folder, B, overwrite=True)
@@ -173,7 +172,7 @@ def test_who_reads_an_index_keeps_it_while_it_is_made_anew(folder: Path) -> None
     assert content(folder) == expected(B)
 
 
-# Kills and power cuts
+# Kills and power failures
 
 damages = st.sampled_from(["cut", "zero", "none"])
 
@@ -192,7 +191,7 @@ def damage(path: Path, how: str, first: int, at: int, length: int) -> None:
 
 @settings(max_examples=100)
 @given(how=damages, at=st.integers(0, 10**6), length=st.integers(1, 4), entries=st.integers(0, 10**6))
-def test_wherever_a_run_broke_off_the_next_one_completes_the_same_index(
+def test_damaged_index_is_completed_by_the_next_run(
     tmp_path_factory: pytest.TempPathFactory, how: str, at: int, length: int, entries: int
 ) -> None:
     folder = tmp_path_factory.mktemp("run") / "index"
@@ -202,7 +201,7 @@ def test_wherever_a_run_broke_off_the_next_one_completes_the_same_index(
     damage(folder / "vectors.npy", how, HEADER, at, length)
     damage(folder / "entries.jsonl", "cut", 0, entries, 0)
     survivors = [json.loads(line) for line in (folder / "entries.jsonl").read_text().split("\n")[:-1]]
-    fill(folder, [*A, *C])  # others' vectors may be lost, but nobody gets their rows
+    fill(folder, [*A, *C])  # vectors of others may be lost, but their rows are not reused
     kept = [json.loads(line) for line in (folder / "entries.jsonl").read_text().splitlines()]
     theirs = {task.name for task in B}
     assert [line for line in kept if Path(line.get("video", "")).name in theirs] == [
@@ -214,7 +213,7 @@ def test_wherever_a_run_broke_off_the_next_one_completes_the_same_index(
 
 
 def killed(call: int, do: Callable[[], object]) -> bool:
-    """Do something in a process of its own, and kill that at so many calls of C functions; whether it came to it."""
+    """Do something in another process that is killed at this call of a C function, and return whether it was."""
     child = os.fork()
     if child == 0:
         left = call
@@ -232,7 +231,7 @@ def killed(call: int, do: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def test_a_line_that_is_not_written_to_its_end_is_not_read(folder: Path) -> None:
+def test_incomplete_lines_are_ignored(folder: Path) -> None:
     fill(folder, A, segments=1)
     path, rows = folder / "entries.jsonl", Index(folder).rows.tolist()
     for size in range(path.stat().st_size, 0, -1):
@@ -242,7 +241,7 @@ def test_a_line_that_is_not_written_to_its_end_is_not_read(folder: Path) -> None
 
 @settings(max_examples=40)
 @given(calls=st.lists(st.integers(1, 1900), min_size=1, max_size=3), overwrite=st.booleans())
-def test_killed_at_any_call_a_run_is_completed_by_the_next(
+def test_killed_run_is_completed_by_the_next(
     tmp_path_factory: pytest.TempPathFactory, calls: list[int], overwrite: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("run") / "index"
@@ -256,7 +255,7 @@ def test_killed_at_any_call_a_run_is_completed_by_the_next(
     assert content(folder) == plainly(folder) == expected(A)
 
 
-def test_a_full_disk_leaves_a_whole_index_and_the_next_run_goes_on(folder: Path) -> None:
+def test_full_disk_leaves_a_valid_index(folder: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     row = DIMENSION * 4
     resource.setrlimit(resource.RLIMIT_FSIZE, (HEADER + 3 * row + row // 2, limits[1]))
@@ -274,10 +273,10 @@ def test_a_full_disk_leaves_a_whole_index_and_the_next_run_goes_on(folder: Path)
     assert content(folder) == plainly(folder) == expected(A)
 
 
-# What is made again
+# Recomputed entries
 
 
-def test_a_changed_file_is_embedded_again_in_its_old_rows(folder: Path) -> None:
+def test_changed_files_reuse_their_rows(folder: Path) -> None:
     fill(folder, [*A, *B])
     size, changed = (folder / "vectors.npy").stat().st_size, tasks("b.mp4", key="changed")
     assert fill(folder, changed) == ["b.mp4"]
@@ -285,7 +284,7 @@ def test_a_changed_file_is_embedded_again_in_its_old_rows(folder: Path) -> None:
     assert (folder / "vectors.npy").stat().st_size == size
 
 
-def test_a_file_with_fewer_segments_than_before_leaves_rows_to_others(folder: Path) -> None:
+def test_free_rows_are_used_by_others(folder: Path) -> None:
     fill(folder, B, segments=3)
     fill(folder, tasks("d.mp4", key="shorter"), segments=1)
     size = (folder / "vectors.npy").stat().st_size
@@ -295,7 +294,7 @@ def test_a_file_with_fewer_segments_than_before_leaves_rows_to_others(folder: Pa
     assert content(folder) == plainly(folder) == wanted
 
 
-def test_failures_are_kept_unless_they_are_to_be_tried_again(folder: Path) -> None:
+def test_failures_are_kept_unless_retried(folder: Path) -> None:
     with open_index(folder, ABOUT, DIMENSION, A) as index:
         index.append(A[0], [Failure("a.mp4", "no video stream")], np.zeros((0, 0), np.float32))
     assert content(folder) == {}
@@ -307,14 +306,14 @@ def test_failures_are_kept_unless_they_are_to_be_tried_again(folder: Path) -> No
     assert content(folder) == plainly(folder) == expected(A)
 
 
-def test_overwriting_drops_everything_whatever_there_was(folder: Path) -> None:
+def test_overwriting_drops_everything(folder: Path) -> None:
     fill(folder, A, about=OTHER, dtype="float16")
     assert fill(folder, B, overwrite=True) == [task.name for task in B]
     assert content(folder) == plainly(folder) == expected(B)
     assert Index(folder).about == ABOUT
 
 
-def test_looking_changes_nothing(folder: Path) -> None:
+def test_preview_changes_nothing(folder: Path) -> None:
     assert preview_index(folder, A) == {}
     check_index(folder, ABOUT)
     assert not folder.exists()
@@ -325,7 +324,7 @@ def test_looking_changes_nothing(folder: Path) -> None:
     assert snapshot(folder) == before
 
 
-def test_halves_stay_halves(folder: Path) -> None:
+def test_float16_index_stays_float16(folder: Path) -> None:
     fill(folder, A, dtype="float16")
     fill(folder, [*A, *B])
     fill(folder, C, dtype="float16")
@@ -335,14 +334,14 @@ def test_halves_stay_halves(folder: Path) -> None:
     assert Index(folder).vectors.dtype == np.float16
 
 
-def test_how_videos_were_sampled_last_is_noted(folder: Path) -> None:
+def test_latest_sampling_is_recorded(folder: Path) -> None:
     fill(folder, A)
     multi = About(ABOUT.model, ABOUT.identity, "multi", 4, "mean")
     fill(folder, B, about=multi)
     assert Index(folder).about == multi
 
 
-# What is refused
+# Refusals
 
 
 def refused(do: Callable[..., object], *arguments: object, **options: object) -> tuple[str, str]:
@@ -355,10 +354,10 @@ def refused(do: Callable[..., object], *arguments: object, **options: object) ->
     ("asked", "what"),
     [
         (OTHER, "vectors of shapes, not vit-l-14"),
-        (About("shapes", "trained anew"), "vectors of another shapes than the one that is here"),
+        (About("shapes", "retrained"), "vectors of another model named shapes"),
     ],
 )
-def test_the_index_of_another_model_is_refused_and_kept(folder: Path, asked: About, what: str) -> None:
+def test_index_of_another_model_is_refused_and_kept(folder: Path, asked: About, what: str) -> None:
     fill(folder, A)
     before = snapshot(folder)
     assert refused(fill, folder, B, about=asked) == (
@@ -371,7 +370,7 @@ def test_the_index_of_another_model_is_refused_and_kept(folder: Path, asked: Abo
     assert Index(folder).about == asked
 
 
-def test_another_dtype_is_refused(folder: Path) -> None:
+def test_other_dtype_is_refused(folder: Path) -> None:
     fill(folder, A)
     before = snapshot(folder)
     assert refused(fill, folder, A, dtype="float16") == (
@@ -383,36 +382,36 @@ def test_another_dtype_is_refused(folder: Path) -> None:
     assert content(folder) == expected(A, dtype="float16")
 
 
-def test_vectors_of_another_length_are_refused(folder: Path) -> None:
+def test_other_dimension_is_refused(folder: Path) -> None:
     fill(folder, A)
     np.save(folder / "vectors.npy", np.eye(3, dtype=np.float32))
     assert refused(fill, folder, A) == (
-        f"{folder}/vectors.npy holds vectors of 3 numbers, not {DIMENSION}",
-        "--overwrite makes the index anew",
+        f"{folder}/vectors.npy holds vectors of 3 dimensions, not {DIMENSION}",
+        REBUILD,
     )
 
 
-def test_a_newer_version_is_refused(folder: Path) -> None:
+def test_newer_version_is_refused(folder: Path) -> None:
     fill(folder, A)
     (folder / "index.json").write_text('{"coca_index": 3, "vectors": "elsewhere"}')
-    told = (f"{folder} was written by a newer coca", "pip install --upgrade cococli")
-    assert refused(Index, folder) == told
-    assert refused(fill, folder, A) == told
+    message = (f"{folder} was written by a newer version of coca", "pip install --upgrade cococli")
+    assert refused(Index, folder) == message
+    assert refused(fill, folder, A) == message
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "index.json"])
-def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+def test_folder_of_other_files_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     for overwrite in (False, True):
         assert refused(fill, tmp_path, A, overwrite=overwrite) == (
-            f"{tmp_path} holds something else than an index",
+            f"{tmp_path} is not an index, and not empty",
             "name a new folder with -o",
         )
     assert snapshot(tmp_path) == {name: b"mine"}
     assert refused(fill, tmp_path / name, A) == (f"{tmp_path}/{name} is not a folder", "")
 
 
-def test_two_runs_on_one_index_refuse_each_other(folder: Path) -> None:
+def test_concurrent_runs_are_refused(folder: Path) -> None:
     with open_index(folder, ABOUT, DIMENSION, A) as index:
         for overwrite in (False, True):
             assert refused(fill, folder, A, overwrite=overwrite)[0] == (f"another run writes to {folder}/entries.jsonl")
@@ -421,22 +420,22 @@ def test_two_runs_on_one_index_refuse_each_other(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("as_nobody")
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
-    for mode in (0o500, 0o000):  # neither to be written to, nor to be looked into
+def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
+    for mode in (0o500, 0o000):  # neither writable nor readable
         tmp_path.chmod(mode)
         with pytest.raises(CocaError) as caught:
             fill(tmp_path / "index", A)
         doing = "write" if mode else "read"
         assert caught.value.message == f"cannot {doing} {tmp_path}/index: Permission denied"
-    assert refused(Index, tmp_path / "index")[0] == f"{tmp_path}/index is no index"
+    assert refused(Index, tmp_path / "index")[0] == f"{tmp_path}/index is not an index"
 
 
-# Reading what is damaged: each is told, and the hint mends it
+# Damage is reported, and the hint repairs it
 
 
-def test_where_there_is_no_index_it_is_told(folder: Path, tmp_path: Path) -> None:
+def test_missing_index_is_reported(folder: Path, tmp_path: Path) -> None:
     for place in (folder, tmp_path):
-        assert refused(Index, place) == (f"{place} is no index", "coca embed PATHS -o FOLDER/ makes one")
+        assert refused(Index, place) == (f"{place} is not an index", "coca embed PATHS -o FOLDER/ creates one")
 
 
 def patched(path: Path, old: bytes, new: bytes) -> None:
@@ -451,7 +450,7 @@ def poked(folder: Path, row: int, value: float) -> None:
     vectors.flush()
 
 
-MENDABLE = {
+REPAIRABLE = {
     "vectors cut": (
         lambda folder: os.truncate(folder / "vectors.npy", HEADER + DIMENSION * 4 * 3 + 17),
         "is damaged: vectors.npy ends before row 4",
@@ -475,12 +474,12 @@ MENDABLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", MENDABLE)
-def test_damage_is_told_and_the_same_run_mends_it(folder: Path, how: str) -> None:
+@pytest.mark.parametrize("how", REPAIRABLE)
+def test_damage_is_reported_and_repaired(folder: Path, how: str) -> None:
     fill(folder, A)
-    do, told = MENDABLE[how]
+    do, message = REPAIRABLE[how]
     do(folder)
-    assert refused(Index, folder) == (f"{folder} {told.format(folder=folder)}", MENDS)
+    assert refused(Index, folder) == (f"{folder} {message.format(folder=folder)}", REPAIR)
     fill(folder, A)
     assert content(folder) == plainly(folder) == expected(A)
     do(folder)
@@ -488,14 +487,14 @@ def test_damage_is_told_and_the_same_run_mends_it(folder: Path, how: str) -> Non
     assert content(folder) == plainly(folder) == expected(A)
 
 
-ANEW = {
+IRREPARABLE = {
     "no header": (
         lambda folder: patched(folder / "vectors.npy", b"NUMPY", b"LUMPY"),
-        "{folder}/vectors.npy is damaged: no header",
+        "{folder}/vectors.npy is damaged: invalid header",
     ),
     "vectors emptied": (
         lambda folder: os.truncate(folder / "vectors.npy", 0),
-        "{folder}/vectors.npy is damaged: no header",
+        "{folder}/vectors.npy is damaged: invalid header",
     ),
     "about is junk": (
         lambda folder: (folder / "index.json").write_bytes(b"\0\0\0"),
@@ -515,42 +514,40 @@ ANEW = {
     ),
     "a line is junk": (
         lambda folder: patched(folder / "entries.jsonl", b'{"row": 2, "video": ', b"\0" * 20),
-        "line 3 of {folder}/entries.jsonl is no entry of coca",
+        "line 3 of {folder}/entries.jsonl is not an entry of coca",
     ),
     "a line is of another program": (
         lambda folder: patched(folder / "entries.jsonl", b'{"row": 2, "video": ', b'{"id": 1}\n{"row": 2, "video": '),
-        "line 3 of {folder}/entries.jsonl is no entry of coca",
+        "line 3 of {folder}/entries.jsonl is not an entry of coca",
     ),
     "a row without an end": (
         lambda folder: patched(folder / "entries.jsonl", b'"row": 2', b'"row": ' + b"2" * 5000),
-        "line 3 of {folder}/entries.jsonl is no entry of coca",
+        "line 3 of {folder}/entries.jsonl is not an entry of coca",
     ),
     "a row named twice": (
         lambda folder: patched(folder / "entries.jsonl", b'"row": 2', b'"row": 1'),
-        "{folder} is damaged: two entries have one vector",
+        "{folder} is damaged: two entries share a vector",
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ANEW)
-def test_what_cannot_be_mended_is_told_and_made_anew(folder: Path, how: str) -> None:
+@pytest.mark.parametrize("how", IRREPARABLE)
+def test_irreparable_damage_is_reported_and_overwritten(folder: Path, how: str) -> None:
     fill(folder, A)
-    do, told = ANEW[how]
+    do, message = IRREPARABLE[how]
     do(folder)
-    message, hint = refused(Index, folder)
-    assert message == told.format(folder=folder)
-    assert hint in ("--overwrite makes the index anew", "--overwrite makes it anew")
+    assert refused(Index, folder) == (message.format(folder=folder), REBUILD)
     fill(folder, A, overwrite=True)
     assert content(folder) == plainly(folder) == expected(A)
 
 
-def test_a_line_damaged_within_is_told_when_it_is_looked_at(folder: Path) -> None:
+def test_damaged_line_is_reported_when_it_is_read(folder: Path) -> None:
     fill(folder, A)
     patched(folder / "entries.jsonl", b'"start": 1.0', b'"start"\0\0\0\0\0')
     index = Index(folder)
     assert refused(index.entry, 1) == (
-        f"line 2 of {folder}/entries.jsonl: it is not an entry of coca",
-        "--overwrite makes the index anew",
+        f"line 2 of {folder}/entries.jsonl: not an entry of coca",
+        REBUILD,
     )
     fill(folder, A, overwrite=True)
     assert content(folder) == expected(A)
@@ -571,7 +568,7 @@ def test_values_of_wrong_types_are_named(folder: Path, value: str) -> None:
 def test_rows_of_wrong_types_are_named(folder: Path, row: str) -> None:
     fill(folder, A)
     patched(folder / "entries.jsonl", b'{"row": 1, ', b'{"row": ' + row.encode() + b", ")
-    assert refused(Index, folder)[0] == f"line 2 of {folder}/entries.jsonl is no entry of coca"
+    assert refused(Index, folder)[0] == f"line 2 of {folder}/entries.jsonl is not an entry of coca"
     assert refused(fill, folder, B)[0] == f"line 2 of {folder}/entries.jsonl: 'row' is missing or not a number"
 
 
@@ -607,7 +604,7 @@ def test_fifos_are_refused(folder: Path, name: str) -> None:
 # Paths
 
 
-def test_an_index_moves_with_its_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_moves_with_its_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old/videos").mkdir(parents=True)
     (tmp_path / "old/videos/a.mp4").touch()
     monkeypatch.chdir(tmp_path / "old")
@@ -630,13 +627,13 @@ def test_an_index_moves_with_its_videos(tmp_path: Path, monkeypatch: pytest.Monk
             assert list(preview_index(Path(folder), tasks(spelled))) == [spelled]
 
 
-def test_videos_that_share_only_the_root_have_absolute_paths(folder: Path) -> None:
+def test_paths_across_the_root_are_absolute(folder: Path) -> None:
     fill(folder, tasks("/elsewhere/a.mp4"))
     assert json.loads((folder / "entries.jsonl").read_text().splitlines()[0])["video"] == "/elsewhere/a.mp4"
     assert Index(folder).entry(0).video == "/elsewhere/a.mp4"
 
 
-def test_links_to_the_index_and_the_videos_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("disk/deep/index", "disk/videos", "here"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "disk/videos/a.mp4").touch()
@@ -649,7 +646,7 @@ def test_links_to_the_index_and_the_videos_are_followed(tmp_path: Path, monkeypa
     assert Index(Path("index")).entry(2).video == f"{tmp_path}/disk/videos/a.mp4"
 
 
-def test_indexes_of_the_first_version_keep_working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_version_keeps_working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "a.mp4").touch()
     monkeypatch.chdir(tmp_path)
@@ -665,7 +662,7 @@ def test_indexes_of_the_first_version_keep_working(tmp_path: Path, monkeypatch: 
     assert json.loads(Path("index/index.json").read_text())["coca_index"] == 2
 
 
-def test_moved_files_are_found_by_the_end_of_their_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_files_are_found_below_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("new/a.mp4", "new/sub/a.mp4", "new/lib/sub/b.mp4"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -676,16 +673,14 @@ def test_moved_files_are_found_by_the_end_of_their_path(tmp_path: Path, monkeypa
     assert find_below("other/c.mp4", Path("new")) == "other/c.mp4"
 
 
-@pytest.mark.filterwarnings("ignore")  # Python's parser warns of a bad escape in what it reads
+@pytest.mark.filterwarnings("ignore")  # numpy parses damaged headers as Python
 @settings(max_examples=100)
 @given(
     name=st.sampled_from(["index.json", "entries.jsonl", "vectors.npy"]),
     at=st.integers(0, 10**6),
     junk=st.binary(min_size=1, max_size=8),
 )
-def test_whatever_is_damaged_nothing_crashes_and_overwriting_mends_it(
-    tmp_path_factory: pytest.TempPathFactory, name: str, at: int, junk: bytes
-) -> None:
+def test_random_damage_never_crashes(tmp_path_factory: pytest.TempPathFactory, name: str, at: int, junk: bytes) -> None:
     folder = tmp_path_factory.mktemp("damaged") / "index"
     fill(folder, A, segments=1)
     path = folder / name
@@ -700,7 +695,7 @@ def test_whatever_is_damaged_nothing_crashes_and_overwriting_mends_it(
     assert content(folder) == plainly(folder) == expected(A)
 
 
-def test_an_open_index_knows_when_a_run_has_changed_it(folder: Path) -> None:
+def test_open_index_detects_changes(folder: Path) -> None:
     fill(folder, tasks("a", "b"))
     index = Index(folder)
     assert not index.has_changed()

@@ -1,4 +1,4 @@
-"""Exact search, against the plain way to say it."""
+"""Exact search, compared with a naive implementation."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ WIDTH = 6
 
 
 def whole_numbers(seed: int, count: int, dtype: str = "float32") -> np.ndarray:
-    """Vectors whose products are exact, so that equal scores are equal; few values, so that many are."""
+    """Return vectors with exact products and many equal scores."""
     return np.random.default_rng(seed).integers(-2, 3, (count, WIDTH)).astype(dtype)
 
 
@@ -27,7 +27,7 @@ def naive(vectors, query, count, rows, excluded, min_score, groups, per_group) -
     def score(row: int, query: np.ndarray) -> float:
         return sum(float(a) * float(b) for a, b in zip(vectors[row], query, strict=True))
 
-    def standing(row: int, query: np.ndarray) -> float:
+    def standardized(row: int, query: np.ndarray) -> float:
         everyone = [score(other, query) for other in rows]
         return (score(row, query) - np.mean(everyone)) / max(np.std(everyone), 1e-6)
 
@@ -35,7 +35,7 @@ def naive(vectors, query, count, rows, excluded, min_score, groups, per_group) -
     for row in sorted(rows, key=lambda row: -score(row, query)):
         if min_score is not None and score(row, query) < min_score:
             continue
-        if any(standing(row, query) < standing(row, other) - 1e-6 for other in excluded):
+        if any(standardized(row, query) < standardized(row, other) - 1e-6 for other in excluded):
             continue
         taken[groups[row]] += 1
         if taken[groups[row]] <= per_group and len(hits) < count:
@@ -48,7 +48,7 @@ dtypes = st.sampled_from(["float32", "float16"])
 
 
 @given(seeds, st.integers(0, 80), st.integers(1, 100), dtypes)
-def test_nearest_is_the_head_of_a_sort(seed: int, size: int, count: int, dtype: str) -> None:
+def test_nearest_matches_sorting(seed: int, size: int, count: int, dtype: str) -> None:
     vectors, (query,) = whole_numbers(seed, size, dtype), whole_numbers(seed + 1, 1)
     everyone, alone = range(size), np.arange(size)
     assert nearest(vectors, query, count) == naive(vectors, query, count, everyone, (), None, alone, 1)
@@ -64,7 +64,7 @@ def test_nearest_is_the_head_of_a_sort(seed: int, size: int, count: int, dtype: 
     per_group=st.integers(1, 3),
     dtype=dtypes,
 )
-def test_what_is_left_out_is_what_the_plain_way_leaves_out(
+def test_limits_match_the_naive_search(
     seed: int, size: int, count: int, live: float, excluded: int, min_score: int | None, per_group: int, dtype: str
 ) -> None:
     vectors, (query, *others) = whole_numbers(seed, size, dtype), whole_numbers(seed + 1, 1 + excluded)
@@ -74,14 +74,14 @@ def test_what_is_left_out_is_what_the_plain_way_leaves_out(
     assert nearest(vectors, query, count, rows, others, min_score, groups, per_group) == expected
 
 
-def test_the_exclusion_compares_standings_not_cosines() -> None:
+def test_exclusions_compare_standardized_scores() -> None:
     wanted, unwanted = np.eye(4, dtype=np.float32)[:2]
-    # All match the unwanted query better by their cosine; row 0 alone stands out among them for the wanted one.
+    # All have a higher cosine to the unwanted query, but row 0 stands out for the wanted one.
     vectors = np.array([[0.3, 0.6, 0, 0], [0.1, 0.6, 0, 0], [0.1, 0.7, 0, 0], [0.1, 0.9, 0, 0]], np.float32)
     assert [hit.row for hit in nearest(vectors, wanted, 4, excluded=[unwanted])] == [0, 1]
 
 
-def test_standings_may_be_measured_on_other_rows() -> None:
+def test_scores_may_be_standardized_over_other_rows() -> None:
     wanted, unwanted = np.eye(2, dtype=np.float32)
     vectors = np.array([[0.5, 0.4], [0.4, 0.5], [0, 0.9], [0, 0.8]], np.float32)
     two, everyone = np.arange(2), np.arange(4)
@@ -90,13 +90,13 @@ def test_standings_may_be_measured_on_other_rows() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 3000])
-def test_scores_of_halves_are_those_of_the_same_numbers_as_floats(size: int) -> None:
+def test_float16_scores_match_float32(size: int) -> None:
     halves = unit(0, size, 96).astype(np.float16)
     query = unit(1, 1, 96)[0]
     np.testing.assert_allclose(scores(halves, query), halves.astype(np.float32) @ query, atol=3e-7)
 
 
-def test_every_half_has_its_value() -> None:
+def test_every_float16_is_converted_exactly() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)][:, None]  # signed zeros and subnormal numbers too
     np.testing.assert_array_equal(scores(finite, np.ones(1, np.float32)), finite[:, 0].astype(np.float32))
@@ -104,13 +104,13 @@ def test_every_half_has_its_value() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("some", [[5, 3, 299], [*range(0, 300, 2)], []], ids=["few", "many", "none"])
-def test_scores_of_some_rows_are_those_of_all(some: list[int], dtype: str) -> None:
+def test_scores_of_selected_rows_match(some: list[int], dtype: str) -> None:
     vectors, (query,) = whole_numbers(0, 300, dtype), whole_numbers(1, 1)
     rows = np.array(some, np.int64)
     np.testing.assert_array_equal(scores(vectors, query, rows), scores(vectors, query)[rows])
 
 
-def test_a_mapped_file_is_searched_as_it_lies(tmp_path) -> None:
+def test_mapped_files_are_searched(tmp_path) -> None:
     np.save(tmp_path / "vectors.npy", unit(0, 50))
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     query = unit(1, 1)[0]
@@ -118,7 +118,7 @@ def test_a_mapped_file_is_searched_as_it_lies(tmp_path) -> None:
     assert nearest(mapped, query, 5) == nearest(np.array(mapped), query, 5)
 
 
-def test_queries_are_added_by_their_weights() -> None:
+def test_queries_are_weighted() -> None:
     query = combined(np.eye(3, dtype=np.float32), np.array([3, -4, 0]))
     assert query.dtype == np.float32
     np.testing.assert_allclose(query, [0.6, -0.8, 0], atol=1e-7)
@@ -132,5 +132,5 @@ def test_queries_that_cancel_out_are_refused(weights: list[float]) -> None:
         combined(np.repeat(unit(0, 1), 2, axis=0), np.array(weights))
     assert (refused.value.message, refused.value.hint) == (
         "these queries cancel each other out",
-        "give them other weights",
+        "change their weights",
     )

@@ -1,11 +1,11 @@
-"""What a user looks for, as it is typed."""
+"""Queries as users type them."""
 
 from pathlib import Path
 
 import pytest
 
 from cococli.errors import UsageError
-from cococli.retrieval.query import Part, Query, parse_line, parse_part, parse_query
+from cococli.retrieval.search import Part, Query, parse_line, parse_part, parse_query
 
 
 @pytest.fixture(autouse=True)
@@ -53,32 +53,32 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
-def test_a_part_is_a_sentence_or_a_file_that_is_there(text: str, part: Part) -> None:
+def test_parts_are_sentences_or_existing_files(text: str, part: Part) -> None:
     assert parse_part(text) == part
 
 
 @pytest.mark.parametrize("text", ["cat.jpg", "cat.jpg^2", "clips/my dog.MP4"])
-def test_what_is_called_like_a_file_is_none_where_it_is_missing(text: str) -> None:
+def test_missing_files_are_refused(text: str) -> None:
     Path("cat.jpg^2").unlink()
     with pytest.raises(UsageError) as caught:
         parse_part(text)
-    assert (caught.value.message, caught.value.hint) == (f"there is no file {text.partition('^')[0]}", "")
+    assert (caught.value.message, caught.value.hint) == (f"no such file: {text.partition('^')[0]}", "")
 
 
-def test_weights_beyond_any_number_are_refused() -> None:
+def test_huge_weights_are_refused() -> None:
     with pytest.raises(UsageError, match="must be at most 1000"):
         parse_part("a dog^" + "9" * 400)
 
 
-def test_a_link_to_nowhere_is_no_file() -> None:
+def test_broken_links_are_refused() -> None:
     Path("old.mp4").symlink_to("gone.mp4")
     with pytest.raises(UsageError) as caught:
         parse_part("old.mp4")
-    assert caught.value.message == "there is no file old.mp4"
+    assert caught.value.message == "no such file: old.mp4"
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
-def test_an_empty_part_is_refused(text: str) -> None:
+def test_empty_parts_are_refused(text: str) -> None:
     for parts in (([text], []), (["a dog", text], []), (["a dog"], [text])):
         with pytest.raises(UsageError) as caught:
             parse_query(*parts)
@@ -104,17 +104,17 @@ def test_query_needs_a_part() -> None:
         ("a dog --nothing", Query((Part("a dog --nothing"),))),
     ],
 )
-def test_a_line_holds_a_whole_query(line: str, query: Query) -> None:
+def test_lines_hold_whole_queries(line: str, query: Query) -> None:
     assert parse_line(line) == query
 
 
 @pytest.mark.parametrize("line", ["--not snow", "a dog --not"])
-def test_a_line_that_lacks_a_part_is_refused(line: str) -> None:
+def test_incomplete_lines_are_refused(line: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_line(line)
     assert caught.value.message == "the query is empty"
 
 
-def test_a_url_is_refused_unchanged() -> None:
+def test_urls_are_refused_unchanged() -> None:
     with pytest.raises(UsageError, match=r"^https://example\.com/a\.jpg is a URL, not a file"):
         parse_part("https://example.com/a.jpg^2")

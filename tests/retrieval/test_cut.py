@@ -1,4 +1,4 @@
-"""What the printed command cuts is what was found, frame by frame, by a real ffmpeg and a real shell."""
+"""Printed commands cut out exactly the frames of a moment, with a real ffmpeg and a real shell."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ from media.video_fixtures import CLOSED, OPEN, RATE, X264, make_video, number_of
 
 from cococli.errors import VideoError
 from cococli.media.videos import open_video
-from cococli.retrieval.cutting import cut_command
-from cococli.retrieval.entries import Entry
+from cococli.retrieval.cut import cut_command
+from cococli.retrieval.index import Entry
 
 UNEVEN = list(accumulate([1, 3, 1, 1, 7] * 12))
-LONG = 650  # frames: more than ffmpeg is made to decode before a moment
+LONG = 650  # frames: more than ffmpeg decodes before a moment
 
 KINDS: dict[str, dict[str, Any]] = {
     "bidirectional.mp4": X264,
@@ -36,8 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "uneven.mkv": {"at": UNEVEN},
     "mpeg2.ts": {"codec": "mpeg2video", "b_frames": 2},
     "mpeg2.mpg": {"codec": "mpeg2video", "b_frames": 2},
-    "not to be sought.flv": {},
-    "nor this.h264": {"kind": "h264"},
+    "not seekable.flv": {},
+    "not seekable either.h264": {"kind": "h264"},
     "colors.gif": {"codec": "gif", "pixel_format": "rgb8"},
     "long.mp4": {**X264, "frames": LONG},
     "long.mkv": {**X264, "frames": LONG},
@@ -50,7 +50,7 @@ FFMPEGS = {"bundled": imageio_ffmpeg.get_ffmpeg_exe(), "installed": shutil.which
 
 @pytest.fixture(params=FFMPEGS)
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """Run a command in an empty folder, with either ffmpeg; the file that it makes there."""
+    """Return a function that runs a command in an empty folder, and returns the file that it writes."""
     ffmpeg = FFMPEGS[request.param] or pytest.skip("ffmpeg is not installed")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").symlink_to(ffmpeg)
@@ -67,7 +67,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 
 def content(path: Path) -> tuple[list[int], np.ndarray]:
-    """The numbers of its frames, and when each is shown, in seconds."""
+    """Return the numbers and timestamps of the frames."""
     video = open_video(path)
     return [number_of(frame.pixels) for frame in video.frames(range(len(video.starts)))], video.starts
 
@@ -91,7 +91,7 @@ def check(path: Path, shell: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_cut_holds_exactly_the_frames_of_its_moment(tmp_path: Path, shell, name: str) -> None:
+def test_cut_holds_exactly_the_frames_of_its_moment(tmp_path: Path, shell, name: str) -> None:
     check(make_video(tmp_path / name, **KINDS[name]), shell)
 
 
@@ -101,11 +101,11 @@ def test_sound_may_begin_before_the_picture(tmp_path: Path, shell, name: str) ->
     check(with_sound(silent, tmp_path / name), shell)
 
 
-def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path: Path, shell) -> None:
+def test_frames_hidden_by_edit_lists_stay_hidden(tmp_path: Path, shell) -> None:
     check(trim(make_video(tmp_path / "whole.mp4", **X264), tmp_path / "trimmed.mp4", 5), shell)
 
 
-def test_times_rounded_to_milliseconds_mean_the_frames_that_they_were(tmp_path: Path, shell) -> None:
+def test_rounded_times_select_the_same_frames(tmp_path: Path, shell) -> None:
     ticks = [3 * number for number in range(60)]
     path = tmp_path / "thirds.mp4"
     with av.open(str(make_video(tmp_path / "even.mp4", at=ticks, **X264))) as old, av.open(str(path), "w") as new:
@@ -143,7 +143,7 @@ def test_any_name_survives_the_shell(tmp_path: Path, shell, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["-i.mp4", "12:30.mp4"])
-def test_a_name_without_a_folder_is_neither_an_option_nor_a_protocol(
+def test_bare_names_are_neither_options_nor_protocols(
     tmp_path: Path, shell, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     make_video(tmp_path / "plain.mp4").rename(tmp_path / name)
@@ -152,13 +152,13 @@ def test_a_name_without_a_folder_is_neither_an_option_nor_a_protocol(
     assert content(shell(f"cp {tmp_path}/*.mp4 . && {command} && rm ./{name}"))[0] == list(range(10, 20))
 
 
-def test_commands_that_a_shell_reads_from_a_pipe_do_not_eat_each_other(tmp_path: Path, shell) -> None:
+def test_piped_commands_do_not_consume_each_other(tmp_path: Path, shell) -> None:
     path = make_video(tmp_path / "v.mp4")
     first, second = (cut_command(Entry(0, str(path), start, start + 0.4)) for start in (0.0, 0.4))
     assert content(shell(f"{first}\n{second} && rm v_0.00-0.40.mp4\n"))[0] == list(range(10, 20))
 
 
-def test_the_command_is_short_enough_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "a dog.mp4", frames=LONG)
     monkeypatch.chdir(tmp_path)
     assert cut_command(Entry(0, "a dog.mp4", 24.0, 25.5)) == (
@@ -168,13 +168,13 @@ def test_the_command_is_short_enough_to_be_read(tmp_path: Path, monkeypatch: pyt
     )
 
 
-def test_a_video_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_missing_video_is_reported(tmp_path: Path) -> None:
     with pytest.raises(VideoError) as caught:
         cut_command(Entry(0, str(tmp_path / "gone.mp4"), 0.0, 1.0))
     assert caught.value.message == "no such file"
 
 
-def test_moments_of_videos_with_one_name_are_cut_into_two_files(tmp_path: Path) -> None:
+def test_videos_of_equal_names_get_different_files(tmp_path: Path) -> None:
     videos = [make_video(tmp_path / folder / "a.mp4") for folder in ("one", "two") if not (tmp_path / folder).mkdir()]
     taken: set[str] = set()
     commands = [cut_command(Entry(0, str(video), 0.0, 1.0), taken) for video in videos]
