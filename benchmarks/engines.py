@@ -154,7 +154,7 @@ class Watched:
                 logits[index * ids.shape[1] : (index + 1) * ids.shape[1], 63] = 99
         found = top_k_scores(logits, scores.ids.shape[1])
         ids = np.where(found.ids == 63, self.config.eot_id, found.ids)
-        return Scores(ids, found.logits, found.log_sum, scores.all_logits)
+        return Scores(ids, found.logits, found.log_sum, scores.lookup)
 
 
 def search(engine: Engine[Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from cococli.decoding.decoder import Decoder
 from cococli.decoding.options import SearchOptions
-from cococli.decoding.sequences import Hypothesis
+from cococli.decoding.search import Hypothesis
 from cococli.engines.base import Engine
 
 

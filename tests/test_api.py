@@ -168,7 +168,7 @@ def test_invalid_options_fail_before_loading() -> None:
     [
         ({"num_frames": 0}, "num_frames must be 1 to 1024"),
         ({"num_frames": "many"}, "'num_frames'"),
-        ({"max_length": 999}, "max_length 999 is more than"),
+        ({"max_length": 999}, "max_length 999 exceeds the 76 tokens"),
         ({"method": "legacy", "beams": 4}, "groups of method legacy"),
         ({"beam": 3}, "no argument 'beam'"),
         ({"ban": "logo"}, "'ban'"),

@@ -10,7 +10,7 @@ from ..catalog import CocaConfig
 from ..checkpoints.store import ModelFiles
 from ..decoding.decoder import Decoder, check_prompt
 from ..decoding.options import SearchOptions
-from ..decoding.sequences import Hypothesis
+from ..decoding.search import Hypothesis
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine, resolve
 from ..errors import ModelError, UsageError

@@ -61,8 +61,10 @@ def completing(ids: Sequence[int], bans: Bans, last: bool) -> np.ndarray:
     """
     text = _text(ids)
     end = _kind(text[-1:])
-    starts = [index for index, byte in enumerate(text) if byte == ord(" ")][-bans.longest :]
-    tails = [text[start:] for start in starts]
+    tails: list[bytes] = []
+    start = len(text)
+    while len(tails) < bans.longest and (start := text.rfind(b" ", 0, start)) >= 0:
+        tails.append(text[start:])
     if end:
         tails.append(b"")  # another kind of word may begin here
     begun = [(phrase, tail) for phrase in bans.phrases for tail in tails if phrase.startswith(tail)]

@@ -12,10 +12,8 @@ from ..catalog import CocaConfig
 from ..engines.base import DecodeState, Engine
 from ..errors import UsageError
 from . import bans
-from .beam import beam_search
 from .options import SearchOptions
-from .sample import sample
-from .sequences import Feed, Hypothesis, Search
+from .search import Hypothesis, Search
 
 Key = TypeVar("Key")
 
@@ -28,15 +26,6 @@ class _Waiting(NamedTuple, Generic[Key]):
     key: Key
     tokens: np.ndarray  # [N, D]
     seed: int
-
-
-@dataclasses.dataclass(eq=False)
-class _Running(Generic[Key]):
-    """A clip in a slot."""
-
-    key: Key
-    search: Search
-    feed: Feed
 
 
 class Decoder(Generic[Key]):
@@ -58,7 +47,8 @@ class Decoder(Generic[Key]):
             options = dataclasses.replace(options, method="greedy")
         self._engine, self._options, self._prompt, self._max_slots = engine, options, prompt, slots
         self._waiting: deque[_Waiting[Key]] = deque()
-        self._running: dict[int, _Running[Key]] = {}  # by slot, ascending
+        self._running: dict[int, Key] = {}  # by slot, ascending
+        self._search = Search(engine.config, options, prompt, 0)
         self._state: DecodeState | None = None
         self._idle_seconds = 0.0  # spent on idle slots
 
@@ -91,19 +81,12 @@ class Decoder(Generic[Key]):
             ModelError: The model's scores are not numbers.
         """
         state = self._fill()
-        running = list(self._running.items())
+        slots = np.array([*self._running])
         start = time.perf_counter()
-        ids, parents = (np.stack(part) for part in zip(*(clip.feed for _, clip in running), strict=True))
-        scores = self._engine.step(state, np.array([slot for slot, _ in running]), ids, parents)
-        self._idle_seconds += (time.perf_counter() - start) * (1 - len(running) / state.slots)
-        found: dict[Key, list[Hypothesis]] = {}
-        for index, (slot, clip) in enumerate(running):
-            try:
-                clip.feed = clip.search.send(scores.rows(slice(index * state.beams, (index + 1) * state.beams)))
-            except StopIteration as over:
-                found[clip.key] = over.value
-                del self._running[slot]
-        return found
+        scores = self._engine.step(state, slots, *self._search.inputs(slots))
+        self._idle_seconds += (time.perf_counter() - start) * (1 - len(slots) / state.slots)
+        over = self._search.advance(slots, scores).tolist()
+        return {self._running.pop(slot): self._search.captions(slot) for slot in over}
 
     def _fill(self) -> DecodeState:
         """Return the state with waiting clips admitted to free slots."""
@@ -112,8 +95,8 @@ class Decoder(Generic[Key]):
             if slot not in self._running and self._waiting:
                 clip = self._waiting.popleft()
                 self._engine.admit(state, slot, clip.tokens)
-                search = self._search(clip.seed)
-                self._running[slot] = _Running(clip.key, search, next(search))
+                self._search.start(slot, clip.seed)
+                self._running[slot] = clip.key
         self._running = dict(sorted(self._running.items()))
         return state
 
@@ -121,20 +104,19 @@ class Decoder(Generic[Key]):
         """Return the state with slots for these clips: more when needed, fewer once idle slots have cost enough."""
         slots = 1 << (clips - 1).bit_length()
         state = self._state
+        kept = np.array([*self._running], np.int64)
         if state is None:
             options = self._options
-            state = self._engine.begin(slots, options.rows, options.max_length, max(1, options.top_tokens))
+            state = self._engine.begin(slots, options.rows, options.max_length, options.top_tokens)
         elif slots > state.slots or (slots < state.slots and self._idle_seconds > RESIZE_SECONDS):
-            state = self._engine.resize(state, np.array([*self._running], np.int64), slots)
+            state = self._engine.resize(state, kept, slots)
             self._running = dict(enumerate(self._running.values()))
             self._idle_seconds = 0.0
+        else:
+            return state
+        self._search = self._search.resized(kept, slots)
         self._state = state
         return state
-
-    def _search(self, seed: int) -> Search:
-        if self._options.method in ("beam", "legacy"):
-            return beam_search(self._engine.config, self._options, self._prompt)
-        return sample(self._engine.config, self._options, self._prompt, seed)
 
 
 def check_prompt(config: CocaConfig, prompt: Sequence[int], ban: Sequence[str] = ()) -> None:

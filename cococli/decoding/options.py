@@ -114,15 +114,15 @@ class SearchOptions:
 
     @property
     def top_tokens(self) -> int:
-        """Number of most likely tokens that a step needs; 0 if it needs the whole vocabulary.
+        """Number of most likely tokens of a step that usually decide, so that the others need not be searched.
 
-        Includes one for EOT, which may be forbidden, and one that bounds the scores of all others.
+        Includes one for EOT, which may be forbidden, one that bounds the scores of all others, and those that filters
+        may exclude.
         """
-        if self.repetition_penalty != 1 or self.no_repeat_ngram or self.ban or self.method == "top-p":
-            return 0
-        if self.method in ("beam", "legacy"):
-            return 2 * self.rows + 2
-        return 3 if self.method == "greedy" else self.top_k + 2
+        needed = {"greedy": 1, "top-k": self.top_k, "top-p": 100}.get(self.method, 2 * self.rows)
+        if self.repetition_penalty != 1 or self.no_repeat_ngram:
+            needed += self.max_length
+        return needed + 2 + (32 if self.ban else 0)
 
     def check(self, config: CocaConfig, prompt_tokens: int = 0) -> None:
         """Check the options against a model, before it is loaded.

@@ -20,13 +20,13 @@ class ClipFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the next token of R sequences, valid until the next step: the top k, and all of them on request.
+    """Scores of the next token of R sequences, valid until the next step: of the top k, and of others on request.
 
     Attributes:
         ids: [R, K] int32, the most likely tokens, best first; of equal ones the lower id first.
         logits: [R, K] float32, their logits.
         log_sum: [R] float32. The log-probability of a token is its logit minus the best logit minus this.
-        all_logits: Returns the logits [R, V] float32 of all tokens.
+        lookup: Returns logits by rows and tokens, each an index of [R, V] float32 logits in numpy's terms.
 
     Raises:
         ModelError: A logit is NaN or infinite, so there are no probabilities.
@@ -35,7 +35,7 @@ class Scores:
     ids: np.ndarray
     logits: np.ndarray
     log_sum: np.ndarray
-    all_logits: Callable[[], np.ndarray]
+    lookup: Callable[[Any, Any], np.ndarray]
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_sum).all():
@@ -43,14 +43,22 @@ class Scores:
                 "this model's scores are not numbers: its weights are damaged", "Fetch or convert it again."
             )
 
-    @property
-    def logprobs(self) -> np.ndarray:
-        """[R, K] float32 log-probabilities of the most likely tokens."""
-        return (self.logits - self.logits[:, :1]) - self.log_sum[:, None]
+    def logprobs_of(self, logits: np.ndarray) -> np.ndarray:
+        """Return log-probabilities [R, N] of tokens by their logits [R, N]."""
+        return (logits - self.logits[:, :1]) - self.log_sum[:, None]
 
-    def rows(self, rows: slice) -> "Scores":
-        """Return the scores of some sequences."""
-        return Scores(self.ids[rows], self.logits[rows], self.log_sum[rows], lambda: self.all_logits()[rows])
+    def sums(self, temperature: float) -> np.ndarray:
+        """Return [R] float64: sums of exponentiated logits, minus the best one, over the temperature."""
+        if temperature == 1:
+            return np.exp(self.log_sum.astype(np.float64))
+        rows = (self.lookup(row, slice(None)) - self.logits[row, 0] for row in range(len(self.logits)))
+        return np.array([np.exp(row / np.float32(temperature)).sum() for row in rows], np.float64)
+
+    def rows(self, rows: Any) -> "Scores":
+        """Return the scores of some sequences, by an index of R."""
+        chosen = np.arange(len(self.ids))[rows]
+        parts = (self.ids[rows], self.logits[rows], self.log_sum[rows])
+        return Scores(*parts, lambda rows, tokens: self.lookup(chosen[rows], tokens))
 
 
 class DecodeState(Protocol):
@@ -120,7 +128,8 @@ def scores_from(logits: np.ndarray, log_sum: np.ndarray, k: int) -> Scores:
     """Return the scores of [R, V] float32 logits whose `Scores.log_sum` is known."""
     comparable = logits if np.isfinite(log_sum).all() else np.zeros_like(logits)
     ids = top_k(comparable, min(k, logits.shape[1]))
-    return Scores(ids.astype(np.int32), np.take_along_axis(logits, ids, axis=1), log_sum, lambda: logits)
+    top = np.take_along_axis(logits, ids, axis=1)
+    return Scores(ids.astype(np.int32), top, log_sum, lambda rows, tokens: logits[rows, tokens])
 
 
 def _log_sum(row: np.ndarray) -> np.float32:

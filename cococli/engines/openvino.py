@@ -1,7 +1,6 @@
 """CoCa on OpenVINO: the fastest on CPUs, in float32, bfloat16 or int8."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +111,7 @@ class OpenVinoEngine:
         if len(slots) < state.slots:
             logits, log_sum = logits[slots], log_sum[slots]
         logits, log_sum = logits.reshape(ids.size, -1), log_sum.reshape(-1).copy()
-        return replace(scores_from(logits, log_sum, state.top_k), all_logits=logits.copy)  # the next step writes here
+        return scores_from(logits, log_sum, state.top_k)
 
     def resize(self, state: "OpenVinoCache", kept: np.ndarray, slots: int) -> "OpenVinoCache":
         other = self.begin(slots, state.beams, state.entries // state.beams, state.top_k)

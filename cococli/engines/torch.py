@@ -217,7 +217,7 @@ def top_k_scores_of(logits: Tensor, k: int) -> Scores:
         return top_k_scores(as_array(logits), k)  # so many are equal that those of the lowest ids may be missing
     order = np.lexsort((ids, -values))[:, :k]
     ids, values = (np.take_along_axis(part, order, axis=1) for part in (ids, values))
-    return Scores(ids.astype(np.int32), values, log_sum, lambda: as_array(logits))
+    return Scores(ids.astype(np.int32), values, log_sum, lambda rows, tokens: as_array(logits[rows, tokens]))
 
 
 def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,11 +8,11 @@ import pytest
 from decoding.fake_engine import FakeEngine, Logits, clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 from searches import search, search_all
 
 from cococli.decoding import bans, filters
 from cococli.decoding.options import METHODS, SearchOptions
-from cococli.decoding.sequences import log_softmax
 from cococli.errors import UsageError
 from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode
 
@@ -151,7 +151,7 @@ def everything(engine: FakeEngine, clip: int, words: list[int], length: int) -> 
     for drawn in product(words, repeat=length - 1):
         total, prefix = 0.0, (SOT_ID,)
         for token in drawn:
-            total += log_softmax(engine.logits(clip, prefix)[None].astype(np.float32))[0, token]
+            total += log_softmax(engine.logits(clip, prefix))[token]
             prefix += (token,)
             if token == EOT_ID:
                 break
@@ -160,10 +160,12 @@ def everything(engine: FakeEngine, clip: int, words: list[int], length: int) -> 
 
 
 def test_caption_ends_when_all_tokens_are_banned() -> None:
-    scores = np.full((1, EOT_ID + 1), -np.inf, np.float32)
-    scores[0, ids("cat. EOT")] = 2, 1
-    filtered = filters.apply(np.array([ids("a.")]), scores, SearchOptions(ban=("cat",)), EOT_ID)
-    assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == [EOT_ID]
+    scores = np.full((1, 1, EOT_ID + 1), -np.inf, np.float32)
+    scores[..., ids("cat. EOT")] = 2, 1
+    tokens, bound = np.arange(EOT_ID + 1)[None, None], np.full((1, 1), -np.inf)
+    choices = filters.Choices(tokens, scores, scores, bound)
+    filtered = filters.apply(np.array([[ids("a.")]]), np.array([1]), choices, SearchOptions(ban=("cat",)), EOT_ID)
+    assert np.flatnonzero(np.isfinite(filtered.scores)).tolist() == [EOT_ID]
 
 
 def test_prompt_with_banned_word_is_rejected() -> None:

@@ -13,7 +13,6 @@ from searches import search, search_all
 from cococli.decoding import decoder as decoders
 from cococli.decoding.decoder import Decoder
 from cococli.decoding.options import METHODS, SearchOptions
-from cococli.decoding.sequences import Sequences
 from cococli.errors import ModelError, UsageError
 
 V = 12  # SOT 10, EOT 11
@@ -99,7 +98,7 @@ def test_top_tokens_suffice_for_the_search(method: str, seed: int, levels: int) 
     options = SearchOptions(method=method, beams=3, beam_groups=1, max_length=8, top_k=4)
     by_top_tokens = search_all(engine, clips(seed), options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sequences, "top_tokens", Sequences.all_tokens)
+        patch.setattr(SearchOptions, "top_tokens", 200)  # the vocabulary
         assert by_top_tokens == search_all(engine, clips(seed), options)
 
 

@@ -7,11 +7,10 @@ import pytest
 from decoding.fake_engine import FakeEngine, chance, clips, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 from searches import search, search_all
 
-from cococli.decoding.beam import Pool
 from cococli.decoding.options import SearchOptions
-from cococli.decoding.sequences import Hypothesis, log_softmax
 
 # A vocabulary of eight: words 1 to 5, SOT 6, EOT 7.
 V, SOT, EOT = 8, 6, 7
@@ -104,8 +103,7 @@ def test_logprob_is_the_mean_of_unfiltered_logprobs() -> None:
     options = SearchOptions(repetition_penalty=1.5, no_repeat_ngram=2, min_length=4, max_length=9)
     for number, found in enumerate(search(engine, clips(*range(8)), options, prompt=(3,))):
         logprobs = [
-            log_softmax(engine.logits(number, found.ids[:at])[None].astype(np.float32))[0, found.ids[at]]
-            for at in range(2, len(found.ids))
+            log_softmax(engine.logits(number, found.ids[:at]))[found.ids[at]] for at in range(2, len(found.ids))
         ]
         assert found.logprob == pytest.approx(np.mean(logprobs), abs=1e-5)
 
@@ -137,7 +135,7 @@ def everything(engine: FakeEngine, clip: int, max_length: int) -> set[tuple[floa
     for words in product(range(4), repeat=max_length - 1):
         total, ids = 0.0, (2,)
         for token in words:
-            total += log_softmax(engine.logits(clip, ids)[None].astype(np.float32))[0, token]
+            total += log_softmax(engine.logits(clip, ids))[token]
             ids += (token,)
             if token == 3:
                 break
@@ -165,10 +163,7 @@ def test_legacy_candidates_come_from_one_group() -> None:
         assert len({hypothesis.ids for hypothesis in found}) == 2
 
 
-def test_pool_keeps_best_and_earlier_of_equal_captions() -> None:
-    pool = Pool(2)
-    names = [Hypothesis((number,), 0.0, True) for number in range(5)]
-    for score, caption in zip((-3.0, -1.0, -1.0, -2.0, -np.inf), names, strict=True):
-        pool.add(score, caption)
-    assert pool.captions == [names[1], names[2]]
-    assert pool.worst == -1.0
+def test_earlier_of_equal_captions_ranks_higher() -> None:
+    engine = FakeEngine(script(V, {2: 0.4, 1: 0.4, EOT: 0.2}, {EOT: 0.9}), V)
+    [found] = search_all(engine, clips(0), SearchOptions(beams=3, min_length=0, length_penalty=0))
+    assert [hypothesis.ids for hypothesis in found] == [(SOT, 1, EOT), (SOT, 2, EOT), (SOT, EOT)]
