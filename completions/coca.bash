@@ -1,4 +1,3 @@
-
 _coca_completion() {
     local IFS=$'
 '
@@ -9,4 +8,3 @@ _coca_completion() {
 }
 
 complete -o default -F _coca_completion coca
-

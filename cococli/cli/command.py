@@ -1,23 +1,18 @@
-"""What all commands have in common: help with examples, and advice on flags and URLs."""
+"""The `@command` decorator, which makes commands of functions, and warnings about flags without effect."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from .. import console, interrupts
 from ..options import Option, build, default_of, options_of
 from .completion import completer
-
-# Examples of commands that do not use `@command` yet.
-EXAMPLES = {
-    "coca": ("coca demo", "coca fetch vit-l-14-coco", "coca caption videos/ -o captions.jsonl"),
-    "coca config": ("coca config", "coca config --all"),
-}
+from .typer_internals import typed
 
 Given = Mapping[str, Any]  # values by the names of parameters
 
@@ -85,12 +80,6 @@ def warn_of_flags(context: typer.Context) -> None:
                 console.warning(f"{max(option.opts, key=len)} has no effect {when}")
 
 
-def typed(context: typer.Context, name: str) -> bool:
-    """Whether a parameter was given on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 QUIET = Option("Show no progress and no notes, only warnings and errors.", flags=("--quiet", "-q"))
 JSON_EVENTS = Option("Print progress, notes and errors as JSON lines on stderr.", flags=("--json",))
 
@@ -105,12 +94,6 @@ def command(*examples: str) -> Callable[[Callable[..., int | None]], Callable[..
         examples: Command lines for the end of the help page.
     """
     return lambda function: _command(function, examples)
-
-
-def examples_of(command: Any, path: str) -> tuple[str, ...]:
-    """Return the command lines that the help of a command ends with."""
-    examples: tuple[str, ...] = getattr(command.callback, "examples", ())
-    return examples or EXAMPLES[path]
 
 
 def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> Callable[..., None]:
@@ -137,6 +120,7 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
         reporter = console.ConsoleReporter()
         reporter.on_checked = lambda: warn_of_flags(context)
         values = {name: _plain(given[name], kind) for name, (kind, *_) in declared.items()}
+        _refuse_urls(value for value in values.values() if isinstance(value, Path))
         arguments = {name: values[name] for name in own}
         if request_class:
             arguments["request"] = build(request_class, {name: values[name] for name in fields})
@@ -157,6 +141,15 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
     return run
 
 
+def _refuse_urls(paths: Iterable[Path]) -> None:
+    """Raise a UsageError if a path was given as a URL, two slashes of which `Path` merges."""
+    for path in paths:
+        if re.match("[a-z]{2,}:/[^/]", str(path)):
+            from ..media.discover import refuse_url
+
+            refuse_url(str(path).replace(":/", "://", 1))
+
+
 def _plain(value: Any, kind: Any) -> Any:
     """Convert the lists of Typer to tuples."""
     return tuple(value or ()) if get_origin(kind) is tuple else value
@@ -165,7 +158,7 @@ def _plain(value: Any, kind: Any) -> Any:
 def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Parameter:
     """Return the parameter from which Typer makes a flag or an argument."""
     shown: dict[str, Any] = {
-        "metavar": "" if kind is bool else option.metavar,
+        "metavar": option.metavar or "|".join(get_args(kind) if get_origin(kind) is Literal else ()) or None,
         "help": option.help,
         "show_default": option.default_shown,
         "rich_help_panel": option.panel,
@@ -188,54 +181,3 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
         default=inspect.Parameter.empty if required else default,
         annotation=Annotated[kind, info],
     )
-
-
-class Command(TyperCommand):
-    """A command whose help ends with examples, and that refuses URLs where it takes files."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        typed_urls = [arg.partition("=")[2] if arg.startswith("--") else arg for arg in args if "://" in arg]
-        rest: list[str] = super().parse_args(ctx, args)
-        paths = {value for value in ctx.params.values() if isinstance(value, Path)}
-        for url in typed_urls if not ctx.resilient_parsing else ():
-            if Path(url) in paths:
-                from ..media.discover import refuse_url
-
-                refuse_url(url)
-        return rest
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        prepare_help(self, ctx)
-        super().format_help(ctx, formatter)
-
-
-class Group(TyperGroup):
-    """A group of commands whose help ends with examples."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        prepare_help(self, ctx)
-        super().format_help(ctx, formatter)
-
-
-def prepare_help(command: Any, ctx: Any) -> None:
-    """Reflow the text, leave out types that say nothing, and end with examples."""
-    from rich.markup import escape
-
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    command.epilog = escape("\n".join(("Examples:", *(f"  {line}" for line in examples_of(command, ctx.command_path)))))
-    for param in command.get_params(ctx):
-        is_argument = isinstance(param, TyperArgument)
-        if is_argument or param.is_flag:
-            param.display_type_rich = lambda ctx: ""
-        if is_argument:
-            param._usage_display_name = lambda usage=_usage(param): usage
-        elif isinstance(param.show_default, str):  # Typer's own has doubled brackets
-            param._get_default_string = lambda text=param.show_default, **_: text
-
-
-def _usage(argument: TyperArgument) -> str:
-    """`PATHS...`, in brackets where it may be left out."""
-    repeated = argument.nargs != 1 and " " not in argument.display_name_raw
-    name = f"{argument.display_name_raw}..." if repeated else argument.display_name_raw
-    return name if argument.required else f"[{name}]"

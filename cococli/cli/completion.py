@@ -1,50 +1,58 @@
-"""Shell completion: what the shells ask while a command is typed, and the scripts that ask it.
+"""Shell completion: words that complete options, and the scripts that shells load.
 
 `python -m cococli.cli.completion` writes the scripts into completions/.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from typer import _completion_classes, _completion_shared
-from typer._click.shell_completion import ShellComplete
+import typer
+
+from .. import console
+from ..errors import UsageError
+from .typer_internals import SHELLS, completion_script, install_completion, named_shell, prepare_completion
 
 SCRIPTS = {"bash": "coca.bash", "zsh": "coca.zsh", "fish": "coca.fish"}
 
 
-# Typer's script completes nothing at the first TAB when zsh loads it from its fpath: it only defines a function then.
-_ZSH = """#compdef %(prog_name)s
-
-_%(prog_name)s() {
-  eval "$(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" %(autocomplete_var)s=complete_zsh %(prog_name)s)"
-}
-
-if [[ ${zsh_eval_context[-1]} == loadautofunc ]]; then
-  _%(prog_name)s "$@"
-else
-  compdef _%(prog_name)s %(prog_name)s
-fi"""
+def _install(context: typer.Context, asked: bool) -> None:
+    if asked:
+        shell = _shell(context)
+        console.result(f"installed completion for {shell} in {install_completion(shell)}")
+        console.note("open a new terminal to use it")
+        raise typer.Exit
 
 
-def improve_typer() -> None:
-    """Replace Typer's script for zsh, and complete `--flag=VALUE` in all shells."""
-    _completion_shared._completion_scripts["zsh"] = _ZSH
-    _completion_classes.ZshComplete.source_template = _ZSH
-    complete = ShellComplete.get_completions
+def _show(context: typer.Context, asked: bool) -> None:
+    if asked:
+        console.result(completion_script(_shell(context)))
+        raise typer.Exit
 
-    def get_completions(self: ShellComplete, args: list[str], incomplete: str) -> list[Any]:
-        flag, equals, _ = incomplete.partition("=")  # one word, except in bash
-        found = complete(self, [arg for arg in args if arg != "="], incomplete)
-        if equals and flag.startswith("--"):
-            for item in found:
-                item.value = f"{flag}={item.value}"
-        return found
 
-    ShellComplete.get_completions = get_completions  # type: ignore[method-assign]
+def _shell(context: typer.Context) -> str:
+    """Return the shell that the command line names, else the one that `coca` runs in, which it may not find."""
+    shell = named_shell(context)
+    if shell not in SHELLS:
+        raise UsageError("cannot tell which shell you use", "coca --show-completion bash, zsh or fish")
+    return shell
+
+
+InstallCompletion = Annotated[
+    bool,
+    typer.Option(
+        "--install-completion",
+        callback=_install,
+        is_eager=True,
+        help="Install shell completion for this shell, or for the one that is named after the flag.",
+    ),
+]
+ShowCompletion = Annotated[
+    bool,
+    typer.Option(
+        "--show-completion", callback=_show, is_eager=True, help="Print the script that completes commands in a shell."
+    ),
+]
 
 
 def complete_from(*words: str) -> Callable[[str], list[str]]:
@@ -93,18 +101,11 @@ def complete_architecture(incomplete: str) -> Iterator[str]:
     return (name for name, model in MODELS.items() if model.config and name.startswith(incomplete))
 
 
-def script(shell: str) -> str:
-    """The completion script of a shell, as the program itself prints it."""
-    asked = {**os.environ, "_COCA_COMPLETE": f"source_{shell}"}
-    return subprocess.run(
-        [sys.executable, "-m", "cococli"], env=asked, check=True, capture_output=True, text=True
-    ).stdout
-
-
 def write_scripts(folder: Path) -> None:
     """Write the script of every shell into a folder."""
+    prepare_completion()
     for shell, name in SCRIPTS.items():
-        (folder / name).write_text(script(shell), encoding="utf-8")
+        (folder / name).write_text(completion_script(shell) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

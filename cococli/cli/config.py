@@ -1,10 +1,11 @@
-"""`coca config`: what flags are set to, and where that comes from."""
+"""`coca config`, and what config.toml sets the flags of commands to."""
 
 import dataclasses
+import difflib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from .. import console
+from ..errors import UsageError
+from ..files import check_regular
+from ..options import JsonOutput, Option
 from ..settings import config_file, home
-from .configuration import commands, default_map, flags, toml
+from .command import command
+from .typer_internals import TyperOption, convert, settable, subcommands, value_of
 
 BUILT_IN = "default"
 VARIABLES = (
@@ -22,23 +27,15 @@ VARIABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a flag is when it is not typed."""
-
-    command: str
-    flag: str
-    value: Any
-    source: str  # `default`, the name of the config file, or an environment variable
-
-
+@command("coca config", "coca config --all", "coca config --path")
 def config(
+    reporter: console.ConsoleReporter,
     context: typer.Context,
-    everything: Annotated[bool, typer.Option("--all", metavar="", help="Show built-in defaults, too.")] = False,
-    path: Annotated[bool, typer.Option("--path", metavar="", help="Print only the path of config.toml.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print everything as JSON.")] = False,
+    everything: Annotated[bool, Option("Also show built-in defaults.", flags=("--all",))] = False,
+    path: Annotated[bool, Option("Print only the path of config.toml.")] = False,
+    as_json: JsonOutput = False,
 ) -> None:
-    """Show what flags are set to, and where that comes from.
+    """Show the values of flags and where they come from.
 
     In config.toml, model = "vit-l-14" sets the flag of every command that has it, caption.beams = 3 that of one.
     """
@@ -46,17 +43,44 @@ def config(
         console.result(str(config_file()))
         return
     places = {"config": _place(config_file(), "COCA_CONFIG"), "cache": _place(home(), "COCA_HOME")}
-    environment = {name: _shown(name, os.environ[name]) for name in VARIABLES if os.environ.get(name)}
-    if not as_json:  # a person sees these even where the file is broken
-        _show_places(places, environment)
+    environment = {name: _without_secrets(name, os.environ[name]) for name in VARIABLES if os.environ.get(name)}
+    if not as_json:  # a person sees these even if the file is broken
+        _print_places(places, environment)
     root = typer.Context(context.find_root().command, info_name="coca")
     root.default_map = default_map(root)
     settings = list(_settings(root))
     if as_json:
         listed = [dataclasses.asdict(setting) for setting in settings]
         console.result(json.dumps({**places, "environment": environment, "settings": listed}, default=str))
-    else:
-        _show_settings(settings, everything)
+        return
+    shown = [setting for setting in settings if everything or setting.source != BUILT_IN]
+    if shown:
+        console.result("")
+        rows = [(setting.command, setting.flag, toml(setting.value), setting.source) for setting in shown]
+        console.table(("command", "flag", "value", "from"), rows)
+    if not everything:
+        reporter.note(f"{'all other flags' if shown else 'all flags'} have their built-in default: coca config --all")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of a flag that is not typed."""
+
+    command: str
+    flag: str
+    value: Any
+    source: str  # `default`, the name of the config file, or an environment variable
+
+
+def _settings(context: typer.Context) -> Iterator[Setting]:
+    """Yield the settings of a command and of those below it."""
+    command = context.command_path.partition(" ")[2]
+    for flag, option in settable(context).items():
+        value, origin = value_of(option, context)
+        source = {"DEFAULT_MAP": config_file().name, "ENVIRONMENT": str(option.envvar)}.get(origin, BUILT_IN)
+        yield Setting(command, flag, value, source)
+    for child in subcommands(context).values():
+        yield from _settings(child)
 
 
 def _place(path: Path, variable: str) -> dict[str, Any]:
@@ -64,23 +88,11 @@ def _place(path: Path, variable: str) -> dict[str, Any]:
     return {"path": str(path), "source": source, "exists": os.access(path, os.F_OK)}
 
 
-def _shown(name: str, value: str) -> str:
-    """The value of an environment variable, without what is secret in it."""
+def _without_secrets(name: str, value: str) -> str:
     return "set" if name == "HF_TOKEN" else re.sub("//[^/]*@", "//...@", value)
 
 
-def _settings(context: typer.Context) -> Iterator[Setting]:
-    """Every flag of a command and of those below it, with the value that click finds when nothing is typed."""
-    command = context.command_path.partition(" ")[2]
-    for flag, option in flags(context).items():
-        value, origin = option.consume_value(context, {})
-        source = {"DEFAULT_MAP": config_file().name, "ENVIRONMENT": str(option.envvar)}.get(origin.name, BUILT_IN)
-        yield Setting(command, flag, value, source)
-    for below in commands(context).values():
-        yield from _settings(below)
-
-
-def _show_places(places: dict[str, dict[str, Any]], environment: dict[str, str]) -> None:
+def _print_places(places: dict[str, dict[str, Any]], environment: dict[str, str]) -> None:
     rows = [
         (name, at["path"], at["source"] + ("" if at["exists"] else ", not there yet")) for name, at in places.items()
     ]
@@ -90,14 +102,123 @@ def _show_places(places: dict[str, dict[str, Any]], environment: dict[str, str])
         console.table(("variable", "value"), list(environment.items()))
 
 
-def _show_settings(settings: list[Setting], everything: bool) -> None:
-    rows = [
-        (setting.command, setting.flag, toml(setting.value), setting.source)
-        for setting in settings
-        if everything or setting.source != BUILT_IN
-    ]
-    if rows:
-        console.result("")
-        console.table(("command", "flag", "value", "from"), rows)
-    if not everything:
-        console.note(f"{'all other flags' if rows else 'all flags'} have their built-in default: coca config --all")
+def toml(value: Any) -> str:
+    """Format a value as TOML; empty for None, which TOML cannot express."""
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+@dataclass
+class Entry:
+    """A value of config.toml that may be for several commands."""
+
+    key: str  # as errors name it
+    value: Any
+    accepted: bool = False  # by the flag of a command
+    error: UsageError | None = None  # of the first flag that refused it
+
+
+def default_map(root: typer.Context) -> dict[str, Any]:
+    """Return the defaults from config.toml, converted, in the nested form of `Context.default_map`.
+
+    A key applies to the command of its table and to every command below that accepts its value; the nearest table wins.
+
+    Raises:
+        UsageError: The file cannot be read, or no command has such a flag or accepts its value.
+    """
+    content = _read_file()
+    return _defaults(root, content, {}) if content else {}
+
+
+def _read_file() -> dict[str, Any]:
+    try:
+        file = config_file()
+    except UsageError:  # the user has no home folder, and so no file in it
+        return {}
+    try:
+        check_regular(file)
+        text = file.read_text(encoding="utf-8-sig")  # Windows' editor writes a mark in front
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not text in UTF-8") from None
+    import tomllib  # most people have no such file
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UsageError(f"{file} is nested too deeply") from None
+    except ValueError as error:  # also of a number with thousands of digits
+        raise UsageError(f"{file} is not TOML: {error}", 'put text in quotes: model = "vit-l-14"') from None
+
+
+def _defaults(context: typer.Context, table: dict[str, Any], inherited: dict[str, Entry]) -> dict[str, Any]:
+    """Return the defaults of a command and of those below it.
+
+    Args:
+        table: Table of the command in config.toml.
+        inherited: Entries of the tables above, by the names of flags.
+    """
+    children = subcommands(context)
+    tables: dict[str, dict[str, Any]] = {}
+    own: dict[str, Entry] = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        entry = Entry(".".join([*context.command_path.split()[1:], key]), value)
+        if isinstance(value, dict):
+            _check_known(name, children, f"{entry.key}: no such command", context)
+            tables[name] = value
+        else:
+            _check_known(name, _flags_below(context), f"{entry.key}: no flag that can be set", context)
+            own[name] = entry
+    entries = inherited | own
+    defaults: dict[str, Any] = {}
+    for flag, option in settable(context).items():
+        if flag not in entries:
+            continue
+        try:
+            defaults[option.name] = _converted(option, entries[flag], context)
+            entries[flag].accepted = True
+        except UsageError as error:
+            entries[flag].error = entries[flag].error or error
+    defaults |= {name: _defaults(child, tables.get(name, {}), entries) for name, child in children.items()}
+    for entry in own.values():
+        if entry.error and not entry.accepted:
+            raise entry.error
+    return defaults
+
+
+def _flags_below(context: typer.Context) -> set[str]:
+    """Return the flags that can be set of a command and of those below it."""
+    return set(settable(context)).union(*map(_flags_below, subcommands(context).values()))
+
+
+def _check_known(name: str, known: Iterable[str], problem: str, context: typer.Context) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, sorted(known))
+        raise UsageError(f"{config_file()}: {problem}", f"close: {', '.join(close)}" if close else _help(context))
+
+
+def _converted(option: TyperOption, entry: Entry, context: typer.Context) -> Any:
+    """Return the value of an entry as if it were typed, and make the help page show it."""
+    try:
+        value = convert(option, _as_typed(option, entry.value), context)
+    except ValueError as error:
+        raise UsageError(f"{config_file()}: {entry.key}: {error}", _help(context)) from None
+    option.show_default = f"{toml(value)}, from {config_file().name}"
+    return value
+
+
+def _as_typed(option: TyperOption, value: Any) -> Any:
+    if option.is_flag != isinstance(value, bool):
+        raise ValueError("takes true or false" if option.is_flag else "takes a value, not true or false")
+    if isinstance(value, list) and not option.multiple:
+        raise ValueError("takes one value")
+    if option.multiple:  # one value may stand without brackets
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
+    return value if option.is_flag else str(value)
+
+
+def _help(context: typer.Context) -> str:
+    return f"{context.command_path} --help"

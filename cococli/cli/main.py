@@ -13,10 +13,8 @@ from ..errors import CocaError, UsageError
 from ..settings import debugging, home, provide_home
 from .bench import bench
 from .caption import caption
-from .command import Command, Group
-from .completion import improve_typer
-from .config import config
-from .configuration import default_map
+from .completion import InstallCompletion, ShowCompletion
+from .config import config, default_map
 from .convert import convert
 from .demo import demo
 from .embed import embed
@@ -25,6 +23,7 @@ from .fetch import fetch
 from .finetune import finetune
 from .models import app as models
 from .search import search
+from .typer_internals import Command, Group, describe_error, prepare_completion
 
 INTERRUPTED = 130
 HUNG_UP = 129
@@ -32,9 +31,11 @@ HUNG_UP = 129
 app = typer.Typer(
     name="coca",
     cls=Group,
-    help="Caption, embed and search videos and pictures, with CoCa on MindSpore.",
+    help="Caption, embed and search videos and pictures with CoCa.",
+    epilog="coca demo\ncoca fetch vit-l-14-coco\ncoca caption videos/ -o captions.jsonl",
     context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
+    invoke_without_command=True,
+    add_completion=False,  # our own flags below take the name of a shell, too
 )
 app.command()(demo)
 app.command()(fetch)
@@ -50,7 +51,7 @@ app.command()(config)
 for group in (app, models):
     for registered in group.registered_commands:
         registered.cls, registered.no_args_is_help = Command, False
-improve_typer()
+prepare_completion()
 
 
 def run() -> None:
@@ -98,8 +99,8 @@ def _report(error: Exception) -> int:
         console.error(error.message, error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        if message := error.format_message():  # empty where the help page said it all
-            console.error(message.replace("Value error, ", ""), _help_hint(error))  # pydantic's words
+        message, command = describe_error(error)
+        console.error(message, f"{command} --help")
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
@@ -110,12 +111,7 @@ def _report(error: Exception) -> int:
     return 1
 
 
-def _help_hint(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'coca'} --help"
-
-
-def _version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         console.result(f"coca {__version__}")
         raise typer.Exit
@@ -125,10 +121,14 @@ def _version(asked: bool) -> None:
 def coca(
     context: typer.Context,
     version: Annotated[
-        bool,
-        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    install_completion: InstallCompletion = False,
+    show_completion: ShowCompletion = False,
 ) -> None:
+    if context.invoked_subcommand is None:
+        console.result(context.get_help())
+        raise typer.Exit(2)
     try:
         context.default_map = default_map(context)
     except UsageError as error:

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.main import get_command
 
-from cococli.cli.command import examples_of, prepare_help, warn_of_flags
+from cococli.cli.command import warn_of_flags
 from cococli.cli.main import app
+from cococli.cli.typer_internals import examples_of, help_page, help_panels, subcommands
 
 MOVES = Path(__file__).parents[2] / "examples/moves.mp4"
 COCA = get_command(app)
@@ -18,16 +19,16 @@ COCA = get_command(app)
 def contexts(context: typer.Context) -> Iterator[typer.Context]:
     """The context of a command and of those below it."""
     yield context
-    for name, command in getattr(context.command, "commands", {}).items():
-        yield from contexts(typer.Context(command, parent=context, info_name=name))
+    for child in subcommands(context).values():
+        yield from contexts(child)
 
 
 ALL = list(contexts(typer.Context(COCA, info_name="coca", help_option_names=["-h", "--help"])))
 
 
-def test_every_command_has_examples_of_its_own() -> None:
+def test_every_command_has_own_examples() -> None:
     for context in ALL:
-        lines = examples_of(context.command, context.command_path)
+        lines = examples_of(context.command)
         assert lines
         assert all(f"{line} ".startswith(f"{context.command_path} ") for line in lines)
 
@@ -35,7 +36,7 @@ def test_every_command_has_examples_of_its_own() -> None:
 @pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
 def test_examples_can_be_typed(context: typer.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for line in examples_of(context.command, context.command_path):
+    for line in examples_of(context.command):
         command, words = COCA, shlex.split(line.partition(" | ")[0])[1:]
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
@@ -43,20 +44,19 @@ def test_examples_can_be_typed(context: typer.Context, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
-def test_help_fits_80_columns_and_breaks_no_word(
-    context: typer.Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    context.command.format_help(context, None)
-    page = capsys.readouterr().out
-    assert max(map(len, page.splitlines())) <= 80
-    assert not any(kind in page for kind in ("<bool>", "<list", "<str>", "[default: ("))
-    assert page.rstrip().splitlines()[-1].strip() == examples_of(context.command, context.command_path)[-1]
-    prepare_help(context.command, context)
-    for param in context.command.get_params(context):
-        assert f"{param.display_type_rich(context)}" in page
-        for word in " ".join([*param.opts, *param.secondary_opts]).split():
-            assert param.param_type_name == "argument" or word in page
+@pytest.mark.parametrize("columns", [80, 200])
+def test_help_fits_terminal(context: typer.Context, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    page = help_page(context)
+    assert max(map(len, page.splitlines())) <= min(columns, 100)
+    assert page.splitlines()[-1].strip() == examples_of(context.command)[-1]
+    for flags, _ in (row for rows in help_panels(context).values() for row in rows):
+        assert f"\n  {flags}" in page
+
+
+def test_help_lists_everyday_options_first() -> None:
+    (caption,) = (context for context in ALL if context.command_path == "coca caption")
+    assert list(help_panels(caption)) == ["Arguments", "Output", "Input", "Frames", "Model", "Options", "Advanced"]
 
 
 def warnings(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:

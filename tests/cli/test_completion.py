@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from checkpoints.stored_models import add, add_run
+from typer import _completion_shared
 
-from cococli.cli.completion import SCRIPTS, script
+from cococli.cli.completion import SCRIPTS
+from cococli.cli.main import app
+from cococli.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,9 +38,19 @@ def ask(shell: str, code: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
-def test_scripts_are_what_the_program_prints(shell: str) -> None:
+def test_scripts_are_up_to_date(coca, shell: str) -> None:
     """When this fails: `make completions`."""
-    assert (ROOT / "completions" / SCRIPTS[shell]).read_text() == script(shell)
+    run = coca("--show-completion", shell)
+    assert (run.stdout, run.stderr) == ((ROOT / "completions" / SCRIPTS[shell]).read_text(), "")
+
+
+def test_unknown_shell_must_be_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No parent of the process is a shell in a container, or after the shell ended."""
+    monkeypatch.setattr(_completion_shared, "_get_shell_name", lambda: None)
+    with pytest.raises(UsageError, match="cannot tell which shell you use"):
+        app(["--show-completion"], standalone_mode=False)
+    app(["--show-completion", "fish"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("complete --command coca")
 
 
 def bash(words: str, folder: Path) -> list[str]:
@@ -64,7 +77,7 @@ def test_bash_completes_commands_options_choices_and_models(shell_folder: Path) 
 
 def test_bash_leaves_paths_to_itself(shell_folder: Path) -> None:
     assert bash("caption vi", shell_folder) == [""]  # none of ours, and then `-o default` completes files
-    assert "complete -o default -F _coca_completion coca" in script("bash")
+    assert "complete -o default -F _coca_completion coca" in (ROOT / "completions/coca.bash").read_text()
 
 
 def test_fish_completes_choices_models_and_paths(shell_folder: Path) -> None:
@@ -140,10 +153,10 @@ def test_zsh_completes_at_every_tab(shell_folder: Path) -> None:
     assert (shell_folder / "asked").read_text().split() == ["asked"] * 3
 
 
-def test_installing_puts_the_script_where_the_shell_looks(coca, tmp_path: Path, monkeypatch) -> None:
+def test_scripts_are_installed_where_shells_look(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     places = {"bash": ".bash_completions/coca.sh", "zsh": ".zfunc/_coca", "fish": ".config/fish/completions/coca.fish"}
     for shell, place in places.items():
-        assert coca("--install-completion", shell).returncode == 0
-        assert (tmp_path / place).read_text().strip() == script(shell).strip()
+        run = coca("--install-completion", shell)
+        assert run.stdout == f"installed completion for {shell} in {tmp_path / place}\n"
+        assert (tmp_path / place).read_text().strip() == (ROOT / "completions" / SCRIPTS[shell]).read_text().strip()

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 
-from cococli.cli.configuration import default_map, toml
+from cococli.cli.config import default_map, toml
+from cococli.cli.typer_internals import Command
 from cococli.errors import UsageError
 from cococli.settings import config_file
 
@@ -37,7 +38,7 @@ def caption(
     return {"model": model, "beams": beams, "top_p": top_p, "tags": tags}
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(
     model: Model = "built-in",
     keep: Annotated[bool, typer.Option("--keep-download/--no-keep-download")] = True,
@@ -138,8 +139,8 @@ def test_help_shows_what_is_set(capsys: pytest.CaptureFixture[str], monkeypatch:
     write('keep-download = false\nmodel = "mine"')
     run("fetch", "--help")
     shown = capsys.readouterr().out
-    assert "[default: (false, from config.toml)]" in shown
-    assert '[default: ("mine", from config.toml)]' in shown
+    assert "[default: false, from config.toml]" in shown
+    assert '[default: "mine", from config.toml; env: COCA_MODEL]' in shown
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_what_is_no_toml_is_told_with_its_line() -> None:
     with pytest.raises(UsageError) as error:
         run("fetch")
     assert error.value.message == f"{config_file()} is not TOML: Invalid value (at line 2, column 9)"
-    assert error.value.hint == 'text stands in quotes: model = "vit-l-14"'
+    assert error.value.hint == 'put text in quotes: model = "vit-l-14"'
 
 
 @pytest.mark.parametrize("text", [f"beams = {'9' * 5000}", f"beams = {'[' * 5000}{']' * 5000}", "beams = 1e999"])

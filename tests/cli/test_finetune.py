@@ -225,6 +225,6 @@ def test_missing_data_folder_is_reported(coca, tmp_path: Path) -> None:
 def test_help_groups_options(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = coca("finetune", "--help").stdout
-    titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭─")]
-    assert titles == ["Options", "Data", "Frames", "Model", "Training", "Run"]
+    titles = [line[:-1] for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Data", "Frames", "Model", "Training", "Run", "Options", "Examples"]
     assert "resumes where it stopped when the same command is given again" in " ".join(shown.split())
