@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import interrupts, streams
 from .reporting import Progress, Reporter
 
-if TYPE_CHECKING:  # rich takes 50 ms to import, and shell completion prints nothing with it
+if TYPE_CHECKING:  # rich takes 50 ms to import, which help pages and shell completion do without
     from rich.console import Console, RenderableType
     from rich.live import Live
-    from rich.progress import Progress as Bar
-    from rich.progress import ProgressColumn
 
-LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
-LEAST_TEXT = 16  # cells of a terminal that a text needs to stand beside its name
+LINE_INTERVAL = 10.0  # seconds between progress lines that are not on a terminal
+MIN_TEXT_WIDTH = 16  # cells that a text needs to stand beside its name
 NARROW = 60  # cells of a terminal below which a table that does not fit is printed cell by cell
-_OVERRIDES = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # classes of bidirectional text
+_BIDIRECTIONAL_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 @dataclass
@@ -32,112 +30,11 @@ class _State:
 
     quiet: bool = False
     json_events: bool = False
-    live: "Live | None" = None
-    stages: list["_Stage"] = field(default_factory=list)  # under way, outermost first
+    stages: list["_Stage"] = field(default_factory=list)  # on the screen, outermost first
+    live: "Live | None" = None  # redraws the stages
 
 
 _state = _State()
-
-
-def stdout_is_terminal() -> bool:
-    """Whether a person reads the results."""
-    return sys.stdout.isatty()
-
-
-def result(line: str) -> None:
-    """Print one line of results.
-
-    Raises:
-        BrokenPipeError: nobody reads on.
-        CocaError: it cannot be written, as when the disk is full.
-    """
-    with _live_hidden():
-        print(line, flush=True)
-
-
-def paths0(paths: Iterable[str]) -> None:
-    """Print paths as the file system has them, each ended by NUL.
-
-    Raises:
-        BrokenPipeError: nobody reads on.
-    """
-    sys.stdout.flush()
-    for path in paths:
-        sys.stdout.buffer.write(os.fsencode(path) + b"\0")
-    sys.stdout.buffer.flush()
-
-
-def row(name: str, text: str, width: int) -> None:
-    """Print a name and a text side by side for a person, or the text below where the terminal is narrow.
-
-    Args:
-        name: Printed whole: one longer than the column has a line to itself.
-        text: What belongs to the name, wrapped between words.
-        width: Cells of the first column.
-
-    Raises:
-        BrokenPipeError: nobody reads on.
-        CocaError: it cannot be written.
-    """
-    from rich.padding import Padding
-    from rich.table import Table
-
-    screen = _result_screen()
-    name, text = printable(name), printable(text)
-    beside = screen.width - width - 2 >= LEAST_TEXT
-    alone = not beside or cells(name) > width
-    table = Table.grid(padding=(0, 2))
-    table.add_column(width=width, style="cyan", no_wrap=True)
-    table.add_column()
-    table.add_row("" if alone else name, text)
-    with _live_hidden():
-        if alone:
-            screen.print(name, style="cyan", soft_wrap=True)
-        screen.print(table if beside else Padding(text, (0, 0, 0, 2), expand=False))
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table of texts: as wide as the terminal at most, and each row a line in a pipe.
-
-    Raises:
-        BrokenPipeError: nobody reads on.
-        CocaError: it cannot be written.
-    """
-    from rich.table import Table
-
-    width = None if stdout_is_terminal() else 10_000  # more than any row takes
-    screen = _result_screen(width)
-    printed = [tuple(map(printable, row)) for row in rows]
-    widths = [max(map(cells, column)) + 2 for column in zip(columns, *printed, strict=True)]
-    if len(columns) > 2 and screen.width < min(sum(widths) - 2, NARROW):
-        _stacked(columns, printed)
-        return
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in columns:
-        grid.add_column(name, overflow="fold")
-    for texts in printed:
-        grid.add_row(*texts)
-    with screen.capture() as lines:
-        screen.print(grid)
-    for line in lines.get().splitlines():
-        result(line.rstrip())
-
-
-def _stacked(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print the cells of each row below each other, with a blank line between rows."""
-    width = max(map(cells, columns))
-    for number, texts in enumerate(rows):
-        if number:
-            result("")
-        for name, text in zip(columns, texts, strict=True):
-            if text:
-                row(name or "-", text, width)
-
-
-def _result_screen(width: int | None = None) -> "Console":
-    from rich.console import Console
-
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -160,38 +57,132 @@ def log_to(path: Path) -> None:
         streams.log.open(path)
 
 
+def stdout_is_terminal() -> bool:
+    """Return whether a person reads the results."""
+    return sys.stdout.isatty()
+
+
+def result(line: str) -> None:
+    """Print a line of results.
+
+    Raises:
+        BrokenPipeError: The reader is gone, as after `| head`.
+        CocaError: It cannot be written, as when the disk is full.
+    """
+    with _live_paused():
+        print(line, flush=True)
+
+
+def paths0(paths: Iterable[str]) -> None:
+    """Print paths as bytes of the file system, each ended by NUL.
+
+    Raises:
+        BrokenPipeError: The reader is gone.
+    """
+    sys.stdout.flush()
+    for path in paths:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\0")
+    sys.stdout.buffer.flush()
+
+
+def row(name: str, text: str, width: int) -> None:
+    """Print a name and a text side by side, or the text below if the terminal is narrow.
+
+    Args:
+        name: Printed whole: one longer than the column has a line to itself.
+        text: What belongs to the name, wrapped between words.
+        width: Cells of the first column.
+
+    Raises:
+        BrokenPipeError: The reader is gone.
+        CocaError: It cannot be written.
+    """
+    from rich.padding import Padding
+    from rich.table import Table
+
+    screen = _screen(sys.stdout)
+    name, text = printable(name), printable(text)
+    beside = screen.width - width - 2 >= MIN_TEXT_WIDTH
+    alone = not beside or cells(name) > width
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=width, style="cyan", no_wrap=True)
+    table.add_column()
+    table.add_row("" if alone else name, text)
+    with _live_paused():
+        if alone:
+            screen.print(name, style="cyan", soft_wrap=True)
+        screen.print(table if beside else Padding(text, (0, 0, 0, 2), expand=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: as wide as the terminal at most; in a pipe, each row is one line.
+
+    Raises:
+        BrokenPipeError: The reader is gone.
+        CocaError: It cannot be written.
+    """
+    from rich.table import Table
+
+    screen = _screen(sys.stdout, width=None if stdout_is_terminal() else 10_000)  # more than any row takes
+    shown = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(cells, column)) + 2 for column in zip(columns, *shown, strict=True)]
+    if len(columns) > 2 and screen.width < min(sum(widths) - 2, NARROW):
+        _print_cell_by_cell(columns, shown)
+        return
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in columns:
+        grid.add_column(name, overflow="fold")
+    for texts in shown:
+        grid.add_row(*texts)
+    with screen.capture() as lines:
+        screen.print(grid)
+    for line in lines.get().splitlines():
+        result(line.rstrip())
+
+
+def _print_cell_by_cell(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print the cells of each row below each other, with a blank line between rows."""
+    width = max(map(cells, columns))
+    for number, texts in enumerate(rows):
+        if number:
+            result("")
+        for name, text in zip(columns, texts, strict=True):
+            if text:
+                row(name or "-", text, width)
+
+
 def note(text: str) -> None:
     """Print something in passing."""
-    _say("note", text, style="dim")
+    _print_message("note", text, style="dim")
 
 
 def warning(text: str) -> None:
     """Print a problem that does not stop the command."""
-    _say("warning", text, style="yellow")
+    _print_message("warning", text, style="yellow")
 
 
 def error(message: str, hint: str = "") -> None:
     """Print why the command stops, and the next step."""
-    _say("error", message, style="bold red")
+    _print_message("error", message, style="bold red")
     if hint:
-        _say("hint", hint)
+        _print_message("hint", hint)
 
 
-def _say(kind: str, text: str, style: str = "") -> None:
-    line = text if kind == "note" else f"{kind}: {text}"
+def _print_message(kind: str, text: str, style: str = "") -> None:
+    line = printable(text if kind == "note" else f"{kind}: {text}")
     with _log_failing():
-        streams.log.write(printable(line))
+        streams.log.write(line)
     if _state.quiet and kind == "note":
         return
     if _state.json_events:
-        _emit(event=kind, text=text)
+        _print_event(event=kind, text=text)
         return
-    with _live_hidden():
-        screen = _screen()
-        screen.print(printable(line), style=style, soft_wrap=not screen.is_terminal)
+    with _live_paused():
+        screen = _screen(sys.stderr)
+        screen.print(line, style=style, soft_wrap=not screen.is_terminal)
 
 
-def _emit(**event: Any) -> None:
+def _print_event(**event: Any) -> None:
     print(json.dumps(event), file=sys.stderr, flush=True)
 
 
@@ -204,6 +195,26 @@ def _log_failing() -> Iterator[None]:
         warning(f"cannot write {problem.filename}: {problem.strerror}; the log ends here")
 
 
+@contextlib.contextmanager
+def _live_paused() -> Iterator[None]:
+    """Take progress off the screen while a line is printed, on either stream."""
+    live = _state.live
+    if not live:
+        yield
+        return
+    live.stop()
+    try:
+        yield
+    finally:
+        live.start(refresh=True)
+
+
+def _screen(stream: Any, width: int | None = None) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
 def cells(text: str) -> int:
     """Return the width of a text on a terminal."""
     from rich.cells import cell_len
@@ -212,15 +223,16 @@ def cells(text: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Spell out control characters, bidirectional overrides and undecodable bytes: a file name may steer a terminal."""
+    """Escape control characters, bidirectional overrides and undecodable bytes: a file name could steer a terminal."""
     if text.isprintable():
         return text
-    return "".join(char.encode("unicode_escape").decode() if _steers(char) else char for char in text)
+    return "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
 
 
-def _steers(char: str) -> bool:
+def _is_control(char: str) -> bool:
     """Return whether a character changes how others are shown, beyond what emoji and scripts need."""
-    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in _OVERRIDES
+    is_control = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    return is_control or unicodedata.bidirectional(char) in _BIDIRECTIONAL_CONTROLS
 
 
 def duration(seconds: float) -> str:
@@ -236,7 +248,7 @@ def duration(seconds: float) -> str:
 
 
 class ConsoleReporter(Reporter):
-    """Shows on stderr what is reported. The first Ctrl-C requests a stop of stages that can end early.
+    """Prints what is reported. The first Ctrl-C requests a stop of stages that can end early.
 
     Attributes:
         on_checked: Called once the request is known to be valid.
@@ -276,11 +288,11 @@ class ConsoleReporter(Reporter):
         stage = _Stage(description, total, unit, done)
         with contextlib.ExitStack() as stack:
             if on_stop:
-                stack.enter_context(interrupts.patiently(lambda: note(f"{on_stop}; Ctrl-C again stops now")))
+                stack.enter_context(interrupts.graceful(lambda: note(f"{on_stop}; Ctrl-C again stops now")))
             try:
-                with stage.on_screen() if _animated() else contextlib.nullcontext():
+                with _on_screen(stage):
                     yield stage
-            except BrokenPipeError:  # nobody reads on, as after `| head`
+            except BrokenPipeError:  # the reader is gone, as after `| head`
                 stage.past = ""
                 raise
             finally:  # an interrupted run says how far it came, too
@@ -293,51 +305,47 @@ class ConsoleReporter(Reporter):
 
 
 class _Stage(Progress):
-    """A stage of work: a bar or a spinner on a terminal, elsewhere a line now and then, or a JSON event per step."""
+    """A stage of work: drawn on a terminal; elsewhere an occasional line, or a JSON event per step."""
 
     def __init__(self, description: str, total: int | None, unit: str = "items", past: str = "") -> None:
         self.description, self.total, self.unit, self.past = description, total, unit, past
         self.done = self.failed = 0
         self.detail = ""
-        self._earlier: int | None = None  # done before this process: of no use for the rate
+        self._earlier: int | None = None  # done before this process, which tells nothing about the pace
         self._started = self._printed = time.monotonic()
-        self._show: Callable[[], object] = self._emit if _state.json_events else self._print
-        self._bar: Bar | None = None
 
     def advance(self, ok: bool = True) -> None:
         self._earlier = self._earlier or 0
         self.done += 1
         self.failed += not ok
-        self._show()
+        self._print()
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
         if self._earlier is None:
             self._earlier, self._started = done, time.monotonic()
         self.done, self.detail = done, detail
         self.total = self.total if total is None else total
-        self._show()
+        self._print()
 
     def describe(self, text: str) -> None:
         self.description = text
-        if self._bar:
-            self._show()
-
-    def _emit(self) -> None:
-        if not _state.quiet and self.total is not None:
-            seconds = round(self._elapsed, 3)
-            counts = {"done": self.done, "total": self.total, "failed": self.failed}
-            _emit(event="progress", stage=self.description, **counts, detail=self.detail, seconds=seconds)
 
     def _print(self) -> None:
-        if self.total and self.done < self.total and self._count and time.monotonic() - self._printed >= LINE_EVERY:
+        """Print the progress if it is not on the screen and known to matter by now."""
+        if self.total is None or self in _state.stages:
+            return
+        if _state.json_events:
+            if not _state.quiet:
+                counts = {"done": self.done, "total": self.total, "failed": self.failed}
+                seconds = round(self._elapsed, 3)
+                _print_event(event="progress", stage=self.description, **counts, detail=self.detail, seconds=seconds)
+        elif self._count and self.done < self.total and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
-            note(self._line())
-
-    def _line(self) -> str:
-        if self.unit == "bytes":
-            return f"{self.description}: {self.done / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB"
-        line = f"{self.past or self.description} {self.done} of {self.total} ({self.rate}, {self.left} left)"
-        return f"{line} {self.detail}".rstrip()
+            if self.unit == "bytes":
+                note(f"{self.description}: {self.counts(' of ')}")
+            else:
+                pace = f"{self.past or self.description} {self.counts(' of ')} ({self.rate}, {self.left} left)"
+                note(f"{pace} {self.detail}".rstrip())
 
     def summary(self) -> str:
         """Describe how the stage went."""
@@ -345,12 +353,20 @@ class _Stage(Progress):
         ok = self.done - self.failed
         return f"{self.past} {ok} of {self.total}{failed} in {duration(self._elapsed)} ({self.rate})"
 
+    def counts(self, separator: str) -> str:
+        """Format how much is done and the total."""
+        if self.unit == "bytes":
+            return f"{self.done / 1e9:.2f}{separator}{(self.total or 0) / 1e9:.2f} GB"
+        return f"{self.done}{separator}{self.total}"
+
     @property
     def rate(self) -> str:
-        """Items per second, or per minute where that reads better; a dash before the first one."""
+        """Items or megabytes per second, items per minute if they are slow; a dash before the first one."""
         if not self._count:
             return "-"
         per_second = self._count / max(self._elapsed, 1e-6)
+        if self.unit == "bytes":
+            return f"{per_second / 1e6:.1f} MB/s"
         return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
 
     @property
@@ -358,6 +374,28 @@ class _Stage(Progress):
         """The time left; a dash before the first item."""
         left = (self.total or 0) - self.done
         return duration(left * self._elapsed / self._count) if self._count else "-"
+
+    def draw(self, spinner: "RenderableType") -> "Iterator[RenderableType]":
+        """Yield the lines of the stage on a terminal: a spinner, a bar if the total is known, and the detail below."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column()
+        line.add_column(no_wrap=True)
+        if self.total is None:
+            line.add_row(spinner, printable(self.description))
+        else:
+            line.add_column(ratio=1)
+            # A bar that stands still must say why: the first step may compile the network.
+            waiting = self._earlier is None and self.unit == "items"
+            text = "starting" if waiting else printable(self.description)
+            bar = ProgressBar(max(self.total, 1), self.done)
+            line.add_row(spinner, text, bar, self.counts("/"), self.rate, f"{self.left} left")
+        yield line
+        if self.detail:
+            yield Text(printable(self.detail), overflow="ellipsis", no_wrap=True, style="dim")
 
     @property
     def _count(self) -> int:
@@ -367,93 +405,34 @@ class _Stage(Progress):
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
 
-    @contextlib.contextmanager
-    def on_screen(self) -> Iterator[None]:
-        """Draw a bar, below those of the stages around this one, and the detail below it."""
-        from rich.console import Group
-        from rich.live import Live
-        from rich.progress import Progress as Bar
-
-        bar = Bar(*_columns(self.unit, self.total), console=_screen())
-        # A bar that stands still must say why: the first step may compile the network.
-        waiting = "starting" if self.total is not None and self.unit == "items" else printable(self.description)
-        task = bar.add_task(waiting, total=self.total, rate="", left="-")
-
-        def show() -> None:
-            text, total = printable(self.description), self.total
-            bar.update(task, description=text, completed=self.done, total=total, rate=self.rate, left=self.left)
-
-        self._show, self._bar = show, bar
-        _state.stages.append(self)
-        if not _state.live:
-            _state.live = Live(
-                get_renderable=lambda: Group(*(part for stage in _state.stages for part in stage._drawn())),
-                console=_screen(),
-                transient=True,
-                refresh_per_second=10,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            _state.live.start(refresh=True)
-        try:
-            yield
-        finally:
-            if _state.stages == [self]:
-                _state.live.stop()
-                _state.live = None
-            _state.stages.remove(self)
-
-    def _drawn(self) -> "Iterator[RenderableType]":
-        from rich.text import Text
-
-        if self._bar:
-            yield self._bar
-        if self.detail:
-            yield Text(printable(self.detail), overflow="ellipsis", no_wrap=True, style="dim")
-
-
-def _columns(unit: str, total: int | None) -> "tuple[ProgressColumn, ...]":
-    """Return the parts of a bar; those of a spinner where the number of items is unknown."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    name = (SpinnerColumn(), TextColumn("{task.description}"))
-    if unit == "bytes":
-        speed = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
-        return (*name, BarColumn(bar_width=None), *speed)
-    if total is None:
-        return name
-    pace = (TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[left]} left"))
-    return (*name, BarColumn(bar_width=None), MofNCompleteColumn(), *pace)
-
 
 @contextlib.contextmanager
-def _live_hidden() -> Iterator[None]:
-    """Take bars off the screen while a line goes out, which may belong to the other stream."""
-    live = _state.live
-    if not live:
+def _on_screen(stage: _Stage) -> Iterator[None]:
+    """Draw a stage below those around it, if a person sees what moves."""
+    screen = _screen(sys.stderr)
+    if _state.quiet or _state.json_events or not screen.is_terminal:
         yield
         return
-    live.stop()
+    from rich.console import Group
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    _state.stages.append(stage)
+    if not _state.live:
+        spinner = Spinner("dots", style="green")
+        _state.live = Live(
+            get_renderable=lambda: Group(*(line for shown in _state.stages for line in shown.draw(spinner))),
+            console=screen,
+            transient=True,
+            refresh_per_second=10,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        _state.live.start(refresh=True)
     try:
         yield
     finally:
-        live.start(refresh=True)
-
-
-def _animated() -> bool:
-    """Return whether a person sees what moves."""
-    return not _state.quiet and not _state.json_events and _screen().is_terminal
-
-
-def _screen() -> "Console":
-    from rich.console import Console
-
-    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+        if _state.stages == [stage]:
+            _state.live.stop()
+            _state.live = None
+        _state.stages.remove(stage)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_caught: list[int] = []  # signals that came
-_holding = False
-_once: Callable[[], object] | None = None  # called at the first interrupt, which then only asks to stop
+_received: list[int] = []  # signals, in order
+_held = False
+_on_request: Callable[[], object] | None = None  # called at the first interrupt, which then only requests a stop
 
 
 def catch() -> None:
-    """Make Ctrl-C, a plain `kill` and a closed terminal a KeyboardInterrupt.
+    """Raise KeyboardInterrupt at Ctrl-C, a plain `kill` and the end of the terminal.
 
     MindSpore takes over Ctrl-C while it computes and turns it into SIGTERM, so the two must be one.
     """
@@ -24,64 +24,61 @@ def catch() -> None:
 
 
 def release() -> None:
-    """Let signals end the process on the spot: the work is over, and a traceback would tell nothing."""
+    """Let signals end the process at once: the work is over, and a traceback would tell nothing."""
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
 def came() -> bool:
-    """Whether there was an interrupt. A library that was interrupted as it loaded may only say that it is broken."""
-    return bool(_caught)
+    """Return whether there was an interrupt. A library interrupted while loading may only say that it is broken."""
+    return bool(_received)
 
 
 def hung_up() -> bool:
-    """Whether the first interrupt was the end of the terminal."""
-    return _caught[:1] == [signal.SIGHUP]
+    """Return whether the first interrupt was the end of the terminal."""
+    return _received[:1] == [signal.SIGHUP]
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Put an interrupt off to the end of the block: where a library would crash of it, or a count go wrong."""
-    global _holding
-    _holding = True
+    """Delay interrupts to the end of the block, in which a library would crash or a count go wrong."""
+    global _held
+    _held = True
     try:
         yield
     finally:
-        _holding = False
-    if len(_caught) > (1 if _once else 0):
+        _held = False
+    if len(_received) > (1 if _on_request else 0):
         raise KeyboardInterrupt
 
 
 @contextmanager
-def patiently(told: Callable[[], object]) -> Iterator[Callable[[], bool]]:
-    """Let the first interrupt only ask to stop; a second one is a KeyboardInterrupt.
+def graceful(on_request: Callable[[], object]) -> Iterator[None]:
+    """Let the first interrupt of the block only request a stop, see `came`; the second raises KeyboardInterrupt.
 
     Args:
-        told: Called at the first interrupt.
-
-    Yields:
-        A function that tells whether to stop.
+        on_request: Called at the first interrupt.
     """
-    global _once
-    _once = told
+    global _on_request
+    _on_request = on_request
     try:
-        yield came
+        yield
     finally:
-        _once = None
+        _on_request = None
 
 
 def _on_signal(number: int, frame: object) -> None:
     if number == signal.SIGHUP and hung_up():
         return  # a closing terminal sends it twice: the kernel does, and then the shell
-    _caught.append(number)
-    if _once and len(_caught) == 1:
-        _once()
-    elif not _holding:
+    _received.append(number)
+    if _on_request and len(_received) == 1:
+        _on_request()
+    elif not _held:
         raise KeyboardInterrupt
 
 
 def _on_unraisable(problem: "sys.UnraisableHookArgs") -> None:
-    """Say nothing of an interrupt that came in a destructor, where Python prints it and goes on."""
+    """Ignore an interrupt in a destructor, where Python prints it and continues."""
     if problem.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(problem)

@@ -1,4 +1,4 @@
-"""The standard streams and the log file, on full disks, closed descriptors and pipes that nobody reads."""
+"""The standard streams and the log file, robust to full disks, closed descriptors and readers that are gone."""
 
 import contextlib
 import io
@@ -17,36 +17,35 @@ from .settings import debugging
 def guard() -> None:
     """Keep stdout for results and stderr for messages of this program.
 
-    C++ libraries print to both: decord its complaints, MindSpore a trace when Ctrl-C meets its compiler. That is
-    shown when debugging, on stderr.
+    C++ libraries print to both: decord complaints, MindSpore a trace when Ctrl-C meets its compiler. When debugging,
+    that is shown on stderr.
     """
-    for stream in (0, 1, 2):
-        _open_if_closed(stream)
-    results, notes = os.dup(1), os.dup(2)
+    for descriptor in (0, 1, 2):
+        _open_if_closed(descriptor)
+    stdout, stderr = os.dup(1), os.dup(2)
     if not debugging():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)
     # An undecodable byte of a file name becomes \udcXX, as JSON escapes it.
     # A buffer would write a line again at exit that Ctrl-C interrupted just after it was written.
-    written = _Results(results, "w")
-    sys.stdout = io.TextIOWrapper(written, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
+    sys.stdout = io.TextIOWrapper(_Results(stdout, "w"), "utf-8", "backslashreplace", newline="\n", line_buffering=True)
     # Unbuffered, as a signal handler may write while a line is being written.
-    sys.stderr = io.TextIOWrapper(_Notes(notes, "w"), "utf-8", "backslashreplace", write_through=True)
+    sys.stderr = io.TextIOWrapper(_Messages(stderr, "w"), "utf-8", "backslashreplace", write_through=True)
 
 
-def _open_if_closed(stream: int) -> None:
+def _open_if_closed(descriptor: int) -> None:
     """Open a closed standard stream: else the next file that is opened takes its number, and what is printed."""
     try:
-        os.fstat(stream)
+        os.fstat(descriptor)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
 
 
 class _Results(io.FileIO):
     """stdout. A failure to write is one clear error, and Python does not try again at exit.
 
     Raises:
-        BrokenPipeError: Nobody reads on.
+        BrokenPipeError: The reader is gone.
         CocaError: The disk is full.
     """
 
@@ -65,8 +64,8 @@ class _Results(io.FileIO):
             raise CocaError(f"cannot write to stdout: {problem.strerror}", "what was written so far is kept") from None
 
 
-class _Notes(io.FileIO):
-    """stderr. A failure to write goes to the log, and the work goes on."""
+class _Messages(io.FileIO):
+    """stderr. The log says when it cannot be written, and the work continues."""
 
     _failed = False
 
@@ -82,14 +81,14 @@ class _Notes(io.FileIO):
 
 
 class Log:
-    """Lines with their times: in memory until there is a file, of which the last 1000 count."""
+    """Lines with timestamps; the last 1000 wait in memory until a file is opened."""
 
     def __init__(self) -> None:
         self._file: io.FileIO | None = None
         self._waiting: deque[bytes] = deque(maxlen=1000)
 
     def open(self, path: Path) -> None:
-        """Append lines to a file from now on, after those in memory.
+        """Append the lines so far and all later ones to a file.
 
         Raises:
             UsageError: It cannot be opened, or is not a regular file.

@@ -73,7 +73,7 @@ def test_a_library_that_breaks_because_it_was_interrupted_is_an_interrupt() -> N
 
 
 def test_an_interrupt_waits_for_the_end_of_a_held_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupts, "_caught", [])
+    monkeypatch.setattr(interrupts, "_received", [])
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.held():
         interrupts._on_signal(2, None)
