@@ -8,6 +8,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +72,16 @@ def result(line: str) -> None:
     """
     with _live_paused():
         print(line, flush=True)
+
+
+def json_result(value: object) -> None:
+    """Print a value as one line of JSON.
+
+    Raises:
+        BrokenPipeError: The reader is gone.
+        CocaError: It cannot be written.
+    """
+    result(json.dumps(value))
 
 
 def paths0(paths: Iterable[str]) -> None:
@@ -247,6 +258,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def ago(when: datetime | None) -> str:
+    """Format a time relative to now: `3 days ago`."""
+    if when is None:
+        return "never"
+    passed = (datetime.now(UTC) - when).total_seconds()
+    for seconds, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if (count := int(passed // seconds)) > 0:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
 class ConsoleReporter(Reporter):
     """Prints what is reported. The first Ctrl-C requests a stop of stages that can end early.
 
@@ -356,7 +378,9 @@ class _Stage(Progress):
     def counts(self, separator: str) -> str:
         """Format how much is done and the total."""
         if self.unit == "bytes":
-            return f"{self.done / 1e9:.2f}{separator}{(self.total or 0) / 1e9:.2f} GB"
+            total = self.total or 0
+            size, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+            return f"{self.done / size:.2f}{separator}{total / size:.2f} {name}"
         return f"{self.done}{separator}{self.total}"
 
     @property
@@ -381,7 +405,7 @@ class _Stage(Progress):
         from rich.table import Table
         from rich.text import Text
 
-        line = Table.grid(padding=(0, 1), expand=True)
+        line = Table.grid(padding=(0, 1), expand=self.total is not None)
         line.add_column()
         line.add_column(no_wrap=True)
         if self.total is None:

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -84,6 +86,14 @@ def test_slow_rates_are_per_minute(clock) -> None:
 )
 def test_duration_formats(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"),
+    [(5, "just now"), (60, "1 minute ago"), (7300, "2 hours ago"), (3.5 * 86400, "3 days ago"), (-60, "just now")],
+)
+def test_times_are_relative_to_now(passed: float, text: str) -> None:
+    assert console.ago(datetime.fromtimestamp(time.time() - passed, UTC)) == text
 
 
 def test_control_characters_are_escaped() -> None:
@@ -170,6 +180,23 @@ def test_bytes_in_pipe_are_occasional_lines(clock, capsys: pytest.CaptureFixture
             clock[0] += 10
             stage.update(done, 2_550_000_000)
     assert capsys.readouterr().err == "download: 1.23 of 2.55 GB\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "total", "shown"),
+    [
+        ("bytes", 43_400_000, "20.00/43.40 MB 2.0 MB/s 12s left"),
+        ("items", 43_400_000, "20000000/43400000 2000000.0/s 12s"),
+    ],
+)
+def test_terminal_shows_counts_in_units(unit: str, total: int, shown: str, clock, screen: Open) -> None:
+    notes = screen(100, "stderr")
+    with ConsoleReporter().progress("downloading", total, unit=unit) as stage:
+        stage.update(0)
+        clock[0] += 10
+        stage.update(20_000_000)
+        console.note("halfway")
+    assert shown in notes.getvalue()
 
 
 def test_json_events_report_every_step(clock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from .. import settings
 from ..catalog import MODELS
@@ -30,15 +31,38 @@ _HIDDEN, _OLD = ".coca-", "~"  # .coca-NAME is being assembled, .coca-NAME~ is b
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model in the cache, intact or damaged."""
+    """A model in the cache, intact or damaged; that of a training run; or a bundled one."""
 
     name: str
     folder: Path
-    manifest: Manifest | None  # None: of a run, or damaged
+    manifest: Manifest | None  # None: of a run, bundled, or damaged
     size: int  # bytes of its folder
     added: datetime | None  # to this cache; None if unknown
     used: datetime | None  # last; None: never
     problem: str  # found without reading its weights; empty: none
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in short."""
+        if self.manifest:
+            return str(self.manifest.source)
+        if self.problem:
+            return "unknown"
+        return "run" if self.name.startswith("run:") else "the program"
+
+    def facts(self) -> dict[str, Any]:
+        """Return it in the types of JSON, with the same keys for every model."""
+        fields = asdict(self.manifest) if self.manifest else dict.fromkeys(Manifest.__dataclass_fields__)
+        return {
+            "name": self.name,
+            "path": str(self.folder),
+            "size": self.size,
+            "added": self.added and self.added.isoformat(),
+            "used": self.used and self.used.isoformat(),
+            "problem": self.problem or None,
+            "mend": self.remedy if self.problem else None,
+            **fields,
+        }
 
     @property
     def remedy(self) -> str:

@@ -12,8 +12,9 @@ import math
 import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .. import settings
 from ..catalog import BUNDLED, CLIP, MODELS, SUGGESTED, CocaConfig, known_name
@@ -65,6 +66,17 @@ def model_names() -> list[str]:
     """Return the names that `find_model` finds: bundled, in the cache, of training runs. Imports nothing heavy."""
     bundled = [name for name, model in MODELS.items() if model.bundled]
     return bundled + [model.name for model in stored_models() if not model.problem]
+
+
+def catalog() -> list[dict[str, Any]]:
+    """Return the facts about all models with a short name, in the types of JSON."""
+    here = model_names()
+    models = [
+        {"name": name, **asdict(model), "size": full_size(name), "here": name in here} for name, model in MODELS.items()
+    ]
+    for facts in models:
+        del facts["config"]
+    return models
 
 
 def full_size(name: str) -> int:
@@ -337,13 +349,29 @@ def stored_models() -> list[StoredModel]:
 
 
 def find_stored(name: str) -> StoredModel:
-    """Find a model in the cache, which may be damaged, or a training run.
+    """Find a model in the cache, which may be damaged, a training run, or a bundled model.
 
     Raises:
         UsageError: The name is not valid.
         ModelError: There is none of this name.
     """
+    if name in MODELS and MODELS[name].bundled:
+        files = [path.stat().st_size for path in (_ASSETS / name).iterdir()]
+        return StoredModel(name, _ASSETS / name, None, sum(files), None, None, "")
     return find_run(name) if name.startswith(RUN) else cache.find(name)
+
+
+def find_removable(name: str) -> StoredModel:
+    """Find a model in the cache, which may be damaged, or a training run.
+
+    Raises:
+        UsageError: The name is not valid, or that of a bundled model.
+        ModelError: There is none of this name.
+    """
+    model = find_stored(name)
+    if model.folder == _ASSETS / name:
+        raise UsageError(f"the model {name} comes with the program and cannot be removed")
+    return model
 
 
 def find_in_cache(names: Iterable[str]) -> list[StoredModel]:

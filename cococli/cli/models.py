@@ -1,13 +1,10 @@
 """`coca models`: models in the cache, those of training runs, and those that can be fetched."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,13 +41,14 @@ def models(context: typer.Context, reporter: console.ConsoleReporter, as_json: J
 
     found, default = stored_models(), _default(context)
     if as_json:
-        console.result(json.dumps([_facts(model, default) for model in found]))
+        console.json_result([{**model.facts(), "default": model.name == default} for model in found])
     elif not found:
         _note_empty(reporter)
     else:
+        states = ["damaged" if model.problem else "default" if model.name == default else "" for model in found]
         rows = [
-            (model.name, format_size(model.size), _origin(model), _ago(model.used), _state(model, default))
-            for model in found
+            (model.name, format_size(model.size), model.origin, console.ago(model.used), state)
+            for model, state in zip(found, states, strict=True)
         ]
         console.table(("name", "size", "source", "last used", ""), rows)
         for model in found:
@@ -58,32 +56,25 @@ def models(context: typer.Context, reporter: console.ConsoleReporter, as_json: J
 
 
 @app.command()
-@command("coca models available")
+@command("coca models available", "coca models available --json", "coca models available --json | jq '.[0]'")
 def available(reporter: console.ConsoleReporter, as_json: JsonOutput = False) -> None:
     """List the models that have a short name: their sizes and quality, and which are on this machine."""
-    from ..checkpoints.store import full_size, model_names
+    from ..checkpoints.store import catalog
 
-    here = model_names()
     if as_json:
-        known = [
-            {"name": name, **asdict(model), "size": full_size(name), "here": name in here}
-            for name, model in MODELS.items()
-        ]
-        for facts in known:
-            del facts["config"]
-        console.result(json.dumps(known))
+        console.json_result(catalog())
         return
     rows = [
         (
-            name,
-            format_size(full_size(name)),
-            f"{model.imagenet}" if model.imagenet else "-",
-            f"{model.text_to_image}/{model.image_to_text}" if model.text_to_image else "-",
-            model.captions,
-            model.license,
-            "yes" if name in here else "no",
+            model["name"],
+            format_size(model["size"]),
+            f"{model['imagenet'] or '-'}",
+            f"{model['text_to_image']}/{model['image_to_text']}" if model["text_to_image"] else "-",
+            model["captions"],
+            model["license"],
+            "yes" if model["here"] else "no",
         )
-        for name, model in MODELS.items()
+        for model in catalog()
     ]
     console.table(("name", "size", "top-1", "recall@1", "captions", "license", "here"), rows)
     reporter.note("top-1: zero-shot on ImageNet, %. recall@1: on COCO, text to image / image to text, %.")
@@ -93,21 +84,21 @@ def available(reporter: console.ConsoleReporter, as_json: JsonOutput = False) ->
 
 
 @app.command()
-@command("coca models show vit-l-14-coco")
+@command("coca models show vit-l-14-coco", "coca models show run:mine", "coca models show vit-l-14-coco --json")
 def show(context: typer.Context, reporter: console.ConsoleReporter, name: Name, as_json: JsonOutput = False) -> None:
     """Show the details of a model."""
     from ..checkpoints.store import find_stored
 
     model = find_stored(name)
     if as_json:
-        console.result(json.dumps(_facts(model, _default(context))))
+        console.json_result({**model.facts(), "default": model.name == _default(context)})
     else:
         console.table(("name", model.name), _details(model))
         _warn_of_damage(model, reporter)
 
 
 @app.command()
-@command("coca models verify", "coca models verify vit-l-14-coco")
+@command("coca models verify", "coca models verify vit-l-14-coco", "coca models verify --json")
 def verify(reporter: console.ConsoleReporter, names: Names = (), as_json: JsonOutput = False) -> int:
     """Read models, by default all, and compare every byte with the checksums. Exit code 3: one is damaged."""
     from ..checkpoints import cache
@@ -117,8 +108,9 @@ def verify(reporter: console.ConsoleReporter, names: Names = (), as_json: JsonOu
     problems = {model.name: cache.verify(model.name, reporter) for model in found}
     remedies = {model.name: model.remedy for model in found if problems[model.name]}
     if as_json:
-        facts = [{"name": name, "problems": wrong, "mend": remedies.get(name)} for name, wrong in problems.items()]
-        console.result(json.dumps(facts))
+        console.json_result(
+            [{"name": name, "problems": wrong, "mend": remedies.get(name)} for name, wrong in problems.items()]
+        )
     elif not found:
         _note_empty(reporter)
     else:
@@ -131,7 +123,7 @@ def verify(reporter: console.ConsoleReporter, names: Names = (), as_json: JsonOu
 
 
 @app.command()
-@command("coca models rm vit-b-32 --yes")
+@command("coca models rm vit-b-32", "coca models rm vit-b-32 vit-l-14 --yes", "coca models rm run:mine")
 def rm(
     reporter: console.ConsoleReporter,
     names: Names,
@@ -139,40 +131,44 @@ def rm(
     as_json: JsonOutput = False,
 ) -> int:
     """Remove models from the cache, or training runs with everything in them."""
-    from ..checkpoints.store import find_stored, remove_stored
+    from ..checkpoints.store import find_removable, remove_stored
 
-    found = {model.name: model for model in map(find_stored, names)}
+    found = {model.name: model for model in map(find_removable, names)}
     size = format_size(sum(model.size for model in found.values()))
-    if not yes and not _confirmed(f"remove {', '.join(found)} ({size})?"):
+    if not yes and not _confirm(f"remove {', '.join(found)} ({size})?"):
         reporter.note("nothing was removed")
         return 1
-    _show_removed(remove_stored([*found.values()], reporter), as_json, reporter)
+    _print_removed(remove_stored([*found.values()], reporter), as_json, reporter)
     return 0
 
 
 @app.command()
-@command("coca models prune")
+@command("coca models prune", "coca models prune --json", "coca models prune --quiet")
 def prune(reporter: console.ConsoleReporter, as_json: JsonOutput = False) -> None:
     """Remove unfinished downloads, leftovers of killed commands, and models unpacked by other versions."""
     from ..checkpoints import cache
 
-    _show_removed(cache.prune(), as_json, reporter)
+    _print_removed(cache.prune(), as_json, reporter)
 
 
 @app.command()
-@command("coca models path vit-l-14-coco")
+@command("coca models path", "coca models path vit-l-14-coco", "coca models path run:mine")
 def path(
     reporter: console.ConsoleReporter, name: Annotated[str | None, _NAME] = None, as_json: JsonOutput = False
 ) -> None:
     """Print the folder of the cache, or that of a model or training run in it."""
     from ..checkpoints.store import find_stored
 
-    folder = find_stored(name).folder if name else home()
-    console.result(json.dumps({"path": str(folder)}) if as_json else str(folder))
+    folder = str(find_stored(name).folder if name else home())
+    console.json_result({"path": folder}) if as_json else console.result(folder)
 
 
 @app.command()
-@command("coca models export vit-l-14-coco model.tar")
+@command(
+    "coca models export vit-l-14-coco model.tar",
+    "coca models export vit-l-14-coco /media/usb/model.tar --overwrite",
+    "coca models export vit-l-14-coco model.tar --json",
+)
 def export(
     reporter: console.ConsoleReporter,
     name: Name,
@@ -187,11 +183,15 @@ def export(
     (model,) = find_in_cache([name])
     export_model(model.name, file, overwrite, reporter)
     facts = {"name": name, "path": str(file), "size": file.stat().st_size}
-    console.result(json.dumps(facts) if as_json else str(file))
+    console.json_result(facts) if as_json else console.result(str(file))
 
 
 @app.command("import")
-@command("coca models import model.tar")
+@command(
+    "coca models import model.tar",
+    "coca models import model.tar --name mine",
+    "coca models import model.tar --force",
+)
 def import_(
     reporter: console.ConsoleReporter,
     file: Annotated[
@@ -209,7 +209,7 @@ def import_(
     name, added = import_model(file, name, force, reporter)
     if not added:
         reporter.note(f"an identical {name} is in the cache already")
-    console.result(json.dumps({"name": name, "added": added}) if as_json else name)
+    console.json_result({"name": name, "added": added}) if as_json else console.result(name)
 
 
 def _default(context: typer.Context) -> str:
@@ -231,43 +231,12 @@ def _note_empty(reporter: console.ConsoleReporter) -> None:
     reporter.note(f"no model is here yet: {fetch_command(SUGGESTED)}")
 
 
-def _state(model: "StoredModel", default: str) -> str:
-    if model.problem:
-        return "damaged"
-    return "default" if model.name == default else ""
-
-
-def _origin(model: "StoredModel") -> str:
-    if model.manifest:
-        return str(model.manifest.source)
-    return "unknown" if model.problem else "run"
-
-
 def _warn_of_damage(model: "StoredModel", reporter: console.ConsoleReporter) -> None:
     if model.damage:
         reporter.warning(f"{model.damage.message}; to restore it: {model.remedy}")
 
 
-def _facts(model: "StoredModel", default: str) -> dict[str, Any]:
-    """Return a model for JSON, with the same keys for every one."""
-    from ..checkpoints.manifest import Manifest
-
-    manifest = asdict(model.manifest) if model.manifest else dict.fromkeys(field.name for field in fields(Manifest))
-    return {
-        "name": model.name,
-        "path": str(model.folder),
-        "size": model.size,
-        "default": model.name == default,
-        "added": model.added and model.added.isoformat(),
-        "used": model.used and model.used.isoformat(),
-        "problem": model.problem or None,
-        "mend": model.remedy if model.problem else None,
-        **manifest,
-    }
-
-
 def _details(model: "StoredModel") -> list[tuple[str, str]]:
-    """Return the rows of a table about a model."""
     rows = [("folder", str(model.folder)), ("size", format_size(model.size))]
     if manifest := model.manifest:
         rows += [
@@ -277,24 +246,15 @@ def _details(model: "StoredModel") -> list[tuple[str, str]]:
             *((f"sha256 of {name}", facts.sha256) for name, facts in manifest.files.items()),
             ("made", f"{manifest.date} by coca {manifest.program}"),
         ]
-    rows.append(("last used", _ago(model.used)))
-    if (known := MODELS.get(model.name)) and known.warning:
-        rows.append(("warning", known.warning))
-    return rows
+    elif not model.problem:
+        rows.append(("source", model.origin))
+    rows.append(("last used", console.ago(model.used)))
+    if known := MODELS.get(model.name):
+        rows += [("captions", known.captions), ("license", known.license), ("warning", known.warning)]
+    return [(name, text) for name, text in rows if text]
 
 
-def _ago(when: datetime | None) -> str:
-    """Format a time relative to now: `3 days ago`."""
-    if when is None:
-        return "never"
-    passed = (datetime.now(UTC) - when).total_seconds()
-    for seconds, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if (count := int(passed // seconds)) > 0:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"
-
-
-def _confirmed(question: str) -> bool:
+def _confirm(question: str) -> bool:
     """Ask a question on the terminal."""
     if not sys.stdin.isatty():
         raise UsageError("removing needs confirmation, but stdin is not a terminal", "coca models rm NAME --yes")
@@ -303,9 +263,9 @@ def _confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _show_removed(removed: "Sequence[Removed]", as_json: bool, reporter: console.ConsoleReporter) -> None:
+def _print_removed(removed: "Sequence[Removed]", as_json: bool, reporter: console.ConsoleReporter) -> None:
     if as_json:
-        console.result(json.dumps([{"path": str(item.path), "size": item.size} for item in removed]))
+        console.json_result([{"path": str(item.path), "size": item.size} for item in removed])
         return
     for item in removed:
         console.result(str(item.path))

@@ -6,9 +6,7 @@ import pty
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +16,6 @@ from checkpoints.stored_models import COMMIT, LOCAL, PARAMETERS, add, add_run
 from cococli.catalog import MODELS
 from cococli.checkpoints import cache
 from cococli.cli import main
-from cococli.cli.models import _ago
 
 ROOT = Path(__file__).parents[2]
 LIST_KEYS = {"name", "path", "size", "default", "added", "used", "problem", "mend"} | {
@@ -108,7 +105,13 @@ def test_run_is_shown_and_removed(coca_here) -> None:
     folder = add_run("better", 100)
     assert coca_here("models", "path", "run:better").out == f"{folder}\n"
     rows = {cells(line)[0]: cells(line)[1] for line in coca_here("models", "show", "run:better").out.splitlines()}
-    assert rows == {"name": "run:better", "folder": str(folder), "size": "1.5 MB", "last used": "never"}
+    assert rows == {
+        "name": "run:better",
+        "folder": str(folder),
+        "size": "1.5 MB",
+        "source": "run",
+        "last used": "never",
+    }
     run = coca_here("models", "rm", "run:better", "--yes")
     assert (run.out, run.err, run.code) == (f"{folder}\n", "1.5 MB removed\n", 0)
     assert not folder.exists()
@@ -174,6 +177,16 @@ def test_show_prints_all_details(coca_here) -> None:
     assert facts.keys() == LIST_KEYS
     assert facts["parameters"] == PARAMETERS
     assert json.loads(coca_here("models", "--json", "show", "vit-b-32-coco").out) == facts
+
+
+def test_bundled_model_is_shown_but_kept(coca_here) -> None:
+    rows = dict(cells(line) for line in coca_here("models", "show", "shapes").out.splitlines())
+    assert (rows["name"], rows["source"], rows["license"]) == ("shapes", "the program", "MIT")
+    assert Path(rows["folder"], "shapes.json").is_file()
+    assert json.loads(coca_here("models", "show", "shapes", "--json").out).keys() == LIST_KEYS
+    run = coca_here("models", "rm", "shapes", "--yes")
+    assert run.err == "error: the model shapes comes with the program and cannot be removed\n"
+    assert (run.out, run.code) == ("", 2)
 
 
 @pytest.mark.parametrize("command", ["show", "rm", "verify", "path"])
@@ -283,14 +296,6 @@ def test_names_are_completed(coca, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COMP_WORDS", f"coca models {typed}")
         monkeypatch.setenv("COMP_CWORD", "3")
         assert coca().stdout == "mine\nrun:better\n"
-
-
-@pytest.mark.parametrize(
-    ("passed", "told"),
-    [(5, "just now"), (60, "1 minute ago"), (7300, "2 hours ago"), (3.5 * 86400, "3 days ago"), (-60, "just now")],
-)
-def test_times_are_formatted_relative_to_now(passed: float, told: str) -> None:
-    assert _ago(datetime.fromtimestamp(time.time() - passed, UTC)) == told
 
 
 def test_leftovers_of_killed_commands_are_removed(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
