@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..benchmark import Timing
 
 
-@command("coca bench", "coca bench --engines torch,openvino --model vit-l-14")
+@command("coca bench", "coca bench --engines torch,openvino --model vit-l-14", "coca bench --device cuda --json")
 def bench(
     request: BenchRequest,
     reporter: console.ConsoleReporter,

@@ -6,7 +6,11 @@ from ..files import format_size
 from .command import command
 
 
-@command("coca convert epoch_3.pt mine.ckpt", "coca convert NAME out.safetensors --to open_clip")
+@command(
+    "coca convert epoch_3.pt mine.ckpt",
+    "coca convert epoch_3.pt mine.ckpt --half --verify",
+    "coca convert vit-l-14 weights.safetensors --to open_clip",
+)
 def convert(request: ConvertRequest, reporter: console.ConsoleReporter) -> None:
     """Convert open_clip weights to MindSpore, or back. Prints the path of the new file."""
     from ..checkpoints.convert import convert as convert_weights

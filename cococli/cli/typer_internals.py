@@ -121,6 +121,8 @@ def help_panels(context: typer.Context) -> dict[str, list[tuple[str, str]]]:
         is_argument = isinstance(parameter, TyperArgument)
         heading = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
         panels.setdefault(heading, []).append(_help_row(parameter, context))
+    for heading in panels.keys() - {"Options"}:
+        panels[heading].sort(key=lambda row: row[0].startswith("--"))  # flags of one letter are typed most
     if below := subcommands(context):
         panels["Commands"] = [(name, help_paragraphs(child.command)[0]) for name, child in below.items()]
     rank = {"Arguments": -1, "Options": 1, "Advanced": 2}

@@ -138,7 +138,7 @@ class SearchOptions:
         if prompt_tokens + 2 > self.max_length:
             raise UsageError(
                 f"--prompt has {prompt_tokens} tokens, which leave no room within --max-length {self.max_length}",
-                "Shorten the prompt or raise --max-length.",
+                "shorten the prompt or raise --max-length",
             )
 
     def _check_beams(self) -> None:
@@ -147,7 +147,7 @@ class SearchOptions:
         if self.method == "legacy" and self.beams % self.beam_groups:
             raise UsageError(
                 f"--beams {self.beams} is not a multiple of {self.beam_groups}, the groups of --search legacy",
-                f"Try --beams {self.beams + -self.beams % self.beam_groups}, or --search beam.",
+                f"try --beams {self.beams + -self.beams % self.beam_groups}, or --search beam",
             )
 
     def _check_candidates(self) -> None:
@@ -155,7 +155,7 @@ class SearchOptions:
             beams = self.candidates * (self.beam_groups if self.method == "legacy" else 1)
             raise UsageError(
                 f"--candidates {self.candidates} must be at most {self.rows} with --search {self.method}",
-                "Try --search beam." if self.method == "greedy" else f"Try --beams {beams}.",
+                "try --search beam" if self.method == "greedy" else f"try --beams {beams}",
             )
 
     def _check_ban(self) -> None:

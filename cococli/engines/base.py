@@ -40,7 +40,7 @@ class Scores:
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_sum).all():
             raise ModelError(
-                "this model's scores are not numbers: its weights are damaged", "Fetch or convert it again."
+                "this model's scores are not numbers: its weights are damaged", "fetch or convert it again"
             )
 
     def logprobs_of(self, logits: np.ndarray) -> np.ndarray:

@@ -184,11 +184,11 @@ def check_device(device: str, precision: str) -> tuple[torch.device, torch.dtype
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError):
-        hint = "Use --device cpu, or a build of torch for that device."
+        hint = "use --device cpu, or a build of torch for that device"
         raise ModelError(f"torch finds no device {device!r} here", hint) from None
     supported = [name for name in TYPES if name != "fp16" or found.type != "cpu"]
     if precision not in supported:
-        raise UsageError(f"torch does not support {precision} on {found.type}", f"Use one of {', '.join(supported)}.")
+        raise UsageError(f"torch does not support {precision} on {found.type}", f"use one of {', '.join(supported)}")
     return found, TYPES[precision]
 
 

@@ -86,7 +86,7 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise ModelError("this model's vectors are not numbers: its weights are damaged", "Fetch or convert it again.")
+        raise ModelError("this model's vectors are not numbers: its weights are damaged", "fetch or convert it again")
     return vectors / lengths
 
 

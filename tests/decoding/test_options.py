@@ -71,9 +71,9 @@ def test_only_one_legacy_group_is_searched() -> None:
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        (SearchOptions, "Try --beams 9."),
-        (lambda **options: SearchOptions("legacy", **options), "Try --beams 27."),
-        (lambda **options: SearchOptions("greedy", **options), "Try --search beam."),
+        (SearchOptions, "try --beams 9"),
+        (lambda **options: SearchOptions("legacy", **options), "try --beams 27"),
+        (lambda **options: SearchOptions("greedy", **options), "try --search beam"),
     ],
 )
 def test_too_many_candidates_get_a_hint(options: Callable[..., SearchOptions], hint: str) -> None:

@@ -120,7 +120,7 @@ def test_missing_device_is_named():
         with pytest.raises(ModelError) as raised:
             TorchEngine(*golden_weights("tiny"), device=device)
         assert raised.value.message == f"torch finds no device '{device}' here"
-        assert raised.value.hint == "Use --device cpu, or a build of torch for that device."
+        assert raised.value.hint == "use --device cpu, or a build of torch for that device"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -128,4 +128,4 @@ def test_unsupported_precision_is_rejected(precision):
     with pytest.raises(UsageError) as raised:
         TorchEngine(*golden_weights("tiny"), precision=precision)
     assert raised.value.message == f"torch does not support {precision} on cpu"
-    assert raised.value.hint == "Use one of fp32, bf16."
+    assert raised.value.hint == "use one of fp32, bf16"
