@@ -48,6 +48,12 @@ class Timing:
         rows = max(self.steps)
         return 60 / (self.frame + (TOKENS - 1) * self.steps[rows] / (rows // _beams(rows)))
 
+    def facts(self) -> dict[str, object]:
+        """Return it in the types of JSON."""
+        settings = {name: getattr(self.choice, name) for name in ("engine", "device", "precision", "threads")}
+        seconds = {"start": self.start, "frame": self.frame, "steps": self.steps}
+        return settings | seconds | {"captions_per_minute": self.captions_per_minute}
+
 
 @dataclass(frozen=True)
 class Benchmark:

@@ -81,7 +81,7 @@ def json_result(value: object) -> None:
         BrokenPipeError: The reader is gone.
         CocaError: It cannot be written.
     """
-    result(json.dumps(value))
+    result(json.dumps(value, default=str))
 
 
 def paths0(paths: Iterable[str]) -> None:

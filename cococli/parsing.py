@@ -1,4 +1,4 @@
-"""JSON that people and other programs write: what is wrong with it is one line with the file and the field."""
+"""JSON and TOML that people and other programs write: errors are one line with the file and the field."""
 
 import json
 from collections.abc import Iterator
@@ -32,6 +32,21 @@ def read_json(path: Path) -> Any:
     """
     with read_errors(path):
         return parse_json(path.read_text("utf-8-sig"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: It cannot be read, or is not TOML.
+    """
+    import tomllib
+
+    with read_errors(path, "TOML", 'put text in quotes: model = "vit-l-14"'):
+        try:
+            return tomllib.loads(path.read_text("utf-8-sig"))
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -95,7 +110,7 @@ def _adapter(expected: Any) -> "TypeAdapter[Any]":
 
 
 @contextmanager
-def read_errors(path: Path) -> Iterator[None]:
+def read_errors(path: Path, kind: str = "JSON", hint: str = "") -> Iterator[None]:
     """Report in one line why a text file cannot be read. A FIFO or a device is refused: it may never end.
 
     Raises:
@@ -111,4 +126,4 @@ def read_errors(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
     except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
+        raise UsageError(f"{path} is not valid {kind}: {error}", hint) from None

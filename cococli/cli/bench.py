@@ -1,6 +1,5 @@
 """`coca bench`: the speed of each engine on this machine."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 from .. import console
@@ -37,7 +36,7 @@ def bench(
 
 def _print(timings: "Sequence[Timing]", as_json: bool) -> None:
     if as_json:
-        console.result(json.dumps([_values(timing) for timing in timings]))
+        console.json_result([timing.facts() for timing in timings])
         return
     columns = ("engine", "precision", "start", "frame", *(f"{rows} rows" for rows in timings[0].steps), "captions/min")
     console.table(columns, [_cells(timing) for timing in timings])
@@ -46,13 +45,6 @@ def _print(timings: "Sequence[Timing]", as_json: bool) -> None:
     if exact and exact[0] is not by_speed[0]:
         console.result(f"more exact: {exact[0].choice.flags}")
     console.result(f"fastest: {by_speed[0].choice.flags}")
-
-
-def _values(timing: "Timing") -> dict[str, object]:
-    choice = timing.choice
-    settings = {name: getattr(choice, name) for name in ("engine", "device", "precision", "threads")}
-    seconds = {"start": timing.start, "frame": timing.frame, "steps": timing.steps}
-    return settings | seconds | {"captions_per_minute": timing.captions_per_minute}
 
 
 def _cells(timing: "Timing") -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 `python -m cococli.cli.completion` writes the scripts into completions/.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -55,50 +55,24 @@ ShowCompletion = Annotated[
 ]
 
 
-def complete_from(*words: str) -> Callable[[str], list[str]]:
-    """Complete one of these words."""
-    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+def completer(words: tuple[str, ...] | str) -> Callable[[str], list[str]]:
+    """Return a function that completes one of these words, or the names of models: see `Option.complete`."""
+    return lambda incomplete: [
+        word for word in (_model_names(words) if isinstance(words, str) else words) if word.startswith(incomplete)
+    ]
 
 
-def completer(words: tuple[str, ...] | str) -> Callable[[str], Iterable[str]]:
-    """Return what completes one of these words, or the names of models: see `Option.complete`."""
-    if isinstance(words, tuple):
-        return complete_from(*words)
-    named = {
-        "model": complete_model,
-        "stored": complete_stored,
-        "fetchable": complete_fetchable,
-        "architecture": complete_architecture,
-    }
-    return named[words]
-
-
-def complete_model(incomplete: str) -> Iterator[str]:
-    """Names of the models that can be used. Paths are the shell's own business."""
-    from ..checkpoints.store import model_names
-
-    return (name for name in model_names() if name.startswith(incomplete))
-
-
-def complete_fetchable(incomplete: str) -> Iterator[str]:
-    """Names of the models that can be fetched."""
+def _model_names(kind: str) -> list[str]:
     from ..catalog import MODELS
+    from ..checkpoints.store import model_names, stored_models
 
-    return (name for name, model in MODELS.items() if not model.bundled and name.startswith(incomplete))
-
-
-def complete_stored(incomplete: str) -> Iterator[str]:
-    """Names of the models in the cache, damaged ones included, and of training runs."""
-    from ..checkpoints.store import stored_models
-
-    return (model.name for model in stored_models() if model.name.startswith(incomplete))
-
-
-def complete_architecture(incomplete: str) -> Iterator[str]:
-    """Names of the architectures that are known."""
-    from ..catalog import MODELS
-
-    return (name for name, model in MODELS.items() if model.config and name.startswith(incomplete))
+    if kind == "model":
+        return model_names()
+    if kind == "stored":
+        return [model.name for model in stored_models()]
+    if kind == "fetchable":
+        return [name for name, model in MODELS.items() if not model.bundled]
+    return [name for name, model in MODELS.items() if model.config]  # architectures
 
 
 def write_scripts(folder: Path) -> None:

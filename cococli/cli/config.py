@@ -14,8 +14,8 @@ import typer
 
 from .. import console
 from ..errors import UsageError
-from ..files import check_regular
 from ..options import JsonOutput, Option
+from ..parsing import read_toml
 from ..settings import config_file, home
 from .command import command
 from .typer_internals import TyperOption, convert, settable, subcommands, value_of
@@ -51,7 +51,7 @@ def config(
     settings = list(_settings(root))
     if as_json:
         listed = [dataclasses.asdict(setting) for setting in settings]
-        console.result(json.dumps({**places, "environment": environment, "settings": listed}, default=str))
+        console.json_result({**places, "environment": environment, "settings": listed})
         return
     shown = [setting for setting in settings if everything or setting.source != BUILT_IN]
     if shown:
@@ -132,25 +132,12 @@ def default_map(root: typer.Context) -> dict[str, Any]:
 def _read_file() -> dict[str, Any]:
     try:
         file = config_file()
-    except UsageError:  # the user has no home folder, and so no file in it
+        file.stat()
+    except (UsageError, FileNotFoundError):  # a user without a home folder has no such file, like most people
         return {}
-    try:
-        check_regular(file)
-        text = file.read_text(encoding="utf-8-sig")  # Windows' editor writes a mark in front
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file} is not text in UTF-8") from None
-    import tomllib  # most people have no such file
-
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise UsageError(f"{file} is nested too deeply") from None
-    except ValueError as error:  # also of a number with thousands of digits
-        raise UsageError(f"{file} is not TOML: {error}", 'put text in quotes: model = "vit-l-14"') from None
+    except OSError:  # explained below
+        pass
+    return read_toml(file)
 
 
 def _defaults(context: typer.Context, table: dict[str, Any], inherited: dict[str, Entry]) -> dict[str, Any]:

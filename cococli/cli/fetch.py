@@ -1,6 +1,5 @@
 """`coca fetch`: a checkpoint from the hub, or from a file, into the cache."""
 
-import json
 from dataclasses import asdict
 
 from .. import console
@@ -24,6 +23,6 @@ def fetch(request: FetchRequest, reporter: console.ConsoleReporter, as_json: Jso
     reporter.note(f"{fetched.name} {'is ready' if fetched.added else 'was fetched before'}: {size}")
     if as_json:
         facts = {"name": fetched.name, "path": str(fetched.folder), "added": fetched.added}
-        console.result(json.dumps(facts | asdict(fetched.manifest)))
+        console.json_result(facts | asdict(fetched.manifest))
     elif not console.stdout_is_terminal():  # the note is enough for a person
         console.result(fetched.name)

@@ -183,7 +183,7 @@ def test_what_is_no_toml_is_told_with_its_line() -> None:
     write("beams = 3\nmodel = vit-l-14")
     with pytest.raises(UsageError) as error:
         run("fetch")
-    assert error.value.message == f"{config_file()} is not TOML: Invalid value (at line 2, column 9)"
+    assert error.value.message == f"{config_file()} is not valid TOML: Invalid value (at line 2, column 9)"
     assert error.value.hint == 'put text in quotes: model = "vit-l-14"'
 
 
@@ -196,7 +196,7 @@ def test_numbers_and_nesting_beyond_reason_are_refused(text: str) -> None:
 
 def test_what_cannot_be_read_is_told() -> None:
     config_file().write_bytes(b'model = "\xff"')
-    with pytest.raises(UsageError, match=r"config\.toml is not text in UTF-8$"):
+    with pytest.raises(UsageError, match=r"config\.toml is not UTF-8 text$"):
         run("fetch")
     config_file().unlink()
     config_file().mkdir()
