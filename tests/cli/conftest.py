@@ -1,17 +1,10 @@
 """The `coca` command in a process of its own, as a user runs it."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-LIMIT = 900  # seconds, against a hang alone: a loaded machine is slow
-Coca = Callable[..., "subprocess.CompletedProcess[str]"]
+from cli import fork_server
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,16 +13,11 @@ def engine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("COCA_ENGINE", "torch")
         environment.setenv("COCA_PRECISION", "fp32")
+        environment.setenv("PYTHONPATH", fork_server.PYTHONPATH)
         yield
 
 
 @pytest.fixture
-def coca(monkeypatch: pytest.MonkeyPatch) -> Coca:
+def coca() -> "Callable[..., subprocess.CompletedProcess[str]]":
     """Run `coca` with these arguments, stdout and stderr in pipes."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-
-    def run(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "cococli", *map(str, arguments)]
-        return subprocess.run(command, text=True, timeout=LIMIT, **{"capture_output": True, **options})
-
-    return run
+    return fork_server.run

@@ -4,17 +4,15 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from cli.fork_server import start
 
 from cococli.benchmark import Timing
 from cococli.cli import bench
 from cococli.engines.choice import Choice
-
-COMMAND = [sys.executable, "-m", "cococli"]
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +59,7 @@ def test_failing_engines_are_reported(coca, home: Path, tmp_path: Path) -> None:
 
 
 def started(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([*COMMAND, "bench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start("bench", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def child(run: "subprocess.Popen[str]", other: int = 0) -> int:

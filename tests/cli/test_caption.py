@@ -8,12 +8,12 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.fork_server import COMMAND, start
 from media.video_fixtures import make_video
 from PIL import Image, ImageDraw, ImageFont
 
@@ -22,7 +22,6 @@ from cococli.decoding.options import SearchOptions
 from cococli.media.clips import Sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COMMAND = [sys.executable, "-m", "cococli"]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +79,7 @@ def many(tmp_path: Path) -> Path:
 def started(folder: Path, output: Path, *arguments: str) -> "subprocess.Popen[str]":
     """A run on a folder that has written its first records."""
     options = ["-o", output, "--search", "greedy", "--batch-size", "4", *arguments]
-    run = subprocess.Popen([*COMMAND, "caption", folder, *options], stderr=subprocess.PIPE, text=True)
+    run = start("caption", folder, *options, stderr=subprocess.PIPE)
     while not (output.exists() and output.stat().st_size):
         assert run.poll() is None
         time.sleep(0.05)

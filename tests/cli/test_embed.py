@@ -4,19 +4,18 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import stored_models
+from cli.fork_server import start
 
 import cococli
 from cococli.retrieval.index import About, Index, open_index
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COMMAND = [sys.executable, "-m", "cococli"]
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +105,7 @@ def test_files_resume_without_an_index(coca, tmp_path: Path, home: Path) -> None
 def test_killed_run_resumes(coca, many: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     command = ["embed", many, "-o", f"{index}/", "--batch-size", "4", "--segments", "2"]
-    run = subprocess.Popen([*COMMAND, *command], stderr=subprocess.DEVNULL)
+    run = start(*command, stderr=subprocess.DEVNULL)
     while not ((index / "entries.jsonl").exists() and (index / "entries.jsonl").stat().st_size):
         assert run.poll() is None
         time.sleep(0.001)

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from cli.fork_server import start
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "cococli"]
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +67,13 @@ def test_missing_files_make_exit_code_1(coca, data: Path, tmp_path: Path) -> Non
 def test_killed_evaluation_resumes_to_identical_scores(coca, data: Path, tmp_path: Path) -> None:
     options = ["evaluate", "--data", data, "--limit", "5", "--batch-size", "1", "--search", "greedy", "--json"]
     report = tmp_path / "report"
-    run = subprocess.Popen([*COMMAND, *map(str, options), "-o", report], stdout=-1, stderr=subprocess.DEVNULL)
+    run = start(*options, "-o", report, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     captions = report / "captions.jsonl"
     while not (captions.exists() and captions.stat().st_size):
         assert run.poll() is None
         time.sleep(0.001)
     run.send_signal(signal.SIGKILL)
-    assert run.communicate()[0] == b""
+    assert run.communicate()[0] == ""
     assert 0 < len(captions.read_text().splitlines()) < 5
     again, whole = coca(*options, "-o", report), coca(*options, "-o", tmp_path / "whole")
     assert again.returncode == 0

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints.hub_server import Hub, know_only
+from cli.fork_server import start
 from safetensors.torch import save_file
 
 TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"
@@ -55,8 +55,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def started(*arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "cococli", "fetch", "org/coca", *map(str, arguments)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return start("fetch", "org/coca", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_fetch_prints_name_and_summary(coca, server: Hub, home: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import fork_server
 from training.tiny_run import captioned, config_file, write_list
 
 from cococli import settings
 
-COMMAND = [sys.executable, "-m", "cococli", "finetune"]
 ASCEND = "MindSpore has no bf16 matrix product on CPU, and its fp16 is no faster than fp32"
 
 
@@ -33,7 +33,7 @@ def records(home: Path, name: str) -> list[dict[str, Any]]:
 
 def start(arguments: list[object], home: Path, after: int, **streams: Any) -> "subprocess.Popen[str]":
     """Start the run `mine` and return once this step is done."""
-    run = subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, **streams)
+    run = fork_server.start("finetune", *arguments, **streams)
     while not any(record["step"] >= after for record in records(home, "mine")):
         assert run.poll() is None, run.communicate()
         time.sleep(0.002)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli.fork_server import COMMAND
 
 from cococli import __version__, interrupts
 
@@ -20,6 +21,12 @@ def run_with(body: str, **options: object) -> "subprocess.CompletedProcess[str]"
 def test_version_is_the_packages(coca) -> None:
     run = coca("--version")
     assert (run.stdout, run.stderr, run.returncode) == (f"coca {__version__}\n", "", 0)
+
+
+@pytest.mark.parametrize("arguments", [["models", "available"], ["capture"], ["caption", "missing.mp4"]], ids=" ".join)
+def test_forked_commands_act_as_fresh_ones(coca, arguments: list[str], tmp_path: Path) -> None:
+    fresh = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert vars(coca(*arguments, cwd=tmp_path)) == vars(fresh)
 
 
 def test_no_command_shows_the_help(coca) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 import pytest
+from cli.fork_server import COMMAND, run
 
 from cococli.retrieval.index import About, open_index
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-COMMAND = [sys.executable, "-m", "cococli"]
 YELLOW = "a large yellow circle on a black background"
 
 
@@ -34,9 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the example clips in two segments each, with captions, and of two texts. It is never changed."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "texts.txt").write_text(f"{YELLOW}\na small red triangle on a pink background\n")
-    command = [*COMMAND, "embed", EXAMPLES, "--texts", "texts.txt", "--segments", "2", "-m", "shapes", "-o", "index/"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COCA_HOME": str(folder / "home")}
-    subprocess.run([*command, "-q"], cwd=folder, env=environment, check=True)
+    command = ["embed", EXAMPLES, "--texts", "texts.txt", "--segments", "2", "-m", "shapes", "-o", "index/", "-q"]
+    assert run(*command, cwd=folder, env=os.environ | {"COCA_HOME": str(folder / "home")}).returncode == 0
     entries = folder / "index" / "entries.jsonl"
     entries.write_text(entries.read_text().replace('"frames"', '"caption": "what was said", "frames"'))
     return folder / "index"
