@@ -165,6 +165,7 @@ class EmbedRequest:
         return "float16" if self.half else None
 
 
+RESULTS = "Results"
 _MOST = 1_000_000_000  # results or steps, for example
 
 
@@ -191,18 +192,33 @@ class SearchRequest:
             flags=("--not",),
             metavar="QUERY",
             default_shown=False,
+            panel=RESULTS,
         ),
     ] = ()
-    count: Annotated[int, Option("Number of results.", flags=("-k",), metavar="N", minimum=1, maximum=_MOST)] = 10
+    count: Annotated[
+        int, Option("Number of results.", flags=("-k",), metavar="N", minimum=1, maximum=_MOST, panel=RESULTS)
+    ] = 10
     min_score: Annotated[
         float | None,
         Option(
-            "Leave out results that are less similar.", metavar="COSINE", minimum=-1, maximum=1, default_shown=False
+            "Leave out results that are less similar.",
+            metavar="COSINE",
+            minimum=-1,
+            maximum=1,
+            default_shown=False,
+            panel=RESULTS,
         ),
     ] = None
     per_video: Annotated[
         int | None,
-        Option("Maximum number of moments of one video.", metavar="N", minimum=1, maximum=_MOST, default_shown=False),
+        Option(
+            "Maximum number of moments of one video.",
+            metavar="N",
+            minimum=1,
+            maximum=_MOST,
+            default_shown=False,
+            panel=RESULTS,
+        ),
     ] = None
     among: Annotated[
         Literal["videos", "texts"] | None,
@@ -210,6 +226,7 @@ class SearchRequest:
             "Search videos and pictures, or texts. Defaults to videos and pictures if the index holds any.",
             metavar="videos|texts",
             default_shown=False,
+            panel=RESULTS,
         ),
     ] = None
     approximate: Annotated[
@@ -219,6 +236,7 @@ class SearchRequest:
             "by default. Approximate search needs the package usearch.",
             flags=("--approximate/--exact",),
             default_shown=False,
+            panel=ADVANCED,
         ),
     ] = None
     root: Annotated[
@@ -227,10 +245,12 @@ class SearchRequest:
             "Where the videos are now, if they were moved: the folder itself or one above it.",
             metavar="FOLDER",
             default_shown=False,
+            panel=RESULTS,
         ),
     ] = None
     threshold: Annotated[
-        float, Option("Least similarity of videos for --duplicates.", metavar="COSINE", minimum=-1, maximum=1)
+        float,
+        Option("Least similarity of videos for --duplicates.", metavar="COSINE", minimum=-1, maximum=1, panel=ADVANCED),
     ] = 0.96
     index_model: Annotated[
         str | None,
@@ -340,7 +360,9 @@ class EvaluateRequest:
     ] = None
     only: Annotated[
         Literal["captions", "retrieval"] | None,
-        Option("Measure only captions, or only retrieval.", metavar="captions|retrieval", default_shown=False),
+        Option(
+            "Measure only captions, or only retrieval.", metavar="captions|retrieval", default_shown=False, panel=DATA
+        ),
     ] = None
     output: Annotated[
         Path | None,
@@ -525,7 +547,8 @@ class BenchRequest:
 
     model: ModelName = None
     engines: Annotated[
-        str, Option("Time only these: mindspore, torch, openvino.", metavar="NAME,...", default_shown=False)
+        str,
+        Option("Time only these: mindspore, torch, openvino.", metavar="NAME,...", default_shown=False, panel=MODEL),
     ] = ""
     device: Device = "auto"
     threads: Threads = 0

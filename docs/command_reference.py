@@ -20,7 +20,7 @@ Every command prints this with `--help`. Options can also be set in `config.toml
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page to the site."""
     root: Any = typer.main.get_command(app)
-    context = typer.Context(root, info_name="coca")
+    context = typer.Context(root, info_name="coca", **root.context_settings)
     sections = [section for child in subcommands(context).values() for section in describe(child)]
     files.append(File.generated(config, "commands.md", content="\n".join([INTRODUCTION, *sections])))
     return files

@@ -54,9 +54,17 @@ def test_help_fits_terminal(context: typer.Context, columns: int, monkeypatch: p
         assert f"\n  {flags}" in page
 
 
-def test_help_lists_everyday_options_first() -> None:
-    (caption,) = (context for context in ALL if context.command_path == "coca caption")
-    assert list(help_panels(caption)) == ["Arguments", "Output", "Input", "Frames", "Model", "Options", "Advanced"]
+@pytest.mark.parametrize(
+    ("name", "headings"),
+    [
+        ("caption", ["Arguments", "Output", "Input", "Frames", "Model", "Options", "Advanced"]),
+        ("search", ["Arguments", "Results", "Model", "Options", "Advanced"]),
+        ("evaluate", ["Data", "Output", "Input", "Frames", "Model", "Options", "Advanced"]),
+    ],
+)
+def test_help_lists_everyday_options_first(name: str, headings: list[str]) -> None:
+    (found,) = (context for context in ALL if context.command_path == f"coca {name}")
+    assert list(help_panels(found)) == headings
 
 
 def warnings(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
