@@ -10,6 +10,7 @@ import numpy as np
 
 from ..catalog import CLIP, Preprocess
 from ..errors import UsageError
+from ..reporting import SILENT, Reporter
 from .preprocess import crop, normalize, random_crop
 from .readers import Reader, open_reader, report_progress
 
@@ -77,8 +78,13 @@ class Clip:
     times: tuple[float, ...]  # [F] when each frame appears
 
 
-def read_clips(source: Path | Reader, request: ReadRequest) -> Iterator[tuple[Clip, np.ndarray]]:
+def read_clips(
+    source: Path | Reader, request: ReadRequest, reporter: Reporter = SILENT
+) -> Iterator[tuple[Clip, np.ndarray]]:
     """Read the clips of a video or picture in one pass.
+
+    Args:
+        reporter: See `open_reader`.
 
     Yields:
         A clip, and its frames [F, S, S, 3] uint8, see `view`. F is 1 for a still picture.
@@ -86,7 +92,7 @@ def read_clips(source: Path | Reader, request: ReadRequest) -> Iterator[tuple[Cl
     Raises:
         VideoError: Why the video cannot be read, or not to its end, without its path.
     """
-    reader = open_reader(source) if isinstance(source, Path) else source
+    reader = open_reader(source, reporter) if isinstance(source, Path) else source
     path = source if isinstance(source, Path) else Path()
     spans = segment_spans(reader, request.segments)
     indices = sample_indices(reader.starts, spans, request.sampling)

@@ -128,8 +128,8 @@ def compute_videos(
     Args:
         paths: Videos and pictures.
         batch_size: Clips per batch.
-        reporter: Its stop request ends the run after the current batch. Videos whose last clips are computed by then
-            are still yielded.
+        reporter: Receives notes on decoders that failed. Its stop request ends the run after the current batch. Videos
+            whose last clips are computed by then are still yielded.
         spent: Accumulates the time spent.
 
     Yields:
@@ -154,7 +154,8 @@ class _Run(Generic[T]):
     def results(self) -> Generator[Computed[T], None, None]:
         prefetch = 2 * self.batch_size + 2  # at least one batch more than is being computed
         jobs = zip(self.paths, repeat(self.request))
-        with closing(read_videos(jobs, prefetch=prefetch, busy=lambda: self.computer.busy)) as events:
+        events = read_videos(jobs, 2, prefetch, lambda: self.computer.busy, self.reporter)
+        with closing(events):
             for event in self._timed(events):
                 if isinstance(event, NotReady):
                     self._step()

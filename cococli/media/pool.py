@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import VideoError, is_transient
 from ..processes import start_process
+from ..reporting import SILENT, Reporter
 from .clips import Clip, ReadRequest
 
 QUEUED_CLIPS = 4  # read ahead of each video
@@ -38,6 +39,7 @@ class VideoRead(NamedTuple):
 
     video: int
     clips: int
+    notes: tuple[str, ...] = ()  # with the path
 
 
 class VideoFailed(NamedTuple):
@@ -86,6 +88,7 @@ def read_videos(
     processes: int = 2,
     prefetch: int = 18,
     busy: Callable[[], bool] = lambda: False,
+    reporter: Reporter = SILENT,
 ) -> Generator[Event, None, None]:
     """Read videos and pictures in parallel.
 
@@ -96,6 +99,7 @@ def read_videos(
         processes: Number of worker processes.
         prefetch: Number of videos read ahead of the consumer, each up to its first few clips.
         busy: Returns whether the consumer has other work, so that it should not be kept waiting.
+        reporter: Receives the notes of each video once, however many times it is read.
 
     Yields:
         For each video in order: its clips in order, then one VideoRead or VideoFailed. In between NotReady, where the
@@ -103,6 +107,7 @@ def read_videos(
     """
     upcoming = enumerate(jobs)
     window: deque[_Task] = deque()
+    noted: set[str] = set()
     unread: SimpleQueue[_Task | None] = SimpleQueue()
     closed, close = Pipe(duplex=False)  # `closed` turns readable for all threads at once
     threads = [Thread(target=_serve, args=(unread, closed), daemon=True) for _ in range(processes)]
@@ -115,7 +120,12 @@ def read_videos(
                 unread.put(window[-1])
             if not window:
                 return
-            yield from window[0].all_events(busy)
+            for event in window[0].all_events(busy):
+                if isinstance(event, VideoRead):
+                    for note in set(event.notes) - noted:
+                        reporter.note(note)
+                    noted.update(event.notes)
+                yield event
             window.popleft()
     finally:
         close.close()

@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import VideoError
+from ..reporting import SILENT, Reporter
 
 MAX_FRAME_PIXELS = 100_000_000  # of a video or animation: three times 8K; decoders hold several frames at once
 PROGRESS_BYTES = 16 << 10  # compressed bytes whose decoding counts as progress
@@ -60,8 +61,11 @@ class Reader(Protocol):
         """
 
 
-def open_reader(path: Path) -> Reader:
+def open_reader(path: Path, reporter: Reporter = SILENT) -> Reader:
     """Read the frame times of a video or picture. The content decides which it is, not the file's name.
+
+    Args:
+        reporter: Receives a note if the decoder chosen for a video fails and another one decodes it.
 
     Raises:
         VideoError: Why it cannot be read, without its path.
@@ -78,7 +82,7 @@ def open_reader(path: Path) -> Reader:
         return picture
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:  # FFmpeg would show one tile of it
         raise VideoError(f"not a HEIC picture that can be read{'' if reads_heif() else ': pip install pillow-heif'}")
-    return open_video(path)
+    return open_video(path, reporter)
 
 
 def _archive(head: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""Videos, read by decord where it can be trusted and by PyAV elsewhere."""
+"""Videos, decoded by decord where it finds the right frames and by PyAV elsewhere."""
 
 import ctypes
 from array import array
@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
 from ..errors import VideoError, is_transient
+from ..reporting import SILENT, Reporter
 from .display import displayed, is_ordinary
 from .readers import MAX_FRAME_PIXELS, Frame, open_file, reason, report_progress
 
@@ -21,7 +23,7 @@ _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")  # that such a file may begin with
 
-# decord finds the right frames in indexed containers of these only; _is_plain says what else must hold.
+# decord finds the right frames in indexed containers of these only; `_suits_decord` lists the other conditions.
 _DECORD_CODECS = {"h264", "hevc", "vp9"}
 
 # MPEG program streams give few times; those between are guessed, wrongly after a seek. Decoded from the start.
@@ -50,7 +52,8 @@ class Video:
     tick: Fraction  # seconds
     begin: float  # seconds from where the file begins to the first frame
     keys: list[tuple[int, int]]  # (presentation, seek) ticks of the frames to start decoding at; none: only counted
-    plain: bool  # decord can be trusted with it
+    decoder: Literal["decord", "PyAV"]
+    reporter: Reporter = SILENT
 
     @property
     def starts(self) -> np.ndarray:
@@ -64,16 +67,19 @@ class Video:
         return (ticks - self.ticks[0]) * self.tick.numerator / self.tick.denominator + self.begin
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        done = 0
-        if self.plain:
-            try:
-                for frame in _decord_frames(self, indices):
-                    yield frame
-                    done += 1
-                return
-            except VideoError:
-                pass  # PyAV reads more, and says better what is wrong
-        yield from _av_frames(self, indices[done:])
+        if self.decoder == "PyAV":
+            yield from _av_frames(self, indices)
+            return
+        decoded = 0
+        try:
+            for frame in _decord_frames(self, indices):
+                yield frame
+                decoded += 1
+        except VideoError:
+            for position, frame in enumerate(_av_frames(self, indices[decoded:])):
+                if position == 0:
+                    self.reporter.note(f"{self.path}: decord failed; decoding with PyAV instead")
+                yield frame
 
 
 def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
@@ -96,10 +102,6 @@ def _share_cpp_library() -> None:
 
 
 def _decord_reader(video: Video) -> Any:
-    with open_file(video.path) as file:
-        head = file.read(8)
-    if not head.startswith(_MATROSKA) and head[4:] not in _MP4_BOXES:  # it has no list of formats to keep to
-        raise VideoError("decord might take it for another container")
     _share_cpp_library()
     try:
         import decord
@@ -249,8 +251,12 @@ def _why_not_a_video(path: Path, error: Exception) -> str:
 # Indexing
 
 
-def open_video(path: Path) -> Video:
-    """Time the frames of a video by reading its packets; nothing is decoded."""
+def open_video(path: Path, reporter: Reporter = SILENT) -> Video:
+    """Time the frames of a video by reading its packets, and choose its decoder.
+
+    Args:
+        reporter: Receives a note if decord, although chosen, fails on a frame that PyAV decodes.
+    """
     with _av_stream(path) as stream:
         index = _Index(by_presentation=stream.container.format.name in _INDEXED_CONTAINERS)
         for packet in _packets(stream):
@@ -260,7 +266,7 @@ def open_video(path: Path) -> Video:
             if not index.untimed:
                 raise VideoError("no video frames")
             # A raw stream, such as .h264: frames are counted, and decoding starts at the first.
-            return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, 0.0, [], False)
+            return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, 0.0, [], "PyAV")
         longest = round(_LONGEST / stream.time_base)
         ticks = _without_strays(np.sort(np.array(index.ticks, np.int64)), longest)
         end_tick = int(ticks[-1]) + min(index.last_duration or round(1 / rate / stream.time_base), longest)
@@ -270,8 +276,8 @@ def open_video(path: Path) -> Video:
         keys = sorted(index.keys)
         if stream.container.format.name in _GUESSED_AFTER_SEEK:
             keys = keys[:1]
-        plain = _is_plain(stream, index) and _looks_plain(stream)
-        return Video(path, ticks, end_tick, stream.time_base, begin, keys, plain)
+        decord = _suits_decord(path, stream, index)
+        return Video(path, ticks, end_tick, stream.time_base, begin, keys, "decord" if decord else "PyAV", reporter)
 
 
 def timestamp_offset(path: Path) -> tuple[str, float]:
@@ -342,19 +348,21 @@ class _Index:
         self.ticks.append(packet.pts)
 
 
-def _is_plain(stream: Any, index: _Index) -> bool:
-    """Whether decord hands out the frames that it is asked for.
+def _suits_decord(path: Path, stream: Any, index: _Index) -> bool:
+    """Return whether decord is installed, and returns the requested frames as a player shows them.
 
-    decord numbers packets as if each were one frame, shown, and every keyframe stood at the same place in
-    decoding and in presentation. Where that fails (trimmed clips, open groups of pictures as x265 makes
-    them), or where the container seeks inexactly (MPEG-TS, AVI, ASF), it gives wrong frames without a word.
+    decord numbers packets as if each were one displayed frame, and as if every keyframe had the same index in decoding
+    and in presentation order. Otherwise (trimmed clips, open GOPs as x265 makes them), or where the container seeks
+    inexactly (MPEG-TS, AVI, ASF), it silently returns wrong frames.
     """
     container = stream.container
+    if not find_spec("decord") or not _has_plain_header(path):
+        return False
     if container.format.name not in _INDEXED_CONTAINERS or stream.codec.name not in _DECORD_CODECS:
         return False
     if len(container.streams.video) != 1 or index.untimed or index.hidden:
         return False
-    if _announced(stream) > 2 * len(index.ticks) + 100:
+    if _announced_frames(stream) > 2 * len(index.ticks) + 100:
         return False
     decoding = np.array(index.ticks, np.int64)
     presentation = np.sort(decoding)
@@ -364,11 +372,19 @@ def _is_plain(stream: Any, index: _Index) -> bool:
         and keys[0] == 0
         and bool(np.all(np.diff(presentation) > 0))
         and bool(np.all(decoding[keys] == presentation[keys]))
+        and _starts_ordinarily(stream)
     )
 
 
-def _looks_plain(stream: Any) -> bool:
-    """Whether decord shows the first frame as a player does."""
+def _has_plain_header(path: Path) -> bool:
+    """Return whether decord, which accepts no list of formats, can only take a file for Matroska or MP4."""
+    with open_file(path) as file:
+        head = file.read(8)
+    return head.startswith(_MATROSKA) or head[4:] in _MP4_BOXES
+
+
+def _starts_ordinarily(stream: Any) -> bool:
+    """Return whether decord shows the first frame as a player does."""
     import av
 
     with suppress(av.FFmpegError):
@@ -377,7 +393,7 @@ def _looks_plain(stream: Any) -> bool:
     return first is not None and is_ordinary(first, stream.sample_aspect_ratio)
 
 
-def _announced(stream: Any) -> float:
-    """How many frames the header promises. decord takes memory for as many at once, and dies of a lie."""
+def _announced_frames(stream: Any) -> float:
+    """Return the number of frames in the header. decord allocates memory for all, and aborts if it is far too high."""
     seconds = (stream.container.duration or 0) / 1_000_000
     return max(stream.frames, seconds * float(stream.average_rate or 0))

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from ..errors import CocaError, is_transient
+from ..reporting import Reporter
 from ..settings import debugging
 from .clips import ReadRequest, read_clips
 from .pool import ClipRead, Event, VideoFailed, VideoRead
@@ -54,12 +55,12 @@ def _receive_jobs(parent: Connection, jobs: "SimpleQueue[_Job]") -> None:
 
 
 def _read(index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
-    clips = 0
+    clips, notes = 0, _Notes()
     try:
-        for clip, pixels in read_clips(path, request):
+        for clip, pixels in read_clips(path, request, notes):
             yield ClipRead(index, clip, pixels)
             clips += 1
-        yield VideoRead(index, clips)
+        yield VideoRead(index, clips, tuple(notes.texts))
     except CocaError as error:
         yield VideoFailed(index, error.message, is_transient(error))
     except MemoryError:
@@ -68,6 +69,14 @@ def _read(index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
         if debugging():
             traceback.print_exc()
         yield VideoFailed(index, f"unexpected: {type(error).__name__}: {error}", is_transient(error))
+
+
+class _Notes(Reporter):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def _heartbeat(parent: Connection) -> Callable[[int], None]:

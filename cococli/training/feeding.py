@@ -81,7 +81,7 @@ def feed(
     memory. Closing the iterator ends the processes.
 
     Args:
-        reporter: Receives a warning for each file that cannot be read.
+        reporter: Receives a warning for each file that cannot be read, and notes on decoders that failed.
         part: Indices of each batch to yield: one share for each of the processes that train together.
 
     Raises:
@@ -106,7 +106,7 @@ def _read(
     slots: Iterator[_Slot], pairs: Pairs, seed: int, feeding: Feeding, reporter: Reporter, prefetch: int
 ) -> Generator[tuple[_Slot, np.ndarray], None, None]:
     """Yield frames [F, S, S, 3] uint8 for every slot: in order, but replacements of broken files come later."""
-    source = _source(pairs.files, feeding, prefetch)
+    source = _source(pairs.files, feeding, prefetch, reporter)
     broken: set[int] = set()
     retries: deque[_Slot] = deque()
     under_way: deque[_Slot] = deque()
@@ -154,12 +154,12 @@ def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]],
 
 
 def _source(
-    files: Sequence[Path], feeding: Feeding, prefetch: int
+    files: Sequence[Path], feeding: Feeding, prefetch: int, reporter: Reporter
 ) -> Callable[[Iterable[Job]], Generator[Event, None, None]]:
     """Return a function that decodes files: from memory if they are small pictures, else in other processes."""
     if fit_in_memory(files):
         return partial(replay, load(files, feeding.processes, feeding.timeout))
-    return partial(read_videos, processes=feeding.processes, prefetch=prefetch)
+    return partial(read_videos, processes=feeding.processes, prefetch=prefetch, reporter=reporter)
 
 
 def fit_in_memory(files: Iterable[Path]) -> bool:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 from media.test_pictures import TILED, gif_of
-from media.video_fixtures import RATE, X264, make_video, with_sound
+from media.video_fixtures import RATE, X264, damage, make_video, with_sound
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -112,6 +112,13 @@ def test_late_pictures_keep_the_clock_of_their_file(coca, tmp_path: Path, ffmpeg
     (file,) = tmp_path.glob("late_*.mp4")
     with av.open(str(file)) as video:
         assert len(list(video.decode(video=0))) == 60
+
+
+def test_failing_decoders_are_noted(coca, tmp_path: Path) -> None:
+    path = damage(make_video(tmp_path / "a.mp4", frames=200))
+    records, stderr = captioned(coca, path, "--frames", "multi")
+    assert records["a.mp4"]["status"] == "ok"
+    assert stderr.count(f"{path}: decord failed; decoding with PyAV instead\n") == 1
 
 
 def test_files_start_no_program_and_open_nothing_else(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media.video_fixtures import make_sound, make_video, numbered
+from media.video_fixtures import Notes, damage, make_sound, make_video, numbered
 from PIL import Image
 
 from cococli.errors import VideoError, is_transient
@@ -102,6 +102,15 @@ def test_each_may_be_read_in_its_own_way(long: Path):
     for pixels, request in zip(theirs, requests, strict=True):
         ((_, ours),) = read_clips(long, request)
         np.testing.assert_array_equal(pixels, ours)
+
+
+def test_notes_are_reported_once_per_file(long: Path, tmp_path: Path):
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(long.read_bytes())
+    damage(damaged)
+    notes = Notes()
+    assert outlines(read_videos(each([damaged, long, damaged], PIECES), reporter=notes))[-1] == (2, 300)
+    assert notes.texts == [f"{damaged}: decord failed; decoding with PyAV instead"]
 
 
 def test_no_video_gives_no_event():

@@ -8,13 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media.video_fixtures import CLOSED, OPEN, make_sound, make_video, number_of, numbered, trim, with_sound
+from media.video_fixtures import (
+    CLOSED,
+    OPEN,
+    Notes,
+    damage,
+    make_sound,
+    make_video,
+    number_of,
+    numbered,
+    trim,
+    with_sound,
+)
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cococli.errors import VideoError
 from cococli.media.readers import open_reader
-from cococli.media.videos import Video, _decord_frames, timestamp_offset
+from cococli.media.videos import Video, timestamp_offset
 
 # Name of the file, how it is made, and whether decord is to read it.
 KINDS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -60,9 +71,9 @@ def test_encoding_test_videos_keeps_the_scheduling_policy(tmp_path: Path):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_frame_is_found_from_anywhere(tmp_path: Path, name: str):
-    how, plain = KINDS[name]
+    how, suits_decord = KINDS[name]
     video = opened(make_video(tmp_path / name, **how))
-    assert video.plain == plain
+    assert video.decoder == ("decord" if suits_decord else "PyAV")
     np.testing.assert_allclose(video.starts, np.arange(60) / 25, atol=0.001)
     assert video.end == pytest.approx(60 / 25, abs=0.001)
 
@@ -75,20 +86,18 @@ def test_every_frame_is_found_from_anywhere(tmp_path: Path, name: str):
 
 def test_decord_and_pyav_give_the_same_pixels(tmp_path: Path):
     video = opened(make_video(tmp_path / "a.mp4"))
-    by_pyav = dataclasses.replace(video, plain=False)
+    by_pyav = dataclasses.replace(video, decoder="PyAV")
     for ours, theirs in zip(video.frames([3, 40]), by_pyav.frames([3, 40]), strict=True):
         assert ours.time == theirs.time
         assert ours.pixels.dtype == np.uint8
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
 
 
-def test_decord_opens_only_what_begins_as_its_containers_do(tmp_path: Path):
+def test_decord_only_opens_headers_of_its_containers(tmp_path: Path):
     """It cannot be given a list of formats."""
-    video = opened(make_video(tmp_path / "a.mp4", frames=5))
-    assert video.plain
-    video.path.write_bytes(b"\0\0\0\x08junk" + video.path.read_bytes())
-    with pytest.raises(VideoError, match="another container"):
-        next(_decord_frames(video, [0]))
+    path = make_video(tmp_path / "a.mp4", frames=5)
+    path.write_bytes(b"\0\0\0\x08junk" + path.read_bytes())
+    assert opened(path).decoder == "PyAV"
 
 
 def test_a_variable_frame_rate_keeps_its_real_times(tmp_path: Path):
@@ -101,20 +110,20 @@ def test_a_variable_frame_rate_keeps_its_real_times(tmp_path: Path):
 def test_frames_that_an_edit_list_hides_are_not_there(tmp_path: Path):
     """decord counts them, and so hands out frames 17 too early without a word."""
     video = opened(trim(make_video(tmp_path / "whole.mp4"), tmp_path / "cut.mp4", first=17))
-    assert not video.plain
+    assert video.decoder == "PyAV"
     assert len(video.starts) == 43
     assert video.starts[0] == 0.0
     assert numbers(video, [0, 1, 20, 42]) == [17, 18, 37, 59]
 
 
-@pytest.mark.parametrize("plain", [True, False], ids=["decord", "pyav"])
+@pytest.mark.parametrize("decoder", ["decord", "PyAV"])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_a_rotated_video_comes_upright(tmp_path: Path, turn: int, plain: bool):
+def test_a_rotated_video_comes_upright(tmp_path: Path, turn: int, decoder: str):
     red, green, blue, white = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
     corners = np.array([[red, green], [blue, white]], np.uint8)
     stored = corners.repeat(24, axis=0).repeat(40, axis=1)
     video = opened(make_video(tmp_path / "a.mp4", frames=[stored] * 3, rotation=turn))
-    pixels = next(dataclasses.replace(video, plain=plain).frames([1])).pixels
+    pixels = next(dataclasses.replace(video, decoder=decoder).frames([1])).pixels
     height, width = pixels.shape[:2]
     seen = pixels[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
     expected = np.rot90(corners, turn // 90)  # the matrix turns counter-clockwise
@@ -142,7 +151,7 @@ def test_alpha_is_dropped(tmp_path: Path):
 
 def by_each_reader(video: Video) -> dict[str, Video]:
     """The same video, for either reader."""
-    return {"decord": dataclasses.replace(video, plain=True), "pyav": dataclasses.replace(video, plain=False)}
+    return {"decord": dataclasses.replace(video, decoder="decord"), "pyav": dataclasses.replace(video, decoder="PyAV")}
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts", "a.flv"])
@@ -152,7 +161,7 @@ def test_time_begins_with_the_first_sound(tmp_path: Path, name: str):
     np.testing.assert_allclose(video.starts, 2 + np.arange(60) / 25, atol=0.15)  # sound of 8 kHz starts in steps
     assert np.diff(video.starts) == pytest.approx(1 / 25, abs=0.0011)
     assert video.end - video.starts[-1] == pytest.approx(1 / 25, abs=0.002)
-    for by_either in by_each_reader(video).values() if video.plain else [video]:
+    for by_either in by_each_reader(video).values() if video.decoder == "decord" else [video]:
         frames = list(by_either.frames([0, 30]))
         assert [number_of(frame.pixels) for frame in frames] == [0, 30]
         assert [frame.time for frame in frames] == video.starts[[0, 30]].tolist()
@@ -194,18 +203,40 @@ def test_the_first_half_of_a_half_downloaded_video_is_read(tmp_path: Path, name:
     assert [frame.time for frame in frames][:whole] == video.starts[::7].tolist()[:whole]
 
 
-def test_a_hole_shows_the_frame_before_it_with_its_real_time(tmp_path: Path):
-    path = make_video(tmp_path / "a.mp4", frames=200)
-    content = bytearray(path.read_bytes())
-    middle, tenth = len(content) // 2, len(content) // 10
-    content[middle : middle + tenth] = bytes(tenth)
-    path.write_bytes(content)
+def test_damaged_frames_show_the_one_before(tmp_path: Path):
+    path = damage(make_video(tmp_path / "a.mp4", frames=200))
     frames = list(opened(path).frames(list(range(0, 200, 5))))
     assert len(frames) == 40
     late = [frame for frame, asked in zip(frames, range(0, 200, 5), strict=True) if frame.time < asked / 25]
     assert 0 < len(late) < 15
     for frame in frames[:15] + late[-1:]:
         assert number_of(frame.pixels) == round(frame.time * 25)
+
+
+@pytest.mark.parametrize("container", ["a.mp4", "a.mkv"])
+def test_failing_decord_is_noted_once(tmp_path: Path, container: str):
+    path = damage(make_video(tmp_path / container, frames=200))
+    notes = Notes()
+    video = open_reader(path, notes)
+    assert isinstance(video, Video)
+    assert video.decoder == "decord"
+    every = range(len(video.starts))
+    frames = list(video.frames(every))
+    assert notes.texts == [f"{path}: decord failed; decoding with PyAV instead"]
+    by_pyav = dataclasses.replace(video, decoder="PyAV").frames(every)
+    for ours, theirs in zip(frames, by_pyav, strict=True):
+        assert ours.time == theirs.time
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    assert len(notes.texts) == 1
+
+
+def test_readable_files_cause_no_notes(tmp_path: Path):
+    notes = Notes()
+    for name in ("a.mp4", "a.ts"):
+        list(open_reader(make_video(tmp_path / name), notes).frames(range(60)))
+    Image.fromarray(numbered(5)).save(tmp_path / "a.png")
+    list(open_reader(tmp_path / "a.png", notes).frames([0]))
+    assert not notes.texts
 
 
 def test_a_video_whose_every_frame_is_damaged_says_so(tmp_path: Path):

@@ -58,8 +58,8 @@ def test_colors_are_read_with_the_matrix_and_range_that_the_file_names(tmp_path:
     frame = make_yuv(patches(PATCHES / 255), matrix, full=tagged_range == FULL)
     frame.colorspace, frame.color_range = TAGS[matrix], tagged_range
     video = opened(make_video(tmp_path / "a.mp4", frames=[frame] * 3, options=LOSSLESS))
-    for plain in (True, False):
-        assert np.abs(seen(shown(dataclasses.replace(video, plain=plain))) - PATCHES).max() <= 3
+    for decoder in ("decord", "PyAV"):
+        assert np.abs(seen(shown(dataclasses.replace(video, decoder=decoder))) - PATCHES).max() <= 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from cococli.reporting import Reporter
+
 RATE = 25
 BITS = 10  # so at most 1024 frames
 WIDTH, HEIGHT = 80, 48
@@ -149,6 +151,15 @@ def trim(source: Path, target: Path, first: int) -> Path:
     return target
 
 
+def damage(path: Path) -> Path:
+    """Overwrite the middle tenth of a file with zeros."""
+    content = bytearray(path.read_bytes())
+    middle, tenth = len(content) // 2, len(content) // 10
+    content[middle : middle + tenth] = bytes(tenth)
+    path.write_bytes(content)
+    return path
+
+
 def with_sound(source: Path, target: Path, codec: str = "aac") -> Path:
     """The same video with a tenth of a second of silence, from 0.0 on."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
@@ -159,3 +170,13 @@ def with_sound(source: Path, target: Path, codec: str = "aac") -> Path:
                 packet.stream = stream
                 new.mux(packet)
     return target
+
+
+class Notes(Reporter):
+    """Keeps the notes that it receives."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
