@@ -24,7 +24,7 @@ from cococli.catalog import CocaConfig
 from cococli.checkpoints.architecture import parameters
 from cococli.checkpoints.store import find_model
 from cococli.decoding.decoder import Decoder
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 from cococli.engines.base import Engine, Scores, top_k_scores
 from cococli.engines.choice import Choice, open_engine
 

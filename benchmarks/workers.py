@@ -53,7 +53,7 @@ def pictures(count: int) -> np.ndarray:
 class Ours:
     def __init__(self, checkpoint: str, engine: str = "mindspore", precision: str = "fp32") -> None:
         from cococli.checkpoints.store import find_model
-        from cococli.decoding.options import SearchOptions
+        from cococli.decoding.search_options import SearchOptions
         from cococli.engines.choice import Choice, open_engine
 
         self.engine = open_engine(find_model(checkpoint), Choice(engine, "cpu", precision, THREADS))

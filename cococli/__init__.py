@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .api import Coca
     from .captioning.captioner import Caption
     from .captioning.records import Candidate, Record
-    from .decoding.options import SearchOptions
+    from .decoding.search_options import SearchOptions
     from .jobs import Summary
     from .journal import Failure
     from .reporting import Reporter
@@ -61,7 +61,7 @@ _MODULES = {
     "Found": "retrieval.search",
     "Record": "captioning.records",
     "Reporter": "reporting",
-    "SearchOptions": "decoding.options",
+    "SearchOptions": "decoding.search_options",
     "Summary": "jobs",
 }
 

@@ -16,14 +16,14 @@ import numpy as np
 from .captioning.captioner import Caption, Captioner, load_captioner
 from .captioning.job import prepare
 from .checkpoints.store import find_model
-from .decoding.options import SearchOptions
+from .decoding.search_options import SearchOptions
 from .engines.choice import resolve
 from .errors import CocaError, UsageError, VideoError
 from .jobs import Summary
 from .media.clips import ReadRequest, Sampling, Segments, read_clip
 from .media.compute import compute_videos
 from .media.discover import refuse_url
-from .media.memory import opened
+from .media.memory import open_input
 from .options import EngineOptions, build, types_of
 from .parsing import validate
 from .reporting import SILENT, Reporter
@@ -38,7 +38,7 @@ TEXTS = 64  # texts that do
 
 T = TypeVar("T")
 Many = list[Any] | tuple[Any, ...] | Iterator[Any]
-Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
+PathOrPaths = str | PathLike[str] | Iterable[str | PathLike[str]]
 
 
 class Coca:
@@ -131,15 +131,15 @@ class Coca:
         return list(self._in_batches(source, self.captioner.caption_batch))
 
     @overload
-    def caption_many(self, paths: Paths, *, timeout: float = 60.0) -> Iterator[Caption]: ...
+    def caption_many(self, paths: PathOrPaths, *, timeout: float = 60.0) -> Iterator[Caption]: ...
 
     @overload
     def caption_many(
-        self, paths: Paths, *, errors: Literal["return"], timeout: float = 60.0
+        self, paths: PathOrPaths, *, errors: Literal["return"], timeout: float = 60.0
     ) -> Iterator[Caption | VideoError]: ...
 
     def caption_many(
-        self, paths: Paths, *, errors: Literal["raise", "return"] = "raise", timeout: float = 60.0
+        self, paths: PathOrPaths, *, errors: Literal["raise", "return"] = "raise", timeout: float = 60.0
     ) -> Iterator[Caption | VideoError]:
         """Caption many files, which other processes decode while the model computes.
 
@@ -213,10 +213,10 @@ class Coca:
 
     def search(
         self,
-        query: Paths,
+        query: PathOrPaths,
         index: str | PathLike[str],
         *,
-        exclude: Paths = (),
+        exclude: PathOrPaths = (),
         count: int = 10,
         min_score: float | None = None,
         per_video: int | None = None,
@@ -258,7 +258,9 @@ class Coca:
                 self._searchers[key] = open_searcher(request, engine=self.captioner.engine)
             return self._searchers[key].search(parsed, count, min_score, per_video)
 
-    def run(self, paths: Paths, output: Paths = (), *, reporter: Reporter = SILENT, **options: Any) -> Summary:
+    def run(
+        self, paths: PathOrPaths, output: PathOrPaths = (), *, reporter: Reporter = SILENT, **options: Any
+    ) -> Summary:
         """Caption files and folders as `coca caption` does. An interrupted run resumes when it is called again.
 
         Args:
@@ -306,7 +308,7 @@ class Coca:
         captioner = self.captioner
         preprocess = captioner.engine.config.preprocess
         if not isinstance(source, str | PathLike):
-            with opened(source) as readable:
+            with open_input(source) as readable:
                 return read_clip(readable, self._sampling, captioner.image_size, preprocess)[1]
         refuse_url(fspath(source))
         try:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoints.store import find_model
-from .decoding.options import SearchOptions
+from .decoding.search_options import SearchOptions
 from .engines.base import Engine
 from .engines.choice import Choice, available, open_engine, resolve
 from .errors import CocaError, UsageError

@@ -59,13 +59,13 @@ def failure_from_json(fields: dict[str, Any]) -> Failure:
     return validate({"error": fields["error"]} | fields, Failure, "damaged record")
 
 
-class Record(Protocol):
+class JournalRecord(Protocol):
     """Anything that is written as one line."""
 
     def to_json(self, key: str = "") -> str: ...
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=JournalRecord)
 
 
 def text_name(text: str) -> str:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .decoding.options import SearchOptions
+from .decoding.search_options import SearchOptions
 from .options import (
     ADVANCED,
     DATA,

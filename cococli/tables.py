@@ -29,7 +29,7 @@ _READ = (*PATHS, *CAPTIONS, "image_id", "id", "split", "start", "status")  # col
 _TOKEN = re.compile(r"(.+\.\w+)#\d+\t(.*)")  # Flickr8k.token.txt: name.jpg#0<tab>caption
 _SAVE_AS_UTF8 = "save it as UTF-8"
 
-Record = dict[str, Any]
+Row = dict[str, Any]
 
 
 def split_column(name: str) -> tuple[Path, str | None]:
@@ -45,7 +45,7 @@ def choose_column(columns: Iterable[str], usual: tuple[str, ...], wanted: str | 
     return _choose(tuple(columns), usual, wanted)
 
 
-def read_table(path: Path, column: str | None = None, notes: list[str] | None = None) -> Iterator[tuple[str, Record]]:
+def read_table(path: Path, column: str | None = None, notes: list[str] | None = None) -> Iterator[tuple[str, Row]]:
     """Yield the records of a table with where each stands, such as `line 3 of list.csv`.
 
     A plain text yields a `path` from each line. Otherwise the first line names the columns, which may be separated by
@@ -145,7 +145,7 @@ def _names_captions(line: str) -> bool:
 
 def _rows(
     path: Path, file: BinaryIO, delimiter: str, column: str | None, notes: list[str] | None
-) -> Iterator[tuple[str, Record]]:
+) -> Iterator[tuple[str, Row]]:
     rows = csv.reader(
         io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""), delimiter=delimiter, strict=True
     )
@@ -191,7 +191,7 @@ def _open_ended(names: list[str], column: str | None) -> int | None:
     return names.index(caption) if caption and len(names) == 2 else None
 
 
-def _tokens(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
+def _tokens(path: Path, file: BinaryIO) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(file, start=1):
         where = f"line {number} of {path}"
         text = line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
@@ -201,7 +201,7 @@ def _tokens(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
             raise UsageError(f"{where} is not a name, a tab and a caption, as in 'dog.jpg#0<tab>a dog'")
 
 
-def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
+def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(file, start=1):
         where = f"line {number} of {path}"
         text = line.decode("utf-8-sig", "surrogateescape")
@@ -216,7 +216,7 @@ def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, Record]]:
         yield where, record
 
 
-def _parquet_records(path: Path, column: str | None) -> Iterator[tuple[str, Record]]:
+def _parquet_records(path: Path, column: str | None) -> Iterator[tuple[str, Row]]:
     pyarrow, parquet = load_pyarrow()
     number = 0
     with path.open("rb") as file:

@@ -17,7 +17,7 @@ from numpy_engine import NumpyEngine, from_open_clip
 
 from cococli.catalog import CocaConfig
 from cococli.checkpoints import ckpt
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 
 GOLDENS = Path(__file__).parent / "data" / "goldens"
 # Arguments of open_clip and Hugging Face, which name lengths differently.

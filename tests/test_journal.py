@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.captioning.records import Outcome, Record, from_json
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 from cococli.errors import CocaError, UsageError
 from cococli.journal import (
     Failure,

@@ -16,9 +16,9 @@ from ..journal import Failure
 from ..overwrite import write_output
 from ..tables import load_pyarrow
 from .records import Outcome, Record
-from .subtitles import CueStyle, Kind, to_subtitles
+from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 
-SUBTITLES: dict[str, Kind] = {".srt": "srt", ".vtt": "vtt"}
+SUBTITLES: dict[str, SubtitleFormat] = {".srt": "srt", ".vtt": "vtt"}
 SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", *SUBTITLES)
 _NUMBERS = ("start", "end", "logprob", "similarity")
 _COLUMNS = (

@@ -36,7 +36,7 @@ from .captioner import Caption, Captioner, check_request
 from .formats import check_template, default_template
 from .outputs import STDOUT, check_outputs, only_subtitles
 from .records import Outcome, Record
-from .run import Plan, Run, open_run, preview
+from .resume import Plan, Run, open_run, preview
 from .subtitles import CueStyle
 
 

@@ -13,7 +13,7 @@ from rich.cells import cell_len, chop_cells
 from ..errors import UsageError
 from .records import Record
 
-Kind = Literal["srt", "vtt"]
+SubtitleFormat = Literal["srt", "vtt"]
 
 _LATEST = 99 * 3_600_000  # milliseconds: pysubs2 knows hours of two digits only
 _EMPTY = "…"  # FFmpeg refuses a file without cues
@@ -61,7 +61,7 @@ class Cue(NamedTuple):
     lines: list[str]
 
 
-def to_subtitles(records: Sequence[Record], kind: Kind, style: CueStyle) -> str:
+def to_subtitles(records: Sequence[Record], kind: SubtitleFormat, style: CueStyle) -> str:
     """Return the captions of one video as a subtitle file.
 
     WebVTT: https://www.w3.org/TR/webvtt1/. SubRip has no standard; this is what FFmpeg and pysubs2 agree on.
@@ -127,7 +127,7 @@ def _plain(text: str) -> str:
     return plain if cell_len(plain.strip()) else _EMPTY
 
 
-def _escaped(line: str, kind: Kind) -> str:
+def _escaped(line: str, kind: SubtitleFormat) -> str:
     """Escape a line for a format."""
     # Parsers would take a line of digits for the number of the next cue, and two times for the times of a cue.
     if line.isdecimal():

@@ -35,7 +35,7 @@ _DTYPES = {
 _TYPES = {dtype: name for name, dtype in _DTYPES.items()}
 _CHECKSUM, _CHECKSUM_BYTES = b"crc_num", 17  # MindSpore's optional trailer: these letters, then 10 bytes
 
-Span = tuple[int, int]  # first byte, and the byte after the last
+ByteRange = tuple[int, int]  # first byte, and the byte after the last
 
 
 class _Slice(NamedTuple):
@@ -43,7 +43,7 @@ class _Slice(NamedTuple):
 
     shape: tuple[int, ...]  # of the whole parameter
     dtype: np.dtype
-    content: Span
+    content: ByteRange
 
 
 def write(
@@ -119,7 +119,7 @@ def _parameters(data: mmap.mmap) -> dict[str, list[_Slice]]:
     return parameters
 
 
-def _slice(data: mmap.mmap, span: Span) -> _Slice:
+def _slice(data: mmap.mmap, span: ByteRange) -> _Slice:
     fields = list(_fields(data, span))
     dims = tuple(length for number, digits in fields if number == _DIMS for length in _decoded(data, digits))
     last = dict(fields)
@@ -144,7 +144,7 @@ def _array(data: mmap.mmap, slices: list[_Slice]) -> np.ndarray:
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
+def _fields(data: mmap.mmap, span: ByteRange) -> Iterator[tuple[int, ByteRange]]:
     """Yield the number and the bytes of each field of the message in `span`; of a number, its digits."""
     at, end = span
     while at < end:
@@ -159,7 +159,7 @@ def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
         yield key >> 3, (start, at)
 
 
-def _decoded(data: mmap.mmap, span: Span) -> Iterator[int]:
+def _decoded(data: mmap.mmap, span: ByteRange) -> Iterator[int]:
     at, end = span
     while at < end:
         value, at = _digits(data, at, end)
@@ -179,5 +179,5 @@ def _digits(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
     raise ValueError("a number of more than 64 bits")
 
 
-def _text(data: mmap.mmap, span: Span) -> str:
+def _text(data: mmap.mmap, span: ByteRange) -> str:
     return data[span[0] : span[1]].decode()

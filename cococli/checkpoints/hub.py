@@ -44,7 +44,7 @@ _TRANSIENT = (408, 429, 500, 502, 503, 504)  # HTTP statuses worth a retry
 _SIGN_IN = "set HF_TOKEN or run `hf auth login`"
 _RESUMES = "what was downloaded is kept: the same command resumes there"
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class Unreachable(ModelError):
@@ -227,7 +227,7 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _retry(attempt: Callable[[], Result], hint: str) -> Result:
+def _retry(attempt: Callable[[], T], hint: str) -> T:
     """Retry a request, with pauses, while the hub fails in ways that may pass."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled

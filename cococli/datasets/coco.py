@@ -6,12 +6,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..parsing import field, read_json
-from .dataset import Entry, find_file, image_id, split_of
+from .dataset import RawExample, find_file, image_id, split_of
 
 
 def read_coco(
     path: Path, split: str, folders: Sequence[Path], others: Sequence[Path] = ()
-) -> tuple[list[Entry], dict[str, int]]:
+) -> tuple[list[RawExample], dict[str, int]]:
     """Read the pictures of a `captions_train2017.json` and the like, and count what was left out.
 
     Args:
@@ -34,12 +34,14 @@ def read_coco(
         if names.setdefault(image, name) != name:
             raise UsageError(f"{where}: {name!r} has the id of {names[image]!r}: {image}")
     places = _find_pictures(list(names.values()), path, folders, others)
-    entries = [Entry(image, place, split, captions.get(image, [])) for image, place in zip(names, places, strict=True)]
+    entries = [
+        RawExample(image, place, split, captions.get(image, [])) for image, place in zip(names, places, strict=True)
+    ]
     strays = sum(len(texts) for image, texts in captions.items() if image not in names)
     return entries, {"captions of unknown files": strays, "files listed twice": len(pictures) - len(names)}
 
 
-def read_karpathy(path: Path, folders: Sequence[Path]) -> list[Entry]:
+def read_karpathy(path: Path, folders: Sequence[Path]) -> list[RawExample]:
     """Read the pictures of a `dataset_coco.json` or `dataset_flickr30k.json` (Karpathy and Fei-Fei, arXiv 1412.2306).
 
     Args:
@@ -66,7 +68,7 @@ def id_field(record: Any, name: str, where: str) -> str:
         raise UsageError(f"{where}: {name!r}: {error}") from None
 
 
-def _karpathy_entry(image: Any, where: str) -> Entry:
+def _karpathy_entry(image: Any, where: str) -> RawExample:
     """Return a picture whose path is still relative."""
     name = field(image, "filename", str, where)
     folder = field(image, "filepath", str, where) if "filepath" in image else ""  # Flickr's has none
@@ -74,7 +76,7 @@ def _karpathy_entry(image: Any, where: str) -> Entry:
     sentences = field(image, "sentences", list, where)
     captions = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
     key = next((key for key in ("cocoid", "imgid") if key in image), None)
-    return Entry(id_field(image, key, where) if key else name, Path(folder, name), split, captions)
+    return RawExample(id_field(image, key, where) if key else name, Path(folder, name), split, captions)
 
 
 def _find_pictures(

@@ -26,7 +26,7 @@ _SPLITS: dict[str, Split] = {
 }
 
 
-class Entry(NamedTuple):
+class RawExample(NamedTuple):
     """What a source says of one file."""
 
     id: str
@@ -135,7 +135,7 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
 def gather(
     source: Path,
     split: Split,
-    entries: Iterable[Entry],
+    entries: Iterable[RawExample],
     left_out: Mapping[str, int] | None = None,
     notes: Iterable[str] = (),
 ) -> Dataset:
@@ -144,7 +144,7 @@ def gather(
     Raises:
         UsageError: there are none.
     """
-    by_split: dict[str | None, list[Entry]] = {}
+    by_split: dict[str | None, list[RawExample]] = {}
     for entry in entries:
         by_split.setdefault(entry.split, []).append(entry)
     unsaid = by_split.pop(None, [])
@@ -158,7 +158,7 @@ def gather(
     return Dataset(source, split if by_split else None, examples, dict(+counts), tuple(notes))
 
 
-def _examples(entries: Iterable[Entry], counts: Counter[str]) -> Iterator[Example]:
+def _examples(entries: Iterable[RawExample], counts: Counter[str]) -> Iterator[Example]:
     seen: set[str] = set()
     for entry in entries:
         if entry.id in seen:

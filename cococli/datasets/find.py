@@ -6,9 +6,9 @@ from typing import get_args
 
 from ..errors import UsageError
 from ..tables import SUFFIXES, split_column
+from .caption_lists import read_caption_list, read_sidecars
 from .coco import read_coco, read_karpathy
 from .dataset import Dataset, Split, gather, no_split, split_of
-from .lists import read_list, read_sidecars
 
 _COCO = re.compile(r"captions_(train|val|test)\d*\.json")
 _PICTURES = re.compile(r"(train|val|test)\d*")
@@ -25,10 +25,10 @@ _HINT = (
 def find_dataset(data: Path, split: Split, karpathy: Path | None = None, images: Path | None = None) -> Dataset:
     """The examples of one split of the data set in a folder, told by its layout.
 
-    These are looked for, the first that is there is taken: a Karpathy split (`dataset_coco.json`), COCO's
-    annotations (of any year; the latest that has pictures), a list with captions, and a text beside each file (see
-    `lists.read_sidecars`). A list is `captions.csv` or the like, which Hugging Face calls `metadata`: one with a column
-    of splits, one in a folder for each split, or one that knows no splits and stands for any.
+    The first of these that exists is read: a Karpathy split (`dataset_coco.json`), COCO's annotations (of any year; the
+    latest that has pictures), a list with captions, and a text beside each file (see `caption_lists.read_sidecars`). A
+    list is `captions.csv` or the like, which Hugging Face calls `metadata`: one with a column of splits, one in a
+    folder for each split, or one without splits that stands for any.
 
     Args:
         data: The folder, or a list itself; `list.csv:column` names the column of captions.
@@ -41,7 +41,7 @@ def find_dataset(data: Path, split: Split, karpathy: Path | None = None, images:
     path, column = split_column(str(data))
     if path.suffix and path.suffix.lower() in SUFFIXES and not path.is_dir():
         notes: list[str] = []
-        return gather(path, split, read_list(path, images, column, notes), notes=notes)
+        return gather(path, split, read_caption_list(path, images, column, notes), notes=notes)
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder or a list", _HINT)
     if source := karpathy or _karpathy(data):
@@ -89,14 +89,14 @@ def _pictures(top: Path, annotations: Path) -> list[Path]:
 def _listed(data: Path, split: Split, images: Path | None) -> Dataset:
     notes: list[str] = []
     if found := _list_in(data):
-        return gather(found, split, read_list(found, images, notes=notes), notes=notes)
+        return gather(found, split, read_caption_list(found, images, notes=notes), notes=notes)
     folders = (folder for folder in sorted(data.iterdir()) if split_of(folder.name) in get_args(Split))
     inner = {split_of(folder.name): file for folder in folders if (file := _list_in(folder))}
     if not inner:
         return _sidecars(data, split)
     if split not in inner:
         raise no_split(data, split, inner)
-    entries = [entry._replace(split=split) for entry in read_list(inner[split], images, notes=notes)]
+    entries = [entry._replace(split=split) for entry in read_caption_list(inner[split], images, notes=notes)]
     return gather(inner[split], split, entries, notes=notes)
 
 

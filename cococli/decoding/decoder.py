@@ -12,8 +12,8 @@ from ..catalog import CocaConfig
 from ..engines.base import DecodeState, Engine
 from ..errors import UsageError
 from . import bans
-from .options import SearchOptions
 from .search import Hypothesis, Search
+from .search_options import SearchOptions
 
 Key = TypeVar("Key")
 

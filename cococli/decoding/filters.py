@@ -8,7 +8,7 @@ from ..engines.base import Scores
 from ..model.arrays import top_k
 from ..tokenizer import EOT_ID
 from . import bans
-from .options import SearchOptions
+from .search_options import SearchOptions
 
 NUCLEUS = 512  # tokens that top-p sorts at first: usually they are enough
 

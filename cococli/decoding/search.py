@@ -14,7 +14,7 @@ from ..engines.base import Scores
 from ..model.arrays import top_k
 from . import filters
 from .filters import Choices
-from .options import SearchOptions
+from .search_options import SearchOptions
 
 
 class Hypothesis(NamedTuple):

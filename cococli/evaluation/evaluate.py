@@ -9,7 +9,7 @@ from typing import Any
 
 from ..captioning.captioner import Captioner, check_request
 from ..captioning.job import caption_tasks
-from ..captioning.run import Plan, open_run
+from ..captioning.resume import Plan, open_run
 from ..checkpoints.store import ModelFiles
 from ..datasets.classes import class_folders
 from ..datasets.dataset import Dataset, drop_missing
@@ -28,8 +28,8 @@ from ..retrieval.embed import embed_tasks
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column
+from .caption_files import matched, read_predictions, read_references
 from .captions import check_installed, score_captions
-from .files import matched, read_predictions, read_references
 from .model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
 from .report import Report, worst_captions
 from .zeroshot import described, read_templates

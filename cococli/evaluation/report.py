@@ -17,7 +17,7 @@ _RANKED_BY = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")  # what tells bad captions
 
 
 @dataclass(frozen=True)
-class Example:
+class WorstExample:
     """Something that went badly."""
 
     what: str  # the picture, the text or the class
@@ -34,7 +34,7 @@ class Report:
     captions: CaptionScores | None = None
     retrieval: Recall | None = None
     zeroshot: Accuracy | None = None
-    worst: tuple[Example, ...] = ()
+    worst: tuple[WorstExample, ...] = ()
     classes: tuple[str, ...] = ()  # names of the zero-shot part's labels
 
     @property
@@ -46,7 +46,7 @@ class Report:
         """Measures and their values, all times 100 as papers print them: CIDEr 125.3, recall@1 45.7."""
         return [(name, f"{100 * value:.1f}") for name, value in self._measures()]
 
-    def worst_of_each(self, count: int) -> list[Example]:
+    def worst_of_each(self, count: int) -> list[WorstExample]:
         """The first few examples of each part."""
         taken: Counter[str] = Counter()
         chosen = []
@@ -93,33 +93,35 @@ class Report:
 
 def worst_captions(
     scores: CaptionScores, predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], count: int = WORST
-) -> list[Example]:
+) -> list[WorstExample]:
     """The pictures with the lowest CIDEr, or another metric where that was not counted."""
     metric = next((name for name in _RANKED_BY if name in scores.corpus), None)
     if metric is None:
         return []
     pictures = sorted(scores.each, key=lambda picture: scores.each[picture][metric])[:count]
     return [
-        Example(picture, metric, scores.each[picture][metric], predictions[picture], " | ".join(references[picture]))
+        WorstExample(
+            picture, metric, scores.each[picture][metric], predictions[picture], " | ".join(references[picture])
+        )
         for picture in pictures
     ]
 
 
 def worst_texts(
     recall: Recall, texts: Sequence[str], images: Sequence[str], image_of_text: np.ndarray, count: int = WORST
-) -> list[Example]:
+) -> list[WorstExample]:
     """The texts whose image comes latest, with its rank."""
     latest = np.argsort(-recall.text_ranks, kind="stable")[:count]
     ranks = recall.text_ranks.tolist()
-    return [Example(texts[text], "rank", ranks[text], "", images[image_of_text[text]]) for text in latest]
+    return [WorstExample(texts[text], "rank", ranks[text], "", images[image_of_text[text]]) for text in latest]
 
 
-def worst_classes(accuracy: Accuracy, classes: Sequence[str], count: int = WORST) -> list[Example]:
+def worst_classes(accuracy: Accuracy, classes: Sequence[str], count: int = WORST) -> list[WorstExample]:
     """The classes that are recognized least, with what they are most often taken for."""
     taken_for = {confusion.label: classes[confusion.taken_for] for confusion in reversed(accuracy.confusions)}
     labels = sorted(accuracy.per_class, key=lambda label: accuracy.per_class[label])[:count]
     return [
-        Example(classes[label], "accuracy", accuracy.per_class[label], taken_for[label], classes[label])
+        WorstExample(classes[label], "accuracy", accuracy.per_class[label], taken_for[label], classes[label])
         for label in labels
         if label in taken_for
     ]

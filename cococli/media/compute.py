@@ -135,11 +135,11 @@ def compute_videos(
     Yields:
         The results of each video. One that cannot be read does not affect the others.
     """
-    return _Run(paths, computer, request, batch_size, reporter, spent or Spent()).results()
+    return _Computation(paths, computer, request, batch_size, reporter, spent or Spent()).results()
 
 
 @dataclass(eq=False)
-class _Run(Generic[T]):
+class _Computation(Generic[T]):
     """The state of `compute_videos`."""
 
     paths: Sequence[Path]

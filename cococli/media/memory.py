@@ -19,8 +19,8 @@ ACCEPTED = (
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Frames [F, H, W, 3] uint8, one a second; a single one is a still picture. Implements `readers.Reader`."""
+class ArrayReader:
+    """ArrayReader [F, H, W, 3] uint8, one a second; a single one is a still picture. Implements `readers.Reader`."""
 
     pixels: np.ndarray
 
@@ -37,7 +37,7 @@ class Frames:
 
 
 @contextmanager
-def opened(source: Any) -> Iterator[Path | Reader]:
+def open_input(source: Any) -> Iterator[Path | Reader]:
     """Make readable what `ACCEPTED` lists, for as long as the block lasts.
 
     Raises:
@@ -54,7 +54,7 @@ def opened(source: Any) -> Iterator[Path | Reader]:
             path.write_bytes(source)
             yield path
     else:
-        yield Frames(_frames(source))
+        yield ArrayReader(_frames(source))
 
 
 def _frames(source: Any) -> np.ndarray:

@@ -43,17 +43,17 @@ class Picture:
             pixels = self._still()
             yield from (Frame(0.0, pixels) for _ in indices)
             return
-        with _picture_errors(), opened(self.path) as picture:
+        with _picture_errors(), open_with_pillow(self.path) as picture:
             for index in _forward(picture, indices):
                 yield Frame(float(self.starts[index]), rgb_pixels(picture))
 
     def _still(self) -> np.ndarray:
         """The pixels [H, W, 3]. Of a damaged file, what can be decoded, if anything, as image viewers show it."""
         try:
-            with _picture_errors(), opened(self.path, damaged=False) as picture:
+            with _picture_errors(), open_with_pillow(self.path, damaged=False) as picture:
                 return rgb_pixels(picture)
         except VideoError as error:
-            with _picture_errors(), opened(self.path) as picture:
+            with _picture_errors(), open_with_pillow(self.path) as picture:
                 pixels = rgb_pixels(picture)
             if (pixels == pixels[0, 0]).all():  # gray or black, which stands for what is missing
                 raise error from None
@@ -66,7 +66,7 @@ def open_picture(path: Path) -> Picture | None:
 
     with _picture_errors():
         try:
-            with opened(path) as picture:
+            with open_with_pillow(path) as picture:
                 _check_size(picture.width * picture.height, MAX_PIXELS)
                 count = getattr(picture, "n_frames", 1) if picture.format in _MOVING_PICTURES else 1
                 if count == 1:
@@ -80,7 +80,7 @@ def open_picture(path: Path) -> Picture | None:
 
 
 @contextmanager
-def opened(path: Path, damaged: bool = True) -> Iterator[Any]:
+def open_with_pillow(path: Path, damaged: bool = True) -> Iterator[Any]:
     """Open a picture with Pillow, in one of FORMATS, with the limits of this module in place of Pillow's.
 
     Args:

@@ -60,7 +60,7 @@ Event = ClipRead | VideoRead | VideoFailed | NotReady
 
 
 @dataclass(eq=False)
-class _Task:
+class _QueuedVideo:
     index: int
     path: Path
     request: ReadRequest
@@ -106,9 +106,9 @@ def read_videos(
         next event is not there yet and the consumer is busy.
     """
     upcoming = enumerate(jobs)
-    window: deque[_Task] = deque()
+    window: deque[_QueuedVideo] = deque()
     noted: set[str] = set()
-    unread: SimpleQueue[_Task | None] = SimpleQueue()
+    unread: SimpleQueue[_QueuedVideo | None] = SimpleQueue()
     closed, close = Pipe(duplex=False)  # `closed` turns readable for all threads at once
     threads = [Thread(target=_serve, args=(unread, closed), daemon=True) for _ in range(processes)]
     for thread in threads:
@@ -116,7 +116,7 @@ def read_videos(
     try:
         while True:
             for index, (path, request) in islice(upcoming, prefetch - len(window)):
-                window.append(_Task(index, path, request))
+                window.append(_QueuedVideo(index, path, request))
                 unread.put(window[-1])
             if not window:
                 return
@@ -138,7 +138,7 @@ def read_videos(
         closed.close()
 
 
-def _serve(unread: "SimpleQueue[_Task | None]", closed: Connection) -> None:
+def _serve(unread: "SimpleQueue[_QueuedVideo | None]", closed: Connection) -> None:
     """Read one video after another in a process, and replace it when it fails or has read enough files."""
     worker: _Worker | None = None
     while (task := unread.get()) and not closed.poll():
@@ -167,7 +167,7 @@ class _Worker:
         self.process, self.socket = start_process("cococli.media.worker", OMP_NUM_THREADS="1")
         self._receive()  # it is ready: its start does not count as time to read a video
 
-    def read(self, task: _Task, closed: Connection) -> Iterator[Event]:
+    def read(self, task: _QueuedVideo, closed: Connection) -> Iterator[Event]:
         """Yield the events of a video, up to its end or until `closed` is readable.
 
         Raises:

@@ -18,7 +18,7 @@ from .pages import TICK as PAGE_TICK
 from .pages import WIDTH as PAGE_WIDTH
 from .pages import page_changes, scrolled
 from .readers import Reader, report_progress
-from .videos import Video, _av_stream, _counted, _decoded, _timed
+from .videos import Video
 
 SHORTEST = 1.0  # seconds of a scene
 
@@ -61,7 +61,7 @@ class _Change(NamedTuple):
     reach: float  # seconds to either side that it takes: 0 for a cut
 
 
-class _Frame(NamedTuple):
+class _Thumbnail(NamedTuple):
     time: float  # seconds
     clock: float  # seconds, with long pauses made short
     pixels: np.ndarray  # [HEIGHT, WIDTH, 3] uint8
@@ -178,22 +178,22 @@ def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
-    with _av_stream(video.path) as stream, suppress(av.FFmpegError, ValueError):  # frames of a kind that has no colors
-        shrink, shrink_again = VideoReformatter().reformat, VideoReformatter().reformat  # preparing them takes long
-        for frame in (_timed if video.keys else _counted)(_decoded(stream)):
+    shrink, shrink_again = VideoReformatter().reformat, VideoReformatter().reformat  # preparing them takes long
+    with suppress(av.FFmpegError, ValueError):  # frames in a pixel format that cannot be converted
+        for time, frame in video.decode_all():
             small = shrink(frame, PAGE_WIDTH, PAGE_HEIGHT, "yuv420p", interpolation=Interpolation.AREA)
             pixels = shrink_again(small, WIDTH, HEIGHT, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
-            yield float(video._seconds(frame.pts)), pixels, small.to_ndarray()[:PAGE_HEIGHT]
+            yield time, pixels, small.to_ndarray()[:PAGE_HEIGHT]
 
 
 def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterator[_Stretch]:
-    held: list[_Frame] = []
+    held: list[_Thumbnail] = []
     begin = -math.inf
     for time, pixels, page in frames:
         if held and time <= held[-1].time:
             continue  # damaged
         clock = held[-1].clock + min(time - held[-1].time, _PAUSE) if held else 0.0
-        frame = _Frame(time, clock, pixels, page)
+        frame = _Thumbnail(time, clock, pixels, page)
         if held and held[-1].tick == frame.tick:
             held[-1] = held[-1]._replace(page=None)
         held.append(frame)
@@ -206,7 +206,7 @@ def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterat
         yield _stretch(held, begin, math.inf)
 
 
-def _stretch(held: list[_Frame], begin: float, end: float) -> _Stretch:
+def _stretch(held: list[_Thumbnail], begin: float, end: float) -> _Stretch:
     times, clock = (np.array([getattr(frame, name) for frame in held]) for name in ("time", "clock"))
     pixels = np.stack([frame.pixels for frame in held]).reshape(len(held), -1).astype(np.float32)
     paged = np.array([i for i, frame in enumerate(held) if frame.page is not None])

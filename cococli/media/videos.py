@@ -81,6 +81,12 @@ class Video:
                     self.reporter.note(f"{self.path}: decord failed; decoding with PyAV instead")
                 yield frame
 
+    def decode_all(self) -> Iterator[tuple[float, Any]]:
+        """Decode every frame with PyAV; yield its time in seconds and PyAV's frame, not converted to RGB."""
+        with _av_stream(self.path) as stream:
+            for frame in (_timed if self.keys else _counted)(_decoded(stream)):
+                yield float(self._seconds(frame.pts)), frame
+
 
 def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
     starts = video.starts
@@ -258,7 +264,7 @@ def open_video(path: Path, reporter: Reporter = SILENT) -> Video:
         reporter: Receives a note if decord, although chosen, fails on a frame that PyAV decodes.
     """
     with _av_stream(path) as stream:
-        index = _Index(by_presentation=stream.container.format.name in _INDEXED_CONTAINERS)
+        index = _PacketIndex(by_presentation=stream.container.format.name in _INDEXED_CONTAINERS)
         for packet in _packets(stream):
             index.add(packet)
         rate = stream.average_rate or Fraction(25)
@@ -318,7 +324,7 @@ def _without_strays(ticks: np.ndarray, longest: int) -> np.ndarray:
     return max(np.split(ticks, np.flatnonzero(np.diff(ticks) > longest) + 1), key=len)
 
 
-class _Index:
+class _PacketIndex:
     """What packets say of their frames: 8 bytes a frame, so that a day of video fits."""
 
     def __init__(self, by_presentation: bool) -> None:
@@ -348,7 +354,7 @@ class _Index:
         self.ticks.append(packet.pts)
 
 
-def _suits_decord(path: Path, stream: Any, index: _Index) -> bool:
+def _suits_decord(path: Path, stream: Any, index: _PacketIndex) -> bool:
     """Return whether decord is installed, and returns the requested frames as a player shows them.
 
     decord numbers packets as if each were one displayed frame, and as if every keyframe had the same index in decoding

@@ -55,7 +55,7 @@ def _receive_jobs(parent: Connection, jobs: "SimpleQueue[_Job]") -> None:
 
 
 def _read(index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
-    clips, notes = 0, _Notes()
+    clips, notes = 0, _NoteList()
     try:
         for clip, pixels in read_clips(path, request, notes):
             yield ClipRead(index, clip, pixels)
@@ -71,7 +71,7 @@ def _read(index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
         yield VideoFailed(index, f"unexpected: {type(error).__name__}: {error}", is_transient(error))
 
 
-class _Notes(Reporter):
+class _NoteList(Reporter):
     def __init__(self) -> None:
         self.texts: list[str] = []
 

@@ -16,7 +16,7 @@ from ..catalog import CLIP, Preprocess
 from ..errors import VideoError
 from ..media.clips import ReadRequest, Sampling, Segments, view
 from ..media.discover import is_image
-from ..media.pictures import opened
+from ..media.pictures import open_with_pillow
 from ..media.pool import ClipRead, Event, Job, VideoFailed, VideoRead, read_videos
 from ..media.preprocess import normalize
 from ..reporting import SILENT, Reporter
@@ -195,7 +195,7 @@ def replay(decoded: Decoded, jobs: Iterable[Job]) -> Generator[Event, None, None
 def _decoded_size(path: Path) -> int:
     """Bytes that a picture takes; too many if it moves, and 0 if it cannot be read."""
     try:
-        with opened(path) as picture:
+        with open_with_pillow(path) as picture:
             moves = getattr(picture, "is_animated", False)
             return LARGEST + 1 if moves else picture.width * picture.height * 3
     except Exception:  # PIL raises anything, and the reader says why

@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Progress:
+class _ProgressFile:
     """What `progress.json` holds."""
 
     step: NonNegativeInt
@@ -83,14 +83,14 @@ class _Best:
 
 
 @dataclass(frozen=True)
-class _Start:
+class _RunFile:
     """What `run.json` holds."""
 
     asked: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Line:
+class _MetricsLine:
     """What is read again of a line of the metrics."""
 
     step: NonNegativeInt
@@ -101,7 +101,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that this process holds. `open_run` makes one."""
+    """A run that this process holds. `open_run_folder` makes one."""
 
     name: str
     path: Path
@@ -284,7 +284,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(name: str, asked: Mapping[str, Any], overwrite: bool = False) -> Iterator[RunFolder]:
+def open_run_folder(name: str, asked: Mapping[str, Any], overwrite: bool = False) -> Iterator[RunFolder]:
     """Start a run or go on with it, and hold it against other processes.
 
     Args:
@@ -337,7 +337,7 @@ def asked_before(name: str) -> dict[str, Any]:
 def _asked(path: Path) -> dict[str, Any]:
     hint = "restore the file, take another --name, or start the run anew with --overwrite"
     try:
-        return flattened(validate(read_json(path / ASKED), _Start, str(path / ASKED), hint).asked)
+        return flattened(validate(read_json(path / ASKED), _RunFile, str(path / ASKED), hint).asked)
     except (UsageError, RecursionError) as error:
         raise UsageError(getattr(error, "message", f"{path / ASKED} is nested too deeply"), hint) from None
 
@@ -376,7 +376,7 @@ def _load(place: Path) -> Checkpoint:
         OSError: it cannot be read, which may pass: too many open files, a network file system that is away.
     """
     try:
-        progress = validate(parse_json((place / _PROGRESS).read_bytes()), _Progress, _PROGRESS)
+        progress = validate(parse_json((place / _PROGRESS).read_bytes()), _ProgressFile, _PROGRESS)
         for name, size in progress.files.items():
             if (found := (place / name).stat().st_size) != size:
                 raise ModelError(f"{name} has {found} bytes, not {size}")
@@ -414,7 +414,7 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
         record = parse_json(line)
     except ValueError as error:
         raise UsageError(f"{where} is not valid JSON: {error}", hint) from None
-    valid = vars(validate(record, _Line, where, hint))
+    valid = vars(validate(record, _MetricsLine, where, hint))
     return {name: valid.get(name, value) for name, value in record.items()}
 
 

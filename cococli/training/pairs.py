@@ -50,7 +50,7 @@ def pairs_of(dataset: Dataset, context_length: int) -> Pairs:
     return Pairs(files, file, tokenize(captions, context_length))
 
 
-def padded_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
+def compiled_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
     """Return the compiled length that fits each caption: [P, T] -> [P] int64.
 
     The CLS attends to the first pad (see `arrays.text_mask`), so one pad must remain.
@@ -60,7 +60,7 @@ def padded_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
 
 def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
     """Remove pads that all captions [B, T] end with and that change neither losses nor gradients."""
-    return ids[:, : padded_lengths(ids, pad_id).max()]
+    return ids[:, : compiled_lengths(ids, pad_id).max()]
 
 
 class Order:
@@ -73,7 +73,7 @@ class Order:
     def __init__(self, seed: int, lengths: np.ndarray, batch_size: int, accumulate: int = 1, workers: int = 1) -> None:
         """
         Args:
-            lengths: [P], the `padded_lengths` of the pairs.
+            lengths: [P], the `compiled_lengths` of the pairs.
             accumulate: Micro-batches of `batch_size` in one batch of this order.
             workers: Processes that share each micro-batch.
 

@@ -25,11 +25,11 @@ from .card import write_card
 from .data import ENOUGH, TrainingData, find_data
 from .features import Tower, cached_feed, identity_of, prepare
 from .feeding import Feeding, StepBatch, feed
-from .folder import EVENTS, METRICS, PLOT, RunFolder, asked_before, open_run
+from .folder import EVENTS, METRICS, PLOT, RunFolder, asked_before, open_run_folder
 from .initial import initial
 from .loop import Diverged, Recorder, TrainingPlan, TrainingState, state_of, train
 from .network import Objective, encode_images
-from .pairs import Order, Pairs, padded_lengths, pairs_of
+from .pairs import Order, Pairs, compiled_lengths, pairs_of
 from .parallel import ALONE, Workers
 from .plot import draw
 from .step import Trainer
@@ -66,7 +66,7 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
     context = base.config.context_length
     data = find_data(request, context, reporter, before.get("data.held_out", 0))
     pairs = pairs_of(data.train, context)
-    lengths = padded_lengths(pairs.ids, base.config.pad_id)
+    lengths = compiled_lengths(pairs.ids, base.config.pad_id)
     order = Order(request.seed, lengths, request.batch_size, request.accumulate, workers.count)
     if request.batch_size % workers.count:
         raise UsageError(f"a batch of {request.batch_size} cannot be shared evenly among {workers.count} workers")
@@ -77,7 +77,7 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
         with workers.first_alone():
             folder = RunFolder(name, run_folder(name))
             if not workers.rank:
-                stack.enter_context(open_run(name, facts, request.overwrite))
+                stack.enter_context(open_run_folder(name, facts, request.overwrite))
             trainer, state = _resumed(folder, request, base, reporter, workers)
         recorder: Recorder = _NoRecorder()
         if not workers.rank:

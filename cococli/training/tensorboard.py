@@ -9,11 +9,11 @@ from typing import Any
 from ..errors import UsageError
 from ..files import io_errors
 
-Log = Callable[[Mapping[str, Any]], None]
+LogEvent = Callable[[Mapping[str, Any]], None]
 
 
 @contextmanager
-def open_events(folder: Path, after: int = 0) -> Iterator[Log]:
+def open_events(folder: Path, after: int = 0) -> Iterator[LogEvent]:
     """Write events in a folder of their own; TensorBoard forgets what was written there of later steps before.
 
     Args:

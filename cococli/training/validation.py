@@ -8,7 +8,7 @@ import numpy as np
 
 from ..captioning.captioner import Caption, Captioner
 from ..datasets.dataset import Dataset
-from ..decoding.options import SearchOptions
+from ..decoding.search_options import SearchOptions
 from ..engines.base import ClipFeatures
 from ..engines.mindspore import MindSporeEngine
 from ..errors import CocaError
@@ -67,7 +67,7 @@ def validate(
         UsageError: pycocoevalcap is missing.
     """
     search = replace(GREEDY, max_length=min(GREEDY.max_length, trainer.config.context_length))
-    engine = _Engine(trainer.config, trainer.weights())
+    engine = _FeatureEngine(trainer.config, trainer.weights())
     captioner = Captioner(engine, "", search)
 
     def compute(pixels: np.ndarray, numbers: list[int]) -> list[tuple[Caption, np.ndarray]]:
@@ -99,7 +99,7 @@ def validate(
     return Validation(scores, scores["CIDEr"] if captions else float(np.mean(recalls)), loss, samples)
 
 
-class _Engine(MindSporeEngine):
+class _FeatureEngine(MindSporeEngine):
     """An engine that keeps the image features of the last clips for the loss."""
 
     tokens: np.ndarray  # [B, N, D]

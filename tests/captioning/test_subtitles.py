@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cococli.captioning.records import Record
-from cococli.captioning.subtitles import Cue, CueStyle, Kind, cues, pages, to_subtitles
+from cococli.captioning.subtitles import Cue, CueStyle, SubtitleFormat, cues, pages, to_subtitles
 from cococli.errors import UsageError
 
 STYLE = CueStyle()
 unhurried = settings(deadline=None)  # a busy machine is no error
-KINDS: tuple[Kind, ...] = ("srt", "vtt")
+KINDS: tuple[SubtitleFormat, ...] = ("srt", "vtt")
 
 HOSTILE = (
     "-->", "a-->b", "00:00:01,000 --> 00:00:02,000", "00:00:01.000 00:00:02.000", "12:30.45 12:31.46",
@@ -119,11 +119,11 @@ def test_invalid_styles_are_refused(numbers: dict[str, float]) -> None:
 # What no caption can break
 
 
-def by_pysubs2(text: str, kind: Kind) -> list[Cue]:
+def by_pysubs2(text: str, kind: SubtitleFormat) -> list[Cue]:
     return [Cue(event.start, event.end, event.text.split(r"\N")) for event in pysubs2.SSAFile.from_string(text, kind)]
 
 
-def by_ffmpeg(text: str, kind: Kind) -> list[Cue]:
+def by_ffmpeg(text: str, kind: SubtitleFormat) -> list[Cue]:
     """Cues as FFmpeg's player would draw them."""
     with av.open(io.BytesIO(text.encode()), format={"srt": "srt", "vtt": "webvtt"}[kind]) as file:
         packets = [packet for packet in file.demux(file.streams.subtitles[0]) if packet.pts is not None]
@@ -158,13 +158,13 @@ def by_the_webvtt_standard(text: str) -> list[Cue]:
     return found
 
 
-def as_read(found: Sequence[Cue], kind: Kind) -> list[Cue]:
+def as_read(found: Sequence[Cue], kind: SubtitleFormat) -> list[Cue]:
     """Cues with their text as it stands on the screen."""
     unescape = html.unescape if kind == "vtt" else str
     return [Cue(cue.start, cue.end, [unescape(line).strip("\u00a0") for line in cue.lines]) for cue in found]
 
 
-def as_meant(expected: Sequence[Cue], kind: Kind) -> list[Cue]:
+def as_meant(expected: Sequence[Cue], kind: SubtitleFormat) -> list[Cue]:
     """Cues with the look-alikes for what readers would take for times or tags."""
     tags = str.maketrans({"<": "‹", ">": "›"} if kind == "srt" else {})
     spell = lambda line: re.sub(r":(?=\d{1,2}[.,]\d)", "∶", line).translate(tags)  # noqa: E731
@@ -176,7 +176,7 @@ captions = st.text() | st.lists(st.sampled_from(HOSTILE) | st.text(max_size=12))
 many_records = st.lists(st.builds(record, captions, seconds, seconds), min_size=1, max_size=8)
 
 
-def check_that_every_reader_sees_the_same(records: list[Record], kind: Kind) -> None:
+def check_that_every_reader_sees_the_same(records: list[Record], kind: SubtitleFormat) -> None:
     expected = list(cues(records, STYLE))
     text = to_subtitles(records, kind, STYLE)
     text.encode()
@@ -189,7 +189,7 @@ def check_that_every_reader_sees_the_same(records: list[Record], kind: Kind) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_no_known_trick_breaks_a_file(kind: Kind, hostile: str) -> None:
+def test_no_known_trick_breaks_a_file(kind: SubtitleFormat, hostile: str) -> None:
     captions = (hostile, "a cat", f"{hostile} {hostile}", "x" * 42 + hostile, "x" * 42 + f" {hostile}")
     check_that_every_reader_sees_the_same([record(text, at, at + 1) for at, text in enumerate(captions)], kind)
 
@@ -197,7 +197,7 @@ def test_no_known_trick_breaks_a_file(kind: Kind, hostile: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @unhurried
 @given(records=many_records)
-def test_all_readers_agree_on_any_caption(kind: Kind, records: list[Record]) -> None:
+def test_all_readers_agree_on_any_caption(kind: SubtitleFormat, records: list[Record]) -> None:
     check_that_every_reader_sees_the_same(records, kind)
 
 
@@ -219,7 +219,7 @@ words = st.lists(st.text("abcdefghij 猫犬", max_size=60), min_size=1).map(" ".
 
 @unhurried
 @given(captions=st.lists(words, min_size=1, max_size=5), kind=st.sampled_from(KINDS))
-def test_no_word_is_lost(captions: list[str], kind: Kind) -> None:
+def test_no_word_is_lost(captions: list[str], kind: SubtitleFormat) -> None:
     records = [record(caption, place, place + 1) for place, caption in enumerate(captions)]
     said = "".join("".join(cue.lines) for cue in by_pysubs2(to_subtitles(records, kind, STYLE), kind))
     assert said.replace(" ", "").replace("…", "") == "".join(captions).replace(" ", "")

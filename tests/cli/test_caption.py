@@ -18,7 +18,7 @@ from media.video_fixtures import make_video
 from PIL import Image, ImageDraw, ImageFont
 
 from cococli.cli.caption import caption
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 from cococli.media.clips import Sampling
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from searches import search, search_all
 
 from cococli.decoding import bans, filters
-from cococli.decoding.options import METHODS, SearchOptions
+from cococli.decoding.search_options import METHODS, SearchOptions
 from cococli.errors import UsageError
 from cococli.tokenizer import EOT_ID, SOT_ID, decode, encode
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from searches import search, search_all
 
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 
 # A vocabulary of eight: words 1 to 5, SOT 6, EOT 7.
 V, SOT, EOT = 8, 6, 7

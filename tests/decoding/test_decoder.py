@@ -12,7 +12,7 @@ from searches import search, search_all
 
 from cococli.decoding import decoder as decoders
 from cococli.decoding.decoder import Decoder
-from cococli.decoding.options import METHODS, SearchOptions
+from cococli.decoding.search_options import METHODS, SearchOptions
 from cococli.errors import ModelError, UsageError
 
 V = 12  # SOT 10, EOT 11

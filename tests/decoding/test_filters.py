@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cococli.decoding import filters
 from cococli.decoding.filters import Choices
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 
 NO = -np.inf
 EOT = 5

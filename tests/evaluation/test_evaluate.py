@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 from cococli.errors import CocaError, UsageError
 from cococli.evaluation.evaluate import Evaluation, evaluate
 from cococli.options import ModelOptions

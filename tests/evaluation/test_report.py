@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cococli.evaluation.captions import CaptionScores
-from cococli.evaluation.report import Example, Report, worst_captions, worst_classes, worst_texts
+from cococli.evaluation.report import Report, WorstExample, worst_captions, worst_classes, worst_texts
 from cococli.evaluation.retrieval import recall
 from cococli.evaluation.zeroshot import Accuracy, accuracy
 
@@ -42,7 +42,7 @@ def test_a_table_has_percent_as_papers_print_them(zeroshot: Accuracy) -> None:
 
 
 def test_json_has_the_metrics_own_units(zeroshot: Accuracy) -> None:
-    worst = (Example("b", "CIDEr", math.nan, "a cat", "a dog"),)
+    worst = (WorstExample("b", "CIDEr", math.nan, "a cat", "a dog"),)
     fields = Report(CAPTIONS, None, zeroshot, worst, CLASSES).to_dict()
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
     assert fields == {
@@ -71,8 +71,8 @@ def test_the_worst_captions_come_first() -> None:
     predictions = {"a": "x", "b": "y", "c": "z"}
     references = {"a": ["1"], "b": ["2", "3"], "c": ["4"]}
     assert worst_captions(CAPTIONS, predictions, references, count=2) == [
-        Example("b", "CIDEr", 0.0, "y", "2 | 3"),
-        Example("c", "CIDEr", 0.5, "z", "4"),
+        WorstExample("b", "CIDEr", 0.0, "y", "2 | 3"),
+        WorstExample("c", "CIDEr", 0.5, "z", "4"),
     ]
     assert worst_captions(CaptionScores({}, {}, []), predictions, references) == []
 
@@ -81,18 +81,18 @@ def test_the_texts_whose_image_comes_latest_come_first() -> None:
     owners = np.array([0, 1, 1, 2])
     found = recall(np.eye(3), np.array([[1, 0, 0], [3, 2, 1], [0, 1, 0], [3, 2, 1]]), owners)
     assert worst_texts(found, ["a", "b", "c", "d"], ["a.jpg", "b.jpg", "c.jpg"], owners, count=2) == [
-        Example("d", "rank", 3, "", "c.jpg"),
-        Example("b", "rank", 2, "", "b.jpg"),
+        WorstExample("d", "rank", 3, "", "c.jpg"),
+        WorstExample("b", "rank", 2, "", "b.jpg"),
     ]
 
 
 def test_the_classes_that_are_recognized_least_come_first(zeroshot: Accuracy) -> None:
     assert worst_classes(zeroshot, CLASSES) == [
-        Example("bus", "accuracy", 0.0, "cat", "bus"),
-        Example("dog", "accuracy", 0.5, "cat", "dog"),
+        WorstExample("bus", "accuracy", 0.0, "cat", "bus"),
+        WorstExample("dog", "accuracy", 0.5, "cat", "dog"),
     ]
 
 
 def test_the_few_worst_of_each_part_are_shown() -> None:
-    worst = tuple(Example(what, by, 0.0, "", "") for what, by in [("a", "CIDEr"), ("b", "CIDEr"), ("c", "rank")])
+    worst = tuple(WorstExample(what, by, 0.0, "", "") for what, by in [("a", "CIDEr"), ("b", "CIDEr"), ("c", "rank")])
     assert [example.what for example in Report(worst=worst).worst_of_each(1)] == ["a", "c"]

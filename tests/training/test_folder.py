@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cococli import __version__
 from cococli.checkpoints import architecture
 from cococli.errors import CocaError, ModelError, UsageError
-from cococli.training.folder import RunFolder, open_run
+from cococli.training.folder import RunFolder, open_run_folder
 
 TESTS = Path(__file__).parents[1]
 ASKED = {"model": "shapes", "rate": 1e-5, "data": {"pictures": 80}}
@@ -39,7 +39,7 @@ def save(run: RunFolder, step: int, keep: int = 2) -> None:
 
 @pytest.fixture
 def run() -> Iterator[RunFolder]:
-    with open_run("mine", ASKED) as run:
+    with open_run_folder("mine", ASKED) as run:
         yield run
 
 
@@ -55,12 +55,12 @@ def assert_same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) 
 
 
 def test_a_run_says_what_was_asked(home: Path) -> None:
-    with open_run("mine", ASKED) as run:
+    with open_run_folder("mine", ASKED) as run:
         assert (run.name, run.path) == ("mine", home / "runs" / "mine")
     told = json.loads((run.path / "run.json").read_text())
     assert told["asked"] == ASKED
     assert told["program"] == __version__
-    with open_run("mine", ASKED):
+    with open_run_folder("mine", ASKED):
         assert json.loads((run.path / "run.json").read_text()) == told
 
 
@@ -75,9 +75,9 @@ def test_a_run_says_what_was_asked(home: Path) -> None:
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_by_their_first_differences(asked: dict, told: str) -> None:
-    with open_run("mine", ASKED):
+    with open_run_folder("mine", ASKED):
         pass
-    with pytest.raises(UsageError) as caught, open_run("mine", asked):
+    with pytest.raises(UsageError) as caught, open_run_folder("mine", asked):
         pass
     assert caught.value.message == f"the run mine has other settings: {told}"
     assert caught.value.hint == (
@@ -86,24 +86,24 @@ def test_other_settings_are_refused_by_their_first_differences(asked: dict, told
 
 
 def test_a_run_starts_anew_when_that_is_asked(run: RunFolder) -> None:
-    with open_run("other", ASKED) as other:
+    with open_run_folder("other", ASKED) as other:
         save(other, 1)
         other.log({"step": 1})
-    with open_run("other", {"rate": 1}, overwrite=True) as other:
+    with open_run_folder("other", {"rate": 1}, overwrite=True) as other:
         assert inside(other.path) == ["run.json"]
     assert inside(other.path.parent) == ["mine", "other"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".x", "a b", "a@5", "a/b", "run:a", "x" * 151])
 def test_names_that_no_run_can_have(name: str, home: Path) -> None:
-    with pytest.raises(UsageError) as caught, open_run(name, ASKED):
+    with pytest.raises(UsageError) as caught, open_run_folder(name, ASKED):
         pass
     assert caught.value.message == f"{name!r} is not a valid name of a run"
     assert inside(home) == []
 
 
 def test_a_run_may_be_called_as_a_known_model() -> None:
-    with open_run("shapes", ASKED) as run:
+    with open_run_folder("shapes", ASKED) as run:
         assert run.name == "shapes"
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_does_not_say_what_was_asked_is_not_touched(home: Path, conte
     path = home / "runs" / "mine" / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(UsageError) as caught, open_run("mine", ASKED):
+    with pytest.raises(UsageError) as caught, open_run_folder("mine", ASKED):
         pass
     assert caught.value.message.startswith(f"{path}")
     assert caught.value.hint == "restore the file, take another --name, or start the run anew with --overwrite"
@@ -329,7 +329,7 @@ def test_rewinding_leaves_what_an_uninterrupted_run_had(
 SAVING = """
 import sys
 from checkpoints.stored_models import CONFIG
-from cococli.training.folder import open_run
+from cococli.training.folder import open_run_folder
 from training.test_folder import ASKED, arrays, save, state
 
 class Endless(dict):
@@ -338,7 +338,7 @@ class Endless(dict):
         print("saving", flush=True)
         sys.stdin.readline()
 
-with open_run("mine", ASKED) as run:
+with open_run_folder("mine", ASKED) as run:
     save(run, 1)
     print("saved", flush=True)
     run.save(2, Endless(arrays(2)), state(2), CONFIG, {})
@@ -359,11 +359,11 @@ def saving(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[str]"]
 
 
 def test_a_run_is_held_against_other_processes(saving: "subprocess.Popen[str]") -> None:
-    with pytest.raises(UsageError) as caught, open_run("mine", ASKED):
+    with pytest.raises(UsageError) as caught, open_run_folder("mine", ASKED):
         pass
     assert caught.value.message == "another process works on the run mine"
     assert caught.value.hint == "wait for it, or take another --name"
-    with open_run("other", ASKED):
+    with open_run_folder("other", ASKED):
         pass
 
 
@@ -375,7 +375,7 @@ def test_killed_while_it_saves_a_run_has_its_last_whole_checkpoint(
     saving.send_signal(end)
     saving.wait()
     assert inside(path / "checkpoints") == ["1"]
-    with open_run("mine", ASKED) as run:
+    with open_run_folder("mine", ASKED) as run:
         assert inside(path) == ["checkpoints", "run.json"]
         checkpoint, damaged = run.last()
         assert (checkpoint.step, damaged) == (1, {})
@@ -390,10 +390,10 @@ import resource
 import numpy as np
 from checkpoints.stored_models import CONFIG
 from cococli.errors import CocaError
-from cococli.training.folder import open_run
+from cococli.training.folder import open_run_folder
 from training.test_folder import ASKED, arrays, save
 
-with open_run("mine", ASKED) as run:
+with open_run_folder("mine", ASKED) as run:
     save(run, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
     try:
@@ -411,7 +411,7 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(home: Path, monkeypatch: py
         "that of step 1 is kept; make room, then the same command goes on",
     ]
     assert inside(home / "runs" / "mine") == ["checkpoints", "run.json"]
-    with open_run("mine", ASKED) as run:
+    with open_run_folder("mine", ASKED) as run:
         assert_same(run.last()[0].weights, arrays(1))
 
 
@@ -427,6 +427,6 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(run: RunFolder) -> None:
 def test_a_home_that_cannot_be_written_to_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
-    with pytest.raises(ModelError) as caught, open_run("mine", ASKED):
+    with pytest.raises(ModelError) as caught, open_run_folder("mine", ASKED):
         pass
     assert caught.value.message == f"cannot write to {home}/file: Not a directory"

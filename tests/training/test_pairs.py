@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cococli.datasets.dataset import Dataset, Example
 from cococli.errors import UsageError, VideoError
 from cococli.tokenizer import EOT_ID, SOT_ID, encode
-from cococli.training.pairs import WINDOW, Order, Pairs, padded_lengths, pairs_of, trimmed
+from cococli.training.pairs import WINDOW, Order, Pairs, compiled_lengths, pairs_of, trimmed
 
 A, B, C = Path("a.jpg"), Path("b.jpg"), Path("c.jpg")
 
@@ -69,17 +69,17 @@ def test_one_pad_stays_behind_the_longest_caption(longest: int, length: int) -> 
 
 def test_each_caption_has_a_length_of_its_own() -> None:
     longest, lengths = zip(*LONGEST, strict=True)
-    assert padded_lengths(captions(*longest), 0).tolist() == list(lengths)
+    assert compiled_lengths(captions(*longest), 0).tolist() == list(lengths)
 
 
 def test_no_length_is_longer_than_the_context() -> None:
-    assert padded_lengths(captions(2, 12, 15, 16, context=16), 0).tolist() == [12, 16, 16, 16]
+    assert compiled_lengths(captions(2, 12, 15, 16, context=16), 0).tolist() == [12, 16, 16, 16]
 
 
 def test_a_token_that_looks_like_a_pad_ends_no_caption() -> None:
     ids = captions(13)
     ids[0, 4] = 0
-    assert padded_lengths(ids, 0).tolist() == [16]
+    assert compiled_lengths(ids, 0).tolist() == [16]
 
 
 ALIKE = np.ones(100)

@@ -21,13 +21,13 @@ from cococli.catalog import CLIP, Preprocess
 from cococli.checkpoints import ckpt
 from cococli.checkpoints.convert import to_open_clip
 from cococli.checkpoints.store import find_model
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
 from cococli.media.clips import Sampling, read_clip
 from cococli.requests import FinetuneRequest
 from cococli.training.data import find_data
 from cococli.training.finetune import finetune
-from cococli.training.folder import open_run
+from cococli.training.folder import open_run_folder
 from cococli.training.loop import Diverged, TrainingPlan
 from cococli.training.pairs import Order
 from cococli.training.run import make_plan, open_base, run_facts
@@ -227,7 +227,7 @@ def test_a_run_starts_anew_when_that_is_request(data: Path, home: Path) -> None:
 
 
 def test_two_processes_do_not_work_on_one_run(data: Path) -> None:
-    with open_run("mine", {}), pytest.raises(UsageError) as caught:
+    with open_run_folder("mine", {}), pytest.raises(UsageError) as caught:
         train(request(data))
     assert caught.value.message == "another process works on the run mine"
     assert caught.value.hint == "wait for it, or take another --name"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.captioning.records import Failure, Record
-from cococli.datasets.dataset import Entry
-from cococli.datasets.lists import read_list, read_sidecars
+from cococli.datasets.caption_lists import read_caption_list, read_sidecars
+from cococli.datasets.dataset import RawExample
 from cococli.errors import UsageError
 
 
@@ -22,9 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def listed(name: str, content: str) -> list[Entry]:
+def listed(name: str, content: str) -> list[RawExample]:
     Path(name).write_text(content)
-    return read_list(Path(name))
+    return read_caption_list(Path(name))
 
 
 def refused(name: str, content: str) -> str:
@@ -33,14 +33,14 @@ def refused(name: str, content: str) -> str:
     return caught.value.message
 
 
-def captions(entries: list[Entry]) -> dict[str, list[str]]:
+def captions(entries: list[RawExample]) -> dict[str, list[str]]:
     return {entry.id: entry.captions for entry in entries}
 
 
 @pytest.mark.parametrize("path", ["path", "video", "image", "file_name", "file", "filename", "Image"])
 @pytest.mark.parametrize("caption", ["caption", "captions", "text", "Caption"])
 def test_fields_go_by_their_usual_names(path: str, caption: str):
-    expected = [Entry("a b.jpg", Path("a b.jpg"), None, ["one, two"])]
+    expected = [RawExample("a b.jpg", Path("a b.jpg"), None, ["one, two"])]
     assert listed("list.jsonl", json.dumps({"id": 1, caption: "one, two", path: "a b.jpg"})) == expected
     assert listed("list.csv", f'id, {path},{caption}\n1,a b.jpg,"one, two"\n') == expected
 
@@ -62,7 +62,7 @@ def test_every_text_survives_either_kind_of_list(said: dict[str, list[str]]):
     pairs = [(path, caption) for path, texts in said.items() for caption in texts]
     csv.writer(table).writerows([("path", "caption"), *pairs])
     Path("list.csv").write_text(table.getvalue(), newline="")
-    assert captions(read_list(Path("list.csv"))) == said
+    assert captions(read_caption_list(Path("list.csv"))) == said
     records = (json.dumps({"path": path, "captions": texts}, ensure_ascii=False) for path, texts in said.items())
     assert captions(listed("list.jsonl", "\n".join(records))) == said
 
@@ -71,7 +71,7 @@ def test_every_text_survives_either_kind_of_list(said: dict[str, list[str]]):
 def test_whatever_a_file_holds_is_a_list_or_a_usage_error(content: bytes, name: str):
     Path(name).write_bytes(content)
     try:
-        read_list(Path(name))
+        read_caption_list(Path(name))
     except UsageError as error:
         assert name in error.message
         assert "\n" not in error.message
@@ -127,20 +127,20 @@ def test_a_damaged_record_is_named_by_its_line(bad: str):
 def test_unusable_lines_are_named(name: str, text: str, message: str):
     Path(name).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UsageError) as caught:
-        read_list(Path(name))
+        read_caption_list(Path(name))
     assert caught.value.message == message
 
 
 def test_columns_of_captions_can_be_named():
     Path("list.csv").write_text("file,alt,caption\na.jpg,a dog,x\n")
-    assert captions(read_list(Path("list.csv"), column="alt")) == {"a.jpg": ["a dog"]}
+    assert captions(read_caption_list(Path("list.csv"), column="alt")) == {"a.jpg": ["a dog"]}
     Path("list.csv").write_text("clip;Alt Text\na.mp4;a dog\n")
-    assert captions(read_list(Path("list.csv"), column="alt text")) == {"a.mp4": ["a dog"]}
+    assert captions(read_caption_list(Path("list.csv"), column="alt text")) == {"a.mp4": ["a dog"]}
 
 
 def test_lists_in_cells_are_several_captions():
     Path("list.csv").write_text('filename,raw\na.jpg,"[""a dog"", ""one, dog""]"\nb.jpg,"[""a"" dog]"\n')
-    assert captions(read_list(Path("list.csv"))) == {"a.jpg": ["a dog", "one, dog"], "b.jpg": ['["a" dog]']}
+    assert captions(read_caption_list(Path("list.csv"))) == {"a.jpg": ["a dog", "one, dog"], "b.jpg": ['["a" dog]']}
 
 
 def test_files_are_found_in_usual_folders(folder: Path):

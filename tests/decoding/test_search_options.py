@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from cococli.catalog import VIT_L_14
-from cococli.decoding.options import SearchOptions
+from cococli.decoding.search_options import SearchOptions
 from cococli.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cococli.captioning.records import Failure, Record
 from cococli.errors import UsageError
-from cococli.evaluation.files import References, matched, read_predictions, read_references
+from cococli.evaluation.caption_files import References, matched, read_predictions, read_references
 
 COCO = {
     "info": {},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cococli.captioning.records import Outcome, Record
-from cococli.captioning.run import Plan, open_run, preview
+from cococli.captioning.resume import Plan, open_run, preview
 from cococli.errors import UsageError
 from cococli.journal import Failure
 from cococli.retrieval.index import About, Index

@@ -10,14 +10,14 @@ from ..errors import UsageError
 from ..media.discover import find_media
 from ..parsing import parse_json, read_errors
 from ..tables import CAPTIONS, PATHS, choose_column, read_table, require_utf8
-from .dataset import Entry, find_file, split_of
+from .dataset import RawExample, find_file, split_of
 
 _PICTURE_FOLDERS = ("images", "Images", "flickr30k_images", "Flicker8k_Dataset")  # beside a list, as downloads unpack
 
 
-def read_list(
+def read_caption_list(
     path: Path, folder: Path | None = None, column: str | None = None, notes: list[str] | None = None
-) -> list[Entry]:
+) -> list[RawExample]:
     """Read the files that a list names, each once with all of its captions, whatever lines they stand on.
 
     Args:
@@ -31,7 +31,7 @@ def read_list(
     """
     base = folder or path.parent
     folders = [base, Path(), *(base / name for name in _PICTURE_FOLDERS)]
-    entries: dict[str, Entry] = {}
+    entries: dict[str, RawExample] = {}
     for where, record in read_table(path, column, notes):
         name = record[_path_column(record, column, where)]
         if not isinstance(name, str) or not name.strip():
@@ -43,14 +43,14 @@ def read_list(
             raise UsageError(f"{where} holds {reprlib.repr(split)} in place of a split")
         split = split_of(split) if split else None
         if not (entry := entries.get(name)):
-            entry = entries[name] = Entry(name, find_file(name, folders) or base / name, split, [])
+            entry = entries[name] = RawExample(name, find_file(name, folders) or base / name, split, [])
         if entry.split != split:
             raise UsageError(f"{where} puts {name} into another split than a line before")
         entry.captions.extend(_captions(record, column, where))
     return list(entries.values())
 
 
-def read_sidecars(folder: Path) -> list[Entry]:
+def read_sidecars(folder: Path) -> list[RawExample]:
     """Read the pictures and videos that have a text of the same name beside them, a caption a line.
 
     img2dataset and video2dataset write `00000/000000000.jpg` with `00000/000000000.txt`. Files below a folder that is
@@ -66,7 +66,7 @@ def read_sidecars(folder: Path) -> list[Entry]:
         name = file.relative_to(folder)
         split = split_of(name.parts[0])
         is_split = len(name.parts) > 1 and split in ("train", "val", "test")
-        entries.append(Entry(str(name), file, split if is_split else None, captions))
+        entries.append(RawExample(str(name), file, split if is_split else None, captions))
     return entries if any(entry.captions for entry in entries) else []
 
 
