@@ -145,8 +145,8 @@ class Coca:
 
         Args:
             paths: Video and picture files.
-            errors: `raise` an error at the first file that cannot be read, or `return` it in place of the caption.
-            timeout: Seconds after which a file is given up that yields no frame.
+            errors: `raise` an error at the first file that cannot be read, or `return` it instead of the caption.
+            timeout: Skip a file after this many seconds without a new frame.
 
         Yields:
             The caption of each file, in order.
@@ -287,7 +287,7 @@ class Coca:
             return prepare(request, reporter).run(reporter, self.captioner.engine)
 
     def _stacked(self, vectors: Iterable[np.ndarray]) -> np.ndarray:
-        """[N, D] float32."""
+        """Stack vectors: [N, D] float32."""
         return np.array([*vectors], np.float32).reshape(-1, self.captioner.engine.config.embed_dim)
 
     def _in_batches(
@@ -304,7 +304,7 @@ class Coca:
             yield from (values[index] for index in clips)
 
     def _pixels(self, source: Any) -> np.ndarray:
-        """[F, 3, S, S] float32."""
+        """Read a source: [F, 3, S, S] float32."""
         captioner = self.captioner
         preprocess = captioner.engine.config.preprocess
         if not isinstance(source, str | PathLike):
@@ -321,7 +321,7 @@ def _request(given: Mapping[str, Any], where: str) -> CaptionRequest:
     """Build a request from arguments whose types are checked.
 
     Raises:
-        UsageError: There is no such option, or it has an invalid value.
+        UsageError: An option does not exist or has an invalid value.
     """
     arguments = _arguments()
     if unknown := given.keys() - arguments.model_fields.keys():

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what is wrong, and the next step."""
+"""Errors that a user can act on, each with the next step."""
 
 import errno
 
@@ -12,7 +12,7 @@ _TRANSIENT = frozenset(
 
 
 class CocaError(Exception):
-    """Something a user can mend. Printed as `error: message` and, when given, `hint`.
+    """A problem that the user can fix. Printed as `error: message` and, when given, `hint`.
 
     Args:
         message: What is wrong, on one line.
@@ -42,7 +42,7 @@ class ModelError(CocaError):
 
 
 class VideoError(CocaError):
-    """A video or picture that cannot be read. It fails alone; the others go on.
+    """A video or picture that cannot be read. The others are not affected.
 
     Args:
         transient: The machine is at fault rather than the file, so that the next run should try again.
@@ -54,7 +54,7 @@ class VideoError(CocaError):
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, comes of the machine's state, such as too many open files."""
+    """Return whether an error or its cause is due to the machine's state, such as too many open files."""
     while error:
         # Of the system itself: FFmpeg's own errors call damage an input/output error, too.
         if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.errno in _TRANSIENT:

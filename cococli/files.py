@@ -1,8 +1,8 @@
 """Files and folders that appear complete or not at all, their temporary files, free space, digests and sizes.
 
 A file is written under a random hidden name, `.coca-<16 hex digits>.part`, in the folder of its destination and moved
-there once it is complete. The process that writes it holds a lock on it, so whatever a killed process leaves behind can
-be told from a file that is being written and removed. The next process that writes into the folder does so.
+there once it is complete. The process that writes it holds a lock on it, which distinguishes files being written from
+those that a killed process left behind. The next process that writes into the folder removes the latter.
 """
 
 import ctypes
@@ -63,7 +63,7 @@ def write_atomically(*destinations: Path) -> Iterator[list[BinaryIO]]:
 
 
 def publish_folder(folder: Path, destination: Path) -> None:
-    """Move a complete folder of files to its destination in one step, in place of the folder that is there.
+    """Move a complete folder of files to its destination in one step, replacing an existing folder.
 
     Raises:
         OSError: The parent folder is not writable, or the disk is full.
@@ -91,7 +91,7 @@ def hide_folder(folder: Path) -> Path:
 
 
 def delete(path: Path) -> None:
-    """Remove a file, a link or a folder with everything in it, if it is there."""
+    """Remove a file, a link or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -162,12 +162,12 @@ def _folder_of(file: Path) -> Path:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a FIFO, a socket or a device, of which reading may never end.
+    """Refuse FIFOs, sockets and devices, whose reading may never end.
 
     What the shell has opened already ends when its writer does: `<(command)` and a pipe into /dev/stdin are fine.
 
     Raises:
-        OSError: It is one, or there is no such file.
+        OSError: The file is one of these or does not exist.
     """
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.samefile(os.devnull):
@@ -191,7 +191,7 @@ def io_errors(action: Literal["read", "write"], path: Path) -> Iterator[None]:
 
 
 def lock(file: BinaryIO) -> bool:
-    """Take the exclusive lock of an open file, which its process loses when it ends. Return whether that succeeded.
+    """Take the exclusive lock of an open file, which ends with the process. Return whether that succeeded.
 
     Always False where the system or the file system has no such locks.
     """
@@ -233,7 +233,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 @contextmanager
 def unwinding_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP, which by default end the process on the spot, run the clean-up first."""
+    """Let SIGTERM and SIGHUP, which by default end the process immediately, run the cleanup first."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -251,7 +251,7 @@ def unwinding_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold signals back for a few system calls, so that of several files either all or none are replaced."""
+    """Block signals during a few system calls, so that either all or none of several files are replaced."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_FATAL})
     try:
         yield
@@ -260,10 +260,10 @@ def undisturbed() -> Iterator[None]:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Check that a disk has room for so many bytes.
+    """Check that a disk has room for a number of bytes.
 
     Raises:
-        OSError: It has not, or the folder is missing.
+        OSError: It has too little, or the folder is missing.
     """
     if (free := shutil.disk_usage(folder).free) < needed:
         problem = f"it needs {format_size(needed)}, but only {format_size(free)} is free in {folder}"
@@ -303,5 +303,5 @@ def format_size(size: int) -> str:
 
 
 def os_reason(error: OSError) -> str:
-    """Return the system's words for an error, as in `Permission denied`."""
+    """Return the system's description of an error, as in `Permission denied`."""
     return error.strerror or str(error)

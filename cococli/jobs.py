@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Summary:
-    """Outcome of a run."""
+    """Result of a run."""
 
     total: int  # inputs, those of earlier runs included
     failures: list[str] = field(default_factory=list)  # why inputs failed, one reason each

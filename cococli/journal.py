@@ -243,7 +243,7 @@ def _lock(path: Path) -> FileIO:
 
 
 def _require_regular(path: Path) -> None:
-    """Refuse pipes and devices, of which reading may never end."""
+    """Refuse pipes and devices, whose reading may never end."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         raise UsageError(f"{path} is not a file", "name another file with -o")
 
@@ -285,7 +285,7 @@ def _split(
 def _reusable(
     path: Path, lines: list[_Line], key: str, parse: Callable[[dict[str, Any]], R], retry_failed: bool
 ) -> list[R]:
-    """Return the records of a task if all of them are there and have its key, else none."""
+    """Return the records of a task if all are present and have its key, else none."""
     if any(line.fields.get("key") != key for line in lines):
         return []
     first = lines[0].fields

@@ -59,7 +59,7 @@ def check_log(path: Path) -> None:
 
 
 def find_foreign(paths: Iterable[Path]) -> list[Path]:
-    """Return the files among these that hold something which coca did not write, or not as it is now."""
+    """Return the files that coca did not write, or that were changed since."""
     existing = [(path, status) for path in paths if (status := _content(path))]
     if not existing:
         return []
@@ -73,7 +73,7 @@ def refuse_foreign(*paths: Path) -> None:
     """Refuse to replace files that coca did not write.
 
     Raises:
-        UsageError: One of them is there.
+        UsageError: One of them exists.
     """
     for path in find_foreign(paths):
         raise UsageError(
@@ -98,7 +98,7 @@ def write_output(*destinations: Path) -> Iterator[list[BinaryIO]]:
 
 
 def _identity(path: Path) -> object:
-    """Return what is equal for two paths of one file: the inode, or the real path of a file that does not exist."""
+    """Return a value that is equal for all paths of one file: its inode, or its real path if it does not exist."""
     try:
         status = path.stat()
     except OSError:

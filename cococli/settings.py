@@ -1,4 +1,4 @@
-"""Where the program keeps its files."""
+"""Locations of the program's files."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from .errors import UsageError
 
 
 def home() -> Path:
-    """Folder of everything the program may rebuild: `COCA_HOME`, else the user's cache folder.
+    """Return the folder of everything the program can rebuild: `COCA_HOME`, else the user's cache folder.
 
     Raises:
         UsageError: `COCA_HOME` is not set and the user has no home folder.
@@ -20,12 +20,12 @@ def home() -> Path:
 
 
 def models_folder() -> Path:
-    """Folder of converted models, one sub-folder each."""
+    """Return the folder of converted models, one subfolder each."""
     return home() / "models"
 
 
 def config_file() -> Path:
-    """The user's defaults for flags: `COCA_CONFIG`, else config.toml in the user's config folder. It may not exist.
+    """Return the file of default options, which may not exist: `COCA_CONFIG`, else config.toml in the config folder.
 
     Raises:
         UsageError: `COCA_CONFIG` is not set and the user has no home folder.
@@ -46,7 +46,7 @@ def provide_home() -> None:
 
 
 def debugging() -> bool:
-    """Whether errors show their traceback (`COCA_DEBUG=1`)."""
+    """Return whether errors show their traceback (`COCA_DEBUG=1`)."""
     return os.environ.get("COCA_DEBUG", "") not in ("", "0")
 
 

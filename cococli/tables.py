@@ -53,7 +53,7 @@ def read_table(path: Path, column: str | None = None, notes: list[str] | None = 
 
     Args:
         column: A column that the user named. It may be missing.
-        notes: Takes what the user should know about the table once it is read.
+        notes: Receives remarks for the user once the table is read.
 
     Raises:
         UsageError: The file cannot be read or is damaged, or a row has more fields than there are columns.
@@ -123,7 +123,7 @@ def _choose(columns: tuple[str, ...], usual: tuple[str, ...], wanted: str | None
 
 
 def _delimiter(first_line: str, suffix: str, column: str | None) -> str:
-    """Return what separates the names in the first line: the character that yields the most usual names."""
+    """Return the separator of the names in the first line: the character that yields the most usual names."""
     usual = {*PATHS, *CAPTIONS, *([_normal(column)] if column else [])}
 
     def fit(delimiter: str) -> tuple[int, bool]:

@@ -53,13 +53,13 @@ def reused(path: Path, *tasks: Task, **options: bool) -> list[str]:
         return list(journal.reused)
 
 
-def test_each_video_is_a_line_that_says_what_it_was_made_of(tmp_path: Path) -> None:
+def test_each_video_has_a_keyed_line(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     write(path, [task("a.mp4"), task("b.mp4", "k2")])
     assert [(line["video"], line["key"]) for line in map(json.loads, path.open())] == [("a.mp4", "k1"), ("b.mp4", "k2")]
 
 
-def test_what_is_there_is_read_back_and_not_made_again(tmp_path: Path) -> None:
+def test_existing_records_are_reused(tmp_path: Path) -> None:
     path, tasks = tmp_path / "out.jsonl", [task("a.mp4"), task("b.mp4")]
     before = write(path, tasks, segments=3)
     with open_journal(path, tasks, from_json) as journal:
@@ -68,7 +68,7 @@ def test_what_is_there_is_read_back_and_not_made_again(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(min_value=0), segments=st.integers(1, 3))
-def test_wherever_a_run_was_killed_the_next_one_completes_the_same_file(
+def test_killed_run_resumes_to_identical_file(
     tmp_path_factory: pytest.TempPathFactory, cut: int, segments: int
 ) -> None:
     path, tasks = tmp_path_factory.mktemp("run") / "out.jsonl", [task(f"{name}.mp4") for name in "abc"]
@@ -77,14 +77,14 @@ def test_wherever_a_run_was_killed_the_next_one_completes_the_same_file(
     assert write(path, tasks, segments) == whole
 
 
-def test_a_changed_file_or_option_is_made_again_and_other_videos_are_kept(tmp_path: Path) -> None:
+def test_changed_files_and_options_are_redone(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     write(path, [task("a.mp4"), task("b.mp4"), task("other.mp4")])
     assert reused(path, task("a.mp4", "new"), task("b.mp4")) == ["b.mp4"]
     assert [json.loads(line)["video"] for line in path.open()] == ["b.mp4", "other.mp4"]
 
 
-def test_failures_are_kept_unless_they_are_to_be_tried_again(tmp_path: Path) -> None:
+def test_failures_are_kept_unless_retried(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with open_journal(path, [task("a.mp4")], from_json) as journal:
         journal.append(task("a.mp4"), [Failure("a.mp4", "no video stream")])
@@ -102,7 +102,7 @@ def test_overwriting_drops_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b'{"video": 3, "status": "ok"}\n', b"[" * 100_000 + b"\n", b"\xff\n"])
-def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"line 1 of .*notes.jsonl is not a record of coca") as caught:
@@ -111,7 +111,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) 
     assert path.read_bytes() == content
 
 
-def test_records_of_an_older_version_are_made_again(tmp_path: Path) -> None:
+def test_records_of_older_versions_are_redone(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"video": "a.mp4", "status": "ok", "caption": "a cat"}\n')
     assert reused(path, task("a.mp4")) == []
@@ -196,7 +196,7 @@ def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:
     assert reused(path, task("a.mp4")) == []  # once it has ended
 
 
-def test_a_journal_that_was_written_anew_is_still_held(tmp_path: Path) -> None:
+def test_rewritten_journals_stay_locked(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     write(path, [task("a.mp4"), task("b.mp4")])
     with open_journal(path, [task("a.mp4", "new")], from_json), pytest.raises(UsageError):
@@ -211,7 +211,7 @@ def test_the_lock_goes_with_the_process(tmp_path: Path) -> None:
     assert reused(path, task("a.mp4")) == []
 
 
-def test_a_full_disk_keeps_what_is_written_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_full_disk_keeps_records_and_resumes(tmp_path: Path) -> None:
     path, tasks = tmp_path / "out.jsonl", [task(f"{name}.mp4") for name in "abc"]
     whole = write(path, tasks)
     path.unlink()
@@ -269,7 +269,7 @@ def test_cached_journals_keep_their_names(home: Path) -> None:
     assert cache_path("/x/out.csv", "beside", suffix=".jsonl") == home / "journals/fe7957d8247b2511.jsonl"
 
 
-def test_works_may_be_texts_beside_videos_of_that_name(tmp_path: Path) -> None:
+def test_texts_and_videos_may_share_names(tmp_path: Path) -> None:
     path, tasks = tmp_path / "entries.jsonl", [task("cat.jpg"), task(text_name("cat.jpg")), task(text_name(""))]
     entries = {each.name: [Entry(row, *_video_or_text(each.name))] for row, each in enumerate(tasks)}
     with open_journal(path, tasks, parse_entry) as journal:
@@ -290,7 +290,7 @@ def _video_or_text(name: str) -> tuple[object, ...]:
     return (name,) if text is None else ("", 0.0, 0.0, (), 1, text)
 
 
-def test_a_line_that_names_neither_video_nor_text_is_no_record(tmp_path: Path) -> None:
+def test_lines_without_video_or_text_are_invalid(tmp_path: Path) -> None:
     path = tmp_path / "entries.jsonl"
     path.write_text('{"row": 0, "text": null, "status": "ok"}\n')
     with pytest.raises(UsageError, match=r"line 1 of .*entries.jsonl is not a record of coca"):

@@ -22,7 +22,7 @@ def refusal(written: list[tuple[str, Path]], *read: Path) -> str:
     return caught.value.message
 
 
-def test_links_to_what_is_read_are_refused(video: Path, tmp_path: Path) -> None:
+def test_links_to_inputs_are_refused(video: Path, tmp_path: Path) -> None:
     soft, hard = tmp_path / "soft.csv", tmp_path / "hard.csv"
     soft.symlink_to("a.mp4")
     os.link(video, hard)
@@ -48,7 +48,7 @@ def test_different_files_pass(video: Path, tmp_path: Path) -> None:
     check_paths([("-o a", tmp_path / "a.csv"), ("-o b", tmp_path / "b.csv")], [video, Path("nul\0"), tmp_path])
 
 
-def test_a_file_is_own_until_it_is_changed(tmp_path: Path) -> None:
+def test_written_files_are_known_until_changed(tmp_path: Path) -> None:
     path, link = tmp_path / "out.csv", tmp_path / "link.csv"
     link.symlink_to(path)
     with write_output(link) as (file,):
@@ -66,7 +66,7 @@ def test_missing_and_empty_files_are_free(tmp_path: Path) -> None:
     refuse_foreign(tmp_path / "empty.csv", tmp_path / "missing.csv", tmp_path)
 
 
-def test_outputs_are_written_where_nothing_can_be_remembered(tmp_path: Path, home: Path) -> None:
+def test_unwritable_registry_does_not_prevent_output(tmp_path: Path, home: Path) -> None:
     (home / "written").mkdir()
     with write_output(tmp_path / "out.csv") as (file,):
         file.write(b"written")

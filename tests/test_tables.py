@@ -39,12 +39,12 @@ def test_separators_are_detected(separator: str, name: str, names: tuple[str, st
     assert read(name, text) == ([list(row) for row in ROWS], [])
 
 
-def test_quoted_fields_may_hold_separators_quotes_and_line_ends() -> None:
+def test_quoted_fields_may_hold_special_characters() -> None:
     text = 'image,caption\n"a,1.jpg","a ""big"" dog,\nbrown"\n'
     assert read("list.csv", text) == ([["a,1.jpg", 'a "big" dog,\nbrown']], [])
 
 
-def test_unquoted_commas_of_captions_are_joined_with_a_note() -> None:
+def test_unquoted_commas_are_joined_with_a_note() -> None:
     rows, notes = read("captions.txt", "image,caption\na.jpg,a dog\nb.jpg,a cat, two , cows\nc.jpg,x,\n")
     assert rows == [["a.jpg", "a dog"], ["b.jpg", "a cat, two , cows"], ["c.jpg", "x"]]
     assert notes == ["captions.txt: 1 rows with unquoted ',' were joined to captions (first: line 3)"]

@@ -38,7 +38,7 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
 
     Raises:
         UsageError: A format is unknown, a folder is missing or not writable, an output is given twice, or subtitles
-            are asked for of several videos in one file, or of pictures.
+            are requested for several videos in one file, or for pictures.
     """
     if beside:
         _check_subtitles(videos)

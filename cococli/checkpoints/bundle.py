@@ -155,7 +155,7 @@ def _padded(size: int) -> int:
 
 
 def _inspect(file: BinaryIO, size: int) -> _Contents:
-    """Read the headers and the manifest of a bundle of so many bytes."""
+    """Read the headers and the manifest of a bundle of a given size in bytes."""
     name, starts, sizes = "NAME", {}, {}
     for member in _MEMBERS:
         header = _next_header(file)

@@ -195,7 +195,7 @@ def _find_converted(source: str, config: CocaConfig | None) -> tuple[Path, CocaC
         found = find_model(source)
         return found.weights, config or found.config, Path(f"{found.name.removeprefix(RUN)}.safetensors")
     if not is_ckpt(path):
-        raise UsageError(f"{path} is not a converted model", "--to open_clip reverts what coca convert has made")
+        raise UsageError(f"{path} is not a converted model", "--to open_clip reverts what coca convert wrote")
     return path, config, path.with_suffix(".safetensors")
 
 

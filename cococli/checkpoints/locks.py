@@ -66,7 +66,7 @@ def acquire(lock: "BaseFileLock", waiting: Callable[[], object]) -> None:
 
 @contextmanager
 def free(name: str) -> Iterator[bool]:
-    """Hold the lock of a model if nobody does, this process included. Yield whether it was free."""
+    """Hold the lock of a model if it is free, also in this process. Yield whether it was."""
     from filelock import Timeout
 
     lock = _lock(name)
@@ -97,7 +97,7 @@ def writing() -> Iterator[None]:
 
 
 def _lock(name: str) -> "BaseFileLock":
-    """Return the lock of a name. Its file stays when nobody holds it: removing it would not be safe."""
+    """Return the lock of a name. Its file is kept, as removing it would not be safe."""
     from filelock import FileLock
 
     folder = settings.home() / "locks"

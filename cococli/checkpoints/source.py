@@ -271,7 +271,7 @@ def _pickled(path: Path) -> list[SourceTensor]:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse a compressed archive: torch compresses nothing, so it may be made to fill the memory."""
+    """Refuse a compressed archive: torch does not compress, so it may be crafted to fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

@@ -204,7 +204,7 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
 
 
 def _as_for_clip(files: ModelFiles) -> ModelFiles:
-    """Mark a model as one that needs CLIP's preprocessing, unless its config says otherwise."""
+    """Mark a model as one that needs CLIP's preprocessing, unless its config has another."""
     return replace(files, config=replace(files.config, preprocess_cfg=files.config.preprocess), note="")
 
 
@@ -266,7 +266,7 @@ def run_folder(name: str) -> Path:
     """
     if "@" in name or not (is_name(name) or name in MODELS):
         allowed = "use at most 150 letters, digits and ._-+; a dot or dash cannot come first"
-        raise UsageError(f"{name!r} is not a valid name of a run", allowed)
+        raise UsageError(f"{name!r} is not a valid run name", allowed)
     return settings.home() / "runs" / name
 
 
@@ -298,7 +298,7 @@ def find_run(name: str) -> StoredModel:
 
 
 def _weights_of_run(name: str) -> Path:
-    """Return the weights of a run's best model, its newest while none is best, or a step; mark the run as used."""
+    """Return the weights of a run's best model, of its newest if none is best, or of a step; mark the run as used."""
     run, at, step = name.partition("@")
     folder, weights = find_run(run).folder, None
     if not at:

@@ -1,4 +1,4 @@
-"""Files with captions: in a list, or in a text beside each file."""
+"""Files with captions: in a list, or in a text file beside each."""
 
 import reprlib
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ _PICTURE_FOLDERS = ("images", "Images", "flickr30k_images", "Flicker8k_Dataset")
 def read_caption_list(
     path: Path, folder: Path | None = None, column: str | None = None, notes: list[str] | None = None
 ) -> list[RawExample]:
-    """Read the files that a list names, each once with all of its captions, whatever lines they stand on.
+    """Read the files that a list names, each once with its captions from all lines.
 
     Args:
-        folder: What paths are relative to, in place of the list's own folder. One that exists only in the working
-            folder is relative to that: so are those in the records of an earlier run.
+        folder: Folder that paths are relative to; by default that of the list. Paths that exist only in the working
+            folder, as in the records of an earlier run, are relative to that.
         column: The column of the captions.
-        notes: Takes what the user should know about the list.
+        notes: Receives remarks for the user about the list.
 
     Raises:
-        UsageError: The list is damaged, names no files, has no captions, or captions parts of a video.
+        UsageError: The list is damaged, names no files, has no captions, or has captions of parts of a video.
     """
     base = folder or path.parent
     folders = [base, Path(), *(base / name for name in _PICTURE_FOLDERS)]
@@ -35,23 +35,25 @@ def read_caption_list(
     for where, record in read_table(path, column, notes):
         name = record[_path_column(record, column, where)]
         if not isinstance(name, str) or not name.strip():
-            raise UsageError(f"{where} holds {reprlib.repr(name)} in place of a path")
+            raise UsageError(f"{where} has {reprlib.repr(name)} instead of a path")
         if _starts_later(record):
-            raise UsageError(f"{where} captions a part of {name}", "cut it out, for an example is a whole file")
+            raise UsageError(
+                f"{where} describes a part of {name}", "an example is a whole file: cut the part out first"
+            )
         split = record.get("split")
         if not isinstance(split, str | None):
-            raise UsageError(f"{where} holds {reprlib.repr(split)} in place of a split")
+            raise UsageError(f"{where} has {reprlib.repr(split)} instead of a split")
         split = split_of(split) if split else None
         if not (entry := entries.get(name)):
             entry = entries[name] = RawExample(name, find_file(name, folders) or base / name, split, [])
         if entry.split != split:
-            raise UsageError(f"{where} puts {name} into another split than a line before")
+            raise UsageError(f"{where} puts {name} into another split than an earlier line")
         entry.captions.extend(_captions(record, column, where))
     return list(entries.values())
 
 
 def read_sidecars(folder: Path) -> list[RawExample]:
-    """Read the pictures and videos that have a text of the same name beside them, a caption a line.
+    """Read the pictures and videos that have a text file of the same name beside them, with one caption per line.
 
     img2dataset and video2dataset write `00000/000000000.jpg` with `00000/000000000.txt`. Files below a folder that is
     named after a split belong to that split. No entries are returned if no file has a text.
@@ -91,7 +93,7 @@ def _missing(record: Mapping[str, Any], what: str, usual: tuple[str, ...], where
 
 
 def _starts_later(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is of a part of a video that is not its first, so that others are of other parts."""
+    """Return whether a record is about a later part of a video, so that others are about other parts."""
     try:
         return float(record.get("start") or 0) > 0
     except (TypeError, ValueError, OverflowError):  # the user's own column
@@ -99,16 +101,16 @@ def _starts_later(record: Mapping[str, Any]) -> bool:
 
 
 def _captions(record: Mapping[str, Any], column: str | None, where: str) -> list[Any]:
-    """Return what a record says of its file; one of a failed video says nothing."""
+    """Return the captions of a record; a failed video has none."""
     if record.get("status") == "error":
         return []
     if not (name := choose_column(record, CAPTIONS, column)):
         raise _missing(record, "captions", CAPTIONS, where)
-    said = record[name]
-    if isinstance(said, str) and said.startswith('["') and said.endswith('"]'):  # a list in a cell, as Hugging Face has
+    value = record[name]
+    if isinstance(value, str) and value.startswith('["') and value.endswith('"]'):  # Hugging Face's lists in cells
         with suppress(ValueError):
-            said = parse_json(said)
-    captions = said if isinstance(said, list) else [said]
+            value = parse_json(value)
+    captions = value if isinstance(value, list) else [value]
     for caption in captions:
         if isinstance(caption, str):
             require_utf8(caption, where)

@@ -1,4 +1,4 @@
-"""Folders that are classes, with the pictures or videos of each."""
+"""Data sets for classification: a folder of pictures or videos for each class."""
 
 import re
 from collections import Counter
@@ -13,8 +13,8 @@ _NAMES = "classes.json"
 _IMAGENET = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "classnames.txt", "synset_words.txt", "words.txt")
 _WNID = re.compile(r"n\d{8}")
 
-# ImageNet calls two classes "crane" and two "maillot"; CLIP's authors call them so.
-_TELLING = {
+# ImageNet has two classes "crane" and two "maillot"; these are the names of CLIP's authors.
+_DISTINCT_NAMES = {
     "n02012849": "crane bird",
     "n03126707": "construction crane",
     "n03710637": "maillot",
@@ -23,24 +23,24 @@ _TELLING = {
 
 
 def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter = SILENT) -> dict[str, list[Path]]:
-    """The files of each class: a class is a folder, `golden_retriever` the class "golden retriever".
+    """Return the files of each class. The folder `golden_retriever` is the class "golden retriever".
 
     A `classes.json` in the folder, {"n02099601": "golden retriever"}, names those that it lists. Folders that are
     ImageNet's wnids are named by one of ImageNet's own lists in the folder or beside it.
 
     Args:
-        names_file: Names them in place of these files: any of their forms.
+        names_file: File of class names to use instead, in any of these formats.
         reporter: Receives notes on files that were skipped because they cannot be read.
 
     Raises:
-        UsageError: there are no two classes, one is empty, or two have one name; or a file of names is damaged, or a
-            folder is a wnid without a name.
+        UsageError: There are fewer than two classes, one is empty, or two have the same name; or a file of names is
+            damaged, or a folder is a wnid without a name.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is not a folder", "it holds a folder of pictures or videos for each class")
+        raise UsageError(f"{data} is not a folder", "it must have a folder of pictures or videos for each class")
     folders = sorted(entry for entry in data.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(folders) < 2:
-        raise UsageError(f"{data} has no two folders, which would be classes to tell apart")
+        raise UsageError(f"{data} has fewer than two folders", "each folder is a class")
     names = read_names(names_file) if names_file else _names(data / _NAMES, folders)
     wnids = [folder.name for folder in folders if _WNID.fullmatch(folder.name)]
     if any(wnid not in names for wnid in wnids) and not names_file:
@@ -50,7 +50,7 @@ def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter
         some = f"{len(unnamed)} of {len(folders)} folders in {data} are numbers, not names of classes: {unnamed[0]}"
         raise UsageError(some, f"put {_IMAGENET[0]} there, or give their names by --class-names FILE")
     repeated = {name for name, count in Counter(names[wnid] for wnid in wnids).items() if count > 1}
-    names |= {wnid: _TELLING[wnid] for wnid in wnids if names[wnid] in repeated and wnid in _TELLING}
+    names |= {wnid: _DISTINCT_NAMES[wnid] for wnid in wnids if names[wnid] in repeated and wnid in _DISTINCT_NAMES}
     classes: dict[str, list[Path]] = {}
     for folder in folders:
         name = names.get(folder.name, folder.name.replace("_", " "))
@@ -69,7 +69,7 @@ def read_names(path: Path) -> dict[str, str]:
     {"0": ["n01440764", "tench"]}.
 
     Raises:
-        UsageError: the file cannot be read or has another form.
+        UsageError: The file cannot be read or has another format.
     """
     hint = "lines as in: n01440764 tench"
     if path.suffix.lower() == ".json":
@@ -101,8 +101,8 @@ def _names(path: Path, folders: list[Path]) -> dict[str, str]:
         return {}
     names = read_json(path)
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
-        raise UsageError(f"{path} is no object of names", 'it looks like {"n02099601": "golden retriever"}')
+        raise UsageError(f"{path} is not a JSON object of names", 'for example: {"n02099601": "golden retriever"}')
     unknown = names.keys() - {folder.name for folder in folders}
     if unknown:
-        raise UsageError(f"{path} names {min(unknown)!r}, which is no folder beside it")
+        raise UsageError(f"{path} names {min(unknown)!r}, but there is no such folder")
     return names

@@ -12,11 +12,11 @@ from .dataset import RawExample, find_file, image_id, split_of
 def read_coco(
     path: Path, split: str, folders: Sequence[Path], others: Sequence[Path] = ()
 ) -> tuple[list[RawExample], dict[str, int]]:
-    """Read the pictures of a `captions_train2017.json` and the like, and count what was left out.
+    """Read the pictures of a `captions_train2017.json` or similar, and count what was left out.
 
     Args:
-        folders: Where the pictures may be. Each is looked for in all of them.
-        others: Where those may be that no folder has, see `_find_pictures`.
+        folders: Folders to search for each picture.
+        others: Folders to search for the others, see `_find_pictures`.
 
     Raises:
         UsageError: The file is damaged or of another kind, or two pictures have one id.
@@ -45,7 +45,7 @@ def read_karpathy(path: Path, folders: Sequence[Path]) -> list[RawExample]:
     """Read the pictures of a `dataset_coco.json` or `dataset_flickr30k.json` (Karpathy and Fei-Fei, arXiv 1412.2306).
 
     Args:
-        folders: Where the pictures, or the folders that the file names, may be.
+        folders: Folders of the pictures, or of the folders that the file names.
 
     Raises:
         UsageError: The file is damaged or of another kind.
@@ -82,11 +82,11 @@ def _karpathy_entry(image: Any, where: str) -> RawExample:
 def _find_pictures(
     names: Sequence[str], source: Path, folders: Sequence[Path], others: Sequence[Path] = ()
 ) -> list[Path]:
-    """Return where pictures are, or would be in the first folder if they are missing.
+    """Return the paths of pictures; missing ones are assumed in the first folder.
 
-    Where no picture is found by its name, which may begin with folders, all are looked for by the last part of it. The
-    other folders hold pictures of other splits: one is only searched if none of its files is called like one in the
-    folders, for there may be a 0001.png in each.
+    If no picture is found by its name, which may begin with folders, all are searched by the last part of it. The
+    other folders hold pictures of other splits: they are only searched if they share no file name with the folders, as
+    each may have a 0001.png.
 
     Raises:
         UsageError: None is found.

@@ -1,4 +1,4 @@
-"""Pictures and videos with the captions that people gave them."""
+"""Pictures and videos with reference captions."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from ..media.discover import is_image
 
 Split = Literal["train", "val", "test"]
 
-# The names that splits go by. Karpathy's restval is what he left of COCO's val: papers train on it.
+# Names of splits. Karpathy's restval is the rest of COCO's val, on which papers train.
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "restval": "train",
@@ -27,17 +27,17 @@ _SPLITS: dict[str, Split] = {
 
 
 class RawExample(NamedTuple):
-    """What a source says of one file."""
+    """One file as a source lists it, before captions are checked."""
 
     id: str
     path: Path
-    split: str | None  # None: it does not say
-    captions: list[Any]  # as they stand there, texts or not
+    split: str | None  # None if the source names none
+    captions: list[Any]  # not necessarily text
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture or video, and what can be said of it."""
+    """A picture or video and its captions. The repr is part of the keys by which training runs resume."""
 
     path: Path
     captions: tuple[str, ...]  # one or more, in the source's order
@@ -49,20 +49,20 @@ class Dataset:
     """The examples of one split."""
 
     source: Path  # the file that was read
-    split: Split | None  # None: the source knows no splits, and this is all of it
+    split: Split | None  # None if the source has no splits
     examples: tuple[Example, ...]
-    left_out: Mapping[str, int]  # what was no example, as in "empty captions": 3
-    notes: tuple[str, ...] = ()  # what the user should know about the source
+    left_out: Mapping[str, int]  # how many of what was skipped, as in "empty captions": 3
+    notes: tuple[str, ...] = ()  # remarks on the source for the user
 
     @property
     def captions(self) -> int:
-        """How many captions the examples have in all."""
+        """Number of captions of all examples."""
         return sum(len(example.captions) for example in self.examples)
 
     def without(self, paths: Collection[Path]) -> "Dataset":
-        """The same but for the examples at these paths."""
-        gone = frozenset(paths)
-        return replace(self, examples=tuple(example for example in self.examples if example.path not in gone))
+        """Return the data set without the examples at these paths."""
+        removed = frozenset(paths)
+        return replace(self, examples=tuple(example for example in self.examples if example.path not in removed))
 
 
 def drop_missing(dataset: Dataset) -> tuple[Dataset, UsageError | None]:
@@ -95,12 +95,12 @@ def _has_content(path: Path) -> bool:
 
 
 def split_of(name: str) -> str:
-    """The split that goes by this name: `validation` is val. A name that is none stays itself."""
+    """Return the split of this name: `validation` is val. Other names are returned unchanged."""
     return _SPLITS.get(name.lower(), name)
 
 
 def no_split(source: Path, split: Split, found: Iterable[str]) -> UsageError:
-    """The error of a source that has other splits than the wanted one."""
+    """Return the error of a source that has other splits than the requested one."""
     hint = f"a {split} split is captions_{split}2017.json with {split}2017/, or the entries whose split is {split!r}"
     return UsageError(f"{source} has no {split} split, only {', '.join(sorted(found))}", hint)
 
@@ -123,7 +123,7 @@ def image_id(value: object) -> str:
 def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     """Return the file of this name in the first folder that has it.
 
-    Backslashes separate folders, as on Windows, where no file has that very name.
+    If no file has the exact name, backslashes separate folders, as on Windows.
     """
     for form in dict.fromkeys((name, name.replace("\\", "/"))):
         for folder in folders:
@@ -139,20 +139,20 @@ def gather(
     left_out: Mapping[str, int] | None = None,
     notes: Iterable[str] = (),
 ) -> Dataset:
-    """The examples of a split, out of the entries of all. Entries that know no split stand for any.
+    """Return the examples of a split from the entries of all. Entries without a split count for any.
 
     Raises:
-        UsageError: there are none.
+        UsageError: There are none.
     """
     by_split: dict[str | None, list[RawExample]] = {}
     for entry in entries:
         by_split.setdefault(entry.split, []).append(entry)
-    unsaid = by_split.pop(None, [])
+    without_split = by_split.pop(None, [])
     if by_split and split not in by_split:
         raise no_split(source, split, filter(None, by_split))
     counts = Counter(left_out or {})
-    counts["entries without a split"] += len(unsaid) if by_split else 0
-    examples = tuple(_examples(by_split.get(split, unsaid), counts))
+    counts["entries without a split"] += len(without_split) if by_split else 0
+    examples = tuple(_examples(by_split.get(split, without_split), counts))
     if not examples:
         raise UsageError(f"{source} has no file with a caption")
     return Dataset(source, split if by_split else None, examples, dict(+counts), tuple(notes))
@@ -173,5 +173,5 @@ def _examples(entries: Iterable[RawExample], counts: Counter[str]) -> Iterator[E
 
 
 def _text(caption: object) -> str:
-    """A caption without blanks around it and without half characters, which JSON can hold; empty if it is no text."""
+    """Strip a caption and remove lone surrogates, which JSON can hold; empty if it is not text."""
     return caption.encode("utf-8", "ignore").decode().strip() if isinstance(caption, str) else ""

@@ -1,4 +1,4 @@
-"""From a folder to the data set that is in it."""
+"""Recognition of the data set in a folder."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ _HINT = (
 
 
 def find_dataset(data: Path, split: Split, karpathy: Path | None = None, images: Path | None = None) -> Dataset:
-    """The examples of one split of the data set in a folder, told by its layout.
+    """Return the examples of one split of the data set in a folder, recognized by its layout.
 
     The first of these that exists is read: a Karpathy split (`dataset_coco.json`), COCO's annotations (of any year; the
     latest that has pictures), a list with captions, and a text beside each file (see `caption_lists.read_sidecars`). A
@@ -32,11 +32,11 @@ def find_dataset(data: Path, split: Split, karpathy: Path | None = None, images:
 
     Args:
         data: The folder, or a list itself; `list.csv:column` names the column of captions.
-        karpathy: A Karpathy split in place of the folder's own.
-        images: Where the pictures are, in place of the folder itself.
+        karpathy: A Karpathy split to use instead of the folder's own.
+        images: Folder of the pictures; by default the folder itself.
 
     Raises:
-        UsageError: Nothing is found, or not this split, or what is found is damaged.
+        UsageError: No data set is found, it lacks this split, or it is damaged.
     """
     path, column = split_column(str(data))
     if path.suffix and path.suffix.lower() in SUFFIXES and not path.is_dir():
@@ -60,7 +60,7 @@ def _karpathy(data: Path) -> Path | None:
 
 
 def _annotations(data: Path) -> dict[str, list[Path]]:
-    """The annotations of each split, the latest year first."""
+    """Return the annotations of each split, the latest year first."""
     by_split: dict[str, list[Path]] = {}
     for file in sorted([*data.glob("annotations/*.json"), *data.glob("*.json")], key=lambda file: file.name):
         if named := _COCO.fullmatch(file.name):
@@ -81,7 +81,7 @@ def _coco(data: Path, split: Split, annotations: dict[str, list[Path]], images: 
 
 
 def _pictures(top: Path, annotations: Path) -> list[Path]:
-    """Return where the pictures of a `captions_val2017.json` may be: in a `val2017`."""
+    """Return the folders that may hold the pictures of a `captions_val2017.json`: each `val2017`."""
     name = annotations.stem.removeprefix("captions_")
     return [top / name, top / "images" / name]
 

@@ -1,1 +1,1 @@
-"""How good captions and vectors are, as papers count it."""
+"""Evaluation of captions and embeddings with the metrics of papers."""

@@ -1,4 +1,4 @@
-"""Captions of models and of people, from the files that others write."""
+"""Captions of models and reference captions, from files in common formats."""
 
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ _NAMED = 3  # pictures that a message names
 
 @dataclass(frozen=True)
 class References:
-    """Captions by people."""
+    """Reference captions."""
 
     captions: dict[str, list[str]]  # picture -> its captions
     files: dict[str, str]  # picture -> its file, where the references name one
@@ -38,7 +38,7 @@ def read_predictions(path: Path, notes: list[str] | None = None) -> dict[str, st
     them (`t - shirt`), as open_clip's published scores are. `list.csv:column` names the column of captions.
 
     Args:
-        notes: Takes what the user should know about a table.
+        notes: Receives remarks for the user about a table.
 
     Raises:
         UsageError: The file is missing or damaged, or has several captions for a picture.
@@ -53,11 +53,11 @@ def read_predictions(path: Path, notes: list[str] | None = None) -> dict[str, st
 
 
 def read_references(path: Path, split: str = "test", notes: list[str] | None = None) -> References:
-    """Read captions by people: COCO annotations, a Karpathy split, an object of lists of captions, or a table.
+    """Read reference captions: COCO annotations, a Karpathy split, an object of lists of captions, or a table.
 
     Args:
         split: Of a Karpathy split file, the pictures to take.
-        notes: Takes what the user should know about a table.
+        notes: Receives remarks for the user about a table.
 
     Raises:
         UsageError: The file is missing or damaged, or has no captions.
@@ -76,12 +76,12 @@ def read_references(path: Path, split: str = "test", notes: list[str] | None = N
 
 
 def matched(predictions: Mapping[str, str], references: References) -> dict[str, str]:
-    """Predictions under the names that the references give their pictures.
+    """Rename the pictures of predictions as in the references.
 
-    A picture is found by its id, else by its file's path, name or stem. What is not found keeps its own name.
+    A picture is found by its id, else by its file's path, name or stem. Others keep their names.
 
     Raises:
-        UsageError: a name fits several pictures, or several predictions one.
+        UsageError: A name fits several pictures, or several predictions one.
     """
     named: dict[str, str] = {}
     aliases = _aliases(references)
@@ -107,7 +107,7 @@ def _coco(path: Path, content: Mapping[str, Any]) -> References:
 
 
 def _karpathy(path: Path, images: list[Any], split: str) -> References:
-    """https://cs.stanford.edu/people/karpathy/deepimagesent: all splits of a data set in one file."""
+    """Read one split of https://cs.stanford.edu/people/karpathy/deepimagesent: a file has all splits of a data set."""
     captions, files, splits = {}, {}, set()
     for number, image in enumerate(images):
         where = f"images[{number}] of {path}"
@@ -167,10 +167,10 @@ def _captions(path: Path, content: Any, column: str | None, hint: str) -> Iterat
         try:
             name = picture if isinstance(picture, str) else image_id(picture)
         except ValueError:
-            raise UsageError(f"{where} holds {reprlib.repr(picture)} in place of a picture", hint) from None
+            raise UsageError(f"{where} has {reprlib.repr(picture)} instead of a picture", hint) from None
         for caption in captions if isinstance(captions, list) else [captions]:
             if not isinstance(caption, str):
-                raise UsageError(f"{where} holds {reprlib.repr(caption)} in place of a caption", hint)
+                raise UsageError(f"{where} has {reprlib.repr(caption)} instead of a caption", hint)
             require_utf8(caption, where)
             yield name, caption
 

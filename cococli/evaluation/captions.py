@@ -1,4 +1,4 @@
-"""Caption metrics as papers count them: BLEU, METEOR, ROUGE-L, CIDEr and SPICE by pycocoevalcap."""
+"""Caption metrics of papers: BLEU, METEOR, ROUGE-L, CIDEr and SPICE by pycocoevalcap."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class CaptionScores:
 
     corpus: dict[str, float]  # metric -> score of all pictures
     each: dict[str, dict[str, float]]  # picture -> metric -> score
-    notes: list[str]  # what was left out, or counts otherwise than in papers
+    notes: list[str]  # omissions and differences from papers
 
 
 def score_captions(
@@ -38,10 +38,10 @@ def score_captions(
         predictions: Picture -> caption.
         references: Picture -> captions; those pictures are scored.
         metrics: Of `METRICS`.
-        java_tokens: Whether to tokenize by Java, where it is there, as papers do. Starting it takes a second.
+        java_tokens: Tokenize with Java if it is installed, as papers do. Starting it takes a second.
 
     Raises:
-        UsageError: a metric is unknown, a picture has no prediction or no references, or pycocoevalcap is missing.
+        UsageError: A metric is unknown, a picture has no prediction or no references, or pycocoevalcap is missing.
     """
     wanted = list(metrics)
     _check(predictions, references, wanted)
@@ -66,10 +66,10 @@ def score_captions(
 
 
 def check_installed() -> None:
-    """Fail before work that pycocoevalcap is needed for only at its end.
+    """Check that pycocoevalcap is installed, before work that needs it only at the end.
 
     Raises:
-        UsageError: it is missing.
+        UsageError: It is missing.
     """
     try:
         import pycocoevalcap.cider.cider
@@ -82,7 +82,7 @@ def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str
     check_installed()
     for name in metrics:
         if name not in METRICS:
-            raise UsageError(f"{name} is none of the metrics {', '.join(METRICS)}")
+            raise UsageError(f"unknown metric {name}: choose from {', '.join(METRICS)}")
     if not references:
         raise UsageError("there are no references")
     if bare := [picture for picture, captions in references.items() if not captions]:
@@ -109,7 +109,7 @@ def _some(pictures: Sequence[str]) -> str:
 def _tokenized(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], notes: list[str], java_tokens: bool
 ) -> tuple[Tokenized, Tokenized]:
-    """Tokens of the references and of the predictions, without punctuation."""
+    """Tokenize the references and the predictions, without punctuation."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
     captions = [caption for own in references.values() for caption in own]

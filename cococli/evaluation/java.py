@@ -20,11 +20,11 @@ _UTF8 = "-Dfile.encoding=UTF-8"  # else what Java up to 17 reads depends on the 
 
 
 class JavaError(Exception):
-    """Java cannot do it, and why."""
+    """A failure of Java, and its cause."""
 
 
 def tokenize(captions: Sequence[str]) -> list[str]:
-    """Captions as `PTBTokenizer` leaves them: lower case, blanks between tokens. Captions must be one line each.
+    """Tokenize captions of one line each with `PTBTokenizer`: lower case, blanks between tokens.
 
     Raises:
         JavaError: Java is missing or fails.
@@ -32,12 +32,12 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     command = [_UTF8, "-cp", _TOKENIZER, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = _run(command, "tokenizer", len(captions), "".join(f"{caption}\n" for caption in captions)).split("\n")[:-1]
     if len(lines) != len(captions):
-        raise JavaError(f"the tokenizer made {len(lines)} lines of {len(captions)}")
+        raise JavaError(f"the tokenizer returned {len(lines)} lines for {len(captions)}")
     return lines
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """METEOR of all pictures and of each, for tokenized captions.
+    """Compute METEOR of all pictures and of each, for tokenized captions.
 
     Raises:
         JavaError: Java is missing or fails.
@@ -59,7 +59,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
 
 
 def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """SPICE of all pictures and of each, for tokenized captions. Its models are never downloaded.
+    """Compute SPICE of all pictures and of each, for tokenized captions. Its models are never downloaded.
 
     Raises:
         JavaError: Java or the models are missing, or SPICE fails.
@@ -77,7 +77,7 @@ def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
             found = {entry["image_id"]: float(entry["scores"]["All"]["f"]) for entry in json.loads(scores.read_text())}
             each = [found[number] for number in range(len(predictions))]
         except (OSError, ValueError, KeyError, TypeError):
-            raise JavaError("SPICE left no scores") from None
+            raise JavaError("SPICE returned no scores") from None
     return sum(each) / len(each), each
 
 
@@ -97,7 +97,7 @@ def _ask_meteor(
 
 
 def _run(arguments: Sequence[str], folder: str, captions: int, text: str = "") -> str:
-    """What Java writes to its stdout."""
+    """Run Java and return its stdout."""
     _check_java()
     try:
         done = subprocess.run(
@@ -110,14 +110,14 @@ def _run(arguments: Sequence[str], folder: str, captions: int, text: str = "") -
     except (OSError, subprocess.TimeoutExpired):
         raise JavaError("java fails, or takes too long") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
-        raise JavaError(f"java fails: {said.splitlines()[0]}")  # of a trace, the first line tells what happened
+        message = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
+        raise JavaError(f"java fails: {message.splitlines()[0]}")
     return done.stdout.decode(errors="replace")
 
 
 def _check_java() -> None:
     if not shutil.which("java"):
-        raise JavaError("there is no java")
+        raise JavaError("java is not installed")
 
 
 def _seconds(captions: int) -> float:
@@ -125,7 +125,7 @@ def _seconds(captions: int) -> float:
 
 
 def _folder() -> Path:
-    """Where pycocoevalcap keeps its archives."""
+    """Return the folder of pycocoevalcap's archives."""
     import pycocoevalcap
 
     return Path(next(iter(pycocoevalcap.__path__)))

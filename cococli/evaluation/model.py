@@ -1,4 +1,4 @@
-"""How well a model tells of pictures: its captions and vectors against those of people."""
+"""Scores of a model: captions, retrieval and classification."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -27,18 +27,19 @@ def measure_captions(
         java_tokens: See `captions.score_captions`.
 
     Raises:
-        UsageError: an example has no caption, or pycocoevalcap is missing.
+        UsageError: An example has no caption, or pycocoevalcap is missing.
     """
     references = {example.id: example.captions for example in dataset.examples}
-    told = [example for example in dataset.examples if str(example.path) in captions]
-    predictions = {example.id: captions[str(example.path)] for example in told}
+    predictions = {
+        example.id: captions[str(example.path)] for example in dataset.examples if str(example.path) in captions
+    }
     raw = {example: decode(encode(caption)) for example, caption in predictions.items()}
     scores = score_captions(raw, references, metrics, java_tokens)
     return Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references)))
 
 
 def measure_retrieval(dataset: Dataset, images: np.ndarray, texts: np.ndarray) -> Report:
-    """Find pictures by their captions, and the other way round.
+    """Measure recall of pictures by their captions, and of captions by their pictures.
 
     Args:
         images: [N, D], of the examples.
@@ -55,11 +56,11 @@ def measure_retrieval(dataset: Dataset, images: np.ndarray, texts: np.ndarray) -
 def measure_classes(
     images: np.ndarray, labels: Sequence[int], classes: Sequence[str], embed_texts: EmbedTexts, templates: Sequence[str]
 ) -> Report:
-    """Put pictures into classes by the classes' names.
+    """Measure zero-shot classification of pictures.
 
     Args:
         images: [N, D].
-        labels: Place of each picture's class among the classes.
+        labels: Index of each picture's class.
         embed_texts: T texts -> [T, D].
         templates: Sentences with `{}` for the class.
     """
@@ -68,7 +69,7 @@ def measure_classes(
 
 
 def joined(*reports: Report) -> Report:
-    """The parts of several reports in one."""
+    """Join the parts of several reports."""
     return Report(
         captions=next((report.captions for report in reports if report.captions), None),
         retrieval=next((report.retrieval for report in reports if report.retrieval), None),
@@ -79,5 +80,5 @@ def joined(*reports: Report) -> Report:
 
 
 def vectors_of(index: Index, names: Iterable[str]) -> np.ndarray:
-    """[K, D] float32, of tasks that have one entry each in an index."""
+    """Return the vectors [K, D] float32 of tasks that have one entry each in an index."""
     return np.asarray(index.vectors[index.rows_of(names)], np.float32)

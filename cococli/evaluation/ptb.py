@@ -1,6 +1,6 @@
-"""Tokens of captions without Java: what Stanford's PTBTokenizer 3.4.1 makes of English that people write.
+"""Tokenization of captions as by Stanford's PTBTokenizer 3.4.1, without Java.
 
-One difference stays: where a caption ends in an abbreviation, Java looks on into the next one to tell what the dot is.
+One difference remains: if a caption ends in an abbreviation, Java reads the next caption to interpret the dot.
 """
 
 import html
@@ -49,7 +49,7 @@ _WRITTEN = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-"
 
 
 def tokenize(caption: str) -> str:
-    """A caption in lower case, blanks between its tokens; emoji are dropped, as Java does."""
+    """Lowercase a caption and put blanks between its tokens; emoji are dropped, as by Java."""
     plain = "".join(char for char in caption.translate(_SPELLED) if char <= "\uffff")
     return " ".join(map(_written, _TOKEN.findall(plain)))
 

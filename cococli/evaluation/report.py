@@ -1,4 +1,4 @@
-"""What an evaluation found: for a table, for JSON, and by example, the worst first."""
+"""Report of an evaluation, as a table and as JSON, with the worst examples."""
 
 import math
 from collections import Counter
@@ -13,15 +13,15 @@ from .retrieval import Recall
 from .zeroshot import Accuracy
 
 WORST = 10  # examples
-_RANKED_BY = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")  # what tells bad captions apart; the first that was counted
+_RANKED_BY = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")  # the first that was measured ranks captions
 
 
 @dataclass(frozen=True)
 class WorstExample:
-    """Something that went badly."""
+    """An example with a low score."""
 
     what: str  # the picture, the text or the class
-    by: str  # what tells how badly: a metric, "rank" or "accuracy"
+    by: str  # a metric, "rank" or "accuracy"
     score: float
     got: str
     wanted: str
@@ -29,7 +29,7 @@ class WorstExample:
 
 @dataclass(frozen=True)
 class Report:
-    """The parts of an evaluation that were asked for."""
+    """Results of the requested parts of an evaluation."""
 
     captions: CaptionScores | None = None
     retrieval: Recall | None = None
@@ -43,11 +43,11 @@ class Report:
         return dict(self._measures())
 
     def rows(self) -> list[tuple[str, str]]:
-        """Measures and their values, all times 100 as papers print them: CIDEr 125.3, recall@1 45.7."""
+        """Return the names and values of all measures, times 100 as in papers: CIDEr 125.3, recall@1 45.7."""
         return [(name, f"{100 * value:.1f}") for name, value in self._measures()]
 
     def worst_of_each(self, count: int) -> list[WorstExample]:
-        """The first few examples of each part."""
+        """Return the first few examples of each part."""
         taken: Counter[str] = Counter()
         chosen = []
         for example in self.worst:
@@ -57,7 +57,7 @@ class Report:
         return chosen
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, as the metrics define them: 0..1, CIDEr 0..10. None is what could not be counted."""
+        """Return the fields for JSON, in the units of the metrics: 0..1, CIDEr 0..10; None if not finite."""
         fields: dict[str, Any] = {"scores": {name: _number(value) for name, value in self._measures()}}
         if self.captions:
             fields["notes"] = self.captions.notes
@@ -94,7 +94,7 @@ class Report:
 def worst_captions(
     scores: CaptionScores, predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], count: int = WORST
 ) -> list[WorstExample]:
-    """The pictures with the lowest CIDEr, or another metric where that was not counted."""
+    """Return the pictures with the lowest CIDEr, or another metric if that was not measured."""
     metric = next((name for name in _RANKED_BY if name in scores.corpus), None)
     if metric is None:
         return []
@@ -110,14 +110,14 @@ def worst_captions(
 def worst_texts(
     recall: Recall, texts: Sequence[str], images: Sequence[str], image_of_text: np.ndarray, count: int = WORST
 ) -> list[WorstExample]:
-    """The texts whose image comes latest, with its rank."""
+    """Return the texts whose image has the highest rank."""
     latest = np.argsort(-recall.text_ranks, kind="stable")[:count]
     ranks = recall.text_ranks.tolist()
     return [WorstExample(texts[text], "rank", ranks[text], "", images[image_of_text[text]]) for text in latest]
 
 
 def worst_classes(accuracy: Accuracy, classes: Sequence[str], count: int = WORST) -> list[WorstExample]:
-    """The classes that are recognized least, with what they are most often taken for."""
+    """Return the classes with the lowest accuracy, with the class that each is confused with most."""
     taken_for = {confusion.label: classes[confusion.taken_for] for confusion in reversed(accuracy.confusions)}
     labels = sorted(accuracy.per_class, key=lambda label: accuracy.per_class[label])[:count]
     return [

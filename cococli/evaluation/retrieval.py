@@ -1,4 +1,4 @@
-"""Recall among the first k, from pictures to texts and back, as CLIP_benchmark counts it."""
+"""Recall@k from pictures to texts and from texts to pictures, as in CLIP_benchmark."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _TIE = 1e-6  # cosines in float32 that are nearer than this are equal
 
 @dataclass(frozen=True)
 class Recall:
-    """How often what belongs together is found, and at which rank: 1 is the nearest."""
+    """Recall@k in both directions, and ranks, of which 1 is the nearest."""
 
     text_to_image: dict[int, float]  # k -> share of texts whose image is among the first k, 0..1
     image_to_text: dict[int, float]  # k -> share of images with one of their texts among the first k, 0..1
@@ -23,16 +23,16 @@ class Recall:
 
 
 def recall(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, ks: Iterable[int] = KS) -> Recall:
-    """Recall both ways, with any number of texts per image.
+    """Measure recall in both directions, with any number of texts per image.
 
     Args:
         images: [N, D], of any length.
         texts: [M, D], of any length.
-        image_of_text: [M] int: which image each text tells of.
+        image_of_text: [M] int: index of each text's image.
 
     Raises:
-        UsageError: a text without its image, or an image without a text.
-        ModelError: a vector is zero or no numbers.
+        UsageError: A text has no image, or an image no text.
+        ModelError: A vector is zero or not finite.
     """
     image_of_text, every_image = np.asarray(image_of_text), np.arange(len(images))
     if image_of_text.shape != (len(texts),):
@@ -51,9 +51,9 @@ def recall(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, ks:
 
 
 def ranks(queries: np.ndarray, targets: np.ndarray, query_groups: np.ndarray, target_groups: np.ndarray) -> np.ndarray:
-    """At which rank each query finds the first target of its own group.
+    """Return the rank at which each query finds the first target of its group.
 
-    A target of another group that is as near comes first: a model that maps everything to one point finds nothing.
+    Equally near targets of other groups rank first, so a model that maps everything to one point finds nothing.
 
     Args:
         queries: [Q, D] float32, L2-normalized.
@@ -73,15 +73,15 @@ def ranks(queries: np.ndarray, targets: np.ndarray, query_groups: np.ndarray, ta
 
 
 def share_within(ranks: np.ndarray, k: int) -> float:
-    """The share of ranks that are at most k."""
+    """Return the share of ranks that are at most k."""
     return float(np.mean(ranks <= k))
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:
-    """[N, D] -> [N, D] float32 of length 1.
+    """L2-normalize vectors: [N, D] -> [N, D] float32.
 
     Raises:
-        ModelError: a vector is zero or no numbers.
+        ModelError: A vector is zero or not finite.
     """
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -91,7 +91,7 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
 
 
 def _ranks_of(similarities: np.ndarray, query_groups: np.ndarray, target_groups: np.ndarray) -> np.ndarray:
-    """`ranks` for a block of queries [B] with similarities [B, T]."""
+    """Return `ranks` for a block of queries [B] with similarities [B, T]."""
     own = query_groups[:, None] == target_groups  # [B, T]
     nearest = np.where(own, similarities, -np.inf).max(axis=1, keepdims=True)
     return 1 + np.count_nonzero((similarities >= nearest - _TIE) & ~own, axis=1)

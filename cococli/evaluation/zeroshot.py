@@ -1,4 +1,4 @@
-"""Zero-shot classification: a picture is of the class whose description is nearest (Radford et al. 2021)."""
+"""Zero-shot classification: a picture belongs to the class with the nearest description (Radford et al. 2021)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ SETS = ("openai", "simple")  # the 80 templates of CLIP, and its 7 that do nearl
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often pictures of a class were taken for another."""
+    """Number of pictures of a class that were classified as another."""
 
     label: int
     taken_for: int
@@ -27,7 +27,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often pictures are put into their class."""
+    """Shares of pictures that are classified correctly."""
 
     top: dict[int, float]  # k -> share of pictures whose class is among the first k, 0..1
     per_class: dict[int, float]  # label -> share of its pictures whose class comes first; only labels with pictures
@@ -36,22 +36,22 @@ class Accuracy:
 
     @property
     def mean_per_class(self) -> float:
-        """The mean of the classes, each counting the same however many pictures it has."""
+        """Mean accuracy of the classes, regardless of their number of pictures."""
         return float(np.mean(list(self.per_class.values())))
 
 
 def read_templates(name_or_path: str) -> list[str]:
-    """A template set: one of `SETS`, or a file with a template a line, `{}` standing for the class.
+    """Read a template set: one of `SETS`, or a file with one template per line, `{}` standing for the class.
 
     Raises:
-        UsageError: it cannot be read, or a template has no `{}`.
+        UsageError: It cannot be read, or a template has no `{}`.
     """
     path = _TEMPLATES / f"{name_or_path}.txt" if name_or_path in SETS else Path(name_or_path)
     try:
         check_regular(path)
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no UTF-8 text") from None
+        raise UsageError(f"{path} is not UTF-8 text") from None
     except OSError as error:
         hint = f"the sets that come with coca are {' and '.join(SETS)}"
         raise UsageError(f"cannot read templates from {path}: {error.strerror}", hint) from None
@@ -67,7 +67,7 @@ def read_templates(name_or_path: str) -> list[str]:
 def classifier(
     embed_texts: Callable[[list[str]], np.ndarray], classes: Iterable[str], templates: Sequence[str]
 ) -> np.ndarray:
-    """A vector for each class: the mean of its normalized descriptions, normalized.
+    """Return a vector for each class: the normalized mean of its normalized descriptions.
 
     Args:
         embed_texts: T texts -> [T, D].
@@ -80,12 +80,12 @@ def classifier(
 
 
 def described(classes: Iterable[str], templates: Sequence[str]) -> list[list[str]]:
-    """The sentences that describe each class."""
+    """Return the sentences that describe each class."""
     return [[template.replace("{}", name) for template in templates] for name in classes]
 
 
 def accuracy(images: np.ndarray, labels: np.ndarray, classifier: np.ndarray, ks: Iterable[int] = KS) -> Accuracy:
-    """Put pictures into classes. A class that is as near as the picture's own comes first.
+    """Measure the accuracy of classification. A class that is as near as the picture's own counts as nearer.
 
     Args:
         images: [N, D], of any length.
@@ -93,8 +93,8 @@ def accuracy(images: np.ndarray, labels: np.ndarray, classifier: np.ndarray, ks:
         classifier: [C, D], L2-normalized.
 
     Raises:
-        UsageError: there is no picture.
-        ModelError: a vector is zero or no numbers.
+        UsageError: There is no picture.
+        ModelError: A vector is zero or not finite.
     """
     if not len(images):
         raise UsageError("there are no pictures to classify")

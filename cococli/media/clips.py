@@ -58,7 +58,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """How to read videos and pictures."""
+    """Frames, segments and preprocessing to read videos and pictures with."""
 
     sampling: Sampling
     segments: Segments

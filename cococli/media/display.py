@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture that a player shows."""
+"""Conversion of decoded frames to the picture that a player shows."""
 
 import math
 from fractions import Fraction
@@ -24,7 +24,7 @@ _TO_BT709 = np.array(  # light of BT.2020's primaries -> of BT.709's (ITU-R BT.2
 
 
 def is_ordinary(frame: Any, aspect: Fraction | None) -> bool:
-    """Whether a frame is shown by converting it to RGB as it says and turning it by quarters."""
+    """Return whether converting a frame to RGB by its tags and rotating it by quarter turns displays it correctly."""
     return not (
         _lacks_matrix(frame)
         or frame.interlaced_frame
@@ -35,10 +35,10 @@ def is_ordinary(frame: Any, aspect: Fraction | None) -> bool:
 
 
 def displayed(frame: Any, aspect: Fraction | None) -> np.ndarray:
-    """The picture that a player shows.
+    """Convert a frame to the picture that a player shows.
 
-    Its pixels are made square, of two interlaced fields the first is kept, HDR is brought to standard range, and
-    what lies on its side or is mirrored is put right. The matrix and range that the file names are heeded.
+    Pixels become square, the first of two interlaced fields is kept, HDR is mapped to standard range, and rotation and
+    mirroring are undone. The color matrix and range are those of the file.
 
     Args:
         frame: PyAV's, decoded.
@@ -64,12 +64,12 @@ def displayed(frame: Any, aspect: Fraction | None) -> np.ndarray:
 
 
 def _lacks_matrix(frame: Any) -> bool:
-    """Whether a frame names no matrix and is too large for the one that FFmpeg then takes, BT.601."""
+    """Return whether a frame has no color matrix and is too large for FFmpeg's default, BT.601."""
     return frame.colorspace == _UNKNOWN and (frame.width >= 1280 or frame.height > 576)
 
 
 def _size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
-    """Width and height with square pixels and no more of them than are of use. No side grows: an aspect may lie."""
+    """Return width and height with square pixels, at most `_LARGEST`. No side grows, as an aspect may be wrong."""
     width, height, wide = frame.width, frame.height, float(aspect or 1)
     if frame.interlaced_frame:  # the height stays, else fields would mix; without every second row it is half
         return max(round(width * min(wide / 2, 1)), 1), height
@@ -79,12 +79,12 @@ def _size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
 
 
 def _display_matrix(frame: Any) -> np.ndarray:
-    """[2, 2], where the unit vectors across and down a stored frame point to on the screen."""
+    """Return [2, 2]: the directions on screen of the unit vectors across and down a stored frame."""
     from av.sidedata.sidedata import Type
 
     try:
         data = frame.side_data.get(Type.DISPLAYMATRIX)
-    except ValueError:  # beside it lies what PyAV does not know, as Exif: the turn is told all the same
+    except ValueError:  # other side data that PyAV does not know, such as Exif; the rotation is still available
         turn = math.radians(frame.rotation)
         return np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     if data is None:
@@ -99,11 +99,11 @@ def _upright(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgb[:: -1 if down_y < 0 else 1, :: -1 if across_x < 0 else 1])
 
 
-# HDR to standard dynamic range: shown as stored, it would look dull beside the pictures that models were trained on.
+# HDR to standard dynamic range: shown as stored, it would be dull compared to the pictures that models were trained on.
 
 
 def to_standard(rgb: np.ndarray, transfer: int) -> np.ndarray:
-    """What an ordinary screen shows of a frame in PQ or HLG.
+    """Map a frame in PQ or HLG to standard dynamic range.
 
     Args:
         rgb: [H, W, 3] uint8, BT.2020.
@@ -125,7 +125,7 @@ def to_standard(rgb: np.ndarray, transfer: int) -> np.ndarray:
 
 
 def _pq_light(code: np.ndarray) -> np.ndarray:
-    """SMPTE ST 2084 -> light, where white is 1."""
+    """Convert SMPTE ST 2084 codes to light, where white is 1."""
     power = code ** (1 / 78.84375)
     return (
         10_000 / _WHITE * (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)
@@ -133,12 +133,12 @@ def _pq_light(code: np.ndarray) -> np.ndarray:
 
 
 def _hlg_scene(code: np.ndarray) -> np.ndarray:
-    """ARIB STD-B67 -> light of the scene, 0..1."""
+    """Convert ARIB STD-B67 codes to light of the scene, 0..1."""
     return np.where(code <= 0.5, code**2 / 3, (np.exp((code - 0.55991073) / 0.17883277) + 0.28466892) / 12)
 
 
 def _rolled_off(light: np.ndarray) -> np.ndarray:
-    """Light above the knee, which nears 1 and never passes it: white becomes 0.85, 1000 nits 0.98."""
+    """Compress light above the knee to below 1: white becomes 0.85, 1000 nits 0.98."""
     room = 1 - _KNEE
     return 1 - room**2 / (light - _KNEE + room)
 

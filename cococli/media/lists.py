@@ -17,7 +17,7 @@ def read_stdin(stdin: BinaryIO | None = None) -> Iterator[str]:
     """Yield the paths on stdin, or in another stream: one a line, or between NULs, as `find -print0` writes them.
 
     Raises:
-        UsageError: There is no path, or what comes is not text.
+        UsageError: No path is listed, or the input is not text.
     """
     stdin = stdin or getattr(sys.stdin, "buffer", None)
     try:
@@ -66,7 +66,7 @@ def _column(path: Path, wanted: str | None) -> Iterator[str]:
 def _path(value: Any, where: str) -> str:
     path = os.fsdecode(value) if isinstance(value, bytes) else value
     if not isinstance(path, str | None):
-        raise UsageError(f"{where} holds {reprlib.repr(path)} in place of a path")
+        raise UsageError(f"{where} has {reprlib.repr(path)} instead of a path")
     return path or ""
 
 

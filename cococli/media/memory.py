@@ -38,7 +38,7 @@ class ArrayReader:
 
 @contextmanager
 def open_input(source: Any) -> Iterator[Path | Reader]:
-    """Make readable what `ACCEPTED` lists, for as long as the block lasts.
+    """Make a source of one of the `ACCEPTED` kinds readable for the block.
 
     Raises:
         UsageError: It is something else.
@@ -58,7 +58,7 @@ def open_input(source: Any) -> Iterator[Path | Reader]:
 
 
 def _frames(source: Any) -> np.ndarray:
-    """[F, H, W, 3] uint8."""
+    """Convert an image, array or tensor to [F, H, W, 3] uint8."""
     if hasattr(source, "getexif") and hasattr(source, "convert"):  # PIL
         from .pictures import rgb_pixels
 
@@ -81,7 +81,7 @@ def _array(source: Any) -> np.ndarray:
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
-    """[H, W, 3], [3, H, W], [F, H, W, 3] or [F, 3, H, W] -> [F, H, W, 3]."""
+    """Move channels last: [H, W, 3], [3, H, W], [F, H, W, 3] or [F, 3, H, W] -> [F, H, W, 3]."""
     shape = list(array.shape)
     if len(shape) not in (3, 4) or 0 in shape or 3 not in (shape[-3], shape[-1]):
         raise UsageError(f"an array of shape {shape} is not RGB frames: pass [H, W, 3] or [F, H, W, 3]")
@@ -93,7 +93,7 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:
-    """Integers of 0..255, or floats of 0..1, -> uint8."""
+    """Convert integers of 0..255, or floats of 0..1, to uint8."""
     if array.dtype == np.uint8:
         return array
     most = {"i": 255, "u": 255, "f": 1}.get(array.dtype.kind)

@@ -1,8 +1,8 @@
-"""Where slides, pages and other large regions that stand still give way to others.
+"""Detection of page changes: slides, pages and other large static regions replaced by others.
 
-Thumbnails blur text away, so this works on small gray pictures in which lines of text are still apart, ten a second.
-They are compared block by block. Only blocks that stand still before and after a change take part in it, which leaves
-out films within pages; and a change is not a page that was scrolled, nor a small region, such as a line that is typed.
+Thumbnails blur text away, so this compares small gray pictures that still separate lines of text, ten per second, block
+by block. Only blocks that are static before and after a change count, which excludes films embedded in pages. Scrolling
+and changes of small regions, such as typed lines, do not count either.
 """
 
 from collections.abc import Iterator
@@ -73,12 +73,12 @@ def page_changes(pictures: np.ndarray, ticks: np.ndarray) -> Iterator[PageChange
 
 
 def _any_of(values: np.ndarray, length: int) -> np.ndarray:
-    """[N, B] bool -> [N - length + 1, B], whether any of so many in a row is true."""
+    """Return whether any of `length` consecutive values is true: [N, B] bool -> [N - length + 1, B]."""
     return np.lib.stride_tricks.sliding_window_view(values, length, axis=0).any(axis=-1)
 
 
 def _peaks(values: np.ndarray, least: float) -> Iterator[int]:
-    """The middle of the highest values of each run of values of at least so much."""
+    """Yield the index of the maximum of each run of values that are at least `least`; of equal ones, the middle."""
     high = np.flatnonzero(np.diff(values >= least, prepend=False, append=False))
     for begin, end in high.reshape(-1, 2):
         highest = np.flatnonzero(values[begin:end] == values[begin:end].max())
@@ -86,12 +86,12 @@ def _peaks(values: np.ndarray, least: float) -> Iterator[int]:
 
 
 def _strokes(picture: np.ndarray) -> np.ndarray:
-    """Differences from pixel to pixel along a row: they tell lines of text apart, and light does not matter."""
+    """Return differences from pixel to pixel along a row, which separate lines of text and ignore brightness."""
     return np.diff(picture.astype(np.float32), axis=-1, append=picture[..., -1:])
 
 
 def _by_block(values: np.ndarray) -> np.ndarray:
-    """Sum of values [HEIGHT, WIDTH] over blocks: [B]"""
+    """Sum values [HEIGHT, WIDTH] over blocks: [B]."""
     rows = np.add.reduce(values.reshape(_DOWN, _BLOCK, WIDTH), axis=1)
     return np.add.reduce(rows.reshape(_DOWN, _ACROSS, _BLOCK), axis=2).ravel()
 
@@ -102,7 +102,7 @@ def _largest(values: np.ndarray) -> np.ndarray:
 
 
 def _moving(pictures: np.ndarray) -> np.ndarray:
-    """[N - 1, B] whether a block changes from a picture to the next."""
+    """Return whether each block changes from a picture to the next: [N - 1, B]."""
     moving = np.zeros((max(1, len(pictures) - 1), _DOWN * _ACROSS), bool)
     for i, (before, after) in enumerate(pairwise(map(_strokes, pictures))):
         moving[i] = _differ(before, after)
@@ -110,15 +110,15 @@ def _moving(pictures: np.ndarray) -> np.ndarray:
 
 
 def _differ(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """[B] whether the strokes of a block moved."""
+    """Return whether the strokes of each block moved: [B]."""
     energy = _by_block(before**2 + after**2)
     return _by_block((before - after) ** 2) > _MOVING * (energy + _NOISE)
 
 
 def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
-    """How strongly the still blocks change from some strokes to others.
+    """Return how strongly the still blocks change from some strokes to others.
 
-    It is 0 unless they make up a large region, or most of what is shown, and they were not just scrolled.
+    It is 0 unless they form a large region, or most of the content, and were not just scrolled.
     """
     old, new = _by_block(before**2), _by_block(after**2)
     common = _by_block(before * after)
@@ -136,31 +136,31 @@ def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
 
 
 def _region(changed: np.ndarray) -> np.ndarray:
-    """Rows and columns of blocks [B] in which something changes, with the space between lines: [DOWN, ACROSS] bool"""
+    """Return the rows and columns of blocks [B] that change, with the space between lines: [DOWN, ACROSS] bool."""
     changed = changed.reshape(_DOWN, _ACROSS)
     return np.logical_and.outer(_closed(changed.sum(axis=1) > 1), _closed(changed.sum(axis=0) > 1))
 
 
 def _closed(line: np.ndarray) -> np.ndarray:
-    """A line of booleans without gaps of one or two."""
+    """Fill gaps of one or two in a line of booleans."""
     padded = np.pad(line, 2)
     left, right = padded[:-4] | padded[1:-3], padded[3:-1] | padded[4:]
     return line | (left & right)
 
 
 def scrolled(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a picture [HEIGHT, WIDTH] uint8, or what changes in it, is the one before, moved up, down or sideways."""
+    """Return whether a picture [HEIGHT, WIDTH] uint8, or its changed region, is the one before, scrolled."""
     return bool(_shift(_strokes(before), _strokes(after)))
 
 
 def _panned(pictures: np.ndarray) -> bool:
-    """Whether pictures move at an angle from one to the next. Slides are pushed along a side, cameras hardly ever."""
+    """Return whether pictures move diagonally, as cameras do. Slide transitions move horizontally or vertically."""
     shifts = [_shift(before, after) for before, after in pairwise(map(_strokes, pictures))]
     return any(shift is not None and min(map(abs, shift)) > 2 for shift in shifts)
 
 
 def _shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int] | None:
-    """How far what changes was moved: half pixels up and pixels to the left. None where it was not."""
+    """Return how far the changed region moved: half pixels up and pixels to the left; None if it did not."""
     mask = np.kron(_region(_differ(before, after)), np.ones((_BLOCK, _BLOCK), bool))
     old, new, shift = _aligned(before * mask, after * mask)
     kept = np.sum(old**2) > _LEFT * np.sum((before * mask) ** 2)
@@ -168,7 +168,7 @@ def _shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int] | None:
 
 
 def _is_same(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether most blocks that have fine details have the same ones as before: soft slopes match others by chance."""
+    """Return whether most blocks with fine details keep them; soft gradients match others by chance."""
     before, after = (np.diff(one, axis=1, append=one[:, -1:]) for one in (before, after))
     old, new, common = _by_block(before**2), _by_block(after**2), _by_block(before * after)
     shown = np.maximum(old, new) > _NOISE
@@ -181,7 +181,7 @@ def _uncorrelated(old: np.ndarray, new: np.ndarray, common: np.ndarray) -> np.nd
 
 
 def _aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Strokes moved to where they match best, 0 where they are out of view; half pixels up and pixels to the left."""
+    """Align strokes where they match best, 0 where out of view; return them and the half pixels up and pixels left."""
     old, new = (np.repeat(one, 2, axis=0) for one in (before, after))
     old, new = ((one + np.roll(one, -1, axis=0)) / 2 for one in (old, new))
     size = (2 * len(old), 2 * WIDTH)

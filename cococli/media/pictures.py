@@ -18,7 +18,7 @@ MAX_PIXELS = 1 << 28  # of a still picture; phones take pictures of 200 megapixe
 
 _MOVING_PICTURES = {"GIF", "PNG", "WEBP", "AVIF"}  # other formats of several pictures hold pages or thumbnails
 _MAX_MOVING_PIXELS = 1 << 33  # of all frames together: over an hour of a small GIF, minutes at 1080p
-_INSTANT = 0.1  # seconds; what browsers make of a picture that is to be shown for no time at all
+_INSTANT = 0.1  # seconds, as in browsers, of a frame whose duration is 0
 
 _HUGE = 1 << 26  # pixels; a larger picture is reduced while it is read, or its copies fill the memory
 _ENOUGH = 2160  # pixels of the short side that are left of it
@@ -48,7 +48,7 @@ class Picture:
                 yield Frame(float(self.starts[index]), rgb_pixels(picture))
 
     def _still(self) -> np.ndarray:
-        """The pixels [H, W, 3]. Of a damaged file, what can be decoded, if anything, as image viewers show it."""
+        """Read the pixels [H, W, 3]; of a damaged file, those that can be decoded, as image viewers do."""
         try:
             with _picture_errors(), open_with_pillow(self.path, damaged=False) as picture:
                 return rgb_pixels(picture)
@@ -81,13 +81,13 @@ def open_picture(path: Path) -> Picture | None:
 
 @contextmanager
 def open_with_pillow(path: Path, damaged: bool = True) -> Iterator[Any]:
-    """Open a picture with Pillow, in one of FORMATS, with the limits of this module in place of Pillow's.
+    """Open a picture with Pillow, in one of FORMATS, with the limits of this module instead of Pillow's.
 
     Args:
         damaged: Whether to read damaged and truncated files as far as possible, as image viewers do.
 
     Raises:
-        UnidentifiedImageError: it is in none of these formats.
+        UnidentifiedImageError: It is in none of these formats.
     """
     from PIL import Image, ImageFile, PngImagePlugin
 
@@ -109,7 +109,7 @@ def open_with_pillow(path: Path, damaged: bool = True) -> Iterator[Any]:
 
 
 def reads_heif() -> bool:
-    """Whether HEIC pictures can be read."""
+    """Return whether HEIC pictures can be read."""
     return find_spec("pillow_heif") is not None
 
 
@@ -119,11 +119,11 @@ def _check_size(pixels: int, most: int) -> None:
 
 
 def _durations(picture: Any, count: int, size: int) -> list[float]:
-    """Seconds that each frame is on screen, up to where the file is damaged or breaks off."""
+    """Return the seconds that each frame is on screen, up to where the file is damaged or truncated."""
     seconds: list[float] = []
     with suppress(OSError, EOFError, SyntaxError, ValueError):
         for _ in _forward(picture, range(count)):
-            picture.load()  # WebP tells a frame's duration only now
+            picture.load()  # WebP has a frame's duration only now
             seconds.append(picture.info.get("duration", 0) / 1000 or _INSTANT)
             report_progress(size // count)
     if not seconds:
@@ -139,10 +139,9 @@ def _forward(picture: Any, indices: Sequence[int]) -> Iterator[int]:
 
 
 def rgb_pixels(picture: Any) -> np.ndarray:
-    """[H, W, 3] uint8, upright, with white where the picture is transparent; huge pictures at a fraction of their size.
+    """Convert a picture to RGB: [H, W, 3] uint8, upright, transparent parts white; huge pictures are reduced.
 
-    People see transparent pictures on white. open_clip drops the transparency instead, which uncovers colors that
-    nobody sees.
+    Viewers show transparent pictures on white. open_clip drops the transparency instead, which reveals hidden colors.
     """
     from PIL import Image
 
@@ -164,7 +163,7 @@ def rgb_pixels(picture: Any) -> np.ndarray:
 
 
 def _upright(image: Any, picture: Any) -> np.ndarray:
-    """The pixels of an image, turned as the picture that they are of says."""
+    """Return the pixels of an image, rotated by the Exif orientation of its picture."""
     from PIL import ImageOps
 
     image.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
@@ -179,7 +178,7 @@ def _strips(picture: Any, rows: int) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Levels:
-    """How numbers that are no bytes become gray: linearly, from `black` to `white`."""
+    """Linear mapping of numbers wider than a byte to gray, from `black` to `white`."""
 
     dtype: Any
     black: float
@@ -187,7 +186,7 @@ class _Levels:
 
 
 def _levels(picture: Any) -> _Levels | None:
-    """The levels of a picture of 16-bit, 32-bit or floating-point numbers, which Pillow would clip to a byte.
+    """Return the levels of a picture of 16-bit, 32-bit or floating-point numbers, which Pillow would clip to a byte.
 
     16 bits are shown from 0 to their maximum, as image viewers do. Wider numbers have no range that viewers agree on:
     floats in 0..1 are shown from 0 to 1, integers in 0..255 or 0..65535 likewise, and anything else is stretched from

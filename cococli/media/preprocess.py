@@ -1,4 +1,4 @@
-"""From a frame to the pixels that the vision tower was trained on."""
+"""Preprocessing of frames into the pixels that the vision tower was trained on."""
 
 import math
 from random import Random
@@ -45,12 +45,12 @@ def crop(frame: np.ndarray, image_size: int, preprocess: Preprocess) -> np.ndarr
 
 
 def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
-    """open_clip's training transform but for `normalize`: a random box, bicubic to a square.
+    """Crop a random box and resize it to a square: open_clip's training transform but for `normalize`.
 
     Args:
         frame: [H, W, 3] uint8, RGB, upright.
         image_size: S, in pixels.
-        seed: Decides on the box: frames of one size and one seed are cropped alike.
+        seed: Determines the box: frames of the same size and seed are cropped alike.
 
     Returns:
         [S, S, 3] uint8.
@@ -63,7 +63,7 @@ def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
 
 
 def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a box in a frame, distributed as torchvision's `RandomResizedCrop` draws it."""
+    """Draw a box as torchvision's `RandomResizedCrop` does: top, left, height and width."""
     for _ in range(10):
         area = height * width * random.uniform(*_AREA)
         ratio = math.exp(random.uniform(*map(math.log, _RATIO)))
@@ -76,20 +76,20 @@ def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, 
 
 
 def normalize(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """[..., S, S, 3] uint8 -> [..., 3, S, S] float32, by the model's mean and standard deviation."""
+    """Normalize by the model's mean and standard deviation: [..., S, S, 3] uint8 -> [..., 3, S, S] float32."""
     mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
     return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - mean) / std, -1, -3))
 
 
 def _resized(width: int, height: int, short: int) -> tuple[int, int]:
-    """Width and height with the short side at `short`; the long side is rounded down."""
+    """Return width and height with the short side at `short`; the long side is rounded down."""
     if width <= height:
         return short, int(short * height / width)
     return int(short * width / height), short
 
 
 def _center(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of a frame [H, W, 3] -> [height, width, 3]; halves round to even, as in torchvision."""
+    """Crop the center of a frame: [H, W, 3] -> [height, width, 3]. Halves round to even, as in torchvision."""
     top = round((frame.shape[0] - height) / 2)
     left = round((frame.shape[1] - width) / 2)
     return frame[top : top + height, left : left + width]

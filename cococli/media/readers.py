@@ -1,4 +1,4 @@
-"""The interface of all readers, and the choice of the right one for a file."""
+"""Interface of all readers, and the choice of a reader for a file."""
 
 import os
 import stat
@@ -139,9 +139,9 @@ def listen_to_progress(listener: Callable[[int], object]) -> None:
 
 
 def report_progress(size: int = PROGRESS_BYTES) -> None:
-    """Report that so many compressed bytes were decoded; by default, enough to count as progress.
+    """Report the number of compressed bytes decoded; by default, enough to count as progress.
 
-    The number of frames is no measure: a few bytes may stand for thousands of huge ones.
+    The number of frames does not measure progress: a few bytes may stand for thousands of huge ones.
     """
     for listener in _progress_listeners:
         listener(size)

@@ -1,7 +1,7 @@
-"""Find where the scenes of a video begin: at hard cuts, in the middle of fades and dissolves, and at new pages.
+"""Scene detection: scenes begin at hard cuts, in the middle of fades and dissolves, and at new pages.
 
 Thumbnails of the frames are enough for films, and small gray pictures for slides and other pages (see pages.py), so
-that decoding takes most of the time. docs/design.md says how well this works and why it is not PySceneDetect.
+that decoding takes most of the time. docs/design.md has its accuracy, and why it is not PySceneDetect.
 """
 
 import math
@@ -47,7 +47,7 @@ _TICK = 0.1  # seconds
 _HALVES = (3, 6, 10)  # ticks from the middle of a dissolve to its ends
 _DISSOLVED = 0.5  # strength, see `_dissolves`
 
-# A video is looked at in overlapping stretches, so that a day of it fits into memory.
+# A video is processed in overlapping stretches, so that a day of it fits into memory.
 _STRETCH = 30.0  # seconds
 _MARGIN = 2.0  # seconds, more than what decides about a frame
 _PAUSE = 2.0  # seconds: a frame that stays on screen for longer counts for no more
@@ -78,12 +78,12 @@ class _Stretch(NamedTuple):
     pixels: np.ndarray  # [N, HEIGHT * WIDTH * 3] float32
     pages: np.ndarray  # [P, PAGE_HEIGHT, PAGE_WIDTH] uint8
     paged: np.ndarray  # [P] which frames they are
-    faded: np.ndarray  # [P] whether they are blank, or on the way: encoders leave a shadow of what was seen before
-    core: tuple[float, float]  # times, from and before, that no other stretch looks after
+    faded: np.ndarray  # [P] whether they are blank or fading: encoders leave a shadow of earlier frames
+    core: tuple[float, float]  # times, from and before, that no other stretch covers
 
 
 def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float, float]]:
-    """Spans of the scenes, in order: seconds. Blank spans that are as long as a scene belong to none of them."""
+    """Return the spans of the scenes in seconds, in order. Blank spans as long as a scene belong to none of them."""
     scenes, blanks = _analyze(reader, shortest)
     start, end = float(reader.starts[0]), float(reader.end)
     spans = list(pairwise([start, *scenes, end]))
@@ -95,10 +95,10 @@ def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float,
 
 
 def find_scenes(reader: Reader, shortest: float = SHORTEST) -> list[float]:
-    """Times at which a new scene begins, without the first: seconds, ascending, each the start of a frame.
+    """Return the times at which scenes begin, except the first: seconds, ascending, each the start of a frame.
 
     Args:
-        shortest: Seconds that a scene lasts at least; of two changes closer than this the weaker one is dropped.
+        shortest: Least length of a scene in seconds; of two changes closer than this, the weaker one is dropped.
     """
     return _analyze(reader, shortest)[0]
 
@@ -116,22 +116,22 @@ def _analyze(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[f
     start, end = float(reader.starts[0]), float(reader.end)
     found = [start, end]
     for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):  # cuts are surer
-        place = bisect(found, change.time)
+        index = bisect(found, change.time)
         if start < change.time < end:
-            room = min(change.time - found[place - 1], found[place] - change.time)
+            room = min(change.time - found[index - 1], found[index] - change.time)
             if room >= max(shortest, change.reach):
-                found.insert(place, change.time)
+                found.insert(index, change.time)
     frames = np.searchsorted(reader.starts, np.array(found[1:-1]) + 1e-6, side="right") - 1
     return [float(time) for time in reader.starts[frames]], _blank_spans(blank, end, shortest)
 
 
 def _contrast(pictures: np.ndarray) -> np.ndarray:
-    """Standard deviation of each picture: [N, ...] -> [N]"""
+    """Return the standard deviation of each picture: [N, ...] -> [N]."""
     return np.array([picture.std() for picture in pictures])
 
 
 def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """[N] whether pictures are blank, or on the way to or from blank ones."""
+    """Return whether each picture is blank, or fading from or to blank: [N]."""
     contrast = _contrast(pictures)
     faded = contrast < _FLAT
     edges = np.flatnonzero(np.diff(faded)) + 1
@@ -148,7 +148,7 @@ def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
 
 
 def _blank_spans(frames: Iterable[tuple[float, bool]], end: float, shortest: float) -> list[tuple[float, float]]:
-    """Spans of blank frames that are long enough to be scenes, and what is too short to be one between them."""
+    """Return spans of blank frames as long as a scene, including shorter stretches between them."""
     spans: list[tuple[float, float]] = []
     runs = [(next(run)[0], blank) for blank, run in groupby(frames, key=lambda frame: frame[1])]
     for (start, blank), (stop, _) in pairwise([*runs, (end, False)]):
@@ -160,7 +160,7 @@ def _blank_spans(frames: Iterable[tuple[float, bool]], end: float, shortest: flo
 
 
 def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Time, pixels [HEIGHT, WIDTH, 3] uint8 and page [PAGE_HEIGHT, PAGE_WIDTH] uint8 of all frames, of any shape."""
+    """Yield time, pixels [HEIGHT, WIDTH, 3] uint8 and page [PAGE_HEIGHT, PAGE_WIDTH] uint8 of each frame."""
     if isinstance(reader, Video):
         yield from _decoded_small(reader)
         return
@@ -174,7 +174,7 @@ def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]
 
 
 def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """As `_thumbnails`. No frame is ever converted at its full size, which would take as long as decoding it."""
+    """Yield `_thumbnails` without converting frames at full size, which would take as long as decoding them."""
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -228,9 +228,9 @@ def _changes(stretch: _Stretch) -> Iterator[_Change]:
 
 
 def _last_seen(shown: np.ndarray) -> np.ndarray:
-    """[N] bool -> [N] which frame was shown last: it stands for black, white and faded ones that follow.
+    """Return the last visible frame at each frame, [N] bool -> [N]; it replaces black, white and faded ones.
 
-    So a fade to another scene is a cut. Empty where all frames are blank.
+    So a fade to another scene is a cut. Empty if all frames are blank.
     """
     seen = np.flatnonzero(shown)
     last = np.searchsorted(seen, np.arange(len(shown)), side="right") - 1
@@ -238,7 +238,7 @@ def _last_seen(shown: np.ndarray) -> np.ndarray:
 
 
 def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
-    """Changes of pages, at the first frame that is more like the page after than like the one before."""
+    """Yield page changes, each at the first frame that is closer to the page after than to the one before."""
     ticks = (stretch.clock[stretch.paged] / PAGE_TICK).astype(int)
     seen = _last_seen(~stretch.faded)
     if not len(seen):
@@ -252,16 +252,16 @@ def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
         yield _Change(float(stretch.times[before + int(closer.argmax())]), change.strength, reach)
 
 
-def _looks(pixels: np.ndarray) -> np.ndarray:
-    """Thumbnails without their brightness and contrast, of length 1, so that products are correlations: [N, P]"""
+def _standardize(pixels: np.ndarray) -> np.ndarray:
+    """Remove brightness and contrast from thumbnails [N, P], so that dot products are correlations."""
     centered = pixels - pixels.mean(axis=1, keepdims=True)
     return centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-6)
 
 
 def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
-    """Steps that stand alone, after which nothing looks as before, in all of the picture or in a large part of it."""
-    looks = _looks(pixels)
-    steps = 1 - np.sum(looks[1:] * looks[:-1], axis=1)  # steps[i] is from frame i to i + 1
+    """Yield isolated steps after which the whole picture, or a large part of it, differs."""
+    standard = _standardize(pixels)
+    steps = 1 - np.sum(standard[1:] * standard[:-1], axis=1)  # steps[i] is from frame i to i + 1
     parts = dict(_changed_parts(pixels))
     for i in np.union1d(np.flatnonzero(steps > _STEP), np.array(list(parts), int)):
         strength = _strength(times, pixels, i) if steps[i] > _STEP and _all_over(*pixels[i : i + 2]) else 0.0
@@ -272,20 +272,20 @@ def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
 
 
 def _strength(times: np.ndarray, pixels: np.ndarray, i: int, part: np.ndarray | slice = slice(None)) -> float:
-    """How strong the cut from frame i to the next is in some pixels; 0 where it is none."""
+    """Return the strength of the cut from frame i to the next in some pixels; 0 if there is none."""
     first = min(i, int(np.searchsorted(times, times[i + 1] - _AROUND)))
     end = max(i + 2, int(np.searchsorted(times, times[i + 1] + _AROUND)))
-    looks, place = _looks(pixels[first:end, part]), i - first
-    steps = 1 - np.sum(looks[1:] * looks[:-1], axis=1)
-    apart = np.quantile(1 - looks[: place + 1] @ looks[place + 1 :].T, 0.25)
-    others = np.sort(np.delete(steps, place))[-2:].sum() / 2  # a flash beside it is two steps
-    if steps[place] > _STEP and apart > _APART and steps[place] > _ALONE * others:
-        return float(steps[place] * apart)
+    standard, at = _standardize(pixels[first:end, part]), i - first
+    steps = 1 - np.sum(standard[1:] * standard[:-1], axis=1)
+    apart = np.quantile(1 - standard[: at + 1] @ standard[at + 1 :].T, 0.25)
+    others = np.sort(np.delete(steps, at))[-2:].sum() / 2  # a flash beside it is two steps
+    if steps[at] > _STEP and apart > _APART and steps[at] > _ALONE * others:
+        return float(steps[at] * apart)
     return 0.0
 
 
 def _changed_parts(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames after which much of a large rectangle changes more than right before and after, and its pixels: [P]"""
+    """Yield frames after which most of a large rectangle changes more than around it, and its pixels [P]."""
     steps = np.abs(np.diff(pixels, axis=0)).reshape(-1, HEIGHT, WIDTH, 3).mean(axis=-1)
     beside = np.pad(steps, ((1, 1), (0, 0), (0, 0)))
     out = (steps > _STEP_OF_PIXEL) & (steps > _OUT * np.maximum(beside[:-2], beside[2:]))
@@ -298,7 +298,7 @@ def _changed_parts(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _all_over(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether most of the picture changed its color."""
+    """Return whether most of the picture changed color."""
     down, across = _CELLS
     change = (after - before).reshape(down, HEIGHT // down, across, WIDTH // across, 3).mean(axis=(1, 3))
     contrast = (before.std() + after.std()) / 2
@@ -306,12 +306,12 @@ def _all_over(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
-    """Spans whose frames lie on the straight line from the first to the last, which look different.
+    """Yield spans whose frames lie on a straight line between two different pictures.
 
-    Camera moves lead from one look to another as well, but not along a line.
+    Camera moves also lead from one picture to another, but not along a line.
     """
     frames = np.searchsorted(clock, np.arange(clock[0], clock[-1], _TICK) + 1e-6, side="right") - 1
-    looks = _looks(pixels[frames])
+    standard = _standardize(pixels[frames])
     distances = _squared_distances(pixels[frames])
     for half in _HALVES:
         first = np.arange(max(0, len(frames) - 2 * half))
@@ -321,14 +321,14 @@ def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iter
         from_first = distances[first[:, None], between]
         along = (from_first + whole - distances[last[:, None], between]) / (2 * whole)  # 0 to 1
         off = np.mean(from_first / whole - along**2, axis=1)  # squared distance from the line
-        strength = (1 - np.sum(looks[first] * looks[last], axis=1)) * (1 - 4 * off)
+        strength = (1 - np.sum(standard[first] * standard[last], axis=1)) * (1 - 4 * off)
         even = np.diff(along, axis=1).max(axis=1, initial=0) <= 1 / half  # no step of more than double the average
         for i in np.flatnonzero(even & (strength > _DISSOLVED)):
             yield _Change(float(times[frames[i + half]]), float(strength[i]), half * _TICK)
 
 
 def _squared_distances(points: np.ndarray) -> np.ndarray:
-    """[N, P] -> [N, N]"""
+    """Return the squared distances between points: [N, P] -> [N, N]."""
     points = points.astype(np.float64)
     squares = np.sum(points**2, axis=1)
     return np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0)

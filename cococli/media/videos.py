@@ -39,7 +39,7 @@ DEMUXERS = (
 )
 _OPTIONS = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
-_LONGEST = 86_400  # seconds that one frame may be on screen
+_LONGEST = 86_400  # seconds that one frame may stay on screen
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
 
 
 def _share_cpp_library() -> None:
-    """Load the system's C++ library before decord's own old one, with which MindSpore, imported later, aborts."""
+    """Load the system's C++ library before decord's older one, with which a later import of MindSpore aborts."""
     with suppress(OSError):  # not on Linux
         ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
 
@@ -176,7 +176,7 @@ class _Playhead:
 
 
 def _timed(frames: Iterator[Any]) -> Iterator[Any]:
-    """Only frames whose time is known: after a seek the first ones may have none."""
+    """Skip frames without a time, as the first ones after a seek may be."""
     return (frame for frame in frames if frame.pts is not None)
 
 
@@ -187,7 +187,7 @@ def _counted(frames: Iterator[Any]) -> Iterator[Any]:
 
 
 def _decoded(stream: Any) -> Iterator[Any]:
-    """Frames in order of presentation, past packets that cannot be decoded."""
+    """Yield frames in presentation order, skipping packets that cannot be decoded."""
     import av
 
     for packet in chain(_packets(stream), [None]):
@@ -199,7 +199,7 @@ def _decoded(stream: Any) -> Iterator[Any]:
 
 
 def _packets(stream: Any) -> Iterator[Any]:
-    """The stream's packets, up to where the file ends or breaks off."""
+    """Yield the packets of a stream, up to where the file ends or is truncated."""
     import av
 
     try:
@@ -214,11 +214,11 @@ def _packets(stream: Any) -> Iterator[Any]:
 
 @contextmanager
 def _av_stream(path: Path) -> Iterator[Any]:
-    """The best video stream of a file, open in PyAV."""
+    """Open the best video stream of a file in PyAV."""
     import av
     from av.stream import Disposition
 
-    with open_file(path) as file:  # any name is a name here: bytes that are no text, colons, new lines
+    with open_file(path) as file:  # FFmpeg would interpret names with colons or percent signs
         try:
             container = av.open(
                 file,
@@ -232,25 +232,25 @@ def _av_stream(path: Path) -> Iterator[Any]:
             raise VideoError(reason(error) if is_transient(error) else _why_not_a_video(path, error)) from None
         with container:
             stream = container.streams.best("video")
-            if stream is None or stream.disposition & Disposition.attached_pic:  # a song's cover is no video
+            if stream is None or stream.disposition & Disposition.attached_pic:  # not the cover of a song
                 raise VideoError("no video stream")
             if stream.codec_context is None:
                 raise VideoError("unknown video codec")
             if stream.width * stream.height > MAX_FRAME_PIXELS:
                 raise VideoError(f"frames of more than {MAX_FRAME_PIXELS:,} pixels")
-            stream.codec_context.thread_count = 1  # videos are read side by side; threads decode ahead in vain
+            stream.codec_context.thread_count = 1  # videos are read in parallel, and threads decode ahead in vain
             yield stream
 
 
 def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    """A playlist must not make the program open what nobody named, here or on the network."""
+    """Refuse files and addresses that a playlist names, but the user did not."""
     raise VideoError("not a video: it only points to other files")
 
 
 def _why_not_a_video(path: Path, error: Exception) -> str:
     with open_file(path) as file:
         if file.read(8)[4:] == b"ftyp":
-            return "unfinished download: the part that says where the frames are is missing"
+            return "unfinished download: the index of the frames is missing"
     return f"not a video: {reason(error)}"
 
 
@@ -287,14 +287,14 @@ def open_video(path: Path, reporter: Reporter = SILENT) -> Video:
 
 
 def timestamp_offset(path: Path) -> tuple[str, float]:
-    """Return what FFmpeg's tools need to find a time in a video.
+    """Return the container and time offset by which FFmpeg's tools find a time in a video.
 
     Returns:
         The name of the container's demuxer, and the seconds to add to a time of the video to get the container's
         timestamp.
 
     Raises:
-        VideoError: why it cannot be read, in a few words, without the path.
+        VideoError: Why it cannot be read, without its path.
     """
     video = open_video(path)
     with _av_stream(path) as stream:
@@ -303,9 +303,9 @@ def timestamp_offset(path: Path) -> tuple[str, float]:
 
 
 def _begin(stream: Any, first_tick: int) -> float:
-    """Seconds from where a file begins, be it with sound, to its first frame.
+    """Return the seconds from the start of a file, with sound or picture, to its first frame.
 
-    Sound before 0 is not heard: it only fills the decoder.
+    Sound before 0 only fills the decoder and does not count.
     """
     from av.stream import Disposition
 
@@ -316,16 +316,16 @@ def _begin(stream: Any, first_tick: int) -> float:
         if other.start_time is not None and not other.disposition & Disposition.attached_pic
     ]
     begin = first_tick * stream.time_base - max(min(starts, default=first_tick * stream.time_base), 0)
-    return float(begin) if 0 < begin <= _LONGEST else 0.0  # damage makes up times of weeks
+    return float(begin) if 0 < begin <= _LONGEST else 0.0  # damaged files have times of weeks
 
 
 def _without_strays(ticks: np.ndarray, longest: int) -> np.ndarray:
-    """The most frames that follow one another: damage makes up times of weeks, and weeks have many clips."""
+    """Return the longest run of frames without gaps of a day: damage causes times of weeks, with too many clips."""
     return max(np.split(ticks, np.flatnonzero(np.diff(ticks) > longest) + 1), key=len)
 
 
 class _PacketIndex:
-    """What packets say of their frames: 8 bytes a frame, so that a day of video fits."""
+    """Times and keyframes from the packets of a stream: 8 bytes per frame, so that a day of video fits."""
 
     def __init__(self, by_presentation: bool) -> None:
         self.by_presentation = by_presentation  # the container seeks by presentation time
@@ -333,7 +333,7 @@ class _PacketIndex:
         self.key_positions: list[int] = []  # in `ticks`
         self.keys: list[tuple[int, int]] = []  # (presentation, seek) ticks
         self.untimed = 0
-        self.hidden = 0  # decoded but never shown, as before the cut of a trimmed clip; or damaged
+        self.hidden = 0  # decoded but not shown, as before the cut of a trimmed clip; or damaged
         self.last_duration = 0  # of the frame shown last, in ticks
         self._last_tick = -(2**63)
 

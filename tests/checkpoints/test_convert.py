@@ -511,7 +511,7 @@ def test_unconverted_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         to_open_clip(str(source))
     assert caught.value.message == f"{source} is not a converted model"
-    assert caught.value.hint == "--to open_clip reverts what coca convert has made"
+    assert caught.value.hint == "--to open_clip reverts what coca convert wrote"
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.ckpt", "x" * 5000])

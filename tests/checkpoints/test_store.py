@@ -239,7 +239,7 @@ def test_missing_run_lists_close_ones(home: Path) -> None:
         with pytest.raises(ModelError) as caught:
             store.find_model(name)
         assert (caught.value.message, caught.value.hint) == (message, hint)
-    with pytest.raises(UsageError, match=r"'\.\./mine' is not a valid name of a run"):
+    with pytest.raises(UsageError, match=r"'\.\./mine' is not a valid run name"):
         store.find_model("run:../mine")
 
 

@@ -93,7 +93,7 @@ WRONG = {
     ),
     "open_clip's to open_clip": (
         [OPEN_CLIP, "--to", "open_clip"],
-        f"error: {OPEN_CLIP} is not a converted model\nhint: --to open_clip reverts what coca convert has made\n",
+        f"error: {OPEN_CLIP} is not a converted model\nhint: --to open_clip reverts what coca convert wrote\n",
     ),
     "a .ckpt to a .ckpt with --to": (
         ["tiny.ckpt", "a.ckpt", "--to", "open_clip"],

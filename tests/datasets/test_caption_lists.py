@@ -45,7 +45,7 @@ def test_fields_go_by_their_usual_names(path: str, caption: str):
     assert listed("list.csv", f'id, {path},{caption}\n1,a b.jpg,"one, two"\n') == expected
 
 
-def test_a_file_has_its_captions_from_all_lines_in_order():
+def test_captions_are_joined_from_all_lines():
     records = [("a", ["1", "2"]), ("b", "x"), ("a", "3")]
     text = "\n\n".join(json.dumps({"path": path, "captions": said}) for path, said in records)
     assert captions(listed("list.jsonl", text)) == {"a": ["1", "2", "3"], "b": ["x"]}
@@ -68,7 +68,7 @@ def test_every_text_survives_either_kind_of_list(said: dict[str, list[str]]):
 
 
 @given(st.binary(max_size=200), st.sampled_from(["any.jsonl", "any.csv"]))
-def test_whatever_a_file_holds_is_a_list_or_a_usage_error(content: bytes, name: str):
+def test_any_content_is_list_or_usage_error(content: bytes, name: str):
     Path(name).write_bytes(content)
     try:
         read_caption_list(Path(name))
@@ -77,7 +77,7 @@ def test_whatever_a_file_holds_is_a_list_or_a_usage_error(content: bytes, name: 
         assert "\n" not in error.message
 
 
-def test_a_path_is_relative_to_the_list_but_for_files_that_are_only_here(folder: Path):
+def test_paths_are_relative_to_the_list(folder: Path):
     for name in ("here.mp4", "both.mp4", "sub/both.mp4"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
@@ -87,7 +87,7 @@ def test_a_path_is_relative_to_the_list_but_for_files_that_are_only_here(folder:
     assert [entry.path for entry in entries] == expected
 
 
-def test_an_earlier_run_s_records_are_a_list():
+def test_records_of_earlier_run_are_a_list():
     outcomes = [Record("a.mp4", 0, 4, "a dog", -1, 0.3, (2.0,), "shapes"), Failure("b.mp4", "no video stream")]
     text = "".join(outcome.to_json() + "\n" for outcome in outcomes)
     assert captions(listed("out.jsonl", text)) == {"a.mp4": ["a dog"], "b.mp4": []}
@@ -96,14 +96,14 @@ def test_an_earlier_run_s_records_are_a_list():
 def test_captions_of_parts_of_a_video_are_refused():
     outcomes = [Record("a.mp4", start, start + 2, "a dog", -1, 0.3, (1.0,), "shapes") for start in (0, 2)]
     text = "".join(outcome.to_json() + "\n" for outcome in outcomes)
-    assert refused("out.jsonl", text) == "line 2 of out.jsonl captions a part of a.mp4"
-    assert refused("out.csv", "video,start,caption\na,0.0,x\na,2.5,y\n") == "line 3 of out.csv captions a part of a"
+    assert refused("out.jsonl", text) == "line 2 of out.jsonl describes a part of a.mp4"
+    assert refused("out.csv", "video,start,caption\na,0.0,x\na,2.5,y\n") == "line 3 of out.csv describes a part of a"
     assert captions(listed("own.csv", "video,start,caption\na,0.0,x\nb,early,y\n")) == {"a": ["x"], "b": ["y"]}
 
 
 def test_a_file_of_two_splits_is_refused():
     text = "path,caption,split\na,x,train\nb,x,val\na,y,dev\n"
-    assert refused("list.csv", text) == "line 4 of list.csv puts a into another split than a line before"
+    assert refused("list.csv", text) == "line 4 of list.csv puts a into another split than an earlier line"
 
 
 @pytest.mark.parametrize("bad", ['{"path": "b', "[1]", '"b"', "[" * 100_000, '{"path": NaN}'])
@@ -117,9 +117,9 @@ def test_a_damaged_record_is_named_by_its_line(bad: str):
     [
         ("list.csv", "id,caption\n1,x\n", "line 2 of list.csv has no column of paths, but 'id', 'caption'"),
         ("list.jsonl", '{"path": "a"}', "line 1 of list.jsonl has no column of captions, but 'path'"),
-        ("list.csv", "path,caption\n,x\n", "line 2 of list.csv holds '' in place of a path"),
-        ("list.jsonl", '{"path": 7, "caption": "x"}', "line 1 of list.jsonl holds 7 in place of a path"),
-        ("list.jsonl", '{"path": "a", "split": 7}', "line 1 of list.jsonl holds 7 in place of a split"),
+        ("list.csv", "path,caption\n,x\n", "line 2 of list.csv has '' instead of a path"),
+        ("list.jsonl", '{"path": 7, "caption": "x"}', "line 1 of list.jsonl has 7 instead of a path"),
+        ("list.jsonl", '{"path": "a", "split": 7}', "line 1 of list.jsonl has 7 instead of a split"),
         ("list.csv", 'path,caption\na,x\n"b,y\n', "line 3 of list.csv is damaged: unexpected end of data"),
         ("list.csv", "path,caption\na,caf\udce9\n", "line 2 of list.csv is not UTF-8 text"),
     ],

@@ -30,7 +30,7 @@ def refused(data: Path, names: Any = None) -> str:
     return caught.value.message
 
 
-def test_each_folder_is_a_class_of_the_pictures_and_videos_in_it(pets: Path):
+def test_each_folder_is_a_class(pets: Path):
     assert class_folders(pets) == {
         "cat": [pets / "cat/d.webp", pets / "cat/e.mov"],
         "golden retriever": [pets / "golden_retriever/b.jpg", pets / "golden_retriever/sub/a.png"],
@@ -43,22 +43,20 @@ def test_classes_json_names_the_classes_that_it_lists(pets: Path):
     assert list(class_folders(pets)) == ["cat", "golden retriever", "tabby, cat"]
 
 
-def test_classes_that_cannot_be_are_refused(pets: Path, tmp_path: Path):
+def test_invalid_classes_are_refused(pets: Path, tmp_path: Path):
     file = pets / "classes.json"
-    assert refused(pets, {"dog": "dog"}) == f"{file} names 'dog', which is no folder beside it"
+    assert refused(pets, {"dog": "dog"}) == f"{file} names 'dog', but there is no such folder"
     assert refused(pets, {"n0212": "cat"}) == f"two folders in {pets} are the class 'cat': one is n0212"
     for names in ([], {"cat": 7}, {"cat": " "}, "7"):
-        assert refused(pets, names) == f"{file} is no object of names"
+        assert refused(pets, names) == f"{file} is not a JSON object of names"
     assert refused(pets, "{") == (
         f"{file} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     )
 
 
-def test_folders_that_are_no_classes_are_refused(pets: Path):
+def test_folders_without_classes_are_refused(pets: Path):
     assert refused(pets / "gone") == f"{pets / 'gone'} is not a folder"
-    assert refused(pets / "golden_retriever") == (
-        f"{pets / 'golden_retriever'} has no two folders, which would be classes to tell apart"
-    )
+    assert refused(pets / "golden_retriever") == (f"{pets / 'golden_retriever'} has fewer than two folders")
     (pets / "empty").mkdir()
     assert refused(pets) == f"{pets / 'empty'} holds no picture and no video"
 
@@ -85,7 +83,7 @@ def test_imagenet_folders_are_named_by_its_lists(tmp_path: Path, name: str, cont
 
 
 @pytest.mark.parametrize("content", ["", "n0212", "{", "[]", '{"n0212": 1}', '{"0": ["n0212"]}'])
-def test_names_of_classes_in_another_form_are_refused(pets: Path, tmp_path: Path, content: str) -> None:
+def test_invalid_class_names_are_refused(pets: Path, tmp_path: Path, content: str) -> None:
     for suffix in (".txt", ".json"):
         path = tmp_path / f"names{suffix}"
         path.write_text(content)
@@ -94,7 +92,7 @@ def test_names_of_classes_in_another_form_are_refused(pets: Path, tmp_path: Path
                 class_folders(pets, path)
 
 
-def test_given_names_stand_for_the_folders_that_they_list(pets: Path, tmp_path: Path) -> None:
+def test_class_names_can_be_given(pets: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.json"
     names.write_text('{"n0212": "tabby, cat", "other": "x"}')
     assert list(class_folders(pets, names)) == ["cat", "golden retriever", "tabby, cat"]

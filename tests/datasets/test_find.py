@@ -70,9 +70,7 @@ DOG = annotations({9: "a.jpg"}, [(9, "a dog")])
 @pytest.mark.parametrize("year", ["2014", "2017", "2031", ""])
 @pytest.mark.parametrize("inside", ["annotations", ""])
 @pytest.mark.parametrize("pictures", ["{}", "images/{}", "images", ""])
-def test_coco_is_found_whatever_its_year_and_wherever_its_files_are(
-    tmp_path: Path, year: str, inside: str, pictures: str
-):
+def test_coco_of_any_year_is_found(tmp_path: Path, year: str, inside: str, pictures: str):
     source = write(tmp_path / inside / f"captions_val{year}.json", DOG)
     picture = tmp_path / pictures.format(f"val{year}") / "a.jpg"
     touch(picture)
@@ -91,7 +89,7 @@ def test_captions_keep_their_order_and_pictures_theirs(tmp_path: Path):
     assert dataset.captions == 4
 
 
-def test_what_is_no_example_is_counted_and_left_out(tmp_path: Path):
+def test_skipped_entries_are_counted(tmp_path: Path):
     captions = [(1, "a dog"), (1, ""), (1, " \n"), (1, None), (1, 7), (1, "\ud800"), (2, []), (7, "who?"), (7, "what?")]
     content = annotations({1: "a.jpg", 2: "b.jpg", 3: "c.jpg"}, captions)
     content["images"].append({"id": 1, "file_name": "a.jpg"})
@@ -132,7 +130,7 @@ def test_pictures_may_lie_in_several_folders(tmp_path: Path):
     assert paths(find_dataset(tmp_path, "val", images=tmp_path)) == [tmp_path / place for place in places]
 
 
-def test_pictures_of_another_split_with_the_same_names_are_not_taken(tmp_path: Path):
+def test_same_names_in_another_split_are_ignored(tmp_path: Path):
     write(tmp_path / "captions_val.json", annotations({1: "1.jpg", 2: "2.jpg"}, [(1, "x"), (2, "y")]))
     touch(tmp_path / "val/1.jpg", tmp_path / "train/1.jpg", tmp_path / "train/2.jpg")
     assert paths(find_dataset(tmp_path, "val")) == [tmp_path / "val/1.jpg", tmp_path / "val/2.jpg"]
@@ -171,7 +169,7 @@ def test_lists_are_found_by_their_usual_names(tmp_path: Path, name: str, content
     assert find_dataset(source, "val") == find_dataset(tmp_path, "val")
 
 
-def test_of_several_years_the_latest_that_has_pictures_is_taken(tmp_path: Path):
+def test_latest_year_with_pictures_is_used(tmp_path: Path):
     for year in ("2014", "2017"):
         write(tmp_path / f"annotations/captions_val{year}.json", DOG)
     touch(tmp_path / "val2014/a.jpg")
@@ -194,7 +192,7 @@ def test_pictures_may_be_elsewhere(tmp_path: Path):
         assert paths(find_dataset(data, "val", images=tmp_path / "flat")) == [tmp_path / "flat/a.jpg"]
 
 
-def test_a_picture_that_is_missing_is_an_example_but_not_if_all_are(tmp_path: Path):
+def test_missing_pictures_remain_examples_unless_all_are(tmp_path: Path):
     source = write(tmp_path / "captions_val2017.json", annotations({1: "a.jpg", 2: "b.jpg"}, [(1, "x"), (2, "y")]))
     error = refused(tmp_path)
     assert error.message.startswith(f"no pictures found for 2 images of {source} (first: a.jpg; searched: {tmp_path}/")
@@ -203,7 +201,7 @@ def test_a_picture_that_is_missing_is_an_example_but_not_if_all_are(tmp_path: Pa
     assert paths(find_dataset(tmp_path, "val")) == [tmp_path / "val2017/a.jpg", tmp_path / "val2017/b.jpg"]
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path):
+def test_missing_split_error_lists_the_others(tmp_path: Path):
     write(tmp_path / "annotations/captions_train2017.json", DOG)
     write(tmp_path / "annotations/captions_test2017.json", DOG)
     write(tmp_path / "annotations/instances_val2017.json", DOG)
@@ -213,7 +211,7 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path):
 
 
 @pytest.mark.parametrize("place", ["dataset_coco.json", "annotations/dataset_flickr30k.json", "named"])
-def test_a_karpathy_split_goes_before_coco_s_own(tmp_path: Path, place: str):
+def test_karpathy_split_precedes_coco_splits(tmp_path: Path, place: str):
     content = karpathy(
         (4, "val2014", "v.jpg", "val"),
         (3, "val2014", "r.jpg", "restval"),
@@ -234,7 +232,7 @@ def test_a_karpathy_split_goes_before_coco_s_own(tmp_path: Path, place: str):
     assert paths(find_dataset(tmp_path, "test", given)) == [tmp_path / "val2014/s.jpg"]
 
 
-def test_a_karpathy_split_without_folders_has_its_pictures_in_one(tmp_path: Path):
+def test_karpathy_split_without_folders_is_read(tmp_path: Path):
     sentences = [{"raw": "one"}, "no sentence", {}, {"raw": "two"}]
     image = {"imgid": 5, "filename": "a.jpg", "split": "test", "sentences": sentences}
     write(tmp_path / "dataset_flickr8k.json", {"images": [image]})
@@ -245,7 +243,7 @@ def test_a_karpathy_split_without_folders_has_its_pictures_in_one(tmp_path: Path
     assert refused(tmp_path, "train").message == f"{tmp_path / 'dataset_flickr8k.json'} has no train split, only test"
 
 
-def test_of_two_karpathy_splits_one_must_be_named(tmp_path: Path):
+def test_ambiguous_karpathy_splits_are_refused(tmp_path: Path):
     files = [write(tmp_path / f"dataset_{name}.json", karpathy((1, "", "a.jpg", "val"))) for name in ("coco", "other")]
     assert refused(tmp_path).message == f"{tmp_path} has several splits: {files[0]}, {files[1]}"
     assert refused(tmp_path).hint == "--karpathy names one"
@@ -264,13 +262,13 @@ def test_of_two_karpathy_splits_one_must_be_named(tmp_path: Path):
         ('{"annotations": []}', ": 'images' is missing or not a list"),
     ],
 )
-def test_what_is_no_coco_is_told_in_one_line(tmp_path: Path, content: str, wrong: str):
+def test_invalid_coco_fails_in_one_line(tmp_path: Path, content: str, wrong: str):
     source = write(tmp_path / "captions_val2017.json", content)
     message = refused(tmp_path).message
     assert message.startswith(f"{source}{wrong}")
 
 
-def test_an_entry_that_cannot_be_is_named_by_its_place(tmp_path: Path):
+def test_invalid_entries_are_named_by_index(tmp_path: Path):
     source = tmp_path / "captions_val2017.json"
     for image in ({}, {"image_id": None}, {"image_id": True}, {"image_id": []}, "a dog", None):
         write(source, {"images": [], "annotations": [{"image_id": 1, "caption": "a dog"}, image]})
@@ -297,7 +295,7 @@ def test_pictures_without_any_caption_are_no_data_set(tmp_path: Path):
     assert refused(tmp_path).message == f"{source} has no file with a caption"
 
 
-def test_what_is_no_text_or_cannot_be_read_is_told(tmp_path: Path, as_nobody: None):
+def test_unreadable_and_binary_files_are_reported(tmp_path: Path, as_nobody: None):
     source = tmp_path / "captions_val2017.json"
     source.write_bytes(b'{"images": "\xff\xff\xff"}')
     assert refused(tmp_path).message == f"{source} is not UTF-8 text"
@@ -306,7 +304,7 @@ def test_what_is_no_text_or_cannot_be_read_is_told(tmp_path: Path, as_nobody: No
     assert refused(tmp_path, "val", Path("gone.json")).message == "cannot read gone.json: No such file or directory"
 
 
-def test_a_folder_without_captions_says_what_it_may_hold(tmp_path: Path):
+def test_folder_without_captions_lists_supported_layouts(tmp_path: Path):
     touch(tmp_path / "train/a.jpg")
     assert (refused(tmp_path).message, refused(tmp_path).hint) == (f"no captions found in {tmp_path}", LAYOUTS)
     assert refused(tmp_path / "gone").message == f"{tmp_path / 'gone'} is not a folder or a list"
@@ -314,13 +312,13 @@ def test_a_folder_without_captions_says_what_it_may_hold(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["captions.jsonl", "metadata.jsonl"])
-def test_a_list_that_knows_no_splits_stands_for_any(tmp_path: Path, name: str):
+def test_list_without_splits_serves_any_split(tmp_path: Path, name: str):
     source = write(tmp_path / name, '{"image": "a.jpg", "caption": "a dog"}')
     expected = Dataset(source, None, (Example(tmp_path / "a.jpg", ("a dog",), "a.jpg"),), {})
     assert find_dataset(tmp_path, "train") == find_dataset(tmp_path, "val") == find_dataset(source, "val") == expected
 
 
-def test_a_list_may_have_a_column_of_splits(tmp_path: Path):
+def test_list_may_have_a_split_column(tmp_path: Path):
     source = write(tmp_path / "captions.csv", "path,caption,split\na,x,train\nb,y,Validation\nc,z,\nd,w,extra\n")
     assert paths(find_dataset(tmp_path, "train")) == [tmp_path / "a"]
     val = find_dataset(tmp_path, "val")
@@ -329,7 +327,7 @@ def test_a_list_may_have_a_column_of_splits(tmp_path: Path):
     assert refused(tmp_path, "test").message == f"{source} has no test split, only extra, train, val"
 
 
-def test_a_list_may_be_in_a_folder_of_its_split(tmp_path: Path):
+def test_each_split_may_have_its_list(tmp_path: Path):
     write(tmp_path / "train/metadata.csv", "file_name,text\na.jpg,a dog\n")
     source = write(tmp_path / "validation/metadata.jsonl", '{"file_name": "sub/b.jpg", "text": "a cat"}')
     write(tmp_path / "clips/captions.csv", "file_name,text\nc.mp4,a cow\n")

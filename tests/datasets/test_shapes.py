@@ -55,14 +55,14 @@ def test_every_scene_has_a_caption_of_its_own(shapes: ModuleType):
     assert set(captions) >= SHAPES | {"a purple triangle beside a yellow triangle", "a red square above a blue circle"}
 
 
-def test_every_caption_is_made_as_often_as_any_other(shapes: ModuleType):
+def test_captions_are_drawn_equally_often(shapes: ModuleType):
     layouts = shapes.layouts(shapes.scenes()[:10], Random(1))
     captions = [next(layouts).caption for _ in range(30)]
     assert {captions.count(caption) for caption in captions} == {3}
     assert captions[:10] != captions[10:20]
 
 
-def test_the_set_is_found_and_its_splits_share_no_picture(made: Path):
+def test_splits_share_no_picture(made: Path):
     train, val = (find_dataset(made, split) for split in ("train", "val"))
     assert [len(train.examples), len(val.examples)] == [60, 150]
     assert len({example.captions for example in val.examples}) == 150
@@ -75,7 +75,7 @@ def test_the_set_is_found_and_its_splits_share_no_picture(made: Path):
         assert (picture.size, picture.mode) == ((64, 64), "RGB")
 
 
-def test_a_seed_makes_the_same_set_and_another_seed_another(shapes: ModuleType, made: Path, tmp_path: Path):
+def test_seed_determines_the_data_set(shapes: ModuleType, made: Path, tmp_path: Path):
     for seed in ("0", "1"):
         run(shapes, tmp_path / seed, "--train", "0", "--val", "5", "--seed", seed)
     again, other = (find_dataset(tmp_path / seed, "val").examples for seed in ("0", "1"))
@@ -90,7 +90,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture).astype(int)
 
 
-def test_a_picture_shows_what_its_caption_says(shapes: ModuleType):
+def test_pictures_show_their_captions(shapes: ModuleType):
     """Read back from the pixels: which colors there are, where, and how much of each."""
     random = Random(2)
     for scene in random.sample(shapes.scenes(), 200):
@@ -113,7 +113,7 @@ def test_a_picture_shows_what_its_caption_says(shapes: ModuleType):
             assert right > 2 * abs(down) if scene.place == "beside" else down > 2 * abs(right)
 
 
-def test_something_happens_in_a_clip_that_its_middle_does_not_show(made: Path):
+def test_clips_show_more_than_their_middle_frame(made: Path):
     clips = find_dataset(made / "clips", "val").examples
     assert [example.path.name for example in clips] == [
         "appears_0000.mp4",
@@ -131,6 +131,6 @@ def test_something_happens_in_a_clip_that_its_middle_does_not_show(made: Path):
         assert np.abs(middle - frames[0 if late else -1]).max() < 0.5
 
 
-def test_records_of_clips_are_of_the_held_out_split(made: Path):
+def test_clip_records_belong_to_held_out_split(made: Path):
     records = [json.loads(line) for line in (made / "clips/captions.jsonl").read_text().splitlines()]
     assert {record["split"] for record in records} == {"val"}

@@ -61,8 +61,8 @@ def test_without_java_all_but_meteor_is_the_same(no_java: None, no_models: None)
     assert each(scores, "CIDEr") == pytest.approx(EACH["CIDEr"], abs=1e-6)
     assert scores.notes == [
         EMPTY,
-        "captions are tokenized by coca, not by Java as in papers: there is no java",
-        "METEOR is left out: there is no java",
+        "captions are tokenized by coca, not by Java as in papers: java is not installed",
+        "METEOR is left out: java is not installed",
         f"SPICE is left out: {java._folder()}/spice/lib has no no.jar",
     ]
 
@@ -126,7 +126,7 @@ def test_every_picture_needs_a_prediction_and_references(
 def test_an_unknown_metric_names_the_known() -> None:
     with pytest.raises(UsageError) as caught:
         score_captions(PREDICTIONS, REFERENCES, ["CIDER"])
-    assert caught.value.message == f"CIDER is none of the metrics {', '.join(METRICS)}"
+    assert caught.value.message == f"unknown metric CIDER: choose from {', '.join(METRICS)}"
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

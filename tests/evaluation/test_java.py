@@ -45,9 +45,9 @@ def told(score, *arguments: object) -> str:
 
 def test_without_java_nothing_runs(monkeypatch: pytest.MonkeyPatch, archives: Path) -> None:
     monkeypatch.setenv("PATH", "")
-    assert told(java.tokenize, ["a"]) == "there is no java"
-    assert told(java.meteor, ["a"], [["a"]]) == "there is no java"
-    assert told(java.spice, ["a"], [["a"]]) == "there is no java"
+    assert told(java.tokenize, ["a"]) == "java is not installed"
+    assert told(java.meteor, ["a"], [["a"]]) == "java is not installed"
+    assert told(java.spice, ["a"], [["a"]]) == "java is not installed"
 
 
 def test_java_that_fails_says_why(java_is) -> None:
@@ -70,7 +70,7 @@ def test_java_that_hangs_is_ended(java_is, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_tokenizer_that_loses_a_line_is_not_believed(java_is) -> None:
     java_is("print('a')")
-    assert told(java.tokenize, ["a", "b"]) == "the tokenizer made 1 lines of 2"
+    assert told(java.tokenize, ["a", "b"]) == "the tokenizer returned 1 lines for 2"
 
 
 def test_meteor_that_dies_halfway_is_left(java_is) -> None:
@@ -100,7 +100,7 @@ print("done")
 @pytest.mark.parametrize("scores", [[], [{"image_id": 0}], 7, [{"image_id": 0, "scores": {"All": {"f": None}}}]])
 def test_spice_that_leaves_no_scores_is_left(java_is, scores: object) -> None:
     java_is(f"open(sys.argv[sys.argv.index('-out') + 1], 'w').write({json.dumps(scores)!r})")
-    assert told(java.spice, ["a"], [["a"]]) == "SPICE left no scores"
+    assert told(java.spice, ["a"], [["a"]]) == "SPICE returned no scores"
 
 
 def test_models_of_spice_are_never_downloaded(java_is, archives: Path) -> None:

@@ -18,7 +18,7 @@ CAPTIONS = CaptionScores(
         "b": {"CIDEr": 0.0, "BLEU-4": 0.0},
         "c": {"CIDEr": 0.5, "BLEU-4": math.nan},
     },
-    notes=["METEOR is left out: there is no java"],
+    notes=["METEOR is left out: java is not installed"],
 )
 CLASSES = ("cat", "dog", "bus")
 
@@ -47,7 +47,7 @@ def test_json_has_the_metrics_own_units(zeroshot: Accuracy) -> None:
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
     assert fields == {
         "scores": {"BLEU-4": 0.356, "CIDEr": 1.2534, "accuracy@1": 0.5, "mean per class": 0.5},
-        "notes": ["METEOR is left out: there is no java"],
+        "notes": ["METEOR is left out: java is not installed"],
         "pictures": {**CAPTIONS.each, "c": {"CIDEr": 0.5, "BLEU-4": None}},
         "per_class": {"cat": 1.0, "dog": 0.5, "bus": 0.0},
         "confusions": [

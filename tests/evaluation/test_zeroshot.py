@@ -29,7 +29,7 @@ def test_templates_that_cannot_be_say_why(tmp_path: Path) -> None:
     for content, message in (
         (b"a {}\na cat\n", f"line 2 of {path} has no {{}} for the class"),
         (b"\n \n", f"{path} holds no template"),
-        (b"\xff{}", f"{path} is no UTF-8 text"),
+        (b"\xff{}", f"{path} is not UTF-8 text"),
     ):
         path.write_bytes(content)
         with pytest.raises(UsageError) as caught:

@@ -55,7 +55,7 @@ def test_several_frames_carry_their_real_times(video: Path):
     assert clip.times == pytest.approx((0.2, 0.6, 1.0, 1.4, 1.8))
 
 
-def test_a_variable_frame_rate_is_sampled_as_it_is_shown(tmp_path: Path):
+def test_variable_frame_rate_is_sampled_by_time(tmp_path: Path):
     frames = [numbered(number, 80, 80) for number in range(4)]
     path = make_video(tmp_path / "a.mp4", frames=frames, at=[0, 1, 2, 50])
     clip, pixels = read_clip(path, Sampling("multi", 4), 80)
@@ -64,7 +64,7 @@ def test_a_variable_frame_rate_is_sampled_as_it_is_shown(tmp_path: Path):
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_short_videos_still_give_as_many_frames_as_asked(tmp_path: Path, frames: int):
+def test_short_videos_yield_the_requested_frames(tmp_path: Path, frames: int):
     path = make_video(tmp_path / "a.mp4", frames=[numbered(number, 80, 80) for number in range(frames)])
     clip, pixels = read_clip(path, Sampling("multi", 6), 80)
     assert pixels.shape == (6, 3, 80, 80)
@@ -73,7 +73,7 @@ def test_short_videos_still_give_as_many_frames_as_asked(tmp_path: Path, frames:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling("multi", 8)])
-def test_a_still_picture_is_one_frame_however_frames_are_chosen(tmp_path: Path, sampling: Sampling):
+def test_still_pictures_are_always_one_frame(tmp_path: Path, sampling: Sampling):
     Image.fromarray(numbered(7, 80, 80)).save(tmp_path / "a.png")
     clip, pixels = read_clip(tmp_path / "a.png", sampling, 80)
     assert clip == Clip(tmp_path / "a.png", 0.0, 0.0, (0.0,))
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_fails_with_a_reason(tmp_path: Path):
         read_clip(tmp_path / "a.mp4", Sampling(), 40)
 
 
-def test_every_segment_is_a_clip_with_frames_of_its_own(video: Path):
+def test_every_segment_is_a_clip(video: Path):
     clips = list(read_clips(video, ReadRequest(Sampling("multi", 2), Segments("seconds", 1.0), 80)))
     assert [(clip.start, clip.end) for clip, _ in clips] == [(0.0, 1.0), (1.0, 2.0)]
     assert [[number_of(frame) for frame in pixels] for _, pixels in clips] == [[6, 18], [31, 43]]
@@ -106,7 +106,7 @@ def test_segments_shorter_than_a_frame_share_it(tmp_path: Path):
     ]
 
 
-def test_all_clips_take_one_pass_and_each_comes_as_soon_as_it_is_decoded(video: Path, monkeypatch: pytest.MonkeyPatch):
+def test_clips_are_decoded_in_one_pass(video: Path, monkeypatch: pytest.MonkeyPatch):
     passes: list[list[int]] = []
     decoded: list[float] = []
     frames = Video.frames
@@ -177,12 +177,12 @@ def whole(starts: np.ndarray, end: float, sampling: Sampling) -> np.ndarray:
     return indices
 
 
-def test_the_middle_frame_is_the_one_on_screen_at_half_time():
+def test_middle_frame_is_on_screen_at_half_time():
     assert whole(*steady(75), MIDDLE).tolist() == [37]
     assert whole(*steady(4), MIDDLE).tolist() == [2]  # it comes on screen just then
 
 
-def test_several_frames_stand_at_the_centers_of_equal_parts():
+def test_frames_are_at_centers_of_equal_parts():
     assert whole(*steady(80), Sampling("multi", 4)).tolist() == [10, 30, 50, 70]
 
 
@@ -193,7 +193,7 @@ def test_spans_are_sampled_each_by_itself():
     assert sample_indices(starts, spans, Sampling("multi", 2)).tolist() == [[6, 18], [31, 43], [50, 50]]
 
 
-def test_a_frame_that_stays_on_screen_for_long_is_the_middle_and_stands_several_times():
+def test_long_frames_are_repeated():
     starts = np.array([0.0, 0.1, 0.2, 9.0])
     assert whole(starts, 10.0, MIDDLE).tolist() == [2]
     assert whole(starts, 10.0, Sampling("multi", 5)).tolist() == [2, 2, 2, 2, 3]
@@ -219,7 +219,7 @@ def test_rounded_times_give_the_frames_of_exact_times():
 
 
 @given(GAPS, st.integers(1, 30))
-def test_every_chosen_frame_is_on_screen_at_its_center(gaps: list[float], count: int):
+def test_sampled_frames_are_on_screen_at_centers(gaps: list[float], count: int):
     edges = np.cumsum([0.0, *gaps])
     starts, end = edges[:-1], float(edges[-1])
     indices = whole(starts, end, Sampling("multi", count))
@@ -237,7 +237,7 @@ def test_an_impossible_number_of_frames_is_refused(number: int):
         Sampling("multi", number)
 
 
-def test_an_unknown_way_is_refused_with_the_known_ones():
+def test_unknown_frame_selection_lists_valid_ones():
     with pytest.raises(UsageError) as caught:
         Sampling("all")  # type: ignore[arg-type]
     assert "'all'" in caught.value.message
@@ -271,13 +271,13 @@ def test_what_is_no_cut_is_refused(text: str) -> None:
     assert caught.value.hint == "none, scene, or seconds, at least 0.1"
 
 
-def test_a_whole_video_is_one_span_and_a_picture_one_without_length() -> None:
+def test_whole_video_and_picture_are_one_span() -> None:
     assert segment_spans(timed(7.2), Segments()) == [(0.0, 7.2)]
     for kind in ("none", "scene", "seconds"):
         assert segment_spans(timed(0.0), Segments(kind, 2.0)) == [(0.0, 0.0)]
 
 
-def test_a_last_piece_of_less_than_half_belongs_to_the_one_before() -> None:
+def test_short_last_piece_is_merged() -> None:
     two = Segments("seconds", 2.0)
     assert segment_spans(timed(6.0), two) == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]
     assert segment_spans(timed(6.9), two) == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.9)]

@@ -64,7 +64,7 @@ IN_VIDEOS = ["videos/a.MP4", "videos/b.mp4", "videos/photo.jpg", "videos/sub/c.m
 
 
 @pytest.mark.parametrize("spelling", ["videos", "videos/", "./videos", "sub/../videos"])
-def test_a_folder_gives_its_videos_and_pictures_sorted_without_hidden_ones(folder: Path, spelling: str):
+def test_folders_yield_sorted_visible_media(folder: Path, spelling: str):
     (folder / "sub").mkdir()
     assert [os.path.normpath(name) for name in names(spelling)] == IN_VIDEOS
 
@@ -75,7 +75,7 @@ def test_a_hidden_folder_is_read_when_named(folder: Path):
     assert names(".") == ["e.mp4"]
 
 
-def test_a_named_file_is_taken_whatever_its_suffix_and_kept_though_missing(folder: Path):
+def test_named_files_are_kept_with_any_suffix(folder: Path):
     assert names("videos/notes.txt", "missing.mp4", "videos/.hidden.mp4") == [
         "videos/notes.txt",
         "missing.mp4",
@@ -83,7 +83,7 @@ def test_a_named_file_is_taken_whatever_its_suffix_and_kept_though_missing(folde
     ]
 
 
-def test_arguments_keep_their_order_and_a_file_its_first_spelling(folder: Path):
+def test_arguments_keep_order_and_first_spelling(folder: Path):
     (folder / "link.mp4").symlink_to("videos/b.mp4")
     assert names("./videos/../videos/b.mp4", "link.mp4", "videos", str(folder / "videos/b.mp4")) == [
         "videos/../videos/b.mp4",
@@ -113,13 +113,13 @@ def test_two_stars_at_the_end_walk_the_folders(folder: Path):
     assert not [name for name in names("videos/**") if "/." in name]
 
 
-def test_a_file_with_the_very_name_wins_over_a_pattern(folder: Path):
+def test_exact_file_name_wins_over_pattern(folder: Path):
     (folder / "[ab].mp4").touch()
     (folder / "a.mp4").touch()
     assert names("[ab].mp4") == ["[ab].mp4"]
 
 
-def test_patterns_work_inside_folders_whose_names_look_like_patterns(folder: Path):
+def test_patterns_work_inside_pattern_like_folders(folder: Path):
     odd = folder / "[2024] trip*" / "day 1"
     odd.mkdir(parents=True)
     (odd / "x.mp4").touch()
@@ -158,7 +158,7 @@ def test_urls_are_named_unchanged_with_advice(folder: Path):
 
 
 @pytest.mark.parametrize("system", ["@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"])
-def test_folders_of_the_system_are_read_only_when_named(folder: Path, system: str):
+def test_system_folders_are_read_only_if_named(folder: Path, system: str):
     inner = folder / "videos/sub" / system / "b.mp4"
     inner.mkdir(parents=True)
     (inner / "thumb.jpg").touch()
@@ -203,7 +203,7 @@ def test_links_that_circle_end(folder: Path):
     assert names("videos/**/*.mkv") == ["videos/sub/c.mkv"]
 
 
-def test_of_a_folder_and_a_link_to_it_the_first_is_searched(folder: Path):
+def test_linked_folders_are_searched_once(folder: Path):
     (folder / "videos/again").symlink_to("sub")
     assert names("videos") == [
         "videos/a.MP4",
@@ -214,7 +214,7 @@ def test_of_a_folder_and_a_link_to_it_the_first_is_searched(folder: Path):
     ]
 
 
-def test_a_linked_folder_is_followed_and_a_broken_link_is_kept(folder: Path):
+def test_links_are_followed_and_broken_ones_kept(folder: Path):
     (folder / "elsewhere").mkdir()
     (folder / "elsewhere/f.mp4").touch()
     (folder / "videos/sub/linked").symlink_to(folder / "elsewhere")
@@ -222,7 +222,7 @@ def test_a_linked_folder_is_followed_and_a_broken_link_is_kept(folder: Path):
     assert {"videos/sub/linked/f.mp4", "videos/gone.mp4"} <= set(names("videos"))
 
 
-def test_a_folder_that_cannot_be_listed_is_kept_for_the_reader_to_say_so(folder: Path, as_nobody: None):
+def test_unreadable_folders_are_kept(folder: Path, as_nobody: None):
     (folder / "videos/sub").chmod(0)
     try:
         assert names("videos") == [*IN_VIDEOS[:3], "videos/sub"]
@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_listed_is_kept_for_the_reader_to_say_so(folder:
         (folder / "videos/sub").chmod(0o755)
 
 
-def test_a_folder_that_a_pattern_cannot_list_is_kept_too(folder: Path, as_nobody: None):
+def test_unreadable_folders_in_patterns_are_kept(folder: Path, as_nobody: None):
     (folder / "videos/sub").chmod(0)
     try:
         assert names("videos/**/*.mp4") == ["videos/b.mp4", "videos/sub"]
@@ -240,7 +240,7 @@ def test_a_folder_that_a_pattern_cannot_list_is_kept_too(folder: Path, as_nobody
         (folder / "videos/sub").chmod(0o755)
 
 
-def test_a_folder_that_goes_while_it_is_searched_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folders_removed_during_search_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch):
     scandir = os.scandir
 
     def moved_meanwhile(path: str) -> Any:
@@ -252,7 +252,7 @@ def test_a_folder_that_goes_while_it_is_searched_is_kept(folder: Path, monkeypat
     assert names("videos") == [*IN_VIDEOS[:4], "videos/sub/deep"]
 
 
-def test_names_with_new_lines_and_bytes_that_are_no_text_survive(folder: Path):
+def test_names_of_any_bytes_survive(folder: Path):
     odd = [b"new\nline.mp4", b"caf\xe9.mp4", "日本 🎬.mp4".encode(), b" .mp4", b"-o.mp4"]
     for name in odd:
         Path(os.fsdecode(b"videos/" + name)).touch()
@@ -286,13 +286,13 @@ def test_pictures_are_told_by_suffix():
     assert not is_image("jpg")
 
 
-def test_a_name_that_is_too_long_or_can_be_none_is_kept_for_the_reader_to_say_so(folder: Path):
+def test_impossible_names_are_kept(folder: Path):
     impossible = ["x" * 300 + ".mp4", "nul\0.mp4", "nul\0/a.mp4", "\ud800.mp4"]
     Path("list.jsonl").write_text("".join(json.dumps({"video": name}) + "\n" for name in impossible))
     assert names("@list.jsonl", since=iso(0), exclude=["*.gif"]) == impossible
 
 
-def test_lists_stand_among_other_arguments_in_their_own_order(folder: Path):
+def test_lists_keep_their_order_among_arguments(folder: Path):
     Path("list.txt").write_text("videos/sub\nvideos/b.mp4\nmissing[1].mp4\n*.mp4\n@list.txt\n-\n")
     stdin = io.BytesIO(b"videos/b.mp4\0new\nline.mp4\0")
     assert names("videos/photo.jpg", "@list.txt", "-", "videos", stdin=stdin) == [
@@ -372,7 +372,7 @@ def test_globs_hold_for_named_files_folders_and_lists(folder: Path):
     assert names("videos/sub", "videos/b.mp4", include=["sub"]) == ["videos/sub/c.mkv", "videos/sub/deep/d.webm"]
 
 
-def test_a_name_is_not_sought_above_what_is_named(folder: Path):
+def test_globs_do_not_match_parent_folders(folder: Path):
     assert names("videos/sub/c.mkv", "videos/sub/deep", exclude=["sub", "videos", folder.name]) == [
         "videos/sub/c.mkv",
         "videos/sub/deep/d.webm",
@@ -396,7 +396,7 @@ def test_a_pattern_may_match_only_what_is_excluded(folder: Path):
         names("videos/**/*.web", exclude=["deep"])
 
 
-def test_only_what_was_modified_since_is_taken_and_what_cannot_be_asked(folder: Path):
+def test_since_keeps_recent_and_unknown_files(folder: Path):
     for name in IN_VIDEOS:
         os.utime(name, (0, 1000))
     os.utime("videos/b.mp4", (0, 2000))
@@ -417,7 +417,7 @@ def test_when_nothing_is_left_the_limits_are_named(folder: Path, limits: dict[st
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, 47} and name[0] != 46)))
-def test_a_file_of_any_name_is_found_in_a_folder_in_a_list_and_by_a_glob(raw: list[bytes]):
+def test_any_file_name_is_found(raw: list[bytes]):
     with TemporaryDirectory() as folder:
         paths = sorted({f"{folder}/{os.fsdecode(name)}.mp4" for name in raw})
         for path in paths:
@@ -452,7 +452,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("2024-05-01T12:00+05:30", "2024-05-01T06:30:00+00:00"),
     ],
 )
-def test_a_date_is_local_unless_it_has_an_offset(text: str, expected: str, berlin: None):
+def test_dates_without_offset_are_local(text: str, expected: str, berlin: None):
     assert parse_since(text) == datetime.fromisoformat(expected).timestamp()
 
 
@@ -474,7 +474,7 @@ def test_anything_else_is_a_usage_error(text: str):
     assert caught.value.hint == "write it as 2024-05-01, 2024-05-01T12:00, 30m, 12h, 7d or 2w"
 
 
-def test_any_age_and_the_first_year_are_no_crash():
+def test_extreme_ages_and_dates_are_accepted():
     assert parse_since("9" * 400 + "w") == float("-inf")
     for text in ("0001-01-01", "9999-12-31T23:59"):
         try:
@@ -495,7 +495,7 @@ PARTS = st.sampled_from(["**", "*", "a", "b", "ab", "*.c", "?", "a*", "[!a]", "[
 
 
 @given(st.lists(PARTS, min_size=2, max_size=5).map("/".join))
-def test_a_path_fits_a_glob_that_finds_it_or_a_folder_it_is_in(folder_of_tree: Path, text: str):
+def test_globs_match_paths_and_parent_folders(folder_of_tree: Path, text: str):
     text_for_files = f"{text}/*" if text.endswith("/**") else text  # else `a/**` finds the file a
     found = {Path(name) for name in glob.glob(text_for_files, root_dir=folder_of_tree, recursive=True)}  # noqa: PTH207
     filter = Filter.of(FileOptions(include=(text,)))

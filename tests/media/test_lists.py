@@ -63,7 +63,7 @@ def test_between_nuls_stand_paths_with_new_lines(end: str):
     assert list(read_stdin(io.BytesIO(os.fsencode("\0".join(ODD) + end)))) == ODD
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_path():
+def test_byte_order_mark_is_ignored():
     assert listed("list.txt", "\ufeffa.mp4\nb.mp4") == ["a.mp4", "b.mp4"]
     assert listed("list.csv", "\ufeffpath,n\na.mp4,1") == ["a.mp4"]
     assert listed("list.jsonl", '\ufeff{"video": "a.mp4"}') == ["a.mp4"]
@@ -79,7 +79,7 @@ PATHS = st.lists(
 
 
 @given(PATHS)
-def test_every_path_that_a_file_can_have_survives_each_kind_of_list(paths: list[str]):
+def test_any_path_survives_every_list_format(paths: list[str]):
     assert listed("list.txt", "\0".join([*paths, ""])) == paths
     assert listed("list.csv", table(paths, ",")) == paths
     assert listed("list.tsv", table(paths, "\t")) == paths
@@ -93,7 +93,7 @@ def table(paths: Sequence[str], delimiter: str) -> str:
 
 
 @given(st.binary(max_size=200), st.sampled_from(["", ".txt", ".csv", ".tsv", ".jsonl"]))
-def test_whatever_a_file_holds_is_a_list_or_a_usage_error(content: bytes, suffix: str):
+def test_any_content_is_list_or_usage_error(content: bytes, suffix: str):
     try:
         paths = listed(f"any{suffix}", content)
     except UsageError as error:
@@ -104,7 +104,7 @@ def test_whatever_a_file_holds_is_a_list_or_a_usage_error(content: bytes, suffix
 
 
 @pytest.mark.parametrize("column", ["path", "Video", "FILE", "filename"])
-def test_a_table_has_its_paths_in_a_column_of_a_usual_name(column: str):
+def test_usual_column_names_hold_paths(column: str):
     assert listed("list.csv", f"n,{column}\n1,a.mp4\n2,\n3\n4,b.mp4\n") == ["a.mp4", "b.mp4"]
 
 
@@ -121,7 +121,7 @@ def test_a_column_is_named_after_the_list():
     assert refused("list.csv:clip").hint == "name one as in @list.csv:column: path, my clip: best"
 
 
-def test_of_several_columns_without_a_usual_name_one_must_be_named():
+def test_ambiguous_columns_must_be_named():
     Path("list.csv").write_text("id,clip\n1,a.mp4\n")
     assert refused("list.csv").message == "list.csv has no column of paths"
     assert refused("list.csv").hint == "name one as in @list.csv:column: id, clip"
@@ -138,7 +138,7 @@ def test_tabs_and_semicolons_part_columns_too():
     assert listed("list.csv", 'n;path\n0,5;a.mp4\n1;"b;c.mp4"\n') == ["a.mp4", "b;c.mp4"]
 
 
-def test_a_file_whose_name_looks_like_a_column_is_the_list():
+def test_file_name_like_a_column_is_list():
     Path("day:1").mkdir()
     assert listed("day:1/list.csv", "path,x\na.mp4,b.mp4\n") == ["a.mp4"]
     assert listed("day:1/list.csv", "path,x\na.mp4,b.mp4\n", ":x") == ["b.mp4"]
@@ -161,7 +161,7 @@ def test_records_may_name_their_files_in_another_field():
     assert listed("list.jsonl", '{"id": "c.mp4", "file": "a.mp4"}\n', ":id") == ["c.mp4"]
 
 
-def test_a_record_that_cannot_be_is_named_by_its_line():
+def test_invalid_records_are_named_by_line():
     good = '{"video": "a.mp4"}\n'
     for bad in ('{"video": "b.mp', "[1]", '"b.mp4"', "[" * 100_000, "7", '{"video": NaN}'):
         Path("list.jsonl").write_text(good + bad)
@@ -169,7 +169,7 @@ def test_a_record_that_cannot_be_is_named_by_its_line():
     Path("list.jsonl").write_text(good + '{"id": 1}')
     assert refused("list.jsonl").message == "line 2 of list.jsonl has no column 'video'"
     Path("list.jsonl").write_text(good + '{"video": 1}')
-    assert refused("list.jsonl").message == "line 2 of list.jsonl holds 1 in place of a path"
+    assert refused("list.jsonl").message == "line 2 of list.jsonl has 1 instead of a path"
 
 
 def test_a_damaged_table_is_named_by_its_line():
@@ -187,7 +187,7 @@ def test_a_list_of_nothing_is_a_usage_error(name: str, content: str):
     assert refused(name).message == f"{name} lists no path"
 
 
-def test_a_table_without_rows_and_a_closed_stdin_list_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_empty_tables_and_closed_stdin_list_nothing(monkeypatch: pytest.MonkeyPatch):
     Path("list.csv").write_text("path,n\n")
     assert refused("list.csv").message == "list.csv lists no path"
     monkeypatch.setattr(sys, "stdin", None)
@@ -197,13 +197,13 @@ def test_a_table_without_rows_and_a_closed_stdin_list_nothing(monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["list.txt", "list", "list.csv", "list.tsv"])
 @pytest.mark.parametrize("content", [b"\0\0\0\x20ftypisom\0\0\2\0", "path\na.mp4\n".encode("utf-16")])
-def test_what_is_no_text_is_a_usage_error(name: str, content: bytes):
+def test_binary_lists_are_usage_errors(name: str, content: bytes):
     Path(name).write_bytes(content)
     assert refused(name).message in (f"{name} is not UTF-8 text", f"{name} is UTF-16 text")
     assert refused(name).hint == "save it as UTF-8"
 
 
-def test_a_video_in_place_of_a_list_is_a_usage_error():
+def test_video_as_list_is_a_usage_error():
     Path("@a.mp4").touch()
     assert refused("b.mp4").message == "b.mp4 is not a list of paths"
     assert refused("b.mp4").hint == KINDS
@@ -221,7 +221,7 @@ def test_a_list_that_cannot_be_read_says_why(folder: Path, as_nobody: None):
     assert refused("x" * 300).message == f"cannot read {'x' * 300}: File name too long"
 
 
-def test_a_path_is_relative_to_the_list_where_it_exists_only_there():
+def test_paths_may_be_relative_to_the_list():
     for name in ("here.mp4", "sub/here.mp4", "sub/there.mp4"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
@@ -246,7 +246,7 @@ def test_a_column_of_a_parquet_file_lists_paths():
     write_parquet(n=[1, 2, 3, 4], path=["new\nline.mp4", None, "", "日本.mp4"], raw=[b"caf\xe9.mp4", None, b"", b"-"])
     assert list(read_list("list.parquet")) == ["new\nline.mp4", "日本.mp4"]
     assert list(read_list("list.parquet:raw")) == ["caf\udce9.mp4", "-"]
-    assert refused("list.parquet:n").message == "row 1 of list.parquet holds 1 in place of a path"
+    assert refused("list.parquet:n").message == "row 1 of list.parquet has 1 instead of a path"
     assert refused("list.parquet:m").message == "list.parquet has no column 'm'"
     assert refused("list.parquet:m").hint == "name one as in @list.csv:column: n, path, raw"
 

@@ -92,7 +92,7 @@ def test_wide_numbers_are_scaled_to_gray(tmp_path: Path, dtype: type, scale: flo
     np.testing.assert_allclose(pixels[:, :, 0], gray, atol=1)
 
 
-def test_unsigned_numbers_of_32_bits_do_not_turn_negative(tmp_path: Path):
+def test_unsigned_32_bit_numbers_stay_positive(tmp_path: Path):
     gray = numbered(5)[:, :, 0].astype(np.uint32)
     path = tmp_path / "a.tif"
     Image.fromarray((gray << 24).view(np.int32)).save(path)
@@ -103,7 +103,7 @@ def test_unsigned_numbers_of_32_bits_do_not_turn_negative(tmp_path: Path):
     assert number_of(pixels) == 5
 
 
-def test_what_is_not_a_number_is_black(tmp_path: Path):
+def test_nan_is_black(tmp_path: Path):
     values = np.full((48, 80), 0.5, np.float32)
     values[:24] = np.nan
     Image.fromarray(values).save(tmp_path / "a.tif")
@@ -123,7 +123,7 @@ def test_tiles_of_heic_are_one_picture(tmp_path: Path, name: str):
     assert reader.end == 0
 
 
-def test_heic_is_turned_and_its_primary_picture_is_taken(tmp_path: Path):
+def test_heic_primary_picture_is_rotated(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise
     stored = Image.fromarray(np.ascontiguousarray(np.rot90(numbered(5))))
@@ -212,7 +212,7 @@ def test_huge_pictures_are_reduced_piece_by_piece(
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "bztar", "xztar"])
-def test_archives_are_told_to_be_unpacked(tmp_path: Path, kind: str):
+def test_archives_are_refused_with_a_hint(tmp_path: Path, kind: str):
     (tmp_path / "in").mkdir()
     Image.fromarray(numbered(5)).save(tmp_path / "in" / "a.jpg")
     made = Path(shutil.make_archive(str(tmp_path / "made"), kind, tmp_path / "in"))

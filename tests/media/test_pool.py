@@ -67,9 +67,7 @@ def outlines(events: Iterator[Event]) -> list[tuple]:
     return [event[:2] if not isinstance(event, ClipRead) else (event.video, event.clip.start) for event in events]
 
 
-def test_every_video_tells_its_clips_in_order_whoever_is_faster(
-    long: Path, short: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_events_arrive_in_order(long: Path, short: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     Image.fromarray(numbered(7)).save(tmp_path / "a.png")
     make_sound(tmp_path / "a.m4a")
     paths = [long, short, tmp_path / "a.png", tmp_path / "none.mp4", tmp_path / "a.m4a", short]
@@ -87,14 +85,14 @@ def test_every_video_tells_its_clips_in_order_whoever_is_faster(
     assert capfd.readouterr() == ("", "")
 
 
-def test_clips_are_those_that_this_process_would_read(long: Path):
+def test_clips_equal_those_read_in_process(long: Path):
     theirs = [event for event in read_videos(each([long], PIECES)) if isinstance(event, ClipRead)]
     for event, (clip, pixels) in zip(theirs, read_clips(long, PIECES), strict=True):
         assert event.clip == clip
         np.testing.assert_array_equal(event.pixels, pixels)
 
 
-def test_each_may_be_read_in_its_own_way(long: Path):
+def test_requests_may_differ_per_video(long: Path):
     seeds = [None, 1, 2]
     requests = [ReadRequest(Sampling(), Segments("none"), 40 + place, seed) for place, seed in enumerate(seeds)]
     events = read_videos((long, request) for request in requests)
@@ -113,7 +111,7 @@ def test_notes_are_reported_once_per_file(long: Path, tmp_path: Path):
     assert notes.texts == [f"{damaged}: decord failed; decoding with PyAV instead"]
 
 
-def test_no_video_gives_no_event():
+def test_no_videos_yield_no_events():
     assert list(read_videos(each([], WHOLE))) == []
 
 
@@ -170,9 +168,7 @@ def test_files_that_are_damaged_fail_for_good(long: Path, tmp_path: Path) -> Non
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
 )
-def test_a_video_that_takes_its_process_with_it_fails_alone(
-    long: Path, short: Path, blow: signal.Signals, message: str
-):
+def test_crashing_videos_fail_alone(long: Path, short: Path, blow: signal.Signals, message: str):
     before = children()
     # A process that is stopped is given up soon; others may take as long as a loaded machine needs.
     request = replace(PIECES, timeout=10 if blow == signal.SIGSTOP else 900)
@@ -215,9 +211,7 @@ def test_a_process_can_take_only_so_much_memory(long: Path):
     events.close()
 
 
-def test_modules_of_the_folder_that_one_works_in_are_not_taken(
-    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_working_folder_modules_are_not_imported(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("av", "numpy", "queue"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')")
     monkeypatch.chdir(tmp_path)

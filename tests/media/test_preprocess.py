@@ -38,7 +38,7 @@ def test_normalizing_is_open_clips_arithmetic_whatever_the_shape():
 
 
 @pytest.mark.parametrize("case", [0, 1, 2, 3, 4, 6])
-def test_pixels_are_within_one_gray_level_of_open_clip(case: int):
+def test_pixels_match_open_clip_within_one_level(case: int):
     pixels = crop(golden(f"in{case}"), 224, CLIP)
     assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
     assert np.abs(gray_levels(normalize(pixels, CLIP)) - golden(f"out{case}")).max() < 1
@@ -77,7 +77,7 @@ def test_the_crop_keeps_the_middle():
 
 
 @given(height=st.integers(200, 1000), long=st.floats(0.8, 1.25), seed=st.integers(0, 2**32))
-def test_a_random_box_has_most_of_the_frame_and_nearly_its_shape(height: int, long: float, seed: int):
+def test_random_boxes_keep_most_of_the_frame(height: int, long: float, seed: int):
     width = round(height * long)
     top, left, down, across = random_box(height, width, Random(seed))
     assert 0 <= top <= top + down <= height
@@ -105,12 +105,12 @@ def test_boxes_lie_anywhere_that_they_fit():
         (33, 10, (10, 0, 13, 10)),
     ],
 )
-def test_of_a_long_frame_the_middle_is_taken(height: int, width: int, box: tuple[int, int, int, int]):
+def test_long_frames_are_cropped_in_the_middle(height: int, width: int, box: tuple[int, int, int, int]):
     assert {random_box(height, width, Random(seed)) for seed in range(20)} == {box}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_random_crop_is_pils_bicubic_of_its_box(seed: int):
+def test_random_crop_is_bicubic_resize_of_box(seed: int):
     frame = golden("in0")
     top, left, height, width = random_box(*frame.shape[:2], Random(seed))
     box = Image.fromarray(frame).crop((left, top, left + width, top + height))
@@ -118,6 +118,6 @@ def test_a_random_crop_is_pils_bicubic_of_its_box(seed: int):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 30_000), (30_000, 1), (7, 900)])
-def test_any_shape_of_frame_can_be_cropped_at_random(shape: tuple[int, int]):
+def test_frames_of_any_shape_are_cropped(shape: tuple[int, int]):
     frame = np.full((*shape, 3), 128, np.uint8)
     np.testing.assert_array_equal(random_crop(frame, 64, 0), np.full((64, 64, 3), 128))

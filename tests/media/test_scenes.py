@@ -51,10 +51,10 @@ class Drawn:
         return (Frame(float(self.starts[index]), self.pictures[index]) for index in indices)
 
 
-# What is found
+# Changes
 
 
-def test_a_cut_is_found_at_the_first_frame_of_the_new_scene(tmp_path: Path) -> None:
+def test_cuts_are_found_at_their_frame(tmp_path: Path) -> None:
     video = open_reader(make_video(tmp_path / "a.mp4", frames=stays(0, 2) + stays(1, 1.48) + stays(2, 2)))
     assert find_scenes(video) == pytest.approx([2.0, 3.48])
     assert np.array(segment_spans(video, Segments("scene"))) == pytest.approx(
@@ -85,7 +85,7 @@ def test_pictures_of_any_shape_are_cut(tmp_path: Path, height: int, width: int) 
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0])
-def test_a_dissolve_is_found_once_and_inside_of_it(seconds: float) -> None:
+def test_dissolves_are_found_once(seconds: float) -> None:
     for seed in range(6):
         dissolve = mixed(clouds(seed), clouds(seed + 1), seconds)
         (found,) = find_scenes(Drawn(stays(seed, 2) + dissolve + stays(seed + 1, 2)))
@@ -112,7 +112,7 @@ def test_slides_that_stand_for_long_are_scenes(tmp_path: Path) -> None:
     assert find_scenes(video) == pytest.approx([10.0, 20.0, 3600.0])
 
 
-# What is none
+# No changes
 
 
 def shown(draw: Callable[[int], np.ndarray]) -> Drawn:
@@ -121,14 +121,14 @@ def shown(draw: Callable[[int], np.ndarray]) -> Drawn:
 
 
 @pytest.mark.parametrize("speed", [1, 2, 4, 8])
-def test_a_camera_that_moves_sees_one_scene(speed: int) -> None:
+def test_camera_moves_make_no_scene(speed: int) -> None:
     for seed in range(3):
         wide = clouds(seed, HEIGHT, 6 * WIDTH, (14, 144))
         video = shown(lambda number: wide[:, speed * number : speed * number + WIDTH])  # noqa: B023
         assert find_scenes(video) == []
 
 
-def test_a_zoom_sees_one_scene() -> None:
+def test_zooms_make_no_scene() -> None:
     boxes = [(number / 4, number / 8, WIDTH - number / 4, HEIGHT - number / 8) for number in range(75)]
     for seed in range(3):
         picture = Image.fromarray(clouds(seed, spots=(14, 24)))
@@ -136,7 +136,7 @@ def test_a_zoom_sees_one_scene() -> None:
         assert find_scenes(Drawn(zoomed)) == []
 
 
-def test_flashes_and_light_that_is_switched_make_no_scene() -> None:
+def test_flashes_and_switched_lights_make_no_scene() -> None:
     light = np.ones(75)
     light[30:], light[50:54] = 0.4, 3.0
     assert find_scenes(shown(lambda number: clouds(0) * light[number])) == []
@@ -147,7 +147,7 @@ def test_grain_makes_no_scene() -> None:
     assert find_scenes(shown(lambda number: clouds(0) + chance.normal(0, 30, (HEIGHT, WIDTH, 1)))) == []
 
 
-def test_fades_to_black_and_back_and_at_both_ends_make_no_scene() -> None:
+def test_fades_to_black_make_no_scene() -> None:
     black = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 40
     blink = mixed(clouds(0), 0, 0.4) + black[:10] + mixed(0, clouds(0), 0.4)
     assert find_scenes(Drawn([*black, *mixed(0, clouds(0), 0.5), *stays(0, 2), *blink, *stays(0, 2), *black])) == []
@@ -159,7 +159,7 @@ def test_a_window_that_opens_makes_no_scene() -> None:
     assert find_scenes(Drawn(stays(0, 2) + [window] * 50 + stays(0, 2))) == []
 
 
-def test_a_thing_that_crosses_the_picture_makes_no_scene() -> None:
+def test_moving_objects_make_no_scene() -> None:
     def draw(number: int) -> np.ndarray:
         picture = clouds(0).copy()
         picture[20:65, max(0, 6 * number - 200) : max(0, 6 * number - 140)] = (250, 250, 30)
@@ -170,21 +170,21 @@ def test_a_thing_that_crosses_the_picture_makes_no_scene() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 75])
 @pytest.mark.parametrize("shade", [0, 128])
-def test_where_there_is_nothing_to_see_there_is_one_scene(frames: int, shade: int) -> None:
+def test_blank_videos_are_one_scene(frames: int, shade: int) -> None:
     assert find_scenes(Drawn([np.full((HEIGHT, WIDTH, 3), shade, np.uint8)] * frames)) == []
 
 
 # Rules
 
 
-def test_scenes_have_a_least_length_and_the_stronger_change_wins() -> None:
+def test_stronger_of_close_changes_wins() -> None:
     weak = clouds(0) // 4 * 3 + clouds(1) // 4
     pictures = stays(0, 2) + [weak] * 10 + stays(2, 2) + stays(3, 0.5)
     assert find_scenes(Drawn(pictures)) == pytest.approx([2.4])
     assert find_scenes(Drawn(pictures), shortest=0.3) == pytest.approx([2.4, 4.4])
 
 
-def test_a_long_video_is_cut_as_a_short_one() -> None:
+def test_long_videos_are_cut_like_short_ones() -> None:
     """It is looked at in stretches of half a minute, and changes at their borders are found once."""
     pictures = [
         picture for seed in range(40) for picture in stays(seed, 2.24) + mixed(clouds(seed), clouds(seed + 1), 0.8)
@@ -196,7 +196,7 @@ def test_a_long_video_is_cut_as_a_short_one() -> None:
     assert find_scenes(Drawn(cut)) == pytest.approx(np.arange(1, 60) * 1.6)
 
 
-def test_what_a_damaged_file_still_shows_is_cut(tmp_path: Path) -> None:
+def test_damaged_files_are_cut(tmp_path: Path) -> None:
     whole = make_video(tmp_path / "a.ts", frames=stays(0, 2) + stays(1, 2) + stays(2, 2))
     data = bytearray(whole.read_bytes())
     data[-len(data) // 3 :] = b""

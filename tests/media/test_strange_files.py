@@ -54,7 +54,7 @@ def opened(path: Path) -> Video:
 
 @pytest.mark.parametrize("tagged_range", [LIMITED, FULL], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", TAGS)
-def test_colors_are_read_with_the_matrix_and_range_that_the_file_names(tmp_path: Path, matrix: str, tagged_range: int):
+def test_colors_follow_tagged_matrix_and_range(tmp_path: Path, matrix: str, tagged_range: int):
     frame = make_yuv(patches(PATCHES / 255), matrix, full=tagged_range == FULL)
     frame.colorspace, frame.color_range = TAGS[matrix], tagged_range
     video = opened(make_video(tmp_path / "a.mp4", frames=[frame] * 3, options=LOSSLESS))
@@ -65,7 +65,7 @@ def test_colors_are_read_with_the_matrix_and_range_that_the_file_names(tmp_path:
 @pytest.mark.parametrize(
     ("width", "height", "matrix"), [(1280, 32, "BT.709"), (128, 578, "BT.709"), (128, 32, "BT.601")]
 )
-def test_the_size_tells_the_matrix_where_the_file_does_not(tmp_path: Path, width: int, height: int, matrix: str):
+def test_untagged_color_matrix_follows_the_size(tmp_path: Path, width: int, height: int, matrix: str):
     frame = make_yuv(patches(PATCHES / 255, width, height), matrix)
     video = opened(make_video(tmp_path / "a.mp4", frames=[frame] * 3, options=LOSSLESS))
     assert np.abs(seen(shown(video)) - PATCHES).max() <= 3
@@ -96,7 +96,7 @@ def make_hdr(path: Path, nits: np.ndarray, transfer: int) -> Path:
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG], ids=["PQ", "HLG"])
-def test_hdr_looks_like_the_same_scene_in_standard_range(tmp_path: Path, transfer: int):
+def test_hdr_is_mapped_to_standard_range(tmp_path: Path, transfer: int):
     """As it is stored its white is 146 (PQ) or 189 (HLG), and its red a brown."""
     light = np.where(PATCHES <= 10, PATCHES / 255 / 12.92, ((PATCHES / 255 + 0.055) / 1.055) ** 2.4)
     to_bt2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
@@ -126,7 +126,7 @@ def test_highlights_of_hdr_keep_their_order(tmp_path: Path, transfer: int):
     ],
     ids=["left to right", "upside down", "transposed", "transposed and turned"],
 )
-def test_a_mirrored_video_is_put_right(tmp_path: Path, matrix: tuple[int, int, int, int], expected: np.ndarray):
+def test_mirrored_videos_are_unmirrored(tmp_path: Path, matrix: tuple[int, int, int, int], expected: np.ndarray):
     stored = CORNERS.repeat(24, axis=0).repeat(40, axis=1)
     pixels = shown(opened(make_video(tmp_path / "a.mp4", frames=[stored] * 3, matrix=matrix)))
     height, width = pixels.shape[:2]
@@ -134,7 +134,7 @@ def test_a_mirrored_video_is_put_right(tmp_path: Path, matrix: tuple[int, int, i
     assert np.abs(pixels[height // 4 :: height // 2, width // 4 :: width // 2].astype(int) - expected).max() < 20
 
 
-def test_motion_jpeg_is_turned_as_its_exif_says(tmp_path: Path):
+def test_motion_jpeg_is_rotated_by_exif(tmp_path: Path):
     """PyAV 18 knows no Exif, and so names no side data of such a frame at all."""
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise
@@ -155,7 +155,7 @@ def test_pixels_become_square_and_no_side_grows(tmp_path: Path, aspect: Fraction
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mpg"])
-def test_of_two_fields_one_is_shown(tmp_path: Path, name: str):
+def test_interlaced_videos_show_one_field(tmp_path: Path, name: str):
     """Both at once are a comb wherever something moves."""
     woven = numbered(0b0101010101, 160, 96)
     woven[1::2] = numbered(0b0011001100, 160, 96)[1::2]
@@ -206,7 +206,7 @@ def test_sound_beside_a_video_without_frames_says_so(tmp_path: Path, name: str, 
         open_reader(tmp_path / name)
 
 
-def test_a_frame_whose_time_is_weeks_away_is_left_out(tmp_path: Path):
+def test_frames_weeks_away_are_skipped(tmp_path: Path):
     """In seconds, a video of weeks would be millions of clips."""
     video = opened(make_video(tmp_path / "a.mkv", frames=10, at=[*range(9), 25 * 86_400 * 40]))
     assert len(video.starts) == 9
@@ -214,7 +214,7 @@ def test_a_frame_whose_time_is_weeks_away_is_left_out(tmp_path: Path):
     assert [number_of(frame.pixels) for frame in video.frames([0, 8])] == [0, 8]
 
 
-def test_a_title_that_is_no_utf8_is_no_obstacle(tmp_path: Path):
+def test_titles_may_be_invalid_utf8(tmp_path: Path):
     path = make_video(tmp_path / "a.mkv", title="cafX")
     path.write_bytes(path.read_bytes().replace(b"cafX", b"caf\xe9"))
     assert number_of(shown(opened(path))) == 0

@@ -98,7 +98,7 @@ def test_a_run_starts_anew_when_that_is_asked(run: RunFolder) -> None:
 def test_names_that_no_run_can_have(name: str, home: Path) -> None:
     with pytest.raises(UsageError) as caught, open_run_folder(name, ASKED):
         pass
-    assert caught.value.message == f"{name!r} is not a valid name of a run"
+    assert caught.value.message == f"{name!r} is not a valid run name"
     assert inside(home) == []
 
 
