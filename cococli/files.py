@@ -69,8 +69,7 @@ def publish_folder(folder: Path, destination: Path) -> None:
         OSError: The parent folder is not writable, or the disk is full.
     """
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
     sync_folder(folder)
     old = folder
     with undisturbed():
@@ -210,14 +209,23 @@ def copy_mode(source: Path, file: BinaryIO) -> None:
         os.fchmod(file.fileno(), stat.S_IMODE(source.stat().st_mode))
 
 
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk.
+
+    Raises:
+        OSError: The disk is full or fails, or the file system cannot flush.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure, where the system can."""
+    """Make the names in a folder survive a power failure, if the system can."""
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

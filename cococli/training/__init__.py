@@ -1,1 +1,1 @@
-"""Training: losses, gradients, the optimizer, and the runs made of them."""
+"""Fine-tuning: losses, gradients, the optimizer and resumable runs."""

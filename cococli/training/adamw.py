@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101), in place, equal to torch.optim.AdamW with open_clip's choice of what decays."""
+"""AdamW (arXiv 1711.05101) in place, equal to torch.optim.AdamW with open_clip's choice of decayed weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ _adam = ops.Adam()
 
 @dataclass(frozen=True)
 class AdamWOptions:
-    """Defaults are open_clip's for a ViT."""
+    """Options of AdamW, by default open_clip's for a ViT."""
 
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-6
-    decay: float = 0.2  # of matrices; vectors and the logit scale do not decay
+    weight_decay: float = 0.2  # of matrices; vectors and the logit scale do not decay
 
 
 _Part = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]  # a weight, its gradient, its moments
@@ -34,17 +34,17 @@ class AdamW:
         self._moments = {name: (_zeros(weight), _zeros(weight)) for name, weight in weights.items()}
         self.steps = 0
 
-    def update(self, gradients: Sequence[Tensor], rate: float) -> None:
-        """One step. The gradients stand in the order of the weights."""
+    def update(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """Take one step. The gradients are in the order of the weights."""
         self.steps += 1
         step = self._step_in_host_memory if inplace.in_host_memory() else self._step_on_device
         parts = list(zip(self._weights.values(), gradients, self._moments.values(), strict=True))
-        for decays, decay in ((True, self._options.decay), (False, 0.0)):
+        for decays, weight_decay in ((True, self._options.weight_decay), (False, 0.0)):
             if alike := [part for part in parts if (part[0].ndim > 1) == decays]:
-                step(alike, rate, decay)
+                step(alike, learning_rate, weight_decay)
 
-    def _step_in_host_memory(self, parts: Sequence[_Part], rate: float, decay: float) -> None:
-        """By torch itself, in one pass over the memory: MindSpore's kernels take six times as long."""
+    def _step_in_host_memory(self, parts: Sequence[_Part], learning_rate: float, weight_decay: float) -> None:
+        """Update with torch, in one pass over the memory: MindSpore's kernels take six times as long."""
         import torch
         from torch.optim.adamw import adamw
 
@@ -60,24 +60,24 @@ class AdamW:
             beta1=options.beta1,
             beta2=options.beta2,
             eps=options.epsilon,
-            lr=rate,
-            weight_decay=decay,
+            lr=learning_rate,
+            weight_decay=weight_decay,
         )
 
-    def _step_on_device(self, parts: Sequence[_Part], rate: float, decay: float) -> None:
-        """torch divides m by `1 - beta1 ** t` and v by `1 - beta2 ** t`; here the rate and epsilon carry both."""
+    def _step_on_device(self, parts: Sequence[_Part], learning_rate: float, weight_decay: float) -> None:
+        """Update with MindSpore's kernel. The learning rate and epsilon include the bias corrections of m and v."""
         beta1, beta2 = self._options.beta1, self._options.beta2
         root = (1 - beta2**self.steps) ** 0.5
-        corrected = rate * root / (1 - beta1**self.steps)
+        corrected = learning_rate * root / (1 - beta1**self.steps)
         numbers = (0, 0, corrected, beta1, beta2, self._options.epsilon * root)
         scalars = [Tensor(number, ms.float32) for number in numbers]
         for weight, gradient, moments in parts:
-            if decay:
-                inplace.scale([weight], 1 - rate * decay)
+            if weight_decay:
+                inplace.scale([weight], 1 - learning_rate * weight_decay)
             _adam(weight, *moments, *scalars, gradient)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Both moments of each weight, as `NAME.m` and `NAME.v`, not copied, and the count of steps."""
+        """Return both moments of each weight, as `NAME.m` and `NAME.v`, not copied, and the number of steps."""
         moments = {
             f"{name}.{kind}": moment.asnumpy()
             for name, pair in self._moments.items()
@@ -86,7 +86,7 @@ class AdamW:
         return {"steps": np.array(self.steps), **moments}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a `state`, which is copied."""
+        """Restore a `state`, which is copied."""
         self.steps = int(state["steps"])
         for name in self._moments:
             self._moments[name] = (as_tensor(state[f"{name}.m"].copy()), as_tensor(state[f"{name}.v"].copy()))

@@ -1,7 +1,7 @@
 """The blocks of the network, forward and backward, without computing a matrix product twice.
 
-A block is cut where its products are: what stands between two cuts is kept on the way forward, and on the way back
-each part is differentiated by itself. What little else is in a part, norms, GELU and softmax, is computed again.
+A block is split at its matrix products: the forward pass keeps the tensors between two parts, and the backward pass
+differentiates each part by itself. Layer norms, GELU and softmax within a part are recomputed.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,21 @@ Tensors = tuple[Tensor, ...]
 
 
 class Block(NamedTuple):
-    """A function of constants, then tensors, that keeps what its gradients need."""
+    """A function of constants, then tensors, that keeps what its gradients need.
 
-    forward: Callable[..., Tensors]  # the output, then what is kept
-    backward: Callable[..., Tensors]  # of the output's gradient, what was kept and all inputs, to those of the tensors
-    constants: int  # so many inputs have no gradient
+    Attributes:
+        forward: Returns the output, then the tensors to keep.
+        backward: From the output's gradient, the kept tensors and all inputs, returns the gradients of the tensors.
+        constants: Number of leading inputs without a gradient.
+    """
+
+    forward: Callable[..., Tensors]
+    backward: Callable[..., Tensors]
+    constants: int
 
 
 def pullback(function: Callable[..., Any], wanted: tuple[int, ...], outputs: int = 1) -> Callable[..., Tensors]:
-    """Of the gradients of a function's outputs, then its inputs, to the gradients of the inputs at places `wanted`."""
+    """Return a function from gradients of the outputs and the inputs to gradients of the inputs at indices `wanted`."""
 
     def paired(*given: Any) -> Tensor:
         found = function(*given[outputs:])
@@ -57,7 +63,7 @@ _add_mix_back = pullback(forcing.add_frozen_mix, tuple(range(8)))
 
 
 def _forward(mask: Tensor | None, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """`net.block`."""
+    """Compute `net.block`."""
     queries, keys, values = net.attention_inputs(x, heads, *weights[:8])
     attended = forcing.add_attention(x, queries, keys, values, mask, *weights[8:10])
     return *_mlp(quick_gelu, attended, *weights[10:]), queries, keys, values
@@ -73,7 +79,7 @@ def _backward(
 
 
 def _forward_cross(heads: int, quick_gelu: bool, x: Tensor, images: Tensor, *weights: Tensor) -> Tensors:
-    """Cross-attention to images [B, Q, D], then an MLP. Weights: `CROSS_CONTEXT`, then `CROSS`."""
+    """Apply cross-attention to images [B, Q, D], then an MLP. Weights: `CROSS_CONTEXT`, then `CROSS`."""
     query = forcing.cross_queries(x, heads, *weights[6:10])
     keys, values = forcing.image_keys_values(images, heads, *weights[:6])
     attended = forcing.add_attention(x, query, keys, values, None, *weights[10:12])
@@ -91,7 +97,7 @@ def _backward_cross(
 
 
 def _forward_cross_frozen(tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """The same for frozen images, of which `tokens` is `forcing.standardize`."""
+    """Compute `_forward_cross` for frozen images; `tokens` is their `forcing.standardize`."""
     query = forcing.cross_queries(x, heads, *weights[6:10])
     scores = forcing.frozen_scores(query, tokens, *weights[:4])
     mixed = forcing.frozen_mix(scores, tokens)
@@ -103,7 +109,7 @@ def _backward_cross_frozen(
     gradient: Tensor, kept: Tensors, tokens: Tensor, heads: int, quick_gelu: bool, x: Tensor, *weights: Tensor
 ) -> Tensors:
     query, scores = kept[2:]
-    mixed = forcing.frozen_mix(scores, tokens)  # not kept: as wide as an image for every head, the largest of all
+    mixed = forcing.frozen_mix(scores, tokens)  # not kept: one image per head, the largest tensor
     mlp = _mlp_backward(gradient, kept[:2], quick_gelu, *weights[12:])
     added = _add_mix_back(mlp[0], x, mixed, *weights[:2], *weights[4:6], *weights[10:12])
     scored = _scores_back(*_mix_back(added[1], scores, tokens), query, tokens, *weights[:4])
@@ -113,7 +119,7 @@ def _backward_cross_frozen(
 
 
 def _mlp(quick_gelu: bool, x: Tensor, *weights: Tensor) -> Tensors:
-    """x and what `net.mlp` adds to it; then what is kept."""
+    """Return x plus `net.mlp`, then the tensors to keep."""
     hidden = net.mlp_in(x, *weights[:4])
     return forcing.add_mlp_out(x, hidden, quick_gelu, *weights[4:]), x, hidden
 

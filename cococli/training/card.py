@@ -1,4 +1,4 @@
-"""The model card of a run: its README.md, as model hubs show it."""
+"""Model card of a run: the README.md that model hubs display."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,19 +10,19 @@ from ..checkpoints.store import RUN
 from ..files import io_errors, write_atomically
 from .folder import CARD, PLOT, RunFolder, flattened
 
-METRICS = ("CIDEr", "BLEU", "METEOR", "ROUGE", "SPICE", "recall", "accuracy")  # to be found in the names of scores
+METRICS = ("CIDEr", "BLEU", "METEOR", "ROUGE", "SPICE", "recall", "accuracy")  # in names of scores
 
 
 def write_card(run: RunFolder, base: str, data: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Write what a run has come to.
+    """Write the model card of a run.
 
     Args:
-        base: The model that it started from; empty: from scratch.
-        data: What it was trained on, as counts by name.
-        settings: By name.
+        base: Name of the base model; empty if trained from scratch.
+        data: Counts of the training data by name.
+        settings: Settings by name.
 
     Raises:
-        CocaError: it cannot be written.
+        CocaError: It cannot be written.
     """
     step = run.best_step()
     found = [record["scores"] for record in run.records() if "scores" in record and record["step"] == step]
@@ -43,16 +43,16 @@ def model_card(
     settings: Mapping[str, Any],
     drawn: bool,
 ) -> str:
-    """The card as Markdown: what is not known is left out.
+    """Return the card as Markdown, without unknown parts.
 
     Args:
-        name: Of the run.
-        base: The model that it started from; empty: from scratch.
-        step: Of the best model.
-        scores: At that step: 0 to 1, CIDEr 0 to 10.
-        data: What it was trained on, as counts by name.
-        settings: By name.
-        drawn: Whether the curves stand beside it.
+        name: Name of the run.
+        base: Name of the base model; empty if trained from scratch.
+        step: Step of the best model.
+        scores: Scores at that step: 0 to 1, CIDEr 0 to 10.
+        data: Counts of the training data by name.
+        settings: Settings by name.
+        drawn: Whether there is a plot of the curves.
     """
     parts = ["\n".join(_front(base, scores)), f"# {name}", _origin(base), _use(name)]
     if scores:
@@ -69,7 +69,7 @@ def model_card(
 
 
 def _front(base: str, scores: Mapping[str, float]) -> Iterator[str]:
-    """YAML for the hub, of nothing but known words."""
+    """Yield lines of YAML metadata in the hub's vocabulary."""
     yield "---"
     if known := MODELS.get(base):
         yield f"license: {known.license.lower()}"
@@ -111,6 +111,6 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text for Markdown, on one line."""
     line = " ".join(str(value).split())
     return re.sub(r"([\\`*_{}\[\]<>#|~&!])", r"\\\1", line)

@@ -1,4 +1,4 @@
-"""The examples of a run: those it trains on, and those it holds out."""
+"""Training examples and held-out examples of a run."""
 
 import hashlib
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def find_data(
 
     Args:
         reporter: Receives the size of each split, and its problems, as notes.
-        before: How many examples an earlier version of the run held out; 0 for a new run.
+        before: Number of examples that the run held out when it started; 0 for a new run.
 
     Raises:
         UsageError: There is no usable data, or it is incomplete and the request is strict.
@@ -91,7 +91,7 @@ def split_off(dataset: Dataset, most: int, before: int = 0) -> tuple[Dataset, Da
 
     Args:
         most: Maximum number of examples to hold out.
-        before: How many were held out when the run was started; 0 for a new run.
+        before: Number of examples held out when the run started; 0 for a new run.
     """
     shuffled = sorted(dataset.examples, key=lambda example: hashlib.sha256(example.id.encode()).digest())
     count = before or max(1, round(HELD_OUT * len(shuffled)), min(ENOUGH, len(shuffled) // 4))

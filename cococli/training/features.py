@@ -1,13 +1,12 @@
 """Image features of a frozen vision tower, computed once per file and stored on disk for all runs.
 
-They are of the evaluation crop: random crops would need the tower again in every epoch.
+Pictures are cropped as in evaluation: random crops would need the tower in every epoch.
 
-A folder holds `rows.npy`, a row of Q * D numbers for each content, and `contents.txt`, whose lines are the sha256 of
-these contents in the same order. A line is written after its row is safe on disk, so none is without one.
+A folder holds `rows.npy`, a row of Q * D numbers for each file content, and `contents.txt`, whose lines are the sha256
+of these contents in the same order. A line is written after its row is flushed to disk, so every line has a row.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,18 +17,18 @@ import numpy as np
 from .. import settings
 from ..catalog import CLIP, CocaConfig, Preprocess
 from ..checkpoints.locks import acquire
-from ..errors import CocaError, UsageError, VideoError
-from ..files import check_space, digest, format_size, io_errors, os_reason
+from ..errors import CocaError, UsageError
+from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason, sync
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..media.compute import FunctionComputer, compute_videos
-from ..media.readers import open_file, reason
+from ..media.readers import reason
 from ..reporting import SILENT, Reporter
 from ..retrieval.vectors import VectorFile, create, map_vectors
 from .feeding import StepBatch, report_unreadable
 from .pairs import Order, Pairs
 
 ROWS, CONTENTS = "rows.npy", "contents.txt"
-AT_ONCE = 32  # rows that are flushed together
+AT_ONCE = 32  # rows flushed together
 _LINE = 65  # bytes: a sha256 and the end of the line
 
 Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normalized -> [B, Q, D] float32
@@ -44,7 +43,7 @@ class Tower:
     image_size: int  # S, pixels
     queries: int  # Q
     width: int  # D
-    dtype: str = "float32"  # or float16, which takes half the room
+    dtype: str = "float32"  # or float16, which takes half the space
     preprocess: Preprocess = field(default=CLIP, repr=False)  # its part of the folder's name is in `identity`
 
     @property
@@ -84,9 +83,9 @@ def prepare(
     strict: bool = False,
     batch_size: int = 8,
 ) -> Features:
-    """Return the features of files, computing those that are not on disk; killed, it resumes where it was.
+    """Return the features of files, computing those that are not on disk. Interrupted runs resume where they stopped.
 
-    A requested stop ends it early, with the features computed so far.
+    A requested stop returns early, with the features computed so far.
 
     Args:
         encode: The tower.
@@ -163,8 +162,7 @@ class _Store:
         rows = range(self._count, self._count + len(self._pending))
         with io_errors("write", self._path):
             self._vectors.write(rows, np.stack([*self._pending.values()]))
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(self._path)
             self._contents.writelines(f"{content}\n".encode() for content in self._pending)
             self._contents.flush()
         self.rows.update(zip(self._pending, rows, strict=True))
@@ -228,10 +226,9 @@ def _check_room(tower: Tower, files: int) -> None:
 def _content(path: Path, failed: Callable[[Path, str], None]) -> str:
     """Return the SHA-256 of a file; empty if it cannot be read."""
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    except (VideoError, OSError) as error:
-        failed(path, error.message if isinstance(error, VideoError) else reason(error))
+        return hash_file(path)
+    except OSError as error:
+        failed(path, reason(error))
         return ""
 
 

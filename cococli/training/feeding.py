@@ -1,4 +1,4 @@
-"""Batches for every step: read ahead, and the same when a run resumes."""
+"""Batches of every step, prefetched, and identical when a run resumes."""
 
 import zlib
 from collections import defaultdict, deque
@@ -41,7 +41,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Feeding:
-    """How files are read."""
+    """Options for reading training files."""
 
     sampling: Sampling
     image_size: int  # S, pixels
@@ -193,10 +193,10 @@ def replay(decoded: Decoded, jobs: Iterable[Job]) -> Generator[Event, None, None
 
 
 def _decoded_size(path: Path) -> int:
-    """Bytes that a picture takes; too many if it moves, and 0 if it cannot be read."""
+    """Return the bytes of a decoded picture; more than `LARGEST` if it is animated, 0 if it cannot be read."""
     try:
         with open_with_pillow(path) as picture:
             moves = getattr(picture, "is_animated", False)
             return LARGEST + 1 if moves else picture.width * picture.height * 3
-    except Exception:  # PIL raises anything, and the reader says why
+    except Exception:  # Pillow raises anything; reading the file reports why
         return 0

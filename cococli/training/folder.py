@@ -1,13 +1,13 @@
-"""The folder of a training run: what was asked, what each step found, and checkpoints, each whole or not there.
+"""The folder of a training run: its settings, metrics and checkpoints, which are complete or absent.
 
-    run.json            what was asked and must stay, and the version of the program
-    metrics.jsonl       a line for each step and each evaluation
+    run.json            settings that must not change, and the version of the program
+    metrics.jsonl       a line for each step and each validation
     checkpoints/STEP/   model.ckpt and config.json, optimizer.ckpt, progress.json
-    checkpoints/STEP.damaged/   one that could not be loaded, kept for the user to restore or remove
+    checkpoints/STEP.damaged/   a checkpoint that could not be loaded, kept for the user to restore or remove
     best/               the model of the best checkpoint, without its optimizer
     plot.png  README.md  events/
 
-It lives in `COCA_HOME/runs/NAME`. What is being written has a hidden name, `.coca-...`, until it is whole.
+It is `COCA_HOME/runs/NAME`. Incomplete files have hidden names, `.coca-...`.
 """
 
 import json
@@ -30,6 +30,7 @@ from .. import __version__
 from ..catalog import CocaConfig
 from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
+from ..checkpoints.cache import list_folder
 from ..checkpoints.locks import free, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS
 from ..checkpoints.store import RUN, run_folder, run_steps
@@ -39,6 +40,8 @@ from ..files import (
     hash_file,
     io_errors,
     publish_folder,
+    sync,
+    sync_folder,
     undisturbed,
     unwinding_on_sigterm,
     write_atomically,
@@ -47,16 +50,16 @@ from ..journal import dump, write_all
 from ..parsing import parse_json, read_json, validate
 
 KEEP = 2  # checkpoints, the newest
-ASKED, METRICS, PLOT, CARD, EVENTS = "run.json", "metrics.jsonl", "plot.png", "README.md", "events"
+SETTINGS, METRICS, PLOT, CARD, EVENTS = "run.json", "metrics.jsonl", "plot.png", "README.md", "events"
 _OPTIMIZER, _PROGRESS, _HIDDEN = "optimizer.ckpt", "progress.json", ".coca-"
-_NAMED = 3  # of the settings that differ
+_NAMED = 3  # differing settings in a message
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on from a step. Its arrays are views of mapped files."""
+    """Everything that a run needs to resume from a step. Arrays are views of mapped files."""
 
     step: int
     config: CocaConfig
@@ -67,7 +70,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _ProgressFile:
-    """What `progress.json` holds."""
+    """Content of `progress.json`."""
 
     step: NonNegativeInt
     files: dict[str, int]  # sizes
@@ -77,21 +80,21 @@ class _ProgressFile:
 
 @dataclass(frozen=True)
 class _Best:
-    """What is read of the `progress.json` of the best model."""
+    """The part of the best model's `progress.json` that is read."""
 
     step: NonNegativeInt
 
 
 @dataclass(frozen=True)
 class _RunFile:
-    """What `run.json` holds."""
+    """Content of `run.json`."""
 
     asked: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _MetricsLine:
-    """What is read again of a line of the metrics."""
+    """The part of a line of the metrics that is read."""
 
     step: NonNegativeInt
     score: FiniteFloat | None = None
@@ -101,44 +104,45 @@ class _MetricsLine:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that this process holds. `open_run_folder` makes one."""
+    """The folder of a run that this process has locked, from `open_run_folder`."""
 
     name: str
     path: Path
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line to the metrics, at once.
+        """Append a line to the metrics, without buffering.
 
         Raises:
-            CocaError: the disk is full.
+            CocaError: The disk is full.
         """
         path = self.path / METRICS
         with io_errors("write", path), path.open("ab", buffering=0) as file:
             write_all(file, f"{dump(_plain(record))}\n".encode())
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of the metrics.
+        """Return the lines of the metrics.
 
         Raises:
-            UsageError: a line was changed to something else.
+            CocaError: The file cannot be read.
+            UsageError: A line is not valid.
         """
         return [record for record, _ in self._lines()]
 
     def rewind(self, step: int) -> dict[int, Path]:
-        """Drop what was measured after a step, or all with step -1, so that it can be done again.
+        """Drop the metrics after a step, or all with step -1, so that the steps can be repeated.
 
-        Checkpoints after it are renamed, never removed: after `last` they are the damaged ones.
+        Later checkpoints are renamed, never removed: after `last` they are the damaged ones.
 
         Returns:
-            Where each of these checkpoints is now.
+            The new path of each of these checkpoints.
 
         Raises:
-            CocaError: the disk is full.
-            UsageError: a line of the metrics was changed to something else.
+            CocaError: The disk is full.
+            UsageError: A line of the metrics is not valid.
         """
         path, lines = self.path / METRICS, self._lines()
         with io_errors("write", path):
-            aside = {later: _set_aside(self._place(later)) for later in run_steps(self.path) if later > step}
+            aside = {later: _set_aside(self._checkpoint(later)) for later in run_steps(self.path) if later > step}
             with write_atomically(path) as (file,):
                 file.writelines(line for record, line in lines if record["step"] <= step)
         return aside
@@ -146,16 +150,16 @@ class RunFolder:
     def save(
         self, step: int, weights: Arrays, state: Arrays, config: CocaConfig, facts: Mapping[str, Any], keep: int = KEEP
     ) -> None:
-        """Write a checkpoint, whole or not at all; then drop all but the newest few.
+        """Write a checkpoint completely or not at all; then remove all but the newest few.
 
         Args:
             weights: Read while they are written, never copied.
-            state: Of the optimizer.
-            facts: Whatever else must be known to go on; JSON.
-            keep: How many checkpoints stay.
+            state: State of the optimizer.
+            facts: Other data for resuming; JSON.
+            keep: Number of checkpoints to keep.
 
         Raises:
-            CocaError: the disk is full; the checkpoints before stay.
+            CocaError: The disk is full; earlier checkpoints are kept.
         """
         with unwinding_on_sigterm(), self._writing(step), self._hidden() as part:
             check_space(self.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
@@ -165,61 +169,61 @@ class RunFolder:
             sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
             digests = {name: hash_file(part / name) for name in sizes}
             _write(part / _PROGRESS, {"step": step, "files": sizes, "sha256": digests, "facts": dict(facts)})
-            place = self._place(step)  # where an earlier attempt may have left one
-            place.parent.mkdir(exist_ok=True)
-            publish_folder(part, place)
+            destination = self._checkpoint(step)
+            destination.parent.mkdir(exist_ok=True)
+            publish_folder(part, destination)
         for old in run_steps(self.path)[:-keep]:
-            shutil.rmtree(self._put_away(self._place(old)), ignore_errors=True)
+            shutil.rmtree(self._put_away(self._checkpoint(old)), ignore_errors=True)
 
     def keep_best(self, step: int) -> None:
-        """Make the model of a checkpoint the best one. It takes no room while the checkpoint is there.
+        """Make the model of a checkpoint the best one. It takes no space while the checkpoint exists.
 
         Raises:
-            CocaError: the disk is full; the best one before stays.
+            CocaError: The disk is full; the previous best model is kept.
         """
-        best, source = self.path / "best", self._place(step)
+        best, source = self.path / "best", self._checkpoint(step)
         with io_errors("write", best), unwinding_on_sigterm(), self._hidden() as part:
             for name in (WEIGHTS, CONFIG, _PROGRESS):
                 _link(source / name, part / name)
-            _sync(part)
+            sync_folder(part)
             best.mkdir(exist_ok=True)
             with undisturbed():
                 for name in (WEIGHTS, CONFIG, _PROGRESS):
                     (part / name).replace(best / name)
-            _sync(best)
+            sync_folder(best)
 
     def best_step(self) -> int | None:
-        """The step of the best model; None: there is none yet."""
+        """Return the step of the best model; None if there is none yet."""
         with suppress(OSError, ValueError, UsageError):
             path = self.path / "best" / _PROGRESS
             return validate(parse_json(path.read_bytes()), _Best, str(path)).step
         return None
 
     def last(self) -> tuple[Checkpoint | None, dict[int, str]]:
-        """Return the newest whole checkpoint, and why each newer one is damaged. None: the run has not saved any yet.
+        """Return the newest intact checkpoint, None if the run has not saved any, and why newer ones are damaged.
 
         Raises:
-            CocaError: there are checkpoints, but none of them is whole, or one cannot be read at the moment.
+            CocaError: All checkpoints are damaged, or one cannot be read at the moment.
         """
         damaged: dict[int, str] = {}
         for step in reversed(self._steps()):
             try:
-                return _load(self._place(step)), damaged
+                return _load(self._checkpoint(step)), damaged
             except ModelError as error:
                 damaged[step] = error.message
             except OSError as error:
-                raise _unreadable(self._place(step), error) from None
+                raise _unreadable(self._checkpoint(step), error) from None
         if not damaged and not self._has_saved():
             return None, {}
-        reasons = "; ".join(f"step {step}: {why}" for step, why in damaged.items()) or "there is none left"
-        options = f"restore one in {self.path / 'checkpoints'}, start anew with --overwrite, or take another --name"
+        reasons = "; ".join(f"step {step}: {why}" for step, why in damaged.items()) or "none is left"
+        options = f"restore one in {self.path / 'checkpoints'}, restart with --overwrite, or choose another --name"
         raise CocaError(f"no checkpoint of the run {self.name} can be loaded: {reasons}", f"{options}; nothing changed")
 
     def _steps(self) -> list[int]:
-        """Steps of all checkpoints, damaged ones included.
+        """Return the steps of all checkpoints, damaged ones included.
 
         Raises:
-            CocaError: the folder cannot be read.
+            CocaError: The folder cannot be read.
         """
         folder = self.path / "checkpoints"
         try:
@@ -231,15 +235,15 @@ class RunFolder:
         return run_steps(self.path)
 
     def _has_saved(self) -> bool:
-        """Whether something is left of the checkpoints of a run that has none."""
+        """Return whether a run without checkpoints has remains of some."""
         return (self.path / "best").exists() or any((self.path / "checkpoints").glob("*.damaged*"))
 
     def _lines(self) -> list[tuple[dict[str, Any], bytes]]:
-        """The whole lines of the metrics: what they say, and as they stand there.
+        """Return the complete lines of the metrics, parsed and as bytes.
 
         Raises:
-            CocaError: the file cannot be read.
-            UsageError: a line was changed to something else.
+            CocaError: The file cannot be read.
+            UsageError: A line is not valid.
         """
         path = self.path / METRICS
         try:
@@ -248,15 +252,15 @@ class RunFolder:
             return []
         except OSError as error:
             raise _unreadable(path, error) from None
-        whole = (line for line in lines if line.endswith(b"\n"))  # the last one may have been cut
-        return [(_record(line, f"line {number} of {path}"), line) for number, line in enumerate(whole, start=1)]
+        complete = (line for line in lines if line.endswith(b"\n"))  # a killed run may leave half a line
+        return [(_record(line, f"line {number} of {path}"), line) for number, line in enumerate(complete, start=1)]
 
-    def _place(self, step: int) -> Path:
+    def _checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / str(step)
 
     @contextmanager
     def _hidden(self) -> Iterator[Path]:
-        """An empty folder to put something together in, of which nothing stays at the end."""
+        """Create a hidden folder for the block, and remove it afterwards."""
         part = self.path / f"{_HIDDEN}{secrets.token_hex(8)}"
         part.mkdir()
         try:
@@ -266,17 +270,17 @@ class RunFolder:
 
     @contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """Tell what stays where a checkpoint cannot be written."""
+        """Report which checkpoint is kept if this one cannot be written."""
         try:
             yield
         except OSError as error:
             steps = run_steps(self.path)
             kept = f"that of step {steps[-1]} is kept; " if steps else ""
-            hint = f"{kept}make room, then the same command goes on"
+            hint = f"{kept}free some space, then repeat the command to resume"
             raise CocaError(f"cannot write the checkpoint of step {step}: {error.strerror}", hint) from None
 
     def _put_away(self, folder: Path) -> Path:
-        """Take a folder, if it is there, out of sight in one step."""
+        """Rename a folder to a hidden name in one step, if it exists."""
         away = self.path / f"{_HIDDEN}{secrets.token_hex(8)}"
         with suppress(FileNotFoundError):
             folder.rename(away)
@@ -284,32 +288,33 @@ class RunFolder:
 
 
 @contextmanager
-def open_run_folder(name: str, asked: Mapping[str, Any], overwrite: bool = False) -> Iterator[RunFolder]:
-    """Start a run or go on with it, and hold it against other processes.
+def open_run_folder(name: str, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[RunFolder]:
+    """Create or open the folder of a run, and lock it against other processes.
 
     Args:
-        asked: What must stay the same for as long as the run goes on; JSON.
-        overwrite: Start anew, and remove what is there.
+        settings: Settings that must not change while the run resumes; JSON.
+        overwrite: Remove an existing run.
 
     Raises:
-        UsageError: no run can be called so, another process works on it, or it was asked for something else.
-        ModelError: it cannot be written to.
+        UsageError: The name is not valid, another process uses the run, or it has other settings.
+        ModelError: The folder cannot be read or written.
     """
     path = run_folder(name)
     with ExitStack() as stack:
         with writing():
             if not stack.enter_context(free(f"{RUN}{name}")):
-                raise UsageError(f"another process works on the run {name}", "wait for it, or take another --name")
+                raise UsageError(f"another process works on the run {name}", "wait for it, or choose another --name")
             _clear(path, overwrite)
             path.mkdir(parents=True, exist_ok=True)
-            if not any(path.iterdir()):
-                _start(path, asked)
-        _check_asked(path, asked)
+        if not list_folder(path):
+            with writing():
+                _start(path, settings)
+        _check_settings(path, settings)
         yield RunFolder(name, path)
 
 
 def _clear(path: Path, overwrite: bool) -> None:
-    """Remove what killed processes left, and all of the run where it is to start anew."""
+    """Remove leftovers of killed processes, and the whole run if it is to be overwritten."""
     away = path.with_name(f"{_HIDDEN}{path.name}")
     for left in (away, *path.glob(f"{_HIDDEN}*")):
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -317,34 +322,34 @@ def _clear(path: Path, overwrite: bool) -> None:
         shutil.rmtree(path.rename(away))
 
 
-def _start(path: Path, asked: Mapping[str, Any]) -> None:
+def _start(path: Path, settings: Mapping[str, Any]) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps({"asked": dict(asked), "program": __version__, "started": started}, indent=2)
-    with write_atomically(path / ASKED) as (file,):
+    text = json.dumps({"asked": dict(settings), "program": __version__, "started": started}, indent=2)
+    with write_atomically(path / SETTINGS) as (file,):
         file.write(text.encode() + b"\n")
 
 
-def asked_before(name: str) -> dict[str, Any]:
-    """Return what a run was asked for when it was started, flattened; empty if there is no such run.
+def stored_settings(name: str) -> dict[str, Any]:
+    """Return the settings that a run was started with, flattened; empty if it does not exist.
 
     Raises:
-        UsageError: no run can be called so, or its `run.json` is damaged.
+        UsageError: The name is not valid, or `run.json` is damaged.
     """
     path = run_folder(name)
-    return _asked(path) if (path / ASKED).exists() else {}
+    return _settings(path) if (path / SETTINGS).exists() else {}
 
 
-def _asked(path: Path) -> dict[str, Any]:
-    hint = "restore the file, take another --name, or start the run anew with --overwrite"
+def _settings(path: Path) -> dict[str, Any]:
+    hint = "restore the file, choose another --name, or restart the run with --overwrite"
     try:
-        return flattened(validate(read_json(path / ASKED), _RunFile, str(path / ASKED), hint).asked)
+        return flattened(validate(read_json(path / SETTINGS), _RunFile, str(path / SETTINGS), hint).asked)
     except (UsageError, RecursionError) as error:
-        raise UsageError(getattr(error, "message", f"{path / ASKED} is nested too deeply"), hint) from None
+        raise UsageError(getattr(error, "message", f"{path / SETTINGS} is nested too deeply"), hint) from None
 
 
-def _check_asked(path: Path, asked: Mapping[str, Any]) -> None:
-    before = _asked(path)
-    now = flattened(json.loads(json.dumps(dict(asked))))
+def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    before = _settings(path)
+    now = flattened(json.loads(json.dumps(dict(settings))))
     changed = [
         f"{key} was {_value(before, key)}, is {_value(now, key)}"
         for key in {**before, **now}
@@ -352,12 +357,12 @@ def _check_asked(path: Path, asked: Mapping[str, Any]) -> None:
     ]
     if changed:
         more = f", and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
-        hint = "the same settings go on, another --name starts another run, --overwrite starts this one anew"
+        hint = "use the same settings to resume, another --name for another run, or --overwrite to restart this one"
         raise UsageError(f"the run {path.name} has other settings: {'; '.join(changed[:_NAMED])}{more}", hint)
 
 
 def flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their path, as `data.pictures`."""
+    """Flatten nested settings, with keys such as `data.pictures`."""
     flat: dict[str, Any] = {}
     for key, value in fields.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -368,28 +373,28 @@ def _value(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings[key]) if key in settings else "not set"
 
 
-def _load(place: Path) -> Checkpoint:
-    """Read a checkpoint and compare every file with what was written.
+def _load(folder: Path) -> Checkpoint:
+    """Read a checkpoint and verify the size and sha256 of every file.
 
     Raises:
-        ModelError: it is damaged.
-        OSError: it cannot be read, which may pass: too many open files, a network file system that is away.
+        ModelError: It is damaged.
+        OSError: It cannot be read, perhaps only temporarily, as with too many open files or a lost network drive.
     """
     try:
-        progress = validate(parse_json((place / _PROGRESS).read_bytes()), _ProgressFile, _PROGRESS)
+        progress = validate(parse_json((folder / _PROGRESS).read_bytes()), _ProgressFile, _PROGRESS)
         for name, size in progress.files.items():
-            if (found := (place / name).stat().st_size) != size:
+            if (found := (folder / name).stat().st_size) != size:
                 raise ModelError(f"{name} has {found} bytes, not {size}")
         for name, digest in progress.sha256.items():
-            if hash_file(place / name) != digest:
-                raise ModelError(f"{name} is not what was written")
+            if hash_file(folder / name) != digest:
+                raise ModelError(f"{name} does not match its sha256")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ModelError(f"{Path(error.filename).name} is missing") from None
     except (ValueError, UsageError):
         raise ModelError(f"{_PROGRESS} is damaged") from None
     try:
-        config = load_config(place / CONFIG)
-        weights, state = ckpt.read(place / WEIGHTS), ckpt.read(place / _OPTIMIZER)
+        config = load_config(folder / CONFIG)
+        weights, state = ckpt.read(folder / WEIGHTS), ckpt.read(folder / _OPTIMIZER)
     except ModelError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
@@ -397,19 +402,18 @@ def _load(place: Path) -> Checkpoint:
     return Checkpoint(progress.step, config, weights, state, progress.facts)
 
 
-def _set_aside(place: Path) -> Path:
-    """Rename a damaged checkpoint, beside others of its step that were damaged before."""
-    names = (f"{place.name}.damaged{f'-{number}' if number > 1 else ''}" for number in count(1))
-    away = next(path for path in map(place.with_name, names) if not path.exists())
-    return place.rename(away)
+def _set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint; names of other damaged ones of its step are not reused."""
+    names = (f"{folder.name}.damaged{f'-{number}' if number > 1 else ''}" for number in count(1))
+    return folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
 
 
 def _unreadable(path: Path, error: OSError) -> CocaError:
-    return CocaError(f"cannot read {path}: {error.strerror or error}", "nothing changed: the same command can go on")
+    return CocaError(f"cannot read {path}: {error.strerror or error}", "nothing changed: repeat the command to resume")
 
 
 def _record(line: bytes, where: str) -> dict[str, Any]:
-    hint = "restore the line or remove it; the run goes on from its last checkpoint"
+    hint = "restore the line or remove it; the run resumes from its last checkpoint"
     try:
         record = parse_json(line)
     except ValueError as error:
@@ -419,7 +423,7 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """Replace NaN and infinity, which JSON cannot express, by None."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -429,12 +433,10 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
     with path.open("xb") as file:
         for name, array in arrays.items():
             ckpt.write(file, name, array.shape, [array], array.dtype.name)
-    _sync(path)
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    _sync(path)
 
 
 def _link(source: Path, destination: Path) -> None:
@@ -442,13 +444,4 @@ def _link(source: Path, destination: Path) -> None:
         destination.hardlink_to(source)
     except OSError:  # a file system without links
         shutil.copyfile(source, destination)
-        _sync(destination)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or the names in a folder are on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        sync(destination)

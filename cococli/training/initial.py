@@ -1,4 +1,4 @@
-"""Weights to train from scratch, drawn as open_clip draws those of a CoCa."""
+"""Initial weights to train from scratch, drawn as by open_clip."""
 
 import math
 
@@ -11,7 +11,7 @@ FIRST_LOGIT_SCALE = math.log(1 / 0.07)
 
 
 def initial(config: CocaConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every parameter of the network, float32. The same seed draws the same weights."""
+    """Return every parameter of the network, float32. The same seed draws the same weights."""
     draw = np.random.default_rng(seed)
     return {name: _initial(name, shape, config, draw).astype(np.float32) for name, shape in parameters(config).items()}
 
@@ -31,7 +31,7 @@ def _initial(name: str, shape: Shape, config: CocaConfig, draw: np.random.Genera
 
 
 def _deviation(name: str, shape: Shape, config: CocaConfig) -> float | None:
-    """Standard deviation of a weight that is drawn from a normal distribution."""
+    """Return the standard deviation of a weight drawn from a normal distribution; None for other weights."""
     if name == "visual.attn_pool.query":
         return 1.0
     if name in ("visual.class_embedding", "visual.positional_embedding", "visual.proj"):
@@ -44,8 +44,8 @@ def _deviation(name: str, shape: Shape, config: CocaConfig) -> float | None:
         return shape[0] ** -0.5
     if name.startswith("visual.") or name.endswith("bias"):
         return None
-    # open_clip has this for its decoder, too, but never calls it: there the decoder has torch's defaults, and its
-    # projection to words whatever stood in the memory.
+    # open_clip defines this for its decoder but never calls it: its decoder has torch's defaults, and its projection to
+    # words uninitialized memory.
     tower = config.text if name.startswith("text.") else config.decoder
     if name.endswith("c_fc.weight"):
         return (2 * tower.width) ** -0.5
@@ -59,12 +59,12 @@ def _is_projection_of_attention(name: str) -> bool:
 
 
 def _xavier(name: str, shape: Shape, config: CocaConfig) -> float:
-    """Bound of each of the three matrices of an attention, which torch draws as one where all widths are equal."""
+    """Return the bound of each of the three matrices of an attention, which torch draws as one if widths are equal."""
     outputs, inputs = shape
     fused = not name.startswith("visual.attn_pool.") or config.vision.width == config.embed_dim
     return math.sqrt(6 / (inputs + (3 * outputs if fused else outputs)))
 
 
 def _fan_in_of_bias(name: str, config: CocaConfig) -> int:
-    """Inputs of the matrix that a bias belongs to."""
+    """Return the number of inputs of the matrix that a bias belongs to."""
     return parameters(config)[name.removesuffix("bias") + "weight"][1]

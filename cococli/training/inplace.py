@@ -1,7 +1,7 @@
-"""Arithmetic on tensors where they lie.
+"""In-place arithmetic on tensors.
 
-On a processor that is memory which others may write to, and torch does it there in a tenth of the time that MindSpore's
-kernels take. `Tensor.mul_` and `add_` of MindSpore 2.10 change nothing on CPU.
+On CPU, torch works in the memory of MindSpore's tensors, in a tenth of the time of MindSpore's kernels. `Tensor.mul_`
+and `add_` of MindSpore 2.10 have no effect on CPU.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def in_host_memory() -> bool:
 
 
 def shared(tensors: Sequence[Tensor]) -> "list[torch.Tensor]":
-    """The same numbers, not copied, where they lie in host memory."""
+    """Return torch tensors that share the host memory of MindSpore's."""
     import torch
 
     return [torch.from_numpy(tensor.asnumpy()) for tensor in tensors]
@@ -39,7 +39,7 @@ def scale(tensors: Sequence[Tensor], factor: float) -> None:
 
 
 def add(tensors: Sequence[Tensor], addends: Sequence[Tensor]) -> None:
-    """Add to each tensor its addend."""
+    """Add an addend to each tensor."""
     if in_host_memory():
         for numbers, more in zip(shared(tensors), shared(addends), strict=True):
             numbers.add_(more)
@@ -49,5 +49,5 @@ def add(tensors: Sequence[Tensor], addends: Sequence[Tensor]) -> None:
 
 
 def clamp(number: Tensor, least: float, most: float) -> None:
-    """Bring a number within bounds."""
+    """Clamp a number to bounds."""
     number.assign_value(Tensor(min(max(float(number), least), most), ms.float32))

@@ -22,11 +22,11 @@ class TrainingPlan:
     """The schedule of a run.
 
     Attributes:
-        steps: Of the whole run.
-        learning_rate: The peak.
-        warmup: Steps in which the learning rate rises to it.
-        accumulate: Micro-batches that make one step.
-        max_norm: Norm that gradients are clipped to.
+        steps: Steps of the whole run.
+        learning_rate: Peak learning rate.
+        warmup: Steps in which the learning rate rises to its peak.
+        accumulate: Micro-batches per step.
+        max_norm: Norm to which gradients are clipped.
         validate_every: Steps between two validations; 0 for none.
         save_every: Steps between two checkpoints.
         patience: Validations without a better score after which the run ends; None for no limit.
@@ -61,7 +61,7 @@ class Recorder(Protocol):
 
 @dataclass
 class TrainingState:
-    """How far a run is, and its best validation."""
+    """Progress of a run, and its best validation."""
 
     step: int = 0  # steps done
     best_score: float = -np.inf
@@ -125,14 +125,14 @@ def train(
     """Train until the end of the run or a requested stop, which saves a checkpoint, too.
 
     Args:
-        batches: From the next step on.
-        state: Of the run so far; updated.
+        batches: Batches from the next step on.
+        state: State of the run so far; updated.
         validate: Measures the model on the held-out examples.
         reporter: Receives progress, a note on each validation, and all metrics as records.
-        workers: Who train together; a request to stop any of them stops all.
+        workers: Processes that train together; a request to stop one of them stops all.
 
     Raises:
-        Diverged: The loss is not a number any more; the last good model is saved.
+        Diverged: The loss is not finite; the last good model is saved.
     """
     saved = state.step
 
@@ -157,15 +157,15 @@ def train(
             run_validation()
         while not state.over(plan) and not stopping():
             batch, started = next(batches), time.perf_counter()
-            rate = warmup_cosine(state.step, plan.steps, plan.warmup, plan.learning_rate)
-            step = trainer.step(_parts(batch, plan.accumulate), rate, plan.max_norm)
+            learning_rate = warmup_cosine(state.step, plan.steps, plan.warmup, plan.learning_rate)
+            step = trainer.step(_parts(batch, plan.accumulate), learning_rate, plan.max_norm)
             if not (step.applied or step.skipped):
                 if saved < state.step:
                     recorder.save(state.step)
                 raise Diverged(state.step + 1, batch.pairs, step)
             state.step += 1
-            log(_step_record(state.step, step, rate, time.perf_counter() - started))
-            progress.update(state.step, plan.steps, _losses(step, rate))
+            log(_step_record(state.step, step, learning_rate, time.perf_counter() - started))
+            progress.update(state.step, plan.steps, _losses(step, learning_rate))
             validating = plan.validates_after(state.step)
             if validating or state.step % plan.save_every == 0:
                 recorder.save(state.step)
@@ -176,14 +176,14 @@ def train(
             recorder.save(state.step)
 
 
-def _losses(step: Step, rate: float) -> str:
+def _losses(step: Step, learning_rate: float) -> str:
     losses = step.losses
     parts = f"caption {losses.caption:.3f}, contrastive {losses.contrastive:.3f}"
-    return f"loss {losses.total:.3f} = {parts}; learning rate {rate:.1e}"
+    return f"loss {losses.total:.3f} = {parts}; learning rate {learning_rate:.1e}"
 
 
 class Diverged(CocaError):
-    """The loss or its gradients are not finite any more."""
+    """The loss or a gradient is not finite."""
 
     def __init__(self, step: int, pairs: np.ndarray, found: Step) -> None:
         numbers = f"the loss is {found.losses.total:g}, its gradient {found.norm:g}"
@@ -201,14 +201,14 @@ def _parts(batch: StepBatch, count: int) -> list[Batch]:
     return [Batch(*part) for part in zip(cut(batch.ids), cut(batch.pixels), cut(batch.images), strict=True)]
 
 
-def _step_record(step: int, found: Step, rate: float, seconds: float) -> dict[str, Any]:
+def _step_record(step: int, found: Step, learning_rate: float, seconds: float) -> dict[str, Any]:
     losses = found.losses
     return {
         "step": step,
         "loss": losses.total,
         "caption": losses.caption,
         "contrastive": losses.contrastive,
-        "rate": rate,
+        "rate": learning_rate,
         "norm": found.norm,
         "seconds": round(seconds, 4),
     }

@@ -1,9 +1,9 @@
-"""CoCa's two losses (arXiv 2205.01917), each with its gradients, equal to open_clip's CoCaLoss."""
+"""CoCa's two losses (arXiv 2205.01917) with their gradients, equal to open_clip's CoCaLoss."""
 
 import mindspore as ms
 from mindspore import Tensor, ops
 
-LEAST = 1e-37  # a probability below it counts as it, for the value of the loss
+LEAST = 1e-37  # lower bound of probabilities in the value of the loss
 
 _times_transposed = ops.MatMul(transpose_b=True)
 _transposed_times = ops.MatMul(transpose_a=True)
@@ -13,15 +13,15 @@ _softmax = ops.Softmax(-1)
 def caption_loss(
     weight: Tensor, x: Tensor, projection: Tensor, labels: Tensor, pad_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of the next token, averaged over the tokens that are not pads.
+    """Return the cross-entropy of the next token, averaged over the tokens that are not pads, with its gradients.
 
-    Differentiated by hand: MindSpore's own gradient passes over the logits, by far the largest tensor of a step, so
-    often that it takes longer than the matrix products. What the model gives to other tokens is summed apart from what
-    it gives to the right one, as `1 - p` and a sum of 49,408 numbers beside `p` would lose the small losses of a good
-    model: torch's own float32 is off by a hundredth and more at a loss of 0.007.
+    Differentiated by hand: MindSpore's gradient reads the logits, by far the largest tensor of a step, so often that it
+    takes longer than the matrix products. The probabilities of other tokens are summed separately from that of the
+    correct one: `1 - p`, or a sum of 49,408 numbers with `p`, would lose the small losses of a good model. torch's
+    float32 is off by 1% and more at a loss of 0.007.
 
     Args:
-        weight: The loss's share in the total; its gradients are multiplied by it.
+        weight: Weight of the loss in the total; its gradients are multiplied by it.
         x: [B, L, D], normed.
         projection: [D, V]
         labels: [B, L] int32, the token after each.
@@ -46,12 +46,12 @@ def caption_loss(
 def contrastive_loss(
     weight: Tensor, images: Tensor, texts: Tensor, logit_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Symmetric InfoNCE: each picture finds its caption in the batch, and each caption its picture.
+    """Return symmetric InfoNCE between pictures and captions of a batch, with its gradients.
 
     Args:
-        weight: The loss's share in the total; its gradients are multiplied by it.
-        images: [B, Q, D], the latents in row 0.
-        texts: [B, D] latents. Neither is normalized yet.
+        weight: Weight of the loss in the total; its gradients are multiplied by it.
+        images: [B, Q, D], the latents in row 0, not normalized.
+        texts: [B, D] latents, not normalized.
         logit_scale: (), the logarithm of the inverse temperature.
 
     Returns:
@@ -64,12 +64,11 @@ def contrastive_loss(
 def part_of_contrastive_loss(
     weight: Tensor, images: Tensor, texts: Tensor, logit_scale: Tensor, other_images: Tensor, other_texts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One worker's part of the contrastive loss of a batch that several hold, and of its gradients.
+    """Return one worker's part of the contrastive loss of a batch shared by several, and of its gradients.
 
-    All parts make the loss and the gradients of the whole.
+    The sums over all workers are the loss and the gradients of the batch. Other arguments are as in `contrastive_loss`.
 
     Args:
-        weight: As in `contrastive_loss`, and so what follows.
         other_images: [N - B, 1, D], the latents of all other workers.
         other_texts: [N - B, D]
     """
@@ -87,7 +86,7 @@ def _info_nce(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def _own_among(logits: Tensor) -> Tensor:
-    """[B, B] -> the mean cross-entropy of the diagonal, exact also where it is almost 0."""
+    """Return the mean cross-entropy of the diagonal of logits [B, B], exact even if it is almost 0."""
     own = ops.eye(logits.shape[0], logits.shape[0], ms.float32)
     others = logits - (logits * own).sum(-1, keepdims=True) - 1e9 * own  # relative to the row's own
     peak = ops.stop_gradient(ops.relu(others.max(-1, keepdims=True)))
@@ -98,5 +97,5 @@ _info_nce_and_gradients = ms.value_and_grad(_info_nce, grad_position=(0, 1, 2))
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """[B, D] scaled to length 1."""
+    """L2-normalize rows [B, D]."""
     return x / ops.sqrt((x * x).sum(-1, keepdims=True))

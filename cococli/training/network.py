@@ -1,7 +1,7 @@
 """CoCa forward and backward: from a batch of pictures or clips and their captions to losses and gradients.
 
-Weights come as a mapping, so what differs from plain training stays outside: LoRA gives `weight + B @ A` in place of
-some weights, trains nothing else, and goes on from their gradients.
+Weights are a mapping, which keeps variants of training outside: LoRA passes `weight + B @ A` for some weights, trains
+nothing else, and derives its gradients from theirs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,31 +30,37 @@ Frozen = Literal["vision", "text", "none"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is trained, and for what."""
+    """Loss weights, and the frozen part of the network.
 
-    caption: float = 2.0  # weight of the caption loss; 0: no decoder is run, nor trained
-    contrastive: float = 1.0  # of the contrastive loss; 0: no text latents are computed
-    frozen: Frozen = "none"  # vision is the ViT with its pooler, text is the text tower with its embeddings
+    Attributes:
+        caption: Caption loss weight; 0 neither runs nor trains the decoder.
+        contrastive: Contrastive loss weight; 0 computes no text latents.
+        frozen: `vision` is the ViT with its pooler, `text` the text tower with its embeddings.
+    """
+
+    caption: float = 2.0
+    contrastive: float = 1.0
+    frozen: Frozen = "none"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Captions, and what they tell of: pixels, or what `encode_images` made of them."""
+    """Captions with their pixels, or with the image features that `encode_images` returns."""
 
     ids: np.ndarray  # [B, T] int32, zero-padded
     pixels: np.ndarray | None = None  # [B, F, 3, S, S] float32
-    images: np.ndarray | None = None  # [B, Q, D], where vision is frozen
+    images: np.ndarray | None = None  # [B, Q, D], if vision is frozen
 
 
 @dataclass(frozen=True)
 class Losses:
-    caption: float  # 0 where it is not computed
-    contrastive: float  # likewise
+    caption: float  # 0 if not computed
+    contrastive: float  # 0 if not computed
     total: float  # weighted
 
 
 def trained(config: CocaConfig, objective: Objective) -> tuple[str, ...]:
-    """Names of the weights that get gradients, in the order of the gradients."""
+    """Return the names of the weights with gradients, in the order of the gradients."""
     idle: tuple[str, ...] = ()
     if objective.frozen != "none":
         idle += ("visual.",) if objective.frozen == "vision" else ("text.",)
@@ -77,20 +83,21 @@ def losses_and_gradients(
     tokens: int | None = None,
     batches: int = 1,
 ) -> tuple[Losses, list[Tensor]]:
-    """The losses of a batch, and the gradients of their weighted sum for the weights called `names`.
+    """Return the losses of a batch, and the gradients of their weighted sum for the named weights.
 
-    Where several workers have a part of the batch each, the losses are those of the whole, and the gradients of all
-    workers are to be summed. Where a step has several micro-batches, their losses and gradients are to be summed, too:
-    the caption loss is divided by the tokens of the whole step, the contrastive loss by the number of micro-batches.
+    If workers share the batch, the losses are those of the whole batch, and the caller sums the gradients of all
+    workers. The caller also sums losses and gradients of the micro-batches of a step: the caption loss is divided by
+    the tokens of the whole step, the contrastive loss by the number of micro-batches.
 
     Args:
-        precision: What layers compute in; losses are computed in float32.
-        scale: The gradients are multiplied by it.
-        tokens: Caption tokens (see `token_count`) of the step, over all micro-batches and workers; None: of this batch.
+        precision: Precision of layers; losses are computed in float32.
+        scale: Factor of the gradients.
+        tokens: Caption tokens (see `token_count`) of the step, over all micro-batches and workers; by default those of
+            this batch.
         batches: Micro-batches of the step.
 
     Raises:
-        KeyError: a name is none that the objective trains (see `trained`).
+        KeyError: The objective does not train one of the weights (see `trained`).
     """
     tape = Tape((weights[name] for name in names), precision)
     images = _images(tape, config, weights, batch)
@@ -130,7 +137,7 @@ def token_count(config: CocaConfig, batch: Batch) -> int:
 
 
 def encode_images(config: CocaConfig, weights: Weights, pixels: np.ndarray) -> np.ndarray:
-    """[B, F, 3, S, S] -> [B, Q, D], the latent in row 0, not normalized, then the decoder's tokens."""
+    """Encode clips, [B, F, 3, S, S] -> [B, Q, D]: the latent in row 0, not normalized, then the image tokens."""
     return _encode_frames(Tape(()), config, weights, pixels).asnumpy()
 
 
@@ -151,13 +158,13 @@ def _encode_frames(tape: Tape, config: CocaConfig, weights: Weights, pixels: np.
 
 
 def _read(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
-    """[B, L] -> [B, L + 1, D], the CLS last."""
+    """Run the text tower: [B, L] -> [B, L + 1, D], the CLS last."""
     x = tape.run(forcing.embed_tokens_and_cls, Tensor(ids), *_named(weights, "text", forcing.EMBEDDINGS_AND_CLS))
     return _text_blocks(tape, config, weights, x, text_mask(ids, config.pad_id))
 
 
 def _read_words(tape: Tape, config: CocaConfig, weights: Weights, ids: np.ndarray) -> Tensor:
-    """[B, L] -> [B, L, D], as in `_read` but for the CLS."""
+    """Run the text tower without the CLS: [B, L] -> [B, L, D]."""
     x = tape.run(forcing.embed_tokens, Tensor(ids), *_named(weights, "text", forcing.EMBEDDINGS))
     return _text_blocks(tape, config, weights, x, causal_mask(ids.shape[1]))
 
@@ -170,10 +177,10 @@ def _text_blocks(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, ma
 
 
 def _decode(tape: Tape, config: CocaConfig, weights: Weights, x: Tensor, images: Tensor, frozen: bool) -> Tensor:
-    """[B, L, D] words and [B, Q, D] images -> [B, L, D], normed.
+    """Run the decoder: words [B, L, D] and images [B, Q, D] -> [B, L, D] after the final layer norm.
 
     Args:
-        frozen: The images need no gradient.
+        frozen: Images need no gradient.
     """
     heads, mask = config.decoder.heads, Tensor(causal_mask(x.shape[1]))
     own = _blocks(weights, "text_decoder.resblocks", config.decoder.layers, net.BLOCK)

@@ -1,7 +1,7 @@
-"""Several processes that train one model, each on its part of every batch, as MindSpore's `msrun` starts them.
+"""Data parallelism: processes started by MindSpore's `msrun` that each train on a part of every batch.
 
-All have the same weights and take the same steps. What depends on the whole batch is put together from all of them, so
-all must come to the same calls in the same order. The first one alone writes. When one ends, so do the others.
+All have the same weights and take the same steps. Values that depend on the whole batch are exchanged, so all must make
+the same calls in the same order. Only the first worker writes. When one ends, so do the others.
 """
 
 import os
@@ -19,28 +19,35 @@ from ..errors import CocaError
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-BUCKET = 4 << 20  # numbers that are summed at once: MindSpore's own library for CPUs once lost 100 MB
+BUCKET = 4 << 20  # numbers summed at once: with 100 MB, MindSpore's library for CPUs lost data
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes that train together, as one of them sees them."""
+    """The processes that train together, from the view of one of them.
 
-    rank: int = 0  # of this one
+    Attributes:
+        rank: Index of this process.
+        count: Number of processes.
+        launcher: Id of the process that started it.
+        connections: In the first worker, to each of the others; in the others, to the first one.
+    """
+
+    rank: int = 0
     count: int = 1
-    launcher: int = 0  # the process that started it
-    connections: tuple[Connection, ...] = ()  # of the first one to all others, and of each of these to it
+    launcher: int = 0
+    connections: tuple[Connection, ...] = ()
 
     @property
     def part(self) -> slice:
-        """This one's places in a batch. Cut into micro-batches, they are its places in the micro-batches of all."""
+        """Indices of this worker in a batch, and in each of its micro-batches."""
         return slice(self.rank, None, self.count)
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all workers. Waits for them, which MindSpore's library for CPUs does for 30 seconds only.
+        """Wait for all workers and return their values. MindSpore's library for CPUs waits for only 30 seconds.
 
         Raises:
-            CocaError: another worker has ended.
+            CocaError: Another worker has ended.
         """
         try:
             if self.rank:
@@ -51,21 +58,22 @@ class Workers:
             for other in self.connections:
                 other.send(values)
         except (EOFError, OSError):
-            raise CocaError("another worker has ended", "the end of its log says why") from None
+            raise CocaError("another worker has ended", "see the end of its log") from None
         return values
 
     def total(self, number: float) -> float:
+        """Return the sum of a number over all workers."""
         return sum(self.exchange(number))
 
     def others(self, tensor: "Tensor") -> "Tensor":
-        """[B, ...] -> [(count - 1) * B, ...], what the other workers have."""
+        """Return the tensors of the other workers: [B, ...] -> [(count - 1) * B, ...]."""
         from ..engines.mindspore import as_tensor
 
         arrays = self.exchange(tensor.asnumpy())
         return as_tensor(np.concatenate(arrays[: self.rank] + arrays[self.rank + 1 :]))
 
     def sum(self, tensors: Sequence["Tensor"]) -> list["Tensor"]:
-        """The sums over all workers, which take the place of the tensors."""
+        """Return the sums over all workers, written into the memory of the tensors."""
         from ..engines.mindspore import as_tensor
 
         if self.count == 1:
@@ -79,13 +87,13 @@ class Workers:
                 piece[:] = found
         return [as_tensor(array) for array in arrays]
 
-    def stop(self, asked: bool) -> bool:
-        """Whether any worker is asked to stop, or msrun is gone."""
-        return any(self.exchange(asked or (self.count > 1 and os.getppid() != self.launcher)))
+    def stop(self, requested: bool) -> bool:
+        """Return whether any worker is requested to stop, or msrun has ended."""
+        return any(self.exchange(requested or (self.count > 1 and os.getppid() != self.launcher)))
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let the first worker go through the block before the others."""
+        """Let the first worker complete the block before the others enter it."""
         if self.rank:
             self.exchange(None)
         yield
@@ -94,10 +102,10 @@ class Workers:
 
     @contextmanager
     def ending_together(self, on: type[Exception]) -> Iterator[None]:
-        """Let no worker leave the block before all have done so: msrun ends the others where one fails.
+        """Let workers leave the block together: msrun ends the others if one fails.
 
         Args:
-            on: An error that all raise, if one does.
+            on: Error that all raise if one does.
         """
         try:
             yield
@@ -111,10 +119,10 @@ ALONE = Workers()
 
 
 def join() -> Workers:
-    """Meet the processes that msrun started with this one, if it did. Its scheduler serves them, and exits here.
+    """Connect to the processes that msrun started with this one, if any. Its scheduler serves them, and exits here.
 
     Raises:
-        CocaError: another worker has ended.
+        CocaError: Another worker has ended.
     """
     if os.environ.get("MS_ROLE") not in ("MS_WORKER", "MS_SCHED"):
         return ALONE
@@ -126,7 +134,7 @@ def join() -> Workers:
 
 
 def _connect(rank: int, count: int) -> tuple[Connection, ...]:
-    """Connect all workers with the first, whose port and key the others learn from it as a sum."""
+    """Connect all workers to the first, which sends its port and key by a sum over all."""
     host, key = os.environ["MS_SCHED_HOST"], secrets.token_bytes(16)
     if rank:
         port, *numbers = all_reduce(np.zeros(1 + len(key), np.float32)).astype(int).tolist()
@@ -137,7 +145,7 @@ def _connect(rank: int, count: int) -> tuple[Connection, ...]:
 
 
 def buckets(arrays: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Flat views of the arrays, cut and put together to so many numbers at a time."""
+    """Yield flat views of the arrays, split and grouped into `size` numbers each."""
     bucket: list[np.ndarray] = []
     room = size
     for array in arrays:
@@ -154,7 +162,7 @@ def buckets(arrays: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray
 
 
 def all_reduce(array: np.ndarray) -> np.ndarray:
-    """The sum over all workers: by MCCL on CPU, by HCCL on Ascend."""
+    """Sum an array over all workers: by MCCL on CPU, by HCCL on Ascend."""
     from mindspore import Tensor, ops
 
     return ops.AllReduce()(Tensor(array)).asnumpy()

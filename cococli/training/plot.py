@@ -1,4 +1,4 @@
-"""The curves of a run as a picture: the loss of its steps, and the scores on held-out examples."""
+"""Plot of a run: the loss of its steps, and the scores on held-out examples."""
 
 import logging
 import os
@@ -38,28 +38,28 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # steps and values by name
 
 
 def draw(records: Records, file: Path, best: int | None = None) -> str:
-    """Draw what the metrics of a run say.
+    """Plot the metrics of a run.
 
     Args:
         records: Lines of metrics.jsonl.
-        file: The PNG to write.
-        best: The step whose scores are marked.
+        file: PNG file to write.
+        best: Step whose scores are marked.
 
     Returns:
-        Why nothing was drawn; empty when it was.
+        Why nothing was drawn, or an empty string.
 
     Raises:
-        CocaError: the file cannot be written.
+        CocaError: The file cannot be written.
     """
     curves = _curves(records)
     if not curves and not len(curve(records, "loss")[0]):
         return "there are no curves to draw yet"
-    # matplotlib keeps a list of fonts, and says so when it makes it.
+    # matplotlib caches a list of fonts, and logs it.
     os.environ.setdefault("MPLCONFIGDIR", str(settings.home() / "matplotlib"))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         import matplotlib
-        from matplotlib.figure import Figure  # not pyplot, which looks for a display
+        from matplotlib.figure import Figure  # pyplot would search for a display
     except ImportError:
         return "the curves are not drawn: pip install 'cococli[train]'"
     with matplotlib.rc_context(STYLE):
@@ -75,7 +75,7 @@ def draw(records: Records, file: Path, best: int | None = None) -> str:
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of each value and those around it, `window` in all, or as many as there are at the ends."""
+    """Return the moving average over `window` values, fewer at the ends."""
     reach = window // 2
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
@@ -84,7 +84,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def curve(records: Records, *path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the numbers that stand at a path of keys, where there is one."""
+    """Return steps and numbers at a path of keys, skipping records without one."""
     points = []
     for record in records:
         value: Any = record
@@ -115,7 +115,7 @@ def _draw_loss(axes: "Axes", records: Records) -> None:
 
 
 def _draw_scores(axes: "Axes", curves: Curves, best: int | None) -> None:
-    """Draw scores of 0 to 1 by the axis on the left, CIDEr by its own on the right."""
+    """Plot scores of 0 to 1 on the left axis, CIDEr on the right."""
     axes.set_title("Scores on held-out examples" + (f", the best at step {best}" if best is not None else ""), pad=28)
     lines = []
     for (name, (steps, values)), color in zip(curves.items(), COLORS, strict=False):
@@ -135,8 +135,8 @@ def _own_axis(axes: "Axes", color: str) -> "Axes":
 
 
 def _curves(records: Records) -> Curves:
-    """The scores that tell most, of those that were counted."""
+    """Return the curves of the most important scores that were measured."""
     names = {name for record in records for name in record.get("scores", {})}
     curves = {name: curve(records, "scores", name) for name in [*SHOWN, *sorted(names - {*SHOWN})]}
-    counted = {name: points for name, points in curves.items() if len(points[0])}
-    return {name: counted[name] for name in list(counted)[: len(COLORS)]}
+    measured = {name: points for name, points in curves.items() if len(points[0])}
+    return {name: measured[name] for name in list(measured)[: len(COLORS)]}

@@ -1,4 +1,4 @@
-"""Half precision, for hardware that has it (arXiv 1710.03740): layers compute in 16 bits, weights stay float32."""
+"""Mixed precision (arXiv 1710.03740): layers compute in 16 bits, weights stay float32."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ PATIENCE = 2000  # steps without an overflow after which the scale is doubled
 
 @functools.cache
 def lowered(function: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
-    """The function, computed in this precision; what goes in and comes out is float32."""
+    """Return a function computed in this precision, whose inputs and outputs are float32."""
     if precision == "fp32":
         return function
     dtype = ms.bfloat16 if precision == "bf16" else ms.float16
@@ -37,33 +37,33 @@ def lowered(function: Callable[..., Any], precision: Precision) -> Callable[...,
 
 
 class LossScale:
-    """What losses are multiplied by so that float16 gradients do not vanish; 1 in any other precision.
+    """Factor of the losses that keeps float16 gradients from vanishing; 1 in other precisions.
 
-    It is halved when a gradient overflows, and that step skipped; doubled when none has for long.
+    It is halved when a gradient overflows, which skips the step, and doubled after `PATIENCE` steps without overflow.
     """
 
     def __init__(self, precision: Precision) -> None:
-        self._moves = precision == "fp16"
-        self.value = FIRST_SCALE if self._moves else 1.0
-        self._steps = 0  # since it last changed
+        self._dynamic = precision == "fp16"
+        self.value = FIRST_SCALE if self._dynamic else 1.0
+        self._steps = 0  # since the last change
 
     def overflowed(self) -> bool:
-        """Take note of a gradient that is not finite; tells whether a smaller scale may mend it."""
+        """Record a gradient that is not finite; return whether a smaller scale may help."""
         if self.value <= 1:
             return False
         self.value, self._steps = self.value / 2, 0
         return True
 
-    def held(self) -> None:
-        """Take note of a step whose gradients were finite."""
+    def succeeded(self) -> None:
+        """Record a step whose gradients were finite."""
         self._steps += 1
-        if self._moves and self._steps == PATIENCE:
+        if self._dynamic and self._steps == PATIENCE:
             self.value, self._steps = min(2 * self.value, LAST_SCALE), 0
 
     def state(self) -> dict[str, np.ndarray]:
-        return {"loss_scale": np.array([self.value, self._steps], np.float32)} if self._moves else {}
+        return {"loss_scale": np.array([self.value, self._steps], np.float32)} if self._dynamic else {}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        if self._moves:
+        if self._dynamic:
             value, steps = state["loss_scale"].tolist()
             self.value, self._steps = value, int(steps)

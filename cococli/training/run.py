@@ -25,7 +25,7 @@ from .card import write_card
 from .data import ENOUGH, TrainingData, find_data
 from .features import Tower, cached_feed, identity_of, prepare
 from .feeding import Feeding, StepBatch, feed
-from .folder import EVENTS, METRICS, PLOT, RunFolder, asked_before, open_run_folder
+from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run_folder, stored_settings
 from .initial import initial
 from .loop import Diverged, Recorder, TrainingPlan, TrainingState, state_of, train
 from .network import Objective, encode_images
@@ -35,7 +35,7 @@ from .plot import draw
 from .step import Trainer
 from .validation import Validation, validate
 
-WARMUP = 0.1  # a share of the steps
+WARMUP = 0.1  # share of the steps
 VALIDATIONS, LEAST_BETWEEN = 10, 50  # validations of a run, and the fewest steps between two
 SHOWN = 3  # files in a message
 
@@ -62,7 +62,7 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
         )
     if base.note:
         reporter.note(base.note)
-    before = {} if request.overwrite else asked_before(name)
+    before = {} if request.overwrite else stored_settings(name)
     context = base.config.context_length
     data = find_data(request, context, reporter, before.get("data.held_out", 0))
     pairs = pairs_of(data.train, context)
@@ -204,12 +204,12 @@ def _resumed(
     """Load the last checkpoint, or the base if there is none."""
     checkpoint, damaged = folder.last()
     if not workers.rank:
-        aside = folder.rewind(checkpoint.step if checkpoint else -1)
+        renamed = folder.rewind(checkpoint.step if checkpoint else -1)
         for step, why in damaged.items():
-            reporter.warning(f"the checkpoint of step {step} is damaged and was renamed to {aside[step]}: {why}")
+            reporter.warning(f"the checkpoint of step {step} is damaged and was renamed to {renamed[step]}: {why}")
     objective = Objective(request.caption_loss, request.contrastive_loss, request.freeze)
     weights = checkpoint.weights if checkpoint else base.weights()
-    adamw = AdamWOptions(decay=request.weight_decay)
+    adamw = AdamWOptions(weight_decay=request.weight_decay)
     trainer = Trainer(base.config, weights, objective, adamw, request.lora, request.seed, workers, request.precision)
     if not checkpoint:
         return trainer, TrainingState()

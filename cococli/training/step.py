@@ -1,4 +1,4 @@
-"""One step of training: the gradients of one or several batches, clipped, then the optimizer."""
+"""A training step: gradients of one or several micro-batches, clipping, and the optimizer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,19 @@ MAX_LOGIT_SCALE = math.log(100)
 
 @dataclass(frozen=True)
 class Step:
-    """What a step found."""
+    """Result of a step.
 
-    losses: Losses  # of all its batches
-    norm: float  # of all gradients together, before clipping
-    applied: bool  # False where loss or norm is not a number: then nothing has changed
-    skipped: bool = False  # float16 overflowed: the next steps compute with a smaller loss scale
+    Attributes:
+        losses: Losses of the whole step.
+        norm: Norm of all gradients, before clipping.
+        applied: False if the loss or the norm is not finite, so that nothing has changed.
+        skipped: float16 overflowed, so that the next steps use a smaller loss scale.
+    """
+
+    losses: Losses
+    norm: float
+    applied: bool
+    skipped: bool = False
 
 
 class Trainer:
@@ -44,16 +51,16 @@ class Trainer:
         workers: Workers = ALONE,
         precision: Precision = "fp32",
     ) -> None:
-        """Copy the weights that the objective trains; the others are used as they are, not even read before.
+        """Copy the weights that the objective trains; others are neither copied nor read.
 
         Args:
-            lora: Rank of adapters, which are all that learns then; 0: there are none.
-            seed: Of what adapters start from.
-            workers: Whose steps this trainer takes part in.
-            precision: What layers compute in.
+            lora: Rank of adapters, which are then all that is trained; 0 for none.
+            seed: Seed of the initial adapters.
+            workers: Processes that train together.
+            precision: Precision of layers.
 
         Raises:
-            ModelError: a parameter is missing, unknown, or of another shape.
+            ModelError: A parameter is missing, unknown, or of another shape.
         """
         architecture.check(config, {name: array.shape for name, array in weights.items()})
         names = adapted(trained(config, objective)) if lora else trained(config, objective)
@@ -67,22 +74,22 @@ class Trainer:
         self.optimizer = AdamW(self._adapters.tensors if self._adapters else self._trained, adamw)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """All weights as they are now. Not copied: the next step changes them."""
+        """Return all weights, not copied: the next step changes them."""
         return {name: tensor.asnumpy() for name, tensor in self.tensors.items()}
 
     def state(self) -> dict[str, np.ndarray]:
-        """What training needs beside the weights to go on: the optimizer's moments and count. Not copied."""
+        """Return the state of the optimizer, the loss scale and the adapters, not copied."""
         adapters = self._adapters.state() if self._adapters else {}
         return self.optimizer.state() | self._loss_scale.state() | adapters
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from the `state` that belongs to the weights."""
+        """Restore the `state` that belongs to the weights."""
         self.optimizer.load(state)
         self._loss_scale.load(state)
         if self._adapters:
             self._adapters.load(state)
 
-    def step(self, batches: Sequence[Batch], rate: float, max_norm: float = math.inf) -> Step:
+    def step(self, batches: Sequence[Batch], learning_rate: float, max_norm: float = math.inf) -> Step:
         """Train on the micro-batches of one step, unless a loss or gradient is not finite.
 
         The caption loss is that of one large batch: the mean over the tokens of all micro-batches. The contrastive loss
@@ -90,8 +97,7 @@ class Trainer:
         workers each give their parts of the same micro-batches.
 
         Args:
-            rate: The learning rate.
-            max_norm: Gradients longer than this, all together, are shortened to it.
+            max_norm: Norm to which all gradients together are clipped.
         """
         losses, gradients = self._accumulated(batches)
         if self._adapters:
@@ -102,12 +108,12 @@ class Trainer:
             return Step(losses, norm, applied=False, skipped=self._loss_scale.overflowed())
         if self._loss_scale.value != 1:
             inplace.scale(gradients, 1 / self._loss_scale.value)
-        self._loss_scale.held()
+        self._loss_scale.succeeded()
         if norm > max_norm:
             inplace.scale(gradients, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
-        self.optimizer.update(gradients, rate)
+        self.optimizer.update(gradients, learning_rate)
         if self._adapters:
-            self._adapters.fold()
+            self._adapters.merge()
         if "logit_scale" in self._trained:
             inplace.clamp(self._trained["logit_scale"], 0, MAX_LOGIT_SCALE)
         return Step(losses, norm, applied=True)
@@ -131,6 +137,6 @@ class Trainer:
 
 
 def global_norm(gradients: Sequence[Tensor]) -> float:
-    """The length of all gradients together, as of one vector."""
+    """Return the L2 norm of all gradients as one vector."""
     flat = (gradient.asnumpy().reshape(-1) for gradient in gradients)
     return math.sqrt(sum(float(np.vdot(values, values)) for values in flat))

@@ -1,7 +1,7 @@
-"""Backpropagation layer by layer: what runs forward is noted, and each layer's own gradient runs on the way back.
+"""Backpropagation layer by layer: the forward pass records layers, and the backward pass runs each layer's gradient.
 
-All layers of a tower share one graph forward and one backward, each compiled in half a second. A block keeps what its
-gradients need; what a plain function computed inside is computed again.
+All layers of a tower share one forward and one backward graph, each compiled in half a second. A block keeps what its
+gradients need; a plain function recomputes its intermediate results.
 """
 
 import functools
@@ -14,69 +14,69 @@ from mindspore import Tensor
 from .blocks import Block, pullback
 from .precision import Precision, lowered
 
-Function = Callable[..., Tensor]  # of tensors and constants, to one tensor
-Loss = Callable[..., tuple[Tensor, ...]]  # of a weight and inputs, to its value and the weighted gradients of the first
-Backward = Callable[..., tuple[Tensor, ...]]  # of an output's gradient and inputs, to gradients of inputs
+Function = Callable[..., Tensor]  # from tensors and constants to one tensor
+Loss = Callable[..., tuple[Tensor, ...]]  # from a weight and inputs to its value and weighted gradients of the first
+Backward = Callable[..., tuple[Tensor, ...]]  # from an output's gradient and inputs to gradients of inputs
 
 
-class Note(NamedTuple):
+class TapeEntry(NamedTuple):
     """A layer that was run."""
 
     output: Tensor
-    wanted: list[Tensor]  # what it was made of that needs a gradient
+    wanted: list[Tensor]  # inputs that need a gradient
     backward: Backward
-    inputs: tuple[Any, ...]  # of backward, behind the output's gradient
+    inputs: tuple[Any, ...]  # of backward, after the output's gradient
 
 
 class Tape:
-    """Computes with some tensors and knows the gradients of losses for them. Tensors are told apart by identity."""
+    """Computes with tensors and returns gradients of losses for some of them, which it identifies by `id`."""
 
     def __init__(self, wanted: Iterable[Tensor], precision: Precision = "fp32") -> None:
         self._precision: Precision = precision
         self._leaves = list(wanted)
         self._wanted = {id(tensor) for tensor in self._leaves}
-        self._notes: list[Note] = []
+        self._entries: list[TapeEntry] = []
         self._gradients: dict[int, Tensor] = {}
 
     def run(self, function: Function, *inputs: Any) -> Tensor:
-        """The function's output; noted when it depends on a wanted tensor."""
+        """Return the output of a function; record it if it depends on a wanted tensor."""
         output = compiled(lowered(function, self._precision))(*inputs)
-        if places := self._places(inputs):
-            backward = _backward_of_function(function, places, self._precision)
-            self._note(Note(output, [inputs[at] for at in places], backward, inputs))
+        if indices := self._indices(inputs):
+            backward = _backward_of_function(function, indices, self._precision)
+            self._record(TapeEntry(output, [inputs[at] for at in indices], backward, inputs))
         return output
 
     def through(self, block: Block, *inputs: Any) -> Tensor:
-        """The block's output; noted likewise."""
+        """Return the output of a block; record it if it depends on a wanted tensor."""
         output, *kept = compiled(lowered(block.forward, self._precision))(*inputs)
-        if places := self._places(inputs):
-            backward = _backward_of_block(block, places, len(kept), self._precision)
-            self._note(Note(output, [inputs[at] for at in places], backward, (*kept, *inputs)))
+        if indices := self._indices(inputs):
+            backward = _backward_of_block(block, indices, len(kept), self._precision)
+            self._record(TapeEntry(output, [inputs[at] for at in indices], backward, (*kept, *inputs)))
         return output
 
     def loss(self, function: Loss, weight: float, *inputs: Any) -> Tensor:
-        """The value of a loss, not weighted. Its gradients are computed at once, with what value and they share."""
+        """Return the unweighted value of a loss. Its gradients are computed together with it."""
         value, *gradients = compiled(function)(ms.Tensor(weight, ms.float32), *inputs)
         for tensor, gradient in zip(inputs, gradients, strict=False):
             self._add(tensor, gradient)
         return value
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of all losses for the wanted tensors, in their order. Each must have come into a loss."""
-        while self._notes:
-            note = self._notes.pop()
-            if (gradient := self._gradients.pop(id(note.output), None)) is not None:
-                for tensor, found in zip(note.wanted, note.backward(gradient, *note.inputs), strict=True):
+        """Return the gradients of all losses for the wanted tensors, in order. Each must have contributed to a loss."""
+        while self._entries:
+            entry = self._entries.pop()
+            if (gradient := self._gradients.pop(id(entry.output), None)) is not None:
+                for tensor, found in zip(entry.wanted, entry.backward(gradient, *entry.inputs), strict=True):
                     self._add(tensor, found)
         return [self._gradients.pop(id(tensor)) for tensor in self._leaves]
 
-    def _places(self, inputs: tuple[Any, ...]) -> tuple[int, ...]:
-        """Of the inputs that need a gradient."""
+    def _indices(self, inputs: tuple[Any, ...]) -> tuple[int, ...]:
+        """Return the indices of inputs that need a gradient."""
         return tuple(at for at, value in enumerate(inputs) if id(value) in self._wanted)
 
-    def _note(self, note: Note) -> None:
-        self._notes.append(note)
-        self._wanted.add(id(note.output))
+    def _record(self, entry: TapeEntry) -> None:
+        self._entries.append(entry)
+        self._wanted.add(id(entry.output))
 
     def _add(self, tensor: Tensor, gradient: Tensor) -> None:
         if id(tensor) in self._wanted:
@@ -86,19 +86,19 @@ class Tape:
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in graph mode: compiled for each shape of its tensors and each value of its constants."""
+    """Return a function in graph mode, compiled for each shape of its tensors and each value of its constants."""
     return ms.jit(function)
 
 
 @functools.cache
-def _backward_of_function(function: Function, places: tuple[int, ...], precision: Precision) -> Backward:
-    return ms.jit(lowered(pullback(function, places), precision))
+def _backward_of_function(function: Function, indices: tuple[int, ...], precision: Precision) -> Backward:
+    return ms.jit(lowered(pullback(function, indices), precision))
 
 
 @functools.cache
-def _backward_of_block(block: Block, places: tuple[int, ...], kept: int, precision: Precision) -> Backward:
-    """The compiled backward of a block, of which the gradients of the inputs at `places` are wanted."""
-    whole, chosen = block.backward, tuple(at - block.constants for at in places)
+def _backward_of_block(block: Block, indices: tuple[int, ...], kept: int, precision: Precision) -> Backward:
+    """Return the compiled backward of a block, reduced to the gradients of the inputs at `indices`."""
+    whole, chosen = block.backward, tuple(at - block.constants for at in indices)
 
     def backward(gradient: Tensor, *given: Any) -> tuple[Tensor, ...]:
         found = whole(gradient, given[:kept], *given[kept:])

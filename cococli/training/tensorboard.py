@@ -1,4 +1,4 @@
-"""Events for TensorBoard: what the metrics of a run say."""
+"""TensorBoard events with the metrics of a run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,18 +14,18 @@ LogEvent = Callable[[Mapping[str, Any]], None]
 
 @contextmanager
 def open_events(folder: Path, after: int = 0) -> Iterator[LogEvent]:
-    """Write events in a folder of their own; TensorBoard forgets what was written there of later steps before.
+    """Write events to a folder; TensorBoard discards earlier events of later steps.
 
     Args:
-        folder: Made if need be. Each time that a run goes on it gets another file.
-        after: The step that the run goes on from.
+        folder: Created if missing. Every resumed run adds a file.
+        after: Step that the run resumes from.
 
     Yields:
-        A function that takes what `RunFolder.log` takes, and writes it at once.
+        A function that writes a record, as `RunFolder.log`, without buffering.
 
     Raises:
         UsageError: tensorboardX is missing.
-        CocaError: the disk is full.
+        CocaError: The disk is full.
     """
     try:
         from tensorboardX.event_file_writer import EventsWriter  # its SummaryWriter loses the last ones when killed
@@ -55,7 +55,7 @@ def open_events(folder: Path, after: int = 0) -> Iterator[LogEvent]:
 
 
 def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Names, by which TensorBoard groups, and numbers."""
+    """Yield names, by which TensorBoard groups, and numbers."""
     if "scores" in record:
         found = {f"held-out/{name.replace(' ', '-').replace('@', '-at-')}": it for name, it in record["scores"].items()}
         found["held-out/loss"] = record.get("held_out_loss")
@@ -65,7 +65,7 @@ def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _table(samples: list[Mapping[str, str]]) -> str:
-    """Sample captions as Markdown, each in code, which shows it as it is."""
+    """Format sample captions as a Markdown table, each as code."""
     rows = [" | ".join(_code(sample[column]) for column in ("path", "caption", "reference")) for sample in samples]
     return "\n".join(["file | caption | reference", "--- | --- | ---", *rows])
 

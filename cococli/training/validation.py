@@ -19,7 +19,7 @@ from .network import Batch, Objective, losses_and_gradients, token_count
 from .pairs import pairs_of
 from .step import Trainer
 
-GREEDY = SearchOptions(method="greedy")  # takes a third of the time of beam search, and compares models as well
+GREEDY = SearchOptions(method="greedy")  # a third of the time of beam search, and ranks models equally well
 METRICS = ("BLEU-4", "ROUGE-L", "CIDEr")  # those that need no Java
 SAMPLES = 3
 SHOWN = ("CIDEr", "BLEU-4", "recall@1")  # scores in notes; metrics.jsonl has all
@@ -40,8 +40,8 @@ class Validation:
     """The quality of the model at a step."""
 
     scores: dict[str, float]  # as `evaluation.report` has them: 0..1, CIDEr 0..10
-    score: float  # the one to choose by: CIDEr, or recall@1 of both ways where captions are not trained
-    loss: float  # of the captions, or contrastive where they are not trained; it decides between equal scores
+    score: float  # selects the best model: CIDEr, or mean recall@1 if captions are not trained
+    loss: float  # caption loss, or contrastive loss if captions are not trained; breaks ties of scores
     samples: list[Sample]
 
     def lines(self, step: int, best: bool) -> Iterator[str]:
@@ -59,8 +59,8 @@ def validate(
 
     Args:
         dataset: The held-out examples.
-        captions: Whether to measure captions.
-        retrieval: Whether to measure recall.
+        captions: Measure captions.
+        retrieval: Measure recall.
 
     Raises:
         CocaError: No file can be read.

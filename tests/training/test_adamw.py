@@ -9,7 +9,7 @@ from cococli.training import inplace
 from cococli.training.adamw import AdamW, AdamWOptions
 
 SHAPES = {"matrix": (5, 7), "vector": (6,), "scale": ()}
-OPTIONS = AdamWOptions(decay=0.3)
+OPTIONS = AdamWOptions(weight_decay=0.3)
 
 
 @pytest.fixture(params=["host", "device"], autouse=True)
@@ -38,7 +38,7 @@ def test_ten_steps_equal_torch():
     train(AdamW(weights, OPTIONS), steps, rates)
     theirs = {name: torch.nn.Parameter(torch.tensor(array)) for name, array in start.items()}
     groups = [
-        {"params": [theirs["matrix"]], "weight_decay": OPTIONS.decay},
+        {"params": [theirs["matrix"]], "weight_decay": OPTIONS.weight_decay},
         {"params": [theirs["vector"], theirs["scale"]], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(OPTIONS.beta1, OPTIONS.beta2), eps=OPTIONS.epsilon)

@@ -81,7 +81,7 @@ def test_other_settings_are_refused_by_their_first_differences(asked: dict, told
         pass
     assert caught.value.message == f"the run mine has other settings: {told}"
     assert caught.value.hint == (
-        "the same settings go on, another --name starts another run, --overwrite starts this one anew"
+        "use the same settings to resume, another --name for another run, or --overwrite to restart this one"
     )
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_does_not_say_what_was_asked_is_not_touched(home: Path, conte
     with pytest.raises(UsageError) as caught, open_run_folder("mine", ASKED):
         pass
     assert caught.value.message.startswith(f"{path}")
-    assert caught.value.hint == "restore the file, take another --name, or start the run anew with --overwrite"
+    assert caught.value.hint == "restore the file, choose another --name, or restart the run with --overwrite"
     assert path.read_text() == content
 
 
@@ -171,7 +171,7 @@ def test_damaged_checkpoints_are_set_aside(run: RunFolder) -> None:
         5: f"optimizer.ckpt has 100 bytes, not {size}",
         4: "progress.json is damaged",
         3: "progress.json is damaged",
-        2: "model.ckpt is not what was written",
+        2: "model.ckpt does not match its sha256",
     }
     assert run.rewind(1) == {step: places[step].with_name(f"{step}.damaged") for step in damaged}
     assert inside(run.path / "checkpoints") == ["1", *(f"{step}.damaged" for step in range(2, 8))]
@@ -193,11 +193,11 @@ def test_a_run_whose_checkpoints_are_all_lost_is_not_touched(run: RunFolder) -> 
     )
     folder = run.path / "checkpoints"
     assert caught.value.hint == (
-        f"restore one in {folder}, start anew with --overwrite, or take another --name; nothing changed"
+        f"restore one in {folder}, restart with --overwrite, or choose another --name; nothing changed"
     )
     for step in (1, 2):
         (folder / str(step)).rename(run.path.parent / str(step))
-    with pytest.raises(CocaError, match="there is none left"):
+    with pytest.raises(CocaError, match="none is left"):
         run.last()
 
 
@@ -362,7 +362,7 @@ def test_a_run_is_held_against_other_processes(saving: "subprocess.Popen[str]") 
     with pytest.raises(UsageError) as caught, open_run_folder("mine", ASKED):
         pass
     assert caught.value.message == "another process works on the run mine"
-    assert caught.value.hint == "wait for it, or take another --name"
+    assert caught.value.hint == "wait for it, or choose another --name"
     with open_run_folder("other", ASKED):
         pass
 
@@ -408,7 +408,7 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(home: Path, monkeypatch: py
     process = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True)
     assert process.stdout.splitlines() == [
         "cannot write the checkpoint of step 2: File too large",
-        "that of step 1 is kept; make room, then the same command goes on",
+        "that of step 1 is kept; free some space, then repeat the command to resume",
     ]
     assert inside(home / "runs" / "mine") == ["checkpoints", "run.json"]
     with open_run_folder("mine", ASKED) as run:
@@ -420,7 +420,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(run: RunFolder) -> None:
     with pytest.raises(CocaError) as caught:
         run.save(1, {"huge": huge}, state(1), CONFIG, {})
     assert caught.value.message.startswith("cannot write the checkpoint of step 1: it needs 4503599.63 GB, but ")
-    assert caught.value.hint == "make room, then the same command goes on"
+    assert caught.value.hint == "free some space, then repeat the command to resume"
     assert inside(run.path) == ["run.json"]
 
 

@@ -17,7 +17,7 @@ BOTH = Objective()
 
 
 def trainer(golden, rank: int = RANK) -> Trainer:
-    return Trainer(golden.config, golden.arrays, BOTH, AdamWOptions(decay=DECAY), rank, seed=3)
+    return Trainer(golden.config, golden.arrays, BOTH, AdamWOptions(weight_decay=DECAY), rank, seed=3)
 
 
 def batch(golden) -> Batch:
@@ -89,7 +89,7 @@ def test_it_goes_on_to_the_same_bits(tiny) -> None:
     for _ in range(2):
         whole.step([batch(tiny)], RATE)
     weights, state = copy.deepcopy((whole.weights(), whole.state()))
-    again = Trainer(tiny.config, weights, BOTH, AdamWOptions(decay=DECAY), RANK, seed=3)
+    again = Trainer(tiny.config, weights, BOTH, AdamWOptions(weight_decay=DECAY), RANK, seed=3)
     again.load(state)
     assert whole.step([batch(tiny)], RATE) == again.step([batch(tiny)], RATE)
     for name, array in whole.weights().items():

@@ -194,7 +194,7 @@ def test_a_worker_whose_other_has_ended_says_so() -> None:
     for rank in (0, 1):
         with pytest.raises(CocaError, match=r"^another worker has ended\n") as error:
             Workers(rank, 2, connections=(mine,)).exchange(1)
-        assert error.value.hint == "the end of its log says why"
+        assert error.value.hint == "see the end of its log"
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:

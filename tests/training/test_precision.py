@@ -63,7 +63,7 @@ def test_an_overflow_is_skipped_and_the_scale_halved(tiny: Golden, batch: Batch)
 def test_the_scale_grows_when_nothing_overflows_for_long() -> None:
     scale = LossScale("fp16")
     for _ in range(PATIENCE):
-        scale.held()
+        scale.succeeded()
     assert scale.value == 2 * FIRST_SCALE
     assert LossScale("bf16").value == LossScale("fp32").value == 1
     assert not LossScale("bf16").overflowed()

@@ -230,7 +230,7 @@ def test_two_processes_do_not_work_on_one_run(data: Path) -> None:
     with open_run_folder("mine", {}), pytest.raises(UsageError) as caught:
         train(request(data))
     assert caught.value.message == "another process works on the run mine"
-    assert caught.value.hint == "wait for it, or take another --name"
+    assert caught.value.hint == "wait for it, or choose another --name"
 
 
 def test_tensorboard_is_asked_for_before_anything_is_trained(

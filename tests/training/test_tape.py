@@ -51,4 +51,4 @@ def test_what_does_not_depend_on_a_wanted_tensor_is_not_kept(tensors):
     x, a, b = tensors
     tape = Tape([b])
     tape.run(scaled, x, 1, a)
-    assert not tape._notes
+    assert not tape._entries
