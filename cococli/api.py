@@ -17,7 +17,7 @@ from .captioning.captioner import Caption, Captioner, load_captioner
 from .captioning.job import prepare
 from .checkpoints.store import find_model
 from .decoding.search_options import SearchOptions
-from .engines.choice import resolve
+from .engines.choice import resolve_options
 from .errors import CocaError, UsageError, VideoError
 from .jobs import Summary
 from .media.clips import ReadRequest, Sampling, Segments, read_clip
@@ -68,9 +68,8 @@ class Coca:
             options = {**options, **search, "model": fspath(model) if isinstance(model, PathLike) else model}
             request = _request(options, "load()")
             Sampling(request.frames, request.num_frames)  # refuses impossible numbers
-            wanted = request.model
-            choice = resolve(wanted.engine, wanted.device, wanted.precision, wanted.threads)
-            files = find_model(str(wanted.model))
+            choice = resolve_options(request.model)
+            files = find_model(str(request.model.model))
             return cls(load_captioner(files, request.search, request.pool, request.prompt, choice=choice), options)
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from .. import interrupts
 from ..checkpoints.store import ModelFiles
 from ..engines.base import Engine
-from ..engines.choice import Choice, resolve
+from ..engines.choice import Choice, resolve_options
 from ..jobs import (
     Summary,
     choose_model,
@@ -116,7 +116,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
         ModelError: The model does not exist.
     """
     options, outputs = request.model, request.output
-    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    choice = resolve_options(options)
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     style = CueStyle(max_seconds=request.max_cue)
     if request.template is not None:

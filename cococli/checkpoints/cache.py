@@ -109,12 +109,9 @@ def list_folder(folder: Path) -> list[Path]:
     Raises:
         ModelError: The folder cannot be read.
     """
-    try:
+    with _reading(folder), suppress(FileNotFoundError):
         return sorted(folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ModelError(f"cannot read {folder}: {os_reason(error)}", _CHECK_HOME) from None
+    return []
 
 
 def has(name: str) -> bool:
@@ -132,8 +129,19 @@ def is_folder(folder: Path) -> bool:
     Raises:
         ModelError: It is in a folder that cannot be read.
     """
-    try:
+    with _reading(folder):
         return folder.is_dir()
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Report that a folder cannot be read.
+
+    Raises:
+        ModelError: An OSError came out of the block.
+    """
+    try:
+        yield
     except OSError as error:
         raise ModelError(f"cannot read {folder}: {os_reason(error)}", _CHECK_HOME) from None
 
@@ -249,13 +257,16 @@ def prune() -> list[Removed]:
     stays.
 
     Raises:
-        ModelError: The cache cannot be written.
+        ModelError: The cache cannot be read or written.
     """
+    home = settings.home()
+    with _reading(home):
+        leftovers, others = [*_half_added(), *_downloads()], _other_unpackings()
     with writing():
-        unheld = _discard_unheld([*_half_added(), *_downloads()])
-        others = [_discard(path) for path in _other_unpackings()]
-        folders = [settings.home(), *(path for path in settings.home().rglob("*") if path.is_dir())]
-        return unheld + others + [Removed(*file) for folder in folders for file in remove_abandoned(folder).items()]
+        removed = [*_discard_unheld(leftovers), *map(_discard, others)]
+    with _reading(home):
+        folders = [home, *(path for path in home.rglob("*") if path.is_dir())]
+    return removed + [Removed(*file) for folder in folders for file in remove_abandoned(folder).items()]
 
 
 def modified(file: Path) -> datetime | None:

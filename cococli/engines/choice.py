@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checkpoints.store import ModelFiles, compiled_folder
 from ..errors import UsageError
+from ..options import EngineOptions
 from ..reporting import Progress
 from .base import Engine
 
@@ -60,6 +61,11 @@ def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threa
         raise _unsupported(engine, device, precision)
     note = _note(choices[0]) if len(choices) > 1 or engine == AUTO else ""
     return replace(choices[0], threads=threads, note=note)
+
+
+def resolve_options(options: EngineOptions) -> Choice:
+    """Return the choice for the options of a command. See `resolve`."""
+    return resolve(options.engine, options.device, options.precision, options.threads)
 
 
 def available(device: str = AUTO) -> Iterator[Choice]:

@@ -23,6 +23,7 @@ import numpy as np
 from ..catalog import CocaConfig
 from ..checkpoints import locks
 from ..checkpoints.architecture import parameters
+from ..checkpoints.cache import list_folder
 from ..files import digest, publish_folder, unwinding_on_sigterm
 from ..reporting import Progress
 
@@ -186,7 +187,7 @@ def _key() -> str:
 def _remove_outdated(cache: Path, folder: Path) -> None:
     """Remove graphs of other code or libraries, which may be as large as the weights, and parts of killed processes."""
     kept = "-".join(folder.name.split("-")[:2])
-    for path in cache.iterdir():
+    for path in list_folder(cache):
         if path.name.startswith(("openvino-", ".coca-")) and not path.name.startswith(f"{kept}-"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ from ..datasets.classes import class_folders
 from ..datasets.dataset import Dataset, drop_missing
 from ..datasets.find import find_dataset
 from ..engines.base import Engine
-from ..engines.choice import Choice, resolve
+from ..engines.choice import Choice, resolve_options
 from ..errors import CocaError, UsageError
 from ..jobs import choose_model, load_engine, protect_files, warn_of_embeddings
 from ..journal import Failure, file_tasks, fingerprint, text_name, text_tasks
@@ -107,7 +107,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     if request.data and request.only != "retrieval":
         check_installed()
     options = request.model
-    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    choice = resolve_options(options)
     sampling = Sampling(request.frames, request.num_frames)
     dataset, incomplete = _find_examples(request, reporter)
     classes = class_folders(request.classes, request.class_names, reporter) if request.classes else {}

@@ -424,6 +424,18 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(run: RunFolder) -> None:
     assert inside(run.path) == ["run.json"]
 
 
+def test_unreadable_run_folder_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request) -> None:
+    monkeypatch.setenv("COCA_HOME", str(tmp_path))
+    with open_run_folder("mine", ASKED) as run:
+        pass
+    run.path.chmod(0o300)
+    request.getfixturevalue("as_nobody")
+    with pytest.raises(ModelError) as caught, open_run_folder("mine", ASKED):
+        pass
+    assert caught.value.message == f"cannot read {run.path}: Permission denied"
+    run.path.chmod(0o700)
+
+
 def test_a_home_that_cannot_be_written_to_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
