@@ -108,7 +108,7 @@ class Captioner:
         return Caption(first.text, first.logprob, first.similarity, embedding, tuple(candidates))
 
     def embed_batch(self, pixels: np.ndarray) -> np.ndarray:
-        """[B, F, 3, S, S] float32, normalized frames -> [B, D] float32, L2-normalized."""
+        """Embed normalized frames: [B, F, 3, S, S] float32 -> [B, D] float32, L2-normalized."""
         return self.engine.encode_clips(pixels, self.pool).embedding
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:

@@ -86,7 +86,7 @@ class Engine(Protocol[State]):
         """
 
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
-        """[B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalized."""
+        """Embed texts: [B, T] int32 token ids, zero-padded -> [B, D] float32, L2-normalized."""
 
     def begin(self, slots: int, beams: int, max_length: int, top_k: int = 1) -> State:
         """Return an empty state for captions of at most `max_length` tokens.

@@ -44,11 +44,11 @@ class KVCache:
         return all_ids
 
     def new_entries(self) -> np.ndarray:
-        """[C, B] entries of the newest tokens. Idle slots write where no sequence attends yet."""
+        """Return entries [C, B] of the newest tokens. Idle slots write where no sequence attends yet."""
         return np.minimum(self.position[:, None] * self.beams, self.entries - self.beams) + np.arange(self.beams)
 
     def masks(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[C, 1, B, S] float32 of the text tower and of the decoder: each sequence attends to its own history.
+        """Return masks [C, 1, B, S] float32 of text tower and decoder: each sequence attends to its own history.
 
         The text tower hides the token after a pad, see `arrays.text_mask`.
         """

@@ -72,7 +72,7 @@ class MindSporeEngine:
         return ClipFeatures(l2_normalize(latents), pooled)
 
     def _encode_frames(self, frames: np.ndarray) -> np.ndarray:
-        """[N, 3, S, S] -> [N, T, W] ViT tokens."""
+        """Encode frames into ViT tokens: [N, 3, S, S] -> [N, T, W]."""
         size = max(1, ROWS_AT_ONCE // self.config.vision.tokens)
         return np.concatenate([self._encode_chunk(chunk)[:count] for chunk, count in fixed_chunks(frames, size)])
 
@@ -83,7 +83,7 @@ class MindSporeEngine:
         return x.asnumpy()
 
     def _pool_each(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[B, K, W] ViT tokens -> [B, D] latents and [B, N, D] tokens."""
+        """Pool ViT tokens [B, K, W] to latents [B, D] and tokens [B, N, D]."""
         heads, weights = self.config.vision.pooler_heads, self._named("visual", net.POOLER)
         pooled = [_pool(Tensor(clip[None]), heads, *weights) for clip in tokens]
         return tuple(np.concatenate([part.asnumpy() for part in parts]) for parts in zip(*pooled, strict=True))
@@ -97,7 +97,7 @@ class MindSporeEngine:
         return l2_normalize(latents)
 
     def text_outputs(self, ids: np.ndarray) -> np.ndarray:
-        """[B, T] ids -> [B, T + 1, D] outputs of the last block of the text tower, the CLS last.
+        """Return outputs of the last block of the text tower: [B, T] ids -> [B, T + 1, D], the CLS last.
 
         The tokens are inputs of the decoder; the CLS still needs its layer norm and projection.
         """
@@ -128,7 +128,7 @@ class MindSporeEngine:
         return top_k_scores(logits.reshape(ids.size, -1), state.top_k)
 
     def _logits(self, state: "MindSporeCache", slots: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """[C, B] ids -> [C * B, V] logits of the next token."""
+        """Return logits of the next token: [C, B] ids -> [C * B, V]."""
         text, decoder, quick_gelu = self.config.text, self.config.decoder, self.config.quick_gelu
         x = Tensor(self._token_embedding[ids] + self._positions[state.position][:, None])
         text_tower_mask, mask = map(Tensor, state.masks(slots))
@@ -177,7 +177,7 @@ class MindSporeCache(KVCache):
         return _zeros(shape), _zeros(shape)
 
     def entries_of_heads(self, tower: TextConfig) -> Tensor:
-        """[C * H * B] int32 entries of the newest tokens in the caches of a tower."""
+        """Return the entries of the newest tokens in the caches of a tower: [C * H * B] int32."""
         base = np.arange(self.slots * tower.heads).reshape(self.slots, tower.heads, 1) * self.entries
         return Tensor((base + self.new_entries()[:, None]).astype(np.int32).reshape(-1))
 

@@ -150,7 +150,7 @@ class OpenVinoCache(KVCache):
             self._request.set_output_tensor(index, ov.Tensor(array, shared_memory=True))
 
     def step(self, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[C, B, V] logits of the next token and [C, B] of `Scores.log_sum`, until the next step."""
+        """Return logits [C, B, V] of the next token and `Scores.log_sum` [C, B], valid until the next step."""
         self._all_ids[:] = self.append(slots, ids, parents)
         self._positions[:] = self.position
         for ours, (mask, newest) in zip(self._masks, self.split_masks(slots), strict=True):

@@ -204,7 +204,7 @@ def as_array(values: Tensor) -> np.ndarray:
 
 
 def l2_normalized_array(vectors: Tensor) -> np.ndarray:
-    """[B, D] -> [B, D] of length 1."""
+    """L2-normalize vectors [B, D]."""
     return as_array(functional.normalize(vectors.float(), dim=-1))
 
 

@@ -46,7 +46,7 @@ def split_rows(items: np.ndarray, rows: int, rows_per_item: int) -> list[np.ndar
 
 
 def causal_mask(length: int) -> np.ndarray:
-    """[T, T] float32: 0 for a token itself and those before it, `HIDDEN` for those after it."""
+    """Return a causal mask [T, T] float32: 0 for a token and those before it, `HIDDEN` for those after it."""
     return np.triu(np.full((length, length), HIDDEN, np.float32), 1)
 
 
@@ -82,7 +82,7 @@ def group_by_length(ids: np.ndarray, config: CocaConfig) -> Iterator[tuple[np.nd
 
 
 def padded_lengths(ids: np.ndarray, pad_id: int, lengths: Sequence[int], context: int) -> np.ndarray:
-    """[B, T] ids -> [B] int64: the smallest of some lengths that fits each text and one pad, or else the context."""
+    """Return the smallest length that fits each text and one pad, else the context: [B, T] ids -> [B] int64."""
     known = np.array([*(length for length in lengths if length < context), context])
     ends = ((ids != pad_id) * np.arange(1, ids.shape[1] + 1)).max(axis=1)  # an id 0 inside a text is not a pad
     return known[np.searchsorted(known, np.minimum(ends + 1, context))]

@@ -58,19 +58,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, L, D] -> [B, H, L, E]"""
+    """Split heads: [B, L, D] -> [B, H, L, E]."""
     return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3)
 
 
 def queries(x: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """[B, L, D] -> [B, H, L, E], scaled. Three matrices are faster on CPUs than open_clip's fused one."""
+    """Return scaled queries, [B, L, D] -> [B, H, L, E]. On CPUs three matrices are faster than one."""
     return split_heads(linear(x, weight, bias) * (x.shape[-1] // heads) ** -0.5, heads)
 
 
 def attend(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, out_weight: Tensor, out_bias: Tensor
 ) -> Tensor:
-    """[B, H, Q, E] queries over [B, H, K, E] -> [B, Q, D]; `mask` is added to the scores."""
+    """Attend with queries [B, H, Q, E] to keys and values [B, H, K, E] -> [B, Q, D]; `mask` is added to the scores."""
     scores = _scores(queries, keys)  # [B, H, Q, K]
     if mask is not None:
         scores = scores + mask
@@ -79,7 +79,7 @@ def attend(
 
 
 def attention_inputs(x: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, L, D] -> queries, keys and values, [B, H, L, E] each. Weights: `BLOCK`'s up to the values'."""
+    """Return queries, keys and values, [B, L, D] -> [B, H, L, E] each. Weights: `BLOCK`'s up to the values'."""
     gamma, beta, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias = weights
     normed = layer_norm(x, gamma, beta)
     keys, values = linear(normed, k_weight, k_bias), linear(normed, v_weight, v_bias)
@@ -87,12 +87,12 @@ def attention_inputs(x: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, T
 
 
 def mlp_in(x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The first half of an MLP: layer norm and a matrix."""
+    """Apply the first half of an MLP: layer norm and a matrix."""
     return linear(layer_norm(x, gamma, beta), weight, bias)
 
 
 def mlp_out(hidden: Tensor, quick_gelu: bool, weight: Tensor, bias: Tensor) -> Tensor:
-    """The second half of an MLP: GELU, the exact one or OpenAI's quick one, and a matrix."""
+    """Apply the second half of an MLP: GELU, exact or OpenAI's quick one, and a matrix."""
     hidden = hidden * ops.sigmoid(1.702 * hidden) if quick_gelu else ops.gelu(hidden, approximate="none")
     return linear(hidden, weight, bias)
 
@@ -103,7 +103,7 @@ def mlp(x: Tensor, quick_gelu: bool, *weights: Tensor) -> Tensor:
 
 
 def block(x: Tensor, mask: Tensor | None, heads: int, quick_gelu: bool, *weights: Tensor) -> Tensor:
-    """A pre-norm transformer block with self-attention, [B, L, D] -> [B, L, D]. Weights: `BLOCK`."""
+    """Apply a pre-norm transformer block with self-attention, [B, L, D] -> [B, L, D]. Weights: `BLOCK`."""
     x = x + attend(*attention_inputs(x, heads, *weights[:8]), mask, *weights[8:10])
     return x + mlp(x, quick_gelu, *weights[10:])
 
@@ -112,7 +112,7 @@ def block(x: Tensor, mask: Tensor | None, heads: int, quick_gelu: bool, *weights
 
 
 def embed_patches(pixels: Tensor, *weights: Tensor) -> Tensor:
-    """[N, 3, S, S] frames -> [N, T, W] input of the ViT, the CLS first. Weights: `PATCHES`."""
+    """Embed the patches of frames, [N, 3, S, S] -> [N, T, W], the CLS first. Weights: `PATCHES`."""
     kernel, cls, positions, gamma, beta = weights  # the kernel's stride is its size: it is a matrix
     frames, channels, size = pixels.shape[0], pixels.shape[1], kernel.shape[-1]
     side = pixels.shape[2] // size  # patches
@@ -140,7 +140,7 @@ def pool(tokens: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project(x: Tensor, gamma: Tensor, beta: Tensor, projection: Tensor) -> Tensor:
-    """The last layer of the text tower and of the decoder: [..., D] -> [rows, out]. Weights: `LAST`."""
+    """Apply the last layer of the text tower or the decoder: [..., D] -> [rows, out]. Weights: `LAST`."""
     return ops.matmul(layer_norm(x, gamma, beta).reshape(-1, x.shape[-1]), projection)
 
 
@@ -148,7 +148,7 @@ def project(x: Tensor, gamma: Tensor, beta: Tensor, projection: Tensor) -> Tenso
 
 
 def cross_keys_values(image: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    """[C, N, D] image tokens -> [C, H, N, E] keys and values of a cross-attention. Weights: `CROSS_CONTEXT`."""
+    """Return keys and values [C, H, N, E] of cross-attention to image tokens [C, N, D]. Weights: `CROSS_CONTEXT`."""
     gamma, beta, k_weight, k_bias, v_weight, v_bias = weights
     context = layer_norm(image, gamma, beta)
     return split_heads(linear(context, k_weight, k_bias), heads), split_heads(linear(context, v_weight, v_bias), heads)

@@ -18,56 +18,59 @@ _softmax = ops.Softmax(-1)
 
 
 def pool_clips(tokens: Tensor, frames: int, heads: int, *weights: Tensor) -> Tensor:
-    """[B * F, T, W] ViT tokens -> [B, Q, D] images, the F frames of a clip read as one. Weights: `POOLER`."""
+    """Pool ViT tokens [B * F, T, W] to images [B, Q, D], the F frames of a clip as one. Weights: `POOLER`."""
     latents, pooled = pool(tokens.reshape(-1, frames * tokens.shape[1], tokens.shape[2]), heads, *weights)
     return ops.cat((latents[:, None], pooled), axis=1)
 
 
 def embed_tokens(ids: Tensor, table: Tensor, positions: Tensor) -> Tensor:
-    """[B, L] ids -> [B, L, D]. Weights: `EMBEDDINGS`."""
+    """Embed tokens: [B, L] ids -> [B, L, D]. Weights: `EMBEDDINGS`."""
     return ops.gather(table, ids, 0) + positions[: ids.shape[1]]
 
 
 def embed_tokens_and_cls(ids: Tensor, table: Tensor, positions: Tensor, cls: Tensor) -> Tensor:
-    """[B, L] ids -> [B, L + 1, D], the CLS last, with the last of all positions. Weights: `EMBEDDINGS_AND_CLS`."""
+    """Embed tokens and the CLS, which is last and has the last position: [B, L] ids -> [B, L + 1, D].
+
+    Weights: `EMBEDDINGS_AND_CLS`.
+    """
     last = ops.broadcast_to((cls + positions[-1])[None, None], (ids.shape[0], -1, -1))
     return ops.cat((embed_tokens(ids, table, positions), last), axis=1)
 
 
 def drop_last_and_cls(x: Tensor) -> Tensor:
-    """[B, L + 1, D] -> [B, L - 1, D]: the tokens that are followed by another one."""
+    """Keep the tokens that are followed by another one: [B, L + 1, D] -> [B, L - 1, D]."""
     return x[:, :-2]
 
 
 def project_cls(x: Tensor, *weights: Tensor) -> Tensor:
-    """[B, L + 1, D] -> [B, D] latents of the texts, not normalized. Weights: `LAST`."""
+    """Project the CLS to text latents, not normalized: [B, L + 1, D] -> [B, D]. Weights: `LAST`."""
     return project(x[:, -1], *weights)
 
 
 def add_attention(
     x: Tensor, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, out_weight: Tensor, out_bias: Tensor
 ) -> Tensor:
-    """[B, L, D] plus attention. Queries, keys and values as in `attend`."""
+    """Add attention to [B, L, D]. Queries, keys and values are as in `attend`."""
     return x + attend(query, keys, values, mask, out_weight, out_bias)
 
 
 def add_mlp_out(x: Tensor, hidden: Tensor, quick_gelu: bool, weight: Tensor, bias: Tensor) -> Tensor:
-    """[B, L, D] plus the MLP, of which `hidden` is the first half."""
+    """Add the MLP to [B, L, D]; `hidden` is its first half."""
     return x + mlp_out(hidden, quick_gelu, weight, bias)
 
 
 def cross_queries(x: Tensor, heads: int, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[B, L, D] -> [B, H, L, E] queries of cross-attention."""
+    """Return queries of cross-attention: [B, L, D] -> [B, H, L, E]."""
     return queries(layer_norm(x, gamma, beta), heads, weight, bias)
 
 
 def image_keys_values(images: Tensor, heads: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, Q, D] images -> keys and values of cross-attention. Weights: `CROSS_CONTEXT`."""
+    """Return keys and values of cross-attention to images [B, Q, D]. Weights: `CROSS_CONTEXT`."""
     return cross_keys_values(images[:, 1:], heads, *weights)
 
 
 def standardize(images: Tensor) -> Tensor:
-    """[B, Q, D] images -> [B, N, D] tokens of mean 0 and variance 1, the part that all layer norms share."""
+    """Standardize image tokens, [B, Q, D] -> [B, N, D], the part that all layer norms share."""
     width = images.shape[-1]
     return layer_norm(images[:, 1:], ops.ones(width, images.dtype), ops.zeros(width, images.dtype))
 
@@ -77,7 +80,7 @@ def standardize(images: Tensor) -> Tensor:
 
 
 def frozen_scores(query: Tensor, tokens: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[B, H, L, E] queries and standardized images [B, N, D] -> [B, H, L, N], with the weights of the keys.
+    """Return scores [B, H, L, N] of queries [B, H, L, E] for standardized images [B, N, D], with the weights of keys.
 
     beta and bias add the same number to all scores of a row, which the softmax ignores.
     """
@@ -86,14 +89,14 @@ def frozen_scores(query: Tensor, tokens: Tensor, gamma: Tensor, beta: Tensor, we
 
 
 def frozen_mix(scores: Tensor, tokens: Tensor) -> Tensor:
-    """[B, H, L, N] scores and standardized images [B, N, D] -> [B, H, L, D]"""
+    """Mix standardized images [B, N, D] by the softmax of scores [B, H, L, N] -> [B, H, L, D]."""
     share = _softmax(scores)
     mixed = _weighted(share.reshape(share.shape[0], -1, share.shape[-1]), tokens)
     return mixed.reshape(*scores.shape[:3], -1)
 
 
 def add_frozen_mix(x: Tensor, mixed: Tensor, *weights: Tensor) -> Tensor:
-    """[B, L, D] plus cross-attention. Weights: layer norm, values and output."""
+    """Add cross-attention to [B, L, D]. Weights: layer norm, values and output."""
     gamma, beta, v_weight, v_bias, out_weight, out_bias = weights
     heads = mixed.shape[1]
     values = _multiply_heads(mixed * gamma + beta, v_weight.reshape(heads, -1, v_weight.shape[1]).transpose(0, 2, 1))
@@ -102,7 +105,7 @@ def add_frozen_mix(x: Tensor, mixed: Tensor, *weights: Tensor) -> Tensor:
 
 
 def _multiply_heads(x: Tensor, matrices: Tensor) -> Tensor:
-    """[B, H, L, I] times a matrix of each head [H, I, O] -> [B, H, L, O]"""
+    """Multiply [B, H, L, I] by the matrix of each head [H, I, O] -> [B, H, L, O]."""
     batch, heads, length, width = x.shape
     rows = x.transpose(1, 0, 2, 3).reshape(heads, batch * length, width)
     return _weighted(rows, matrices).reshape(heads, batch, length, -1).transpose(1, 0, 2, 3)

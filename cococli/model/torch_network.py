@@ -20,7 +20,7 @@ Weights = Mapping[str, Tensor]
 
 
 class VisionTower(nn.Module):
-    """[N, 3, S, S] frames -> [N, T, W] ViT tokens, before any norm."""
+    """Encode frames into ViT tokens before any norm: [N, 3, S, S] -> [N, T, W]."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class VisionTower(nn.Module):
 
 
 class Pooler(nn.Module):
-    """[C, K, W] ViT tokens of clips -> [C, D] latents, not normalized, and [C, N, D] tokens."""
+    """Pool ViT tokens of clips [C, K, W] to latents [C, D], not normalized, and tokens [C, N, D]."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Pooler(nn.Module):
 
 
 class TextTower(nn.Module):
-    """[C, T] int ids and the mask of `arrays.text_mask` -> [C, D] latents, not normalized."""
+    """Encode texts: ids [C, T] and the mask of `arrays.text_mask` -> latents [C, D], not normalized."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class TextTower(nn.Module):
 
 
 class CrossKeysValues(nn.Module):
-    """[C, N, D] image tokens -> keys and values of each cross-attention by turns, [C, H, N, E] each."""
+    """Return alternating keys and values [C, H, N, E] of each cross-attention to image tokens [C, N, D]."""
 
     def __init__(self, config: CocaConfig, weights: Weights) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def cached_block(
     heads: int,
     quick_gelu: bool,
 ) -> Tensor:
-    """A block for one new token per sequence, [C, B, D] -> [C, B, D]; appends its key and value to `new`."""
+    """Apply a block to one new token per sequence, [C, B, D] -> [C, B, D]; append its key and value to `new`."""
     normed = norm(x, w, f"{name}.ln_1")
     query, key, value = (split_heads(linear(normed, w, f"{name}.attn.{part}_proj"), heads) for part in "qkv")
     query = query * query.shape[-1] ** -0.5
@@ -158,21 +158,21 @@ def cross_block(
 
 
 def block(x: Tensor, w: Weights, name: str, heads: int, quick_gelu: bool, mask: Tensor | None = None) -> Tensor:
-    """A pre-norm transformer block, [C, L, D] -> [C, L, D]; `mask` is added to the scores."""
+    """Apply a pre-norm transformer block, [C, L, D] -> [C, L, D]; `mask` is added to the scores."""
     normed = norm(x, w, f"{name}.ln_1")
     x = x + attention(normed, normed, w, f"{name}.attn", heads, mask)
     return x + mlp(x, w, name, quick_gelu)
 
 
 def attention(x: Tensor, context: Tensor, w: Weights, name: str, heads: int, mask: Tensor | None = None) -> Tensor:
-    """[C, L, D] over [C, K, D'] -> [C, L, D]"""
+    """Attend from [C, L, D] to [C, K, D'] -> [C, L, D]."""
     query = split_heads(linear(x, w, f"{name}.q_proj"), heads)
     key, value = (split_heads(linear(context, w, f"{name}.{part}_proj"), heads) for part in "kv")
     return linear(join_heads(attend(query, key, value, mask)), w, f"{name}.out_proj")
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[C, H, L, E] over [C, H, K, E] -> [C, H, L, E]"""
+    """Attend with queries [C, H, L, E] to keys and values [C, H, K, E] -> [C, H, L, E]."""
     if not torch.jit.is_tracing() and (query.device.type != "cpu" or query.dtype != torch.bfloat16):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # Twice as fast in bf16 as torch's fused operator, which OpenVINO expands to a transposition of keys in every step.
@@ -192,7 +192,7 @@ def linear(x: Tensor, w: Weights, name: str) -> Tensor:
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
-    """[..., D] by [D, D'] -> [..., D']"""
+    """Multiply [..., D] by a matrix [D, D'] -> [..., D']."""
     return onednn.linear(x, weight if weight.is_mkldnn else weight.T, None) if onednn.usable(x) else x @ weight
 
 
@@ -209,10 +209,10 @@ def norm(x: Tensor, w: Weights, name: str) -> Tensor:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[C, L, D] -> [C, H, L, E]"""
+    """Split heads: [C, L, D] -> [C, H, L, E]."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[C, H, L, E] -> [C, L, D]"""
+    """Join heads: [C, H, L, E] -> [C, L, D]."""
     return x.transpose(1, 2).flatten(2)
