@@ -51,7 +51,7 @@ def record(video: str, caption: str) -> Record:
     return Record(video, 0, 1, caption, -1, 0.3, (0.5,), "tiny")
 
 
-def test_an_output_of_coca_is_read_without_what_failed() -> None:
+def test_failed_records_are_skipped() -> None:
     outcomes = [record("v/a.mp4", "a dog"), Failure("v/b.mp4", "no video stream"), record("v/c\udce9.mp4", "")]
     path = written("\n".join(outcome.to_json("key") for outcome in outcomes), "out.jsonl")
     assert read_predictions(path) == {"v/a.mp4": "a dog", "v/c\udce9.mp4": ""}
@@ -82,7 +82,7 @@ def test_results_of_others_are_read(content: Any) -> None:
     assert read_predictions(written(content)) == {"1": "a dog", "2": "a cat"}
 
 
-def test_lines_of_records_may_have_blank_lines_between_them() -> None:
+def test_blank_lines_between_records_are_skipped() -> None:
     path = written('\ufeff{"image": "1.jpg", "caption": "a\\u2028b"}\n\n{"video": "2", "caption": "c"}\r\n', "a.jsonl")
     assert read_predictions(path) == {"1.jpg": "a\u2028b", "2": "c"}
 
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_read_says_why() -> None:
 
 
 @given(st.binary(max_size=60), st.sampled_from(["a.json", "a.jsonl"]))
-def test_whatever_a_file_holds_is_captions_or_a_usage_error(content: bytes, name: str) -> None:
+def test_any_content_is_captions_or_usage_error(content: bytes, name: str) -> None:
     Path(name).write_bytes(content)
     for read in (read_predictions, read_references):
         try:
@@ -195,7 +195,7 @@ def test_whatever_a_file_holds_is_captions_or_a_usage_error(content: bytes, name
             assert name in error.message and "\n" not in error.message
 
 
-def test_predictions_are_matched_by_id_path_name_and_stem() -> None:
+def test_predictions_match_by_id_path_or_stem() -> None:
     references = read_references(written(COCO))
     for first, second in (("139", "7"), ("x/000139.jpg", "val/000007.jpg"), ("000139", "y/000007.mp4")):
         assert matched({first: "a", second: "b", "other.jpg": "c"}, references) == {
@@ -205,7 +205,7 @@ def test_predictions_are_matched_by_id_path_name_and_stem() -> None:
         }
 
 
-def test_references_without_files_are_matched_by_their_own_names() -> None:
+def test_references_without_files_match_by_name() -> None:
     assert matched({"v/a.mp4": "x", "b": "y"}, References({"a": ["x"], "w/b.mp4": ["y"]}, {})) == {
         "a": "x",
         "w/b.mp4": "y",

@@ -67,7 +67,7 @@ def test_without_java_all_but_meteor_is_the_same(no_java: None, no_models: None)
     ]
 
 
-def test_only_the_metrics_that_were_asked_for_are_counted(no_java: None) -> None:
+def test_only_requested_metrics_are_computed(no_java: None) -> None:
     scores = score_captions(PREDICTIONS, REFERENCES, ["CIDEr", "BLEU-4"])
     assert scores.corpus == {name: pytest.approx(CORPUS[name]) for name in ("BLEU-4", "CIDEr")}
     assert all(list(own) == ["BLEU-4", "CIDEr"] for own in scores.each.values())
@@ -80,9 +80,7 @@ def test_the_order_of_predictions_does_not_matter(no_java: None) -> None:
 
 @pytest.mark.parametrize("java_runs", [pytest.param(True, marks=needs_java), False])
 @pytest.mark.parametrize("line_break", ["\n", "\r", "\u2028", "\x85", "\v", "\x1c", " \r\n "])
-def test_a_line_break_in_a_caption_is_a_blank(
-    line_break: str, java_runs: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_line_breaks_in_captions_are_blanks(line_break: str, java_runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not java_runs:
         monkeypatch.setenv("PATH", "")
     broken = {picture: caption.replace(" ", line_break) for picture, caption in PREDICTIONS.items()}

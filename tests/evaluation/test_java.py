@@ -68,7 +68,7 @@ def test_java_that_hangs_is_ended(java_is, monkeypatch: pytest.MonkeyPatch) -> N
     assert told(java.spice, ["a"], [["a"]]) == FAILED
 
 
-def test_a_tokenizer_that_loses_a_line_is_not_believed(java_is) -> None:
+def test_missing_lines_of_tokenizer_are_detected(java_is) -> None:
     java_is("print('a')")
     assert told(java.tokenize, ["a", "b"]) == "the tokenizer returned 1 lines for 2"
 

@@ -31,7 +31,7 @@ def some(*examples: tuple[str, tuple[str, ...]]) -> Dataset:
 
 
 @needs_java
-def test_captions_are_scored_as_if_they_came_from_files() -> None:
+def test_captions_score_as_from_files() -> None:
     captions = {f"{name}.jpg": caption for name, caption in PREDICTIONS.items()} | {"other.jpg": "of another split"}
     found = measure_captions(DATA, captions, ["CIDEr", "BLEU-4"]).captions
     raw = {name: decode(encode(caption)) for name, caption in PREDICTIONS.items()}
@@ -41,7 +41,7 @@ def test_captions_are_scored_as_if_they_came_from_files() -> None:
     assert found.each == {f"id of {name}.jpg": own for name, own in scores.each.items()}
 
 
-def test_the_worst_caption_comes_first_with_what_was_wanted() -> None:
+def test_worst_captions_come_first() -> None:
     data = some(("a.jpg", ("a red dog", "the red dog")), ("b.jpg", ("a green bus",)), ("c.jpg", ("a blue cat",)))
     said = {"a.jpg": "a red dog", "b.jpg": "no idea at all", "c.jpg": "a blue bus"}
     report = measure_captions(data, said, ["ROUGE-L"])
@@ -82,7 +82,7 @@ def test_pictures_may_have_different_numbers_of_captions() -> None:
     assert [(bad.what, bad.wanted) for bad in report.worst[:2]] == [("two", "a.jpg"), ("three", "a.jpg")]
 
 
-def test_classes_are_told_apart_by_their_names_in_sentences() -> None:
+def test_classification_uses_class_descriptions() -> None:
     asked: list[str] = []
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_reports_are_joined_part_by_part() -> None:
     assert joined() == Report()
 
 
-def test_vectors_are_those_of_the_works_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_vectors_are_in_requested_order(tmp_path: Path) -> None:
     tasks = [Task("b.jpg", ""), Task(text_name("a"), ""), Task("a.jpg", "")]
     entries = [Entry(-1, "b.jpg"), Entry(-1, text="a"), Entry(-1, "a.jpg")]
     with open_index(tmp_path / "index", About("shapes", ""), 3, tasks, "float16") as writer:

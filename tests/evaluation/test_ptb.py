@@ -42,7 +42,7 @@ def plain(tokens: str) -> list[str]:
 
 
 @pytest.mark.parametrize("caption", HOSTILE)
-def test_hostile_captions_have_the_tokens_that_were_written_down(caption: str) -> None:
+def test_hostile_captions_have_recorded_tokens(caption: str) -> None:
     assert plain(ptb.tokenize(caption)) == plain(HOSTILE[caption])
 
 
@@ -58,7 +58,7 @@ def test_java_says_the_same() -> None:
 
 
 @needs_java
-def test_java_says_the_same_of_phrases_put_together_at_random() -> None:
+def test_random_phrases_match_java() -> None:
     draw = random.Random(0)
     captions = [" ".join(draw.choices(PIECES.split(), k=draw.randint(1, 7))) for _ in range(2000)]
     assert [plain(tokens) for tokens in java.tokenize(captions)] == [plain(ptb.tokenize(line)) for line in captions]

@@ -25,7 +25,7 @@ def test_a_made_set_counts_as_by_hand() -> None:
     assert found.image_to_text == {1: 1.0, 2: 1.0}
 
 
-def test_an_image_is_missed_where_only_texts_of_others_are_near() -> None:
+def test_nearer_texts_of_others_count_as_misses() -> None:
     texts = np.radians([60, 70, 1, 2, 80, 85])  # the first image is nearest to both texts of the second
     found = recall(at(IMAGES), at(texts), OWNERS, ks=(1, 2, 3))
     assert found.image_ranks.tolist() == [3, 1, 1]
@@ -54,7 +54,7 @@ def test_blocks_count_as_sorted_lists_do(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("noise", [0, 1e-8])
-def test_a_model_that_maps_everything_to_one_point_finds_nothing(noise: float) -> None:
+def test_constant_embeddings_find_nothing(noise: float) -> None:
     random = np.random.default_rng(0)
     point = random.normal(size=64)
     images = point + noise * random.normal(size=(30, 64))
@@ -81,7 +81,7 @@ def test_each_text_needs_an_owner() -> None:
 
 
 @pytest.mark.parametrize("damage", [0.0, np.nan, np.inf])
-def test_vectors_that_are_not_numbers_are_the_models_fault(damage: float) -> None:
+def test_invalid_vectors_are_a_model_error(damage: float) -> None:
     texts = np.eye(3)
     texts[2] = damage
     with pytest.raises(ModelError, match=r"^this model's vectors are not numbers: its weights are damaged\n"):

@@ -37,14 +37,14 @@ def test_templates_that_cannot_be_say_why(tmp_path: Path) -> None:
         assert caught.value.message == message
 
 
-def test_a_set_that_is_not_there_names_those_that_are() -> None:
+def test_unknown_template_set_lists_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         read_templates("imagenet")
     assert caught.value.message == "cannot read templates from imagenet: No such file or directory"
     assert caught.value.hint == "the sets that come with coca are openai and simple"
 
 
-def test_a_class_is_the_normalized_mean_of_its_normalized_descriptions() -> None:
+def test_classes_are_mean_normalized_descriptions() -> None:
     asked: list[list[str]] = []
 
     def embed(texts: list[str]) -> np.ndarray:

@@ -52,7 +52,7 @@ def test_ten_steps_equal_torch():
         np.testing.assert_allclose(weights[name].asnumpy(), parameter.detach().numpy(), rtol=0, atol=1e-6)
 
 
-def test_an_optimizer_goes_on_from_its_state_to_the_same_bits():
+def test_optimizer_resumes_bit_for_bit():
     rng = np.random.default_rng(1)
     start, steps, rates = some(rng), [some(rng) for _ in range(4)], [1e-2] * 4
     whole, broken = tensors(start), tensors(start)
@@ -67,7 +67,7 @@ def test_an_optimizer_goes_on_from_its_state_to_the_same_bits():
         np.testing.assert_array_equal(broken[name].asnumpy(), whole[name].asnumpy())
 
 
-def test_the_state_holds_two_moments_of_each_weight_and_the_count_of_steps():
+def test_state_holds_moments_and_step_count():
     optimizer = AdamW(tensors(some(np.random.default_rng(2))), OPTIONS)
     state = optimizer.state()
     moments = {f"{name}.{kind}": shape for name, shape in SHAPES.items() for kind in "mv"}

@@ -79,7 +79,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert not any(word in card for word in ("Scores", "Data", "Settings", "plot.png", "license", "None"))
 
 
-def test_a_base_of_unknown_origin_has_no_licence_and_no_link() -> None:
+def test_unknown_base_has_no_license_or_link() -> None:
     for base in ("run:other", "weights/mine.ckpt"):
         card = model_card("mine", base, 1, {}, {}, {}, False)
         assert front(card).keys() == {"pipeline_tag", "tags"}
@@ -103,7 +103,7 @@ def test_odd_strings_break_neither_yaml_nor_tables(odd: str, name: str) -> None:
     assert card.count("\n## ") == 4
 
 
-def test_the_card_of_a_folder_tells_the_scores_of_its_best_step(tmp_path: Path) -> None:
+def test_card_shows_scores_of_best_step(tmp_path: Path) -> None:
     run = RunFolder("mine", tmp_path)
     for step, score in ((100, 0.1), (200, 0.3), (300, 0.2)):
         run.log({"step": step, "loss": 1.0})

@@ -61,7 +61,7 @@ def test_the_val_split_is_held_out(tmp_path: Path) -> None:
     assert notes == ["train: 3 files, 6 captions", "val: 2 files, 4 captions"]
 
 
-def test_of_many_so_many_are_held_out_as_are_wanted_far_apart(tmp_path: Path) -> None:
+def test_held_out_examples_are_spread_evenly(tmp_path: Path) -> None:
     data, _ = find(captioned(tmp_path / "data", train=2, val=6), hold_out=3)
     assert data.held_out and names(data.held_out) == ["2.png", "4.png", "6.png"]
     assert names(data.train) == ["0.png", "1.png"]
@@ -73,7 +73,7 @@ def test_nothing_is_held_out_where_nothing_is_wanted(tmp_path: Path) -> None:
     assert notes == ["all: 3 files, 3 captions"]
 
 
-def test_of_a_list_without_splits_some_are_held_out_and_never_trained_on(tmp_path: Path) -> None:
+def test_held_out_examples_are_not_trained_on(tmp_path: Path) -> None:
     folder = unsplit(tmp_path / "data", 40)
     data, notes = find(folder)
     assert data.held_out
@@ -83,7 +83,7 @@ def test_of_a_list_without_splits_some_are_held_out_and_never_trained_on(tmp_pat
     assert find(folder)[0] == data
 
 
-def test_no_more_is_kept_from_training_than_is_looked_at(tmp_path: Path) -> None:
+def test_hold_out_limits_the_split_off_share(tmp_path: Path) -> None:
     data, _ = find(unsplit(tmp_path / "data", 60), hold_out=1)
     assert data.held_out
     assert (len(data.train.examples), len(data.held_out.examples)) == (59, 1)
@@ -113,7 +113,7 @@ def test_one_example_alone_is_not_held_out(tmp_path: Path) -> None:
     assert caught.value.hint == "to train on it, use --hold-out 0"
 
 
-def test_what_is_missing_empty_or_too_long_is_notes_and_the_rest_is_trained_on(tmp_path: Path) -> None:
+def test_problems_of_the_data_are_noted(tmp_path: Path) -> None:
     folder = captioned(tmp_path / "data", train=4, val=1)
     (folder / "0.png").unlink()
     (folder / "1.png").write_bytes(b"")
@@ -172,7 +172,7 @@ def test_a_karpathy_split_may_be_elsewhere(tmp_path: Path) -> None:
     assert data.held_out and names(data.held_out) == ["2.png"]
 
 
-def test_the_same_share_is_split_off_whatever_the_order() -> None:
+def test_split_does_not_depend_on_order() -> None:
     many = dataset(100)
     train, held_out = split_off(many, 1000)
     assert (len(train.examples), len(held_out.examples)) == (92, 8)

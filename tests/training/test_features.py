@@ -81,7 +81,7 @@ def test_what_is_computed_is_not_computed_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shown(found), expected(files)[::-1])
 
 
-def test_files_of_one_content_share_a_row_and_a_changed_file_gets_another(tmp_path: Path) -> None:
+def test_rows_are_keyed_by_content(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{name}.png", 0) for name in "ab"]
     encoder = Encoder()
     assert prepare(files, TOWER, encoder).row.tolist() == [0, 0]
@@ -105,7 +105,7 @@ def test_every_tower_has_a_folder_of_its_own(home: Path) -> None:
     assert {tower.folder.parent for tower in towers} == {home / "features"}
 
 
-def test_the_identity_is_that_of_the_vision_tower_alone() -> None:
+def test_identity_depends_on_vision_tower_only() -> None:
     weights = {"visual.a": np.zeros(3, np.float32), "visual.b": np.ones((2, 2), np.float32), "text.a": np.ones(1)}
     identity = identity_of(CocaConfig(), weights)
     assert identity_of(CocaConfig(), {**weights, "text.a": np.zeros(1)}) == identity
@@ -132,7 +132,7 @@ def test_float16_takes_half_the_room(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batches", [0, 1])
-def test_a_run_that_is_asked_to_stop_gives_what_it_has(tmp_path: Path, batches: int) -> None:
+def test_stop_request_returns_finished_features(tmp_path: Path, batches: int) -> None:
     files, encoder = pictures(tmp_path, 5), Encoder()
 
     class Stopping(Reporter):
@@ -145,7 +145,7 @@ def test_a_run_that_is_asked_to_stop_gives_what_it_has(tmp_path: Path, batches: 
     assert (found.row >= 0).sum() == 2 * batches
 
 
-def test_a_run_that_is_interrupted_keeps_what_it_has(tmp_path: Path) -> None:
+def test_interrupt_keeps_finished_features(tmp_path: Path) -> None:
     files = pictures(tmp_path, 5)
 
     def interrupt(done: int) -> None:
@@ -221,7 +221,7 @@ features.prepare([Path(path) for path in sys.argv[2:]], TOWER, Encoder(), OnUpda
 """
 
 
-def test_a_run_that_is_killed_is_gone_on_with(tmp_path: Path) -> None:
+def test_killed_run_resumes(tmp_path: Path) -> None:
     files = pictures(tmp_path, 4)
     command = [sys.executable, "-c", RUN, str(Path(__file__).parents[1]), *map(str, files)]
     assert subprocess.run(command).returncode == -9
@@ -230,7 +230,7 @@ def test_a_run_that_is_killed_is_gone_on_with(tmp_path: Path) -> None:
     assert encoder.seen == 2
 
 
-def test_a_run_waits_for_another_one_and_uses_what_that_has_made(tmp_path: Path) -> None:
+def test_concurrent_runs_share_features(tmp_path: Path) -> None:
     from filelock import FileLock
 
     files = pictures(tmp_path, 2)
@@ -252,9 +252,7 @@ def test_a_run_waits_for_another_one_and_uses_what_that_has_made(tmp_path: Path)
 # A disk that is full
 
 
-def test_a_disk_with_too_little_room_is_told_before_anything_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_space_is_reported_before_computing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = pictures(tmp_path, 2)
     encoder = Encoder()
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -266,7 +264,7 @@ def test_a_disk_with_too_little_room_is_told_before_anything_is_computed(
     assert encoder.seen == 0
 
 
-def test_a_disk_that_fills_is_one_line_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_full_disk_keeps_finished_features(tmp_path: Path) -> None:
     files = pictures(tmp_path, 4)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (128 + 5 * TOWER.row_bytes // 2, limits[1]))
@@ -282,7 +280,7 @@ def test_a_disk_that_fills_is_one_line_and_keeps_what_is_there(tmp_path: Path) -
 # Files that cannot be read
 
 
-def test_files_that_cannot_be_read_have_no_row_and_the_next_one_is_fed(tmp_path: Path) -> None:
+def test_unreadable_files_are_replaced(tmp_path: Path) -> None:
     files = pictures(tmp_path, 4)
     files[1].write_bytes(b"no picture")
     files[3].unlink()

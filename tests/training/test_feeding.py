@@ -52,7 +52,7 @@ def test_a_batch_holds_the_pairs_of_its_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("source")
-def test_a_run_that_is_resumed_gets_the_same_batches(tmp_path: Path) -> None:
+def test_resumed_run_gets_the_same_batches(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 5))
     order = ordered(made, 1, 3)
     whole = list(feed(made, order, range(8), MIDDLE))
@@ -87,7 +87,7 @@ def test_another_process_gets_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("source")
-def test_every_pair_is_cropped_in_its_own_way_each_time(tmp_path: Path) -> None:
+def test_crops_differ_by_pair_and_epoch(tmp_path: Path) -> None:
     made = pairs([picture(tmp_path / "a.png", 0, (200, 200))])
     crops = {pixels.tobytes() for batch in feed(made, ordered(made, 1, 2), range(6), MIDDLE) for pixels in batch.pixels}
     others = {
@@ -112,7 +112,7 @@ def test_processes_that_train_together_share_each_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("source")
-def test_the_next_file_stands_for_a_broken_one_in_every_run(tmp_path: Path) -> None:
+def test_broken_files_are_replaced_deterministically(tmp_path: Path) -> None:
     files = pictures(tmp_path, 6)
     files[1].write_bytes(b"no picture")
     files[2].unlink()
@@ -130,7 +130,7 @@ def test_the_next_file_stands_for_a_broken_one_in_every_run(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("source")
-def test_nothing_to_read_is_an_error_and_not_an_endless_search(tmp_path: Path) -> None:
+def test_no_readable_file_is_an_error(tmp_path: Path) -> None:
     made = pairs([tmp_path / f"{number}.png" for number in range(7)])
     reporter = RecordingReporter()
     with pytest.raises(VideoError) as caught:
@@ -168,7 +168,7 @@ def test_among_clips_a_picture_stands_still(tmp_path: Path) -> None:
         assert (frames == frames[:1]).all() == (file == 1)
 
 
-def test_pictures_alone_are_one_frame_however_frames_are_chosen(tmp_path: Path) -> None:
+def test_pictures_are_always_one_frame(tmp_path: Path) -> None:
     made = pairs(pictures(tmp_path, 2))
     (batch,) = feed(made, ordered(made, 1, 4), range(1), Feeding(Sampling("multi", 3), 16))
     assert batch.pixels is not None and batch.pixels.shape == (4, 1, 3, 16, 16)
@@ -177,7 +177,7 @@ def test_pictures_alone_are_one_frame_however_frames_are_chosen(tmp_path: Path) 
 # Small pictures in memory
 
 
-def test_what_is_kept_is_told_as_if_it_were_read(tmp_path: Path) -> None:
+def test_replay_yields_the_events_of_reading(tmp_path: Path) -> None:
     files = [*pictures(tmp_path, 3), tmp_path / "none.png"]
     jobs = [
         (path, ReadRequest(Sampling("multi", 2), Segments("none"), 24, seed))

@@ -102,13 +102,13 @@ def test_names_that_no_run_can_have(name: str, home: Path) -> None:
     assert inside(home) == []
 
 
-def test_a_run_may_be_called_as_a_known_model() -> None:
+def test_run_may_share_a_model_name() -> None:
     with open_run_folder("shapes", ASKED) as run:
         assert run.name == "shapes"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"asked": 1}', '{"a":' * 900 + "1" + "}" * 900])
-def test_a_run_that_does_not_say_what_was_asked_is_not_touched(home: Path, content: str) -> None:
+def test_run_without_settings_is_not_touched(home: Path, content: str) -> None:
     path = home / "runs" / "mine" / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
@@ -136,14 +136,14 @@ def test_a_new_run_has_no_checkpoint(run: RunFolder) -> None:
     assert run.records() == []
 
 
-def test_the_newest_checkpoints_stay_in_the_order_of_their_steps(run: RunFolder) -> None:
+def test_newest_checkpoints_are_kept(run: RunFolder) -> None:
     for step in (8, 9, 10, 100):
         save(run, step, keep=3)
     assert inside(run.path / "checkpoints") == ["10", "100", "9"]
     assert run.last()[0].step == 100
 
 
-def test_a_checkpoint_takes_the_place_of_another_of_its_step(run: RunFolder) -> None:
+def test_checkpoint_replaces_one_of_its_step(run: RunFolder) -> None:
     save(run, 10)
     run.save(10, arrays(3), state(3), CONFIG, {})
     assert_same(run.last()[0].weights, arrays(3))
@@ -180,7 +180,7 @@ def test_damaged_checkpoints_are_set_aside(run: RunFolder) -> None:
     assert run.rewind(1) == {2: places[2].with_name("2.damaged-2")}
 
 
-def test_a_run_whose_checkpoints_are_all_lost_is_not_touched(run: RunFolder) -> None:
+def test_run_with_lost_checkpoints_is_not_touched(run: RunFolder) -> None:
     save(run, 1)
     save(run, 2)
     run.keep_best(2)
@@ -264,7 +264,7 @@ def test_metrics_of_wrong_types_are_named_by_line(run: RunFolder) -> None:
         assert path.read_text().endswith(f"{line}\n")
 
 
-def test_the_best_model_outlives_its_checkpoint_and_takes_no_room_before(run: RunFolder) -> None:
+def test_best_model_outlives_its_checkpoint(run: RunFolder) -> None:
     save(run, 1)
     run.keep_best(1)
     best = run.path / "best"
@@ -281,7 +281,7 @@ def test_the_best_model_outlives_its_checkpoint_and_takes_no_room_before(run: Ru
     assert inside(run.path) == ["best", "checkpoints", "run.json"]
 
 
-def test_the_best_model_is_copied_where_there_are_no_links(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_model_is_copied_without_hard_links(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(destination: Path, source: Path) -> None:
         raise OSError(1, "Operation not permitted")
 
@@ -368,9 +368,7 @@ def test_a_run_is_held_against_other_processes(saving: "subprocess.Popen[str]") 
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_while_it_saves_a_run_has_its_last_whole_checkpoint(
-    saving: "subprocess.Popen[str]", home: Path, end: signal.Signals
-) -> None:
+def test_killed_save_keeps_last_checkpoint(saving: "subprocess.Popen[str]", home: Path, end: signal.Signals) -> None:
     path = home / "runs" / "mine"
     saving.send_signal(end)
     saving.wait()
@@ -415,7 +413,7 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(home: Path, monkeypatch: py
         assert_same(run.last()[0].weights, arrays(1))
 
 
-def test_a_checkpoint_that_does_not_fit_is_not_begun(run: RunFolder) -> None:
+def test_too_large_checkpoint_is_not_started(run: RunFolder) -> None:
     huge = np.broadcast_to(np.float32(0), (1 << 50,))  # 4 PB, of 4 bytes
     with pytest.raises(CocaError) as caught:
         run.save(1, {"huge": huge}, state(1), CONFIG, {})
@@ -436,7 +434,7 @@ def test_unreadable_run_folder_cannot_be_read(tmp_path: Path, monkeypatch: pytes
     run.path.chmod(0o700)
 
 
-def test_a_home_that_cannot_be_written_to_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_home_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
     with pytest.raises(ModelError) as caught, open_run_folder("mine", ASKED):

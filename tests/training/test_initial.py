@@ -67,12 +67,12 @@ def test_weights_are_spread_as_open_clips(drawn, name: str, deviation: float, ki
         assert greatest > NORMAL if kind == NORMAL else greatest < 1.05 * UNIFORM
 
 
-def test_a_pooler_as_wide_as_the_vit_is_drawn_as_one_matrix() -> None:
+def test_equally_wide_pooler_is_drawn_as_one_matrix() -> None:
     query = initial(SQUARE)["visual.attn_pool.attn.q_proj.weight"]
     assert query.std() == pytest.approx((2 / (96 + 3 * 96)) ** 0.5, rel=0.05)
 
 
-def test_norms_biases_of_attention_and_the_temperature_start_from_fixed_values(drawn) -> None:
+def test_constant_weights_have_fixed_values(drawn) -> None:
     for name, values in drawn.items():
         if name.endswith("gamma"):
             assert (values == 1).all(), name
@@ -89,7 +89,7 @@ def test_all_parameters_are_there_in_float32(drawn) -> None:
     assert {array.dtype for array in drawn.values()} == {np.dtype(np.float32)}
 
 
-def test_a_seed_draws_the_same_again_and_another_something_else(drawn) -> None:
+def test_seed_determines_the_weights(drawn) -> None:
     again, other = initial(CONFIG, 0), initial(CONFIG, 1)
     for name, array in drawn.items():
         np.testing.assert_array_equal(again[name], array)

@@ -1,4 +1,4 @@
-"""The loop: what it trains on, when it looks and saves, and that a stop anywhere changes nothing."""
+"""The loop: what it trains on, when it validations and saves, and that a stop anywhere changes nothing."""
 
 import copy
 import math
@@ -82,7 +82,7 @@ def run(
     return state
 
 
-def test_the_rate_rises_and_falls_and_each_step_is_kept(tiny) -> None:
+def test_each_step_logs_its_learning_rate(tiny) -> None:
     kept = Kept(trainer(tiny))
     run(tiny, kept)
     assert [record["step"] for record in kept.records] == [1, 2, 3, 4, 5, 6]
@@ -102,7 +102,7 @@ def test_a_step_takes_its_batches_apart(tiny) -> None:
         np.testing.assert_array_equal(whole.trainer.weights()[name], array)
 
 
-def test_a_look_comes_after_a_save_and_the_best_is_safe_before_the_look_is_told(tiny) -> None:
+def test_validation_follows_its_checkpoint(tiny) -> None:
     kept = Kept(trainer(tiny))
     run(tiny, kept, TrainingPlan(5, 1e-3, 0, validate_every=2, save_every=3), scores=[0.5, 0.7, 0.6])
     assert kept.did == [
@@ -127,7 +127,7 @@ def test_of_equal_scores_the_last_is_the_best(tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    ("looks", "best", "since"),
+    ("validations", "best", "since"),
     [
         ([(0.0, 5.5), (0.0, 2.3), (0.0, 2.6)], 2, 1),  # as of one picture, whose CIDEr is always 0
         ([(0.2, 1.0), (0.3, 2.0), (0.1, 0.5)], 2, 1),
@@ -137,14 +137,14 @@ def test_of_equal_scores_the_last_is_the_best(tiny) -> None:
         ([(0.1, 1.0), (None, 0.5), (math.nan, 0.5), (0.1, math.nan)], 1, 3),
     ],
 )
-def test_scores_rank_then_loss_then_step(looks: list[tuple[float, float]], best: int, since: int) -> None:
+def test_scores_rank_then_loss_then_step(validations: list[tuple[float, float]], best: int, since: int) -> None:
     state = TrainingState()
-    for step, (score, loss) in enumerate(looks, start=1):
+    for step, (score, loss) in enumerate(validations, start=1):
         assert state.add_validation(step, score, loss) == (state.best_step == step)
     assert (state.best_step, state.validations_since) == (best, since)
 
 
-def test_a_run_ends_early_after_looks_without_a_better_score_and_stays_ended(tiny) -> None:
+def test_patience_ends_the_run(tiny) -> None:
     kept, plan = Kept(trainer(tiny)), TrainingPlan(9, 1e-3, 0, validate_every=1, patience=2)
     state = run(tiny, kept, plan, scores=[0.4, 0.3, 0.5, 0.5, 0.1, 0.9])
     assert (state.step, state.best_step, kept.best) == (5, 4, 4)
@@ -155,7 +155,7 @@ def test_a_run_ends_early_after_looks_without_a_better_score_and_stays_ended(tin
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
-def test_stopped_and_resumed_it_does_what_an_undisturbed_run_does(tiny, stop_after: int) -> None:
+def test_resumed_loop_equals_uninterrupted_one(tiny, stop_after: int) -> None:
     plan, scores = TrainingPlan(4, 1e-3, 1, accumulate=2, validate_every=2), [0.5, 0.4]
     whole = Kept(trainer(tiny))
     run(tiny, whole, plan, scores)
@@ -172,7 +172,7 @@ def test_stopped_and_resumed_it_does_what_an_undisturbed_run_does(tiny, stop_aft
         np.testing.assert_array_equal(kept.saved[4][0][name], array)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(tiny) -> None:
+def test_divergence_stops_before_the_update(tiny) -> None:
     kept = Kept(trainer(tiny))
     with pytest.raises(Diverged) as caught:
         run(tiny, kept, bad=3)
@@ -183,10 +183,10 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(tiny) -> None
     assert all(np.isfinite(array).all() for array in kept.saved[3][0].values())
 
 
-def test_how_a_run_went_is_told_by_its_records() -> None:
+def test_state_is_restored_from_records() -> None:
     scores = ((2, 0.1), (4, 0.3), (6, 0.3), (8, 0.2))
-    looks = [{"step": step, "score": score, "held_out_loss": 2.0} for step, score in scores]
-    state = state_of([{"step": 1, "loss": 2.0}, *looks, {"step": 9, "loss": 1.0}])
+    validations = [{"step": step, "score": score, "held_out_loss": 2.0} for step, score in scores]
+    state = state_of([{"step": 1, "loss": 2.0}, *validations, {"step": 9, "loss": 1.0}])
     assert state == TrainingState(step=9, best_score=0.3, best_loss=2.0, best_step=6, validations_since=2, validated=8)
 
 
@@ -194,7 +194,7 @@ def test_how_a_run_went_is_told_by_its_records() -> None:
     ("step", "rate"),
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (5, 0.9755282581475768), (9, 0.5), (13, 0.02447174185242323)],
 )
-def test_the_rate_rises_to_its_peak_and_falls_along_half_a_cosine(step, rate):
+def test_learning_rate_warms_up_and_follows_cosine(step, rate):
     assert warmup_cosine(step, steps=14, warmup=4, peak=2.0) == pytest.approx(2 * rate)
 
 

@@ -28,7 +28,7 @@ def names(golden) -> list[str]:
     return adapted(trained(golden.config, BOTH))
 
 
-def test_what_is_adapted_are_the_matrices_of_every_attention(tiny) -> None:
+def test_attention_matrices_are_adapted(tiny) -> None:
     config = tiny.config
     layers = config.vision.layers + 1 + config.text.layers + 2 * config.decoder.layers
     assert len(names(tiny)) == 4 * layers
@@ -37,7 +37,7 @@ def test_what_is_adapted_are_the_matrices_of_every_attention(tiny) -> None:
     }  # fmt: skip
 
 
-def test_a_first_step_is_what_it_is_by_hand(tiny) -> None:
+def test_first_step_equals_manual_computation(tiny) -> None:
     name = "text_decoder.cross_attn.0.attn.v_proj.weight"
     _, gradients = losses_and_gradients(tiny.config, tiny.weights(), [name], batch(tiny), BOTH)
     gradient, base = gradients[0].asnumpy(), tiny.arrays[name]
@@ -55,7 +55,7 @@ def test_a_first_step_is_what_it_is_by_hand(tiny) -> None:
     np.testing.assert_allclose(pupil.weights()[name], base + b @ a, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_of_both_thin_matrices_are_those_of_their_product() -> None:
+def test_adapter_gradients_follow_from_the_sum() -> None:
     random = np.random.default_rng(0)
     base, total = random.standard_normal((2, 3, 5)).astype(np.float32)
     adapters = Adapters({"w": as_tensor(base.copy())}, RANK, seed=0)
@@ -67,7 +67,7 @@ def test_gradients_of_both_thin_matrices_are_those_of_their_product() -> None:
     np.testing.assert_allclose(of_b, total @ a.T, rtol=1e-5)
 
 
-def test_only_matrices_of_attention_change_and_by_no_more_than_the_rank(tiny) -> None:
+def test_only_attention_changes_by_low_rank(tiny) -> None:
     pupil = trainer(tiny)
     for _ in range(3):
         pupil.step([batch(tiny)], RATE)
@@ -79,7 +79,7 @@ def test_only_matrices_of_attention_change_and_by_no_more_than_the_rank(tiny) ->
             assert not change.any(), name
 
 
-def test_the_optimizer_keeps_moments_of_the_thin_matrices_alone(tiny) -> None:
+def test_optimizer_state_covers_only_adapters(tiny) -> None:
     sizes = sum(array.size for name, array in trainer(tiny).state().items() if name.endswith((".m", ".v")))
     assert sizes == 2 * RANK * sum(sum(tiny.arrays[name].shape) for name in names(tiny))
 

@@ -26,7 +26,7 @@ def assert_close(actual, wanted, tolerance):
 
 
 @pytest.mark.parametrize("certainty", [0.0, 1.0, 18.0])
-def test_the_caption_loss_is_exact_for_poor_and_for_good_models(certainty):
+def test_caption_loss_is_exact(certainty):
     """At certainty 18 the loss is about 0.001: most of the model's mind is on the right one of 49,408 tokens."""
     rng = np.random.default_rng(0)
     x, projection = rng.standard_normal((2, 4, 8)).astype(np.float32), rng.normal(0, 0.1, (8, 49408)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_a_token_thought_impossible_gives_a_finite_loss():
 
 
 @pytest.mark.parametrize(("alike", "scale"), [(0.0, 2.66), (0.7, 2.66), (0.1, 4.6)])
-def test_the_contrastive_loss_is_exact_for_strangers_and_for_pairs(alike, scale):
+def test_contrastive_loss_is_exact(alike, scale):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((5, 3, 48)).astype(np.float32)
     texts = (alike * images[:, 0] + rng.standard_normal((5, 48)) * 0.5).astype(np.float32)
@@ -66,7 +66,7 @@ def test_the_contrastive_loss_is_exact_for_strangers_and_for_pairs(alike, scale)
         assert_close(gradient, tensor, 1e-4)
 
 
-def test_a_single_pair_has_nothing_to_learn_from_contrast():
+def test_single_pair_has_no_contrastive_loss():
     loss, *gradients = run(
         contrastive_loss, np.ones((1, 3, 4), np.float32), np.ones((1, 4), np.float32), np.array(2, np.float32)
     )

@@ -51,7 +51,7 @@ def test_losses_and_every_gradient_equal_the_oracle(golden):
     assert not gradients
 
 
-def test_pads_that_are_trimmed_change_neither_losses_nor_gradients(tiny, monkeypatch):
+def test_trimming_pads_keeps_losses_and_gradients(tiny, monkeypatch):
     ids = captions(tiny.config, 15, 4, 9)
     ids[2, 5] = 0  # a token that is taken for a pad
     short, short_gradients = gradients_of(tiny, pictures(tiny, ids))
@@ -62,7 +62,7 @@ def test_pads_that_are_trimmed_change_neither_losses_nor_gradients(tiny, monkeyp
     assert_close(short_gradients, whole_gradients)
 
 
-def test_the_caption_loss_alone_has_its_own_part_of_the_gradients(tiny):
+def test_caption_loss_alone_has_its_gradients(tiny):
     """Gradients are linear in the weights of the losses."""
     _, once = gradients_of(tiny, pictures(tiny))
     _, twice = gradients_of(tiny, pictures(tiny), Objective(contrastive=2.0))
@@ -83,7 +83,7 @@ def test_the_caption_loss_alone_computes_no_text_latent(tiny):
     assert np.isfinite(losses.total + norm(gradients.values()))
 
 
-def test_the_contrastive_loss_alone_has_its_own_part_of_the_gradients_and_runs_no_decoder(tiny):
+def test_contrastive_loss_alone_runs_no_decoder(tiny):
     _, once = gradients_of(tiny, pictures(tiny))
     _, twice = gradients_of(tiny, pictures(tiny), Objective(caption=4.0))
     gone = {name: np.full_like(array, np.nan) for name, array in tiny.arrays.items() if "decoder" in name}
@@ -95,7 +95,7 @@ def test_the_contrastive_loss_alone_has_its_own_part_of_the_gradients_and_runs_n
     assert norm(alone[name] - exact[name] for name in alone) <= 1e-3 * norm(alone.values())
 
 
-def test_a_frozen_image_tower_is_not_asked_again_for_what_it_saw(tiny):
+def test_frozen_vision_tower_needs_no_weights(tiny):
     _, everything = gradients_of(tiny, pictures(tiny))
     images = encode_images(tiny.config, tiny.weights(), tiny.oracle["pixels"][:3, None])
     gone = {name: np.full_like(array, np.nan) for name, array in tiny.arrays.items() if name.startswith("visual.")}
@@ -104,13 +104,13 @@ def test_a_frozen_image_tower_is_not_asked_again_for_what_it_saw(tiny):
     assert_close(gradients, {name: array for name, array in everything.items() if not name.startswith("visual.")})
 
 
-def test_a_frozen_text_tower_leaves_the_other_gradients_as_they_are(tiny):
+def test_frozen_text_tower_keeps_other_gradients(tiny):
     _, everything = gradients_of(tiny, pictures(tiny))
     _, gradients = gradients_of(tiny, pictures(tiny), Objective(frozen="text"))
     assert_close(gradients, {name: array for name, array in everything.items() if not name.startswith("text.")})
 
 
-def test_images_of_clips_are_what_the_oracle_makes_of_all_their_frames(tiny):
+def test_clip_features_equal_reference(tiny):
     pixels = tiny.oracle["pixels"].reshape(2, 3, *tiny.oracle["pixels"].shape[1:])
     images = encode_images(tiny.config, tiny.weights(), pixels)
     latents = images[:, 0] / np.linalg.norm(images[:, 0], axis=1, keepdims=True)
@@ -118,7 +118,7 @@ def test_images_of_clips_are_what_the_oracle_makes_of_all_their_frames(tiny):
     np.testing.assert_allclose(images[:, 1:], tiny.oracle["clip_tokens"], rtol=0, atol=2e-4)
 
 
-def test_gradients_through_several_frames_tell_how_the_loss_changes(tiny):
+def test_gradients_of_clips_match_differences(tiny):
     pixels = tiny.oracle["pixels"].reshape(3, 2, *tiny.oracle["pixels"].shape[1:])
     batch = Batch(tiny.oracle["text_ids"], pixels)
     _, gradients = gradients_of(tiny, batch)

@@ -31,14 +31,14 @@ def test_each_caption_of_a_file_is_a_pair(pairs: Pairs) -> None:
     assert pairs.ids[2].tolist() == [SOT_ID, *encode("a bird"), EOT_ID, *[0] * 6]
 
 
-def test_a_caption_that_is_too_long_is_cut_and_still_ends(pairs: Pairs) -> None:
+def test_long_captions_are_truncated_before_eot(pairs: Pairs) -> None:
     assert pairs.ids[3].tolist() == [SOT_ID, *encode("x " * 8), EOT_ID]
 
 
 @pytest.mark.parametrize(
     ("broken", "taken"), [(set(), 0), ({1}, 0), ({0}, 2), ({0, 1}, 3), ({0, 2}, 2)], ids=lambda value: str(value)
 )
-def test_the_next_file_that_can_be_read_stands_for_one_that_cannot(pairs: Pairs, broken: set[int], taken: int) -> None:
+def test_unreadable_files_yield_next_pair(pairs: Pairs, broken: set[int], taken: int) -> None:
     assert pairs.readable(0, broken) == taken
 
 
@@ -76,7 +76,7 @@ def test_no_length_is_longer_than_the_context() -> None:
     assert compiled_lengths(captions(2, 12, 15, 16, context=16), 0).tolist() == [12, 16, 16, 16]
 
 
-def test_a_token_that_looks_like_a_pad_ends_no_caption() -> None:
+def test_id_0_inside_caption_is_not_padding() -> None:
     ids = captions(13)
     ids[0, 4] = 0
     assert compiled_lengths(ids, 0).tolist() == [16]
@@ -87,7 +87,7 @@ IMPORTS = "import numpy as np; from cococli.training.pairs import Order"
 
 
 @given(seed=st.integers(0, 2**32), pairs=st.integers(1, 50), data=st.data())
-def test_an_epoch_holds_no_pair_twice_and_lacks_less_than_a_batch(seed: int, pairs: int, data: st.DataObject) -> None:
+def test_epochs_hold_each_pair_once(seed: int, pairs: int, data: st.DataObject) -> None:
     lengths = np.array(data.draw(st.lists(st.sampled_from([12, 16, 76]), min_size=pairs, max_size=pairs)))
     order = Order(seed, lengths, data.draw(st.integers(1, pairs)))
     first = data.draw(st.integers(0, 3)) * order.steps
@@ -95,18 +95,18 @@ def test_an_epoch_holds_no_pair_twice_and_lacks_less_than_a_batch(seed: int, pai
     assert len(set(epoch.tolist()) & set(range(pairs))) == len(epoch) > pairs - order.batch_size
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+def test_order_differs_by_epoch_and_seed() -> None:
     epochs = {tuple(Order(seed, ALIKE[:20], 20).batch(step).tolist()) for seed in range(5) for step in range(5)}
     assert len(epochs) == 25
 
 
-def test_a_batch_depends_on_nothing_that_was_asked_before() -> None:
+def test_batches_do_not_depend_on_earlier_ones() -> None:
     order = Order(3, np.arange(100) % 3, 8)
     forward = [order.batch(step).tolist() for step in range(40)]
     assert [order.batch(step).tolist() for step in reversed(range(40))] == forward[::-1]
 
 
-def test_the_order_is_the_same_in_every_process_and_version() -> None:
+def test_order_is_pinned() -> None:
     wanted = [5, 6, 9, 3, 2, 1, 0, 8, 4, 7]
     assert Order(1, ALIKE[:10], 10).batch(2).tolist() == wanted
     code = f"{IMPORTS}; print(Order(1, np.ones(10), 10).batch(2).tolist())"
@@ -127,7 +127,7 @@ def test_pairs_of_a_length_share_batches() -> None:
     assert len({tuple(lengths[order.batch(step)]) for step in range(6)}) > 1  # not one length after the other
 
 
-def test_pairs_meet_others_of_their_length_in_every_epoch() -> None:
+def test_batches_group_pairs_by_length() -> None:
     order = Order(5, np.array([12] * 8 + [40] * 8), 4)
     met = {tuple(sorted(order.batch(step).tolist())) for step in range(8 * order.steps)}
     assert len(met) > 24

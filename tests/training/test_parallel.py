@@ -101,7 +101,7 @@ def test_two_workers_find_the_losses_of_one(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_process_does_and_go_on_where_it_stopped(home: Path, tmp_path: Path) -> None:
+def test_two_workers_resume_a_single_process_run(home: Path, tmp_path: Path) -> None:
     data = uneven(tmp_path / "data")
     changed = {"steps": 4, "accumulate": 2, "hold_out": 2, "validate_every": 2}
     finetune(request(data, name="one", **changed))
@@ -119,7 +119,7 @@ def test_two_workers_train_as_one_process_does_and_go_on_where_it_stopped(home: 
             assert np.linalg.norm(array - wanted[name]) <= 1e-3 * np.linalg.norm(wanted[name]), name
 
 
-def test_the_parts_of_the_contrastive_loss_make_the_whole() -> None:
+def test_contrastive_loss_parts_sum_to_whole() -> None:
     rng = np.random.default_rng(0)
     images, texts = rng.standard_normal((6, 3, 8), np.float32), rng.standard_normal((6, 8), np.float32)
     weight, scale = Tensor(np.float32(3)), Tensor(np.float32(2))
@@ -151,7 +151,7 @@ def both(first: Callable[[Workers], Any], second: Callable[[Workers], Any]) -> t
         return found[0].result(WAIT), found[1].result(WAIT)
 
 
-def test_workers_exchange_values_in_the_order_of_their_ranks() -> None:
+def test_workers_exchange_values_by_rank() -> None:
     assert both(lambda one: one.exchange("a"), lambda two: two.exchange("b")) == (["a", "b"], ["a", "b"])
     assert both(lambda one: one.total(1.5), lambda two: two.total(2)) == (3.5, 3.5)
 
@@ -161,7 +161,7 @@ def test_one_that_is_asked_to_stop_stops_all() -> None:
     assert both(lambda one: one.stop(False), lambda two: two.stop(True)) == (True, True)
 
 
-def test_workers_stop_when_the_launcher_of_one_is_gone() -> None:
+def test_workers_stop_if_a_launcher_ends() -> None:
     assert both(lambda one: one.stop(False), lambda two: replace(two, launcher=0).stop(False)) == (True, True)
 
 
@@ -176,7 +176,7 @@ def test_the_first_goes_alone() -> None:
     assert done == [0, 1]
 
 
-def test_all_leave_together_even_by_an_error_that_all_raise() -> None:
+def test_workers_end_together_after_shared_error() -> None:
     left = []
 
     def leave(worker: Workers) -> None:
@@ -197,7 +197,7 @@ def test_a_worker_whose_other_has_ended_says_so() -> None:
         assert error.value.hint == "see the end of its log"
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
+def test_indivisible_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^a batch of 4 cannot be shared evenly among 3 workers$"):
         finetune(request(uneven(tmp_path / "data")), workers=Workers(count=3))
 

@@ -29,7 +29,7 @@ def rgb(color: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(color[1:]))
 
 
-def test_the_picture_has_a_line_for_each_score_that_was_counted(tmp_path: Path) -> None:
+def test_plot_has_a_line_per_score(tmp_path: Path) -> None:
     file = tmp_path / "plot.png"
     assert draw([*STEPS, *SCORES], file, best=100) == ""
     with Image.open(file) as picture:
@@ -48,7 +48,7 @@ def test_the_best_step_is_marked(tmp_path: Path) -> None:
     assert stars[0] > stars[1] + 100  # pixels
 
 
-def test_a_run_without_scores_has_a_curve_of_losses(tmp_path: Path) -> None:
+def test_run_without_scores_plots_losses(tmp_path: Path) -> None:
     assert draw(STEPS, tmp_path / "plot.png") == ""
     assert not {*map(rgb, COLORS)} & colors(tmp_path / "plot.png")
 
@@ -58,7 +58,7 @@ def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_unwritable_plot_fails_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CocaError) as caught:
         draw(STEPS, tmp_path / "none" / "plot.png")
     assert caught.value.message == f"cannot write {tmp_path}/none/plot.png: No such file or directory"
@@ -93,7 +93,7 @@ def alone(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[st
     )
 
 
-def test_nothing_is_said_and_nothing_is_left_in_the_users_home(tmp_path: Path, home: Path) -> None:
+def test_plotting_is_silent_and_leaves_no_files(tmp_path: Path, home: Path) -> None:
     run = alone(tmp_path)
     assert (run.stdout, run.stderr, run.returncode) == ("\n", "", 0)
     assert list((tmp_path / "home").iterdir()) == []

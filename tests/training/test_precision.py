@@ -18,7 +18,7 @@ def batch(tiny: Golden) -> Batch:
     return Batch(tiny.oracle["text_ids"].astype(np.int32), tiny.oracle["pixels"][:3, None])
 
 
-def test_losses_and_gradients_in_half_precision_are_close_to_those_in_float32(tiny: Golden, batch: Batch) -> None:
+def test_half_precision_is_close_to_float32(tiny: Golden, batch: Batch) -> None:
     objective, weights = Objective(), tiny.weights()
     names = trained(tiny.config, objective)
     exact, gradients = losses_and_gradients(tiny.config, weights, names, batch, objective)

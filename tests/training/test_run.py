@@ -61,7 +61,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_resumed_a_run_measures_what_an_undisturbed_one_does(data: Path, home: Path, kind: str) -> None:
+def test_resumed_run_equals_uninterrupted_one(data: Path, home: Path, kind: str) -> None:
     if "model" in KINDS[kind]:
         train(request(data, name="base", steps=1))
     train(request(data, name="whole", steps=4, **KINDS[kind]))
@@ -127,7 +127,7 @@ def test_pictures_are_prepared_as_the_base_wants_them(data: Path, home: Path, tm
         assert found[f"half-{frozen}"] == pytest.approx(found[f"run-base-{frozen}"], rel=1e-4)
 
 
-def test_what_a_run_comes_to_is_a_model_with_a_card_and_a_plot(data: Path, home: Path) -> None:
+def test_run_yields_model_card_and_plot(data: Path, home: Path) -> None:
     reporter = train(request(data, hold_out=2, validate_every=6, tensorboard=True))
     folder = home / "runs" / "mine"
     assert [*map(str, sorted(child.name for child in folder.iterdir()))] == [
@@ -155,7 +155,7 @@ def test_a_handful_of_pictures_is_learned_by_heart(data: Path, home: Path) -> No
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
-def test_a_lora_run_comes_to_plain_weights_that_open_clip_can_have(data: Path, home: Path, tmp_path: Path) -> None:
+def test_lora_run_exports_plain_weights(data: Path, home: Path, tmp_path: Path) -> None:
     train(request(data, name="base", steps=1))
     train(request(data, model="run:base", lora=2))
     base, merged = (ckpt.read(find_model(f"run:{name}").weights) for name in ("base", "mine"))
@@ -168,7 +168,7 @@ def test_a_lora_run_comes_to_plain_weights_that_open_clip_can_have(data: Path, h
         np.testing.assert_array_equal(exported[name], array)
 
 
-def test_a_rate_that_is_far_too_high_is_reporter_with_the_files_of_the_batch(data: Path, home: Path) -> None:
+def test_divergence_names_the_files_of_its_batch(data: Path, home: Path) -> None:
     reporter = RecordingReporter()
     with pytest.raises(Diverged) as caught:
         finetune(request(data, learning_rate=1e9, warmup=0, hold_out=2, validate_every=100), reporter)
@@ -244,7 +244,7 @@ def test_tensorboard_is_asked_for_before_anything_is_trained(
     assert reporter.steps == []
 
 
-def test_a_run_without_a_better_score_ends_early_and_stays_ended(data: Path, home: Path) -> None:
+def test_patience_ends_the_run(data: Path, home: Path) -> None:
     stuck = request(data, steps=9, learning_rate=1e-9, hold_out=2, validate_every=1, patience=2)
     reporter = train(stuck)
     assert reporter.steps == [1, 2, 3]
@@ -254,7 +254,7 @@ def test_a_run_without_a_better_score_ends_early_and_stays_ended(data: Path, hom
     assert train(stuck).steps == []
 
 
-def test_broken_files_are_reporter_once_and_the_others_take_their_place(data: Path, home: Path, tmp_path: Path) -> None:
+def test_broken_files_are_reported_once(data: Path, home: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     (folder / "3.png").write_bytes(b"no picture")
     reporter = train(request(folder, steps=8))
@@ -324,7 +324,7 @@ def test_a_batch_needs_as_many_captions(data: Path) -> None:
 
 
 @pytest.mark.parametrize("warmup", [6, 1000])
-def test_a_warmup_as_long_as_the_run_is_refused(data: Path, home: Path, warmup: int) -> None:
+def test_warmup_must_be_shorter_than_run(data: Path, home: Path, warmup: int) -> None:
     with pytest.raises(UsageError) as caught:
         train(request(data, warmup=warmup))
     assert caught.value.message == f"--warmup {warmup} must be less than the 6 steps of the run"
@@ -370,7 +370,7 @@ def test_one_held_out_picture_keeps_the_learned_model(home: Path, tmp_path: Path
     ]
 
 
-def test_a_model_is_not_removed_by_its_own_fine_tune(data: Path, home: Path) -> None:
+def test_overwrite_does_not_remove_the_base(data: Path, home: Path) -> None:
     train(request(data, steps=1))
     for model in ("run:mine", "run:mine@1"):
         with pytest.raises(UsageError, match=r"^--overwrite would remove the run mine, which this run starts from\n"):
@@ -378,7 +378,7 @@ def test_a_model_is_not_removed_by_its_own_fine_tune(data: Path, home: Path) -> 
     assert find_model("run:mine")
 
 
-def test_validations_that_cannot_end_a_run_are_reporter(data: Path) -> None:
+def test_useless_validation_options_are_warned_of(data: Path) -> None:
     reporter = train(request(data, steps=2, hold_out=2, validate_every=3, patience=1))
     assert reporter.warnings[1:] == [
         "--validate-every 3 has no effect: the run has 2 steps",

@@ -127,7 +127,7 @@ def test_the_logit_scale_stays_within_bounds(tiny, start, end):
     assert pupil.weights()["logit_scale"] == pytest.approx(end, abs=1e-6)
 
 
-def test_a_trainer_goes_on_from_weights_and_moments_to_the_same_bits(tiny):
+def test_trainer_resumes_bit_for_bit(tiny):
     whole = trainer(tiny)
     for _ in range(2):
         whole.step([batch(tiny)], RATE)

@@ -47,7 +47,7 @@ def test_gradients_of_several_losses_are_added(tensors):
     assert tape.gradients()[0].asnumpy() == 2 * 6 * 2 + 2 * 2 * (3 * 2 * 9) * (3 * 2 * 2 * 3)
 
 
-def test_what_does_not_depend_on_a_wanted_tensor_is_not_kept(tensors):
+def test_unneeded_layers_are_not_recorded(tensors):
     x, a, b = tensors
     tape = Tape([b])
     tape.run(scaled, x, 1, a)

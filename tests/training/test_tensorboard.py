@@ -71,7 +71,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert shown(tmp_path) == {"train/loss": {1: 1, 2: 1, 3: 2, 4: 2, 5: 2}}
 
 
-def test_what_a_killed_process_had_looked_at_is_there(tmp_path: Path) -> None:
+def test_events_of_killed_process_are_kept(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path

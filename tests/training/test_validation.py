@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(Path("x.json"), "val", tuple(Example(path, ("a dog", path.stem), path.name) for path in files), {})
 
 
-def test_scores_are_those_of_its_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> None:
+def test_scores_use_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> None:
     found = validate(pupil, data, REQUEST)
     captioner = Captioner(MindSporeEngine(CONFIG, pupil.weights()), "", replace(GREEDY, max_length=12))
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
@@ -54,7 +54,7 @@ def test_scores_are_those_of_its_own_captions_and_vectors(pupil: Trainer, data: 
     ]
 
 
-def test_the_held_out_loss_is_that_of_one_large_batch(pupil: Trainer, data: Dataset, monkeypatch) -> None:
+def test_held_out_loss_equals_one_large_batch(pupil: Trainer, data: Dataset, monkeypatch) -> None:
     pairs = pairs_of(data, CONFIG.context_length)
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
     batch = Batch(pairs.ids, pixels[pairs.file])
@@ -64,14 +64,14 @@ def test_the_held_out_loss_is_that_of_one_large_batch(pupil: Trainer, data: Data
     assert validate(pupil, data, REQUEST).loss == pytest.approx(whole.caption, abs=1e-3)
 
 
-def test_a_model_that_trains_no_captions_is_chosen_by_its_recall(pupil: Trainer, data: Dataset) -> None:
+def test_contrastive_models_are_chosen_by_recall(pupil: Trainer, data: Dataset) -> None:
     found = validate(pupil, data, REQUEST, captions=False)
     assert [*found.scores] == RECALLS
     assert found.score == (found.scores[RECALLS[0]] + found.scores[RECALLS[3]]) / 2
     assert 0 < found.loss < 9
 
 
-def test_a_model_that_trains_captions_alone_is_not_asked_for_vectors(pupil: Trainer, data: Dataset) -> None:
+def test_caption_models_compute_no_recall(pupil: Trainer, data: Dataset) -> None:
     assert [*validate(pupil, data, REQUEST, retrieval=False).scores] == [*METRICS]
 
 
@@ -82,7 +82,7 @@ def test_a_broken_file_is_left_out(pupil: Trainer, data: Dataset, tmp_path: Path
     assert validate(pupil, more, REQUEST) == validate(pupil, data, REQUEST)
 
 
-def test_where_no_file_can_be_read_there_is_nothing_to_look_at(pupil: Trainer, tmp_path: Path) -> None:
+def test_unreadable_held_out_files_are_an_error(pupil: Trainer, tmp_path: Path) -> None:
     with pytest.raises(CocaError) as caught:
         validate(pupil, Dataset(Path("x.json"), "val", (Example(tmp_path / "0.png", ("a",), "0"),), {}), REQUEST)
     assert caught.value.message == "none of the held-out files can be read"
