@@ -67,7 +67,7 @@ class Coca:
                 raise UsageError(f"load() has no argument {min(unknown)!r}", "see help(cococli.load)")
             options = {**options, **search, "model": fspath(model) if isinstance(model, PathLike) else model}
             request = _request(options, "load()")
-            Sampling(request.frames, request.num_frames)  # refuses impossible numbers
+            Sampling(request.frames, request.num_frames)  # refuses invalid numbers
             choice = resolve_options(request.model)
             files = find_model(str(request.model.model))
             return cls(load_captioner(files, request.search, request.pool, request.prompt, choice=choice), options)

@@ -137,7 +137,7 @@ def time_engine(model: str, choice: Choice, rows: Sequence[int], progress: Progr
                 progress.describe(message)
                 compiled = True
             seconds = time.perf_counter() - start
-            if compiled and can_restart:  # time a start without compiling
+            if compiled and can_restart:
                 continue
             if isinstance(message, CocaError) or isinstance(message := socket.recv(), CocaError):
                 raise message

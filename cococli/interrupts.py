@@ -19,7 +19,7 @@ def catch() -> None:
     """
     sys.unraisablehook = _on_unraisable
     for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and background jobs have it
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
 
 

@@ -149,7 +149,7 @@ class Journal(Generic[R]):
 
     def sync(self) -> None:
         """Flush the journal to disk, so that it survives a power failure."""
-        with suppress(OSError):  # not every file system can
+        with suppress(OSError):
             os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
@@ -325,7 +325,7 @@ def _rewrite(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
             raise
         sync_folder(place.parent)
         file.close()
-        return FileIO(os.dup(new.fileno()), "a+")  # shares its lock
+        return FileIO(os.dup(new.fileno()), "a+")
 
 
 def write_all(file: FileIO, data: bytes) -> None:

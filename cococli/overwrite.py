@@ -51,7 +51,7 @@ def check_log(path: Path) -> None:
     Raises:
         UsageError: It holds something else.
     """
-    with suppress(OSError):  # whoever opens it reports why that fails
+    with suppress(OSError):
         if (status := path.stat()).st_size and stat.S_ISREG(status.st_mode):
             with path.open("rb") as file:
                 if not _LOG_LINE.match(file.read(64)):
@@ -103,7 +103,7 @@ def _identity(path: Path) -> object:
         status = path.stat()
     except OSError:
         return os.path.realpath(path)
-    except ValueError:  # not a path: it holds a NUL
+    except ValueError:
         return str(path)
     return status.st_dev, status.st_ino
 

@@ -243,6 +243,6 @@ def is_config(path: Path) -> bool:
         config = parse_json(path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read {path}: {os_reason(error)}") from None
-    except ValueError:  # not JSON
+    except ValueError:
         return False
     return isinstance(config, dict) and ("vision_cfg" in config or "model_cfg" in config)

@@ -65,7 +65,7 @@ def export_model(name: str, destination: Path, overwrite: bool = False, reporter
     if destination.is_dir():
         raise UsageError(f"{destination} is a folder")
     model = cache.stored(name)
-    assert model.manifest  # else it would be damaged
+    assert model.manifest
     manifest = model.folder / MANIFEST
     check_paths([(str(destination), destination)], [model.folder / member for member in _MEMBERS])
     if not overwrite:
@@ -131,7 +131,7 @@ def _refuse_another(model: cache.StoredModel, manifest: Manifest) -> None:
 def _header(name: str, size: int) -> bytes:
     if size > _MAX_MEMBER:
         raise ModelError(f"a bundle holds files of {format_size(_MAX_MEMBER)} at most", "store it in half precision")
-    member = tarfile.TarInfo(name)  # without owner, dated 1970
+    member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.USTAR_FORMAT)
 

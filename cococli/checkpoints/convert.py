@@ -294,7 +294,7 @@ def _write(
 def _same_config(path: Path, config: CocaConfig) -> CocaConfig | None:
     """Return the content of a config file if it describes the same architecture; preprocessing may differ."""
     if path.exists() and architecture.is_config(path):
-        with suppress(ModelError):  # of another model
+        with suppress(ModelError):
             if (found := architecture.load_config(path)) == config:
                 return found
     return None

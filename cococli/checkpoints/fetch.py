@@ -86,7 +86,7 @@ def _find_source(model: str, path: Path | None) -> ModelSource:
     model = hub.parse_address(model)
     name = known_name(model) or model
     if known := MODELS.get(name):
-        check_name(name)  # refuses a bundled one
+        check_name(name)
         config = known.config and replace(known.config, preprocess_cfg=CLIP)
         return ModelSource(name, path, known.repository, config=config, sha256=dict(known.sha256))
     if found := _HUB.fullmatch(model):

@@ -199,7 +199,7 @@ def _on_hub(repository: str, revision: str, name: str) -> HubFile | None:
         return None
     except HfHubHTTPError as error:
         raise _refusal(error, repository, revision) from None
-    except OSError as error:  # of the token's file
+    except OSError as error:
         raise ModelError(f"cannot read {error.filename}: {os_reason(error)}", "set HF_HOME to another folder") from None
     commit, etag, size = metadata.commit_hash or "", metadata.etag or "", metadata.size
     are_names = re.fullmatch(r"[\w-]+ [\w-]+", f"{commit} {etag}", re.ASCII)  # they become file names
@@ -379,7 +379,7 @@ def _complete(file: HubFile, part: Path, reporter: Reporter) -> None:
                 if out.tell() <= before:
                     raise
             except HfHubHTTPError as error:
-                if error.response.status_code == 416:  # range not satisfiable
+                if error.response.status_code == 416:
                     raise _wrong_size(file, f"only {out.tell()}") from None
                 raise _refusal(error, file.repository, file.revision) from None
         out.flush()

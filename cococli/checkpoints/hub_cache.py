@@ -57,7 +57,7 @@ def add_file(repository: str, revision: str, commit: str, name: str, etag: str) 
         link.unlink(missing_ok=True)
         try:
             link.symlink_to(os.path.relpath(blob, link.parent))
-        except OSError:  # a file system without links
+        except OSError:
             blob.replace(link)
     if revision != commit:
         ref = storage / "refs" / revision

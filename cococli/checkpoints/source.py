@@ -276,7 +276,7 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return  # torch reports the problem
+        return
     if unpacked > (size := path.stat().st_size):
         raise ModelError(f"{path} has {size:,} bytes, but {unpacked:,} unpacked: torch did not write it")
 
@@ -288,7 +288,7 @@ def _limited_memory(size: int) -> Iterator[None]:
         import resource
 
         used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    except (ImportError, OSError):  # not on Linux
+    except (ImportError, OSError):
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -149,7 +149,7 @@ def compiled_folder(model: ModelFiles) -> Path:
 def _cached(name: str) -> ModelFiles:
     model = cache.stored(name)
     cache.mark_used(model.name)
-    assert model.manifest  # as every intact model has
+    assert model.manifest
     config = load_config(model.folder / CONFIG)
     identity = with_preprocess(model.manifest.files[WEIGHTS].sha256, config)
     origin = model.manifest.source

@@ -96,7 +96,7 @@ def _starts_later(record: Mapping[str, Any]) -> bool:
     """Return whether a record is about a later part of a video, so that others are about other parts."""
     try:
         return float(record.get("start") or 0) > 0
-    except (TypeError, ValueError, OverflowError):  # the user's own column
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

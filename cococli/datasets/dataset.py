@@ -89,7 +89,7 @@ def drop_missing(dataset: Dataset) -> tuple[Dataset, UsageError | None]:
 def _has_content(path: Path) -> bool:
     try:
         status = path.stat()
-    except (OSError, ValueError):  # missing, or not a valid path
+    except (OSError, ValueError):
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 

@@ -51,7 +51,7 @@ def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threa
     threads = threads or _cores()
     if not 0 < threads <= MAX_THREADS:
         raise UsageError(f"--threads must be from 0 to {MAX_THREADS}, not {threads}", "0 takes all cores")
-    cpu_only = device == AUTO and engine in ("mindspore", "openvino")  # skips the search for GPUs
+    cpu_only = device == AUTO and engine in ("mindspore", "openvino")
     choices = [
         choice
         for choice in available("cpu" if cpu_only else device)

@@ -179,7 +179,7 @@ def _key() -> str:
     for source in (Path(__file__), Path(__file__).parents[1] / "model" / "torch_network.py"):
         hashed.update(source.read_bytes())
     for library in ("openvino", "torch", "nncf"):
-        with contextlib.suppress(PackageNotFoundError):  # nncf is for int8 only
+        with contextlib.suppress(PackageNotFoundError):
             hashed.update(f"{library} {version(library)}".encode())
     return hashed.hexdigest()[:16]
 

@@ -185,7 +185,7 @@ def _entry(record: Any, column: str | None) -> tuple[Any, Any]:
         return None, None
     picture, named = choose_column(record, _PICTURE), choose_column(record, CAPTIONS, column)
     caption = record[named] if named else None
-    if isinstance(caption, str) and "logprob" in record and "similarity" in record:  # by coca
+    if isinstance(caption, str) and "logprob" in record and "similarity" in record:
         caption = decode(encode(caption))
     return record[picture] if picture else None, caption
 

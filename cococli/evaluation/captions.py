@@ -144,7 +144,7 @@ def _rouge(truths: Tokenized, guesses: Tokenized) -> list[Column]:
 def _cider(truths: Tokenized, guesses: Tokenized) -> list[Column]:
     from pycocoevalcap.cider.cider import Cider
 
-    if not any(caption for own in truths.values() for caption in own):  # on which it fails
+    if not any(caption for own in truths.values() for caption in own):
         return [(0.0, [0.0] * len(truths))]
     return [Cider().compute_score(truths, guesses)]
 

@@ -54,7 +54,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
             finally:
                 watchdog.cancel()
                 process.kill()
-    except (OSError, ValueError):  # it hung, or died before it answered
+    except (OSError, ValueError):
         raise JavaError("java fails, or takes too long") from None
 
 

@@ -285,7 +285,7 @@ def _is_typescript(file: str) -> bool:
         with open(file, "rb") as stream:  # noqa: PTH123 - pathlib's may raise other errors
             head = stream.read(4096)
     except (OSError, ValueError):
-        return False  # reading it reports why it cannot be read
+        return False
     return b"\0" not in head or _PACKETS.search(head) is None
 
 

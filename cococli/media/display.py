@@ -30,7 +30,7 @@ def is_ordinary(frame: Any, aspect: Fraction | None) -> bool:
         or frame.interlaced_frame
         or frame.color_trc in (PQ, HLG)
         or _size(frame, aspect) != (frame.width, frame.height)
-        or np.linalg.det(_display_matrix(frame)) < 0  # a mirror image
+        or np.linalg.det(_display_matrix(frame)) < 0
     )
 
 
@@ -94,7 +94,7 @@ def _display_matrix(frame: Any) -> np.ndarray:
 
 def _upright(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     (across_x, across_y), (down_x, down_y) = matrix
-    if abs(across_y) > abs(across_x):  # it lies on its side
+    if abs(across_y) > abs(across_x):
         rgb, across_x, down_y = rgb.swapaxes(0, 1), down_x, across_y
     return np.ascontiguousarray(rgb[:: -1 if down_y < 0 else 1, :: -1 if across_x < 0 else 1])
 

@@ -21,7 +21,7 @@ def read_stdin(stdin: BinaryIO | None = None) -> Iterator[str]:
     """
     stdin = stdin or getattr(sys.stdin, "buffer", None)
     try:
-        text = stdin.read() if stdin else b""  # there is none where it was closed
+        text = stdin.read() if stdin else b""
     except OSError as error:
         raise UsageError(f"cannot read stdin: {error.strerror or error}") from None
     return _require_some(split_lines(text, "stdin"), "stdin")

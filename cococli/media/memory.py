@@ -59,21 +59,21 @@ def open_input(source: Any) -> Iterator[Path | Reader]:
 
 def _frames(source: Any) -> np.ndarray:
     """Convert an image, array or tensor to [F, H, W, 3] uint8."""
-    if hasattr(source, "getexif") and hasattr(source, "convert"):  # PIL
+    if hasattr(source, "getexif") and hasattr(source, "convert"):
         from .pictures import rgb_pixels
 
         try:
             return rgb_pixels(source)[None]
-        except Exception as error:  # as for damaged files, see `pictures`
+        except Exception as error:
             raise VideoError(f"damaged picture: {reason(error)}") from None
     return _as_bytes(_channels_last(_array(source)))
 
 
 def _array(source: Any) -> np.ndarray:
-    if hasattr(source, "detach"):  # torch, on any device, in any precision
+    if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = source.float() if source.is_floating_point() else source
-    elif hasattr(source, "asnumpy"):  # MindSpore, decord
+    elif hasattr(source, "asnumpy"):
         source = source.asnumpy()
     if not hasattr(source, "__array__"):
         raise UsageError(f"{type(source).__name__} is not a video or picture: pass {ACCEPTED}")
@@ -97,6 +97,6 @@ def _as_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     most = {"i": 255, "u": 255, "f": 1}.get(array.dtype.kind)
-    if most is None or not (array.min() >= 0 and array.max() <= most):  # NaN is neither
+    if most is None or not (array.min() >= 0 and array.max() <= most):
         raise UsageError(f"{array.dtype} values are not RGB frames: pass integers of 0 to 255, or floats of 0 to 1")
     return array.astype(np.uint8) if most == 255 else (array * 255).round().astype(np.uint8)

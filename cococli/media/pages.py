@@ -58,11 +58,11 @@ def page_changes(pictures: np.ndarray, ticks: np.ndarray) -> Iterator[PageChange
         if len(ticks) <= length:
             return
         still = before[:-length] & after[length:]
-        blocks = np.mean(_any_of(moving, length) & still, axis=1)  # that change, [T - length]
+        blocks = np.mean(_any_of(moving, length) & still, axis=1)
         for first in _peaks(blocks, _FEW):
             last = first + length
             if found[first : last + 1].any():
-                continue  # it took less time than this
+                continue
             around = (max(0, first - _STEADY), first, last, min(len(ticks) - 1, last + _STEADY))
             strokes = [_strokes(pictures[ticks[tick]]) for tick in around]
             steady = ~_differ(*strokes[:2]) & ~_differ(*strokes[2:])
@@ -185,7 +185,7 @@ def _aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndar
     old, new = (np.repeat(one, 2, axis=0) for one in (before, after))
     old, new = ((one + np.roll(one, -1, axis=0)) / 2 for one in (old, new))
     size = (2 * len(old), 2 * WIDTH)
-    common = np.fft.irfft2(np.fft.rfft2(old, size) * np.fft.rfft2(new, size).conj(), size)  # at each shift
+    common = np.fft.irfft2(np.fft.rfft2(old, size) * np.fft.rfft2(new, size).conj(), size)
     best = np.unravel_index(np.argmax(common), size)
     down, right = (int(at) if at < length else int(at) - 2 * length for at, length in zip(best, old.shape, strict=True))
     new = np.roll(new, (down, right), axis=(0, 1))

@@ -98,7 +98,7 @@ def open_with_pillow(path: Path, damaged: bool = True) -> Iterator[Any]:
     Image.init()
     with ExitStack() as stack:
         for module, name, value in (
-            (Image, "MAX_IMAGE_PIXELS", None),  # checked here
+            (Image, "MAX_IMAGE_PIXELS", None),
             (ImageFile, "LOAD_TRUNCATED_IMAGES", damaged),
             (PngImagePlugin, "MAX_TEXT_CHUNK", _MAX_TEXT),
             (PngImagePlugin, "MAX_TEXT_MEMORY", _MAX_TEXT),
@@ -152,7 +152,7 @@ def rgb_pixels(picture: Any) -> np.ndarray:
     factor = max(min(picture.size) // _ENOUGH, 1) if huge else 1
     picture.load()
     levels = _levels(picture)
-    if picture.width * picture.height <= _STRIP:  # never reduced
+    if picture.width * picture.height <= _STRIP:
         return _upright(_rgb(picture, levels), picture)
     rows = factor * max(_STRIP // (factor * picture.width), 1)
     strips = [_rgb(strip, levels).reduce(factor) for strip in _strips(picture, rows)]

@@ -115,7 +115,7 @@ def _analyze(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[f
         blank += zip(times[inside].tolist(), stretch.faded[inside].tolist(), strict=True)
     start, end = float(reader.starts[0]), float(reader.end)
     found = [start, end]
-    for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):  # cuts are surer
+    for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):
         index = bisect(found, change.time)
         if start < change.time < end:
             room = min(change.time - found[index - 1], found[index] - change.time)
@@ -140,7 +140,7 @@ def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
             continue
         for edge, step in ((first, 1), (end - 1, -1)):
             if edge in (0, len(faded) - 1):
-                continue  # nothing blank is beside it
+                continue
             near = edge + step * np.arange(end - first)
             near = near[np.abs(times[near] - times[edge]) < _BESIDE]
             faded[near[contrast[near] < _DIM * contrast[near].max()]] = True
@@ -191,7 +191,7 @@ def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterat
     begin = -math.inf
     for time, pixels, page in frames:
         if held and time <= held[-1].time:
-            continue  # damaged
+            continue
         clock = held[-1].clock + min(time - held[-1].time, _PAUSE) if held else 0.0
         frame = _Thumbnail(time, clock, pixels, page)
         if held and held[-1].tick == frame.tick:
@@ -319,7 +319,7 @@ def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iter
         between = first[:, None] + np.arange(2 * half + 1)
         whole = np.maximum(distances[first, last], 1)[:, None]
         from_first = distances[first[:, None], between]
-        along = (from_first + whole - distances[last[:, None], between]) / (2 * whole)  # 0 to 1
+        along = (from_first + whole - distances[last[:, None], between]) / (2 * whole)
         off = np.mean(from_first / whole - along**2, axis=1)  # squared distance from the line
         strength = (1 - np.sum(standard[first] * standard[last], axis=1)) * (1 - 4 * off)
         even = np.diff(along, axis=1).max(axis=1, initial=0) <= 1 / half  # no step of more than double the average

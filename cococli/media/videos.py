@@ -103,7 +103,7 @@ def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
 
 def _share_cpp_library() -> None:
     """Load the system's C++ library before decord's older one, with which a later import of MindSpore aborts."""
-    with suppress(OSError):  # not on Linux
+    with suppress(OSError):
         ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
 
 
@@ -163,7 +163,7 @@ class _Playhead:
         try:
             self.stream.container.seek(self.keys[key][1], stream=self.stream)
         except av.FFmpegError:
-            return  # decoding on from here gets there too, only later
+            return
         self.decoded = _timed(_decoded(self.stream))
         self.shown = self.upcoming = None
 
@@ -224,9 +224,9 @@ def _av_stream(path: Path) -> Iterator[Any]:
                 file,
                 options=_OPTIONS,
                 io_open=_refuse_other_files,
-                metadata_errors="replace",  # titles in Latin-1
+                metadata_errors="replace",
             )
-        except av.ArgumentError:  # not in the list of formats
+        except av.ArgumentError:
             raise VideoError("not a video or picture in a supported format") from None
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(reason(error) if is_transient(error) else _why_not_a_video(path, error)) from None
@@ -276,7 +276,7 @@ def open_video(path: Path, reporter: Reporter = SILENT) -> Video:
         longest = round(_LONGEST / stream.time_base)
         ticks = _without_strays(np.sort(np.array(index.ticks, np.int64)), longest)
         end_tick = int(ticks[-1]) + min(index.last_duration or round(1 / rate / stream.time_base), longest)
-        if stream.container.format.name.endswith("_pipe") and len(ticks) == 1:  # a picture
+        if stream.container.format.name.endswith("_pipe") and len(ticks) == 1:
             end_tick = int(ticks[0])
         begin = _begin(stream, int(ticks[0]))
         keys = sorted(index.keys)

@@ -34,13 +34,13 @@ def main() -> None:
     """Read one video after another, and send the events of each."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with suppress(ValueError, OSError):  # a lower limit holds already
+    with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     parent = Connection(int(sys.argv[1]))
     listen_to_progress(_heartbeat(parent))
     jobs: SimpleQueue[_Job] = SimpleQueue()
     Thread(target=_receive_jobs, args=(parent, jobs), daemon=True).start()
-    parent.send(None)  # ready
+    parent.send(None)
     while True:
         for event in _read(*jobs.get()):
             parent.send(event)

@@ -115,7 +115,7 @@ def embed_patches(pixels: Tensor, *weights: Tensor) -> Tensor:
     """Embed the patches of frames, [N, 3, S, S] -> [N, T, W], the CLS first. Weights: `PATCHES`."""
     kernel, cls, positions, gamma, beta = weights  # the kernel's stride is its size: it is a matrix
     frames, channels, size = pixels.shape[0], pixels.shape[1], kernel.shape[-1]
-    side = pixels.shape[2] // size  # patches
+    side = pixels.shape[2] // size
     grid = pixels.reshape(frames, channels, side, size, side, size).transpose(0, 2, 4, 1, 3, 5)
     patches = ops.matmul(grid.reshape(frames, side * side, -1), kernel.reshape(kernel.shape[0], -1).T)
     cls = ops.broadcast_to(cls[None, None], (frames, -1, -1))

@@ -46,7 +46,7 @@ def pullback(function: Callable[..., Any], wanted: tuple[int, ...], outputs: int
 
     def pull(*given: Any) -> Tensors:
         found = gradients(*given)
-        return found if len(wanted) > 1 else (found,)  # MindSpore gives a single one bare
+        return found if len(wanted) > 1 else (found,)
 
     return pull
 

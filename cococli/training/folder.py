@@ -252,7 +252,7 @@ class RunFolder:
             return []
         except OSError as error:
             raise _unreadable(path, error) from None
-        complete = (line for line in lines if line.endswith(b"\n"))  # a killed run may leave half a line
+        complete = (line for line in lines if line.endswith(b"\n"))
         return [(_record(line, f"line {number} of {path}"), line) for number, line in enumerate(complete, start=1)]
 
     def _checkpoint(self, step: int) -> Path:
@@ -442,6 +442,6 @@ def _write(path: Path, fields: Mapping[str, Any]) -> None:
 def _link(source: Path, destination: Path) -> None:
     try:
         destination.hardlink_to(source)
-    except OSError:  # a file system without links
+    except OSError:
         shutil.copyfile(source, destination)
         sync(destination)

@@ -26,7 +26,7 @@ def _initial(name: str, shape: Shape, config: CocaConfig, draw: np.random.Genera
     if (deviation := _deviation(name, shape, config)) is not None:
         return draw.normal(0, deviation, shape)
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else _fan_in_of_bias(name, config)
-    bound = _xavier(name, shape, config) if _is_projection_of_attention(name) else fan_in**-0.5  # torch's own defaults
+    bound = _xavier(name, shape, config) if _is_projection_of_attention(name) else fan_in**-0.5
     return draw.uniform(-bound, bound, shape)
 
 
@@ -51,7 +51,7 @@ def _deviation(name: str, shape: Shape, config: CocaConfig) -> float | None:
         return (2 * tower.width) ** -0.5
     if name.endswith(("c_proj.weight", "out_proj.weight")):
         return tower.width**-0.5 * (2 * tower.layers) ** -0.5
-    return tower.width**-0.5  # queries, keys and values
+    return tower.width**-0.5
 
 
 def _is_projection_of_attention(name: str) -> bool:

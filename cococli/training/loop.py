@@ -189,7 +189,7 @@ class Diverged(CocaError):
         numbers = f"the loss is {found.losses.total:g}, its gradient {found.norm:g}"
         hint = "try a lower --lr, a longer --warmup or a smaller --clip-grad-norm"
         super().__init__(f"step {step}: {numbers}; the model before it is saved", hint)
-        self.step, self.pairs = step, pairs  # of its batch
+        self.step, self.pairs = step, pairs
 
 
 def _parts(batch: StepBatch, count: int) -> list[Batch]:

@@ -45,7 +45,7 @@ class LossScale:
     def __init__(self, precision: Precision) -> None:
         self._dynamic = precision == "fp16"
         self.value = FIRST_SCALE if self._dynamic else 1.0
-        self._steps = 0  # since the last change
+        self._steps = 0
 
     def overflowed(self) -> bool:
         """Record a gradient that is not finite; return whether a smaller scale may help."""

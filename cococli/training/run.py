@@ -268,7 +268,7 @@ def _describe(folder: RunFolder, base: Base, facts: Mapping[str, Any], reporter:
     if undrawn := draw(folder.records(), folder.path / PLOT, folder.best_step()):
         reporter.note(undrawn)
     settings = {key: value for key, value in facts.items() if key not in ("data", "base")}
-    data = facts["data"] | {"source": Path(facts["data"]["source"]).name}  # without its folder, which is private
+    data = facts["data"] | {"source": Path(facts["data"]["source"]).name}  # its folder is private
     write_card(folder, base.name, data, settings)
 
 
