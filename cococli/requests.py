@@ -171,7 +171,7 @@ _MOST = 1_000_000_000  # results or steps, for example
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """What to find, and in which index."""
+    """Query, index and results of a search."""
 
     query: Annotated[
         tuple[str, ...],

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cococli.decoding.caption_search import Hypothesis
 from cococli.decoding.decoder import Decoder
-from cococli.decoding.search import Hypothesis
 from cococli.decoding.search_options import SearchOptions
 from cococli.engines.base import Engine
 

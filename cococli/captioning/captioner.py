@@ -8,8 +8,8 @@ import numpy as np
 
 from ..catalog import CocaConfig
 from ..checkpoints.store import ModelFiles
+from ..decoding.caption_search import Hypothesis
 from ..decoding.decoder import Decoder, check_prompt
-from ..decoding.search import Hypothesis
 from ..decoding.search_options import SearchOptions
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine, resolve

@@ -43,7 +43,7 @@ class StoredModel:
 
     @property
     def origin(self) -> str:
-        """Where it comes from, in short."""
+        """Short description of its source."""
         if self.manifest:
             return str(self.manifest.source)
         if self.problem:

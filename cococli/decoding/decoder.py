@@ -12,7 +12,7 @@ from ..catalog import CocaConfig
 from ..engines.base import DecodeState, Engine
 from ..errors import UsageError
 from . import bans
-from .search import Hypothesis, Search
+from .caption_search import Hypothesis, Search
 from .search_options import SearchOptions
 
 Key = TypeVar("Key")

@@ -15,7 +15,7 @@ import numpy as np
 from .. import interrupts
 from ..checkpoints.store import ModelFiles
 from ..engines.base import Engine
-from ..engines.choice import resolve
+from ..engines.choice import resolve_options
 from ..errors import UsageError
 from ..files import check_regular, io_errors, os_reason, temporary_folder
 from ..jobs import (
@@ -74,7 +74,7 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
         CocaError: An output cannot be written.
     """
     options = request.model
-    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    choice = resolve_options(options)
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     if not request.paths and not request.texts:
         raise UsageError("nothing to embed", "name videos, pictures or folders, or --texts FILE")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checkpoints.store import find_model
 from ..engines.base import Engine
-from ..engines.choice import resolve
+from ..engines.choice import resolve_options
 from ..errors import CocaError, UsageError, VideoError
 from ..jobs import load_engine, warn_of_embeddings
 from ..media.clips import Sampling
@@ -206,8 +206,7 @@ def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: E
         UsageError: An option is invalid, or the index is damaged or belongs to another model.
         ModelError: The model does not exist, or its weights are damaged.
     """
-    options = request.compute
-    choice = resolve(options.engine, options.device, options.precision, options.threads)
+    choice = resolve_options(request.compute)
     reporter.checked()
     with reporter.progress("reading the index"):
         index = Index(request.index, request.root)

@@ -10,7 +10,7 @@ from numpy_engine import NumpyEngine
 
 from cococli.captioning.captioner import Captioner, check_request, distinct
 from cococli.catalog import VIT_B_32, CocaConfig, TextConfig
-from cococli.decoding.search import Hypothesis
+from cococli.decoding.caption_search import Hypothesis
 from cococli.decoding.search_options import SearchOptions
 from cococli.errors import ModelError, UsageError
 from cococli.media.clips import Sampling, read_clip
