@@ -44,6 +44,8 @@ class TorchEngine:
         architecture.check(config, {name: array.shape for name, array in weights.items()})
         self.config = config
         self._device, self._type = check_device(device, precision)
+        if precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # convolutions on GPUs round to 10 bits otherwise
         self._rows_at_once = ROWS_ON_CPU if self._device.type == "cpu" else ROWS_ON_GPU
         self._weights = {name: self._weight(name, array) for name, array in weights.items()}
         self._vision, self._pooler = VisionTower(config, self._weights), Pooler(config, self._weights)

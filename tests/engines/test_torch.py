@@ -77,6 +77,13 @@ def test_results_are_the_same_without_onednn(monkeypatch):
     assert_close(quick.embedding, plain.embedding, FEATURES)
 
 
+def test_float32_uses_no_tf32_on_gpus(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    TorchEngine(*golden_weights("tiny"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_frames_may_be_read_only_or_strided():
     config, weights = golden_weights("tiny")
     engine, frames = TorchEngine(config, weights), np.ones((1, 32, 32, 3), np.float32)
