@@ -1,4 +1,4 @@
-"""The `coca` command: its sub-commands, and what becomes of their errors."""
+"""The `coca` command: its subcommands, error messages and exit codes."""
 
 import os
 import sys
@@ -72,7 +72,7 @@ def run() -> None:
             interrupts.release()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of the results has left, as after `| head`
+    except BrokenPipeError:  # the reader of the results is gone, as after `| head`
         code = 1
     except Exception as error:
         if "_COCA_COMPLETE" in os.environ:  # a person is typing, and no error belongs into their command
@@ -92,7 +92,7 @@ def _hush_mindspore() -> None:
 
 
 def _report(error: Exception) -> int:
-    """Print an error and tell the exit code."""
+    """Print an error and return the exit code."""
     if debugging():
         traceback.print_exception(error)
     if isinstance(error, CocaError):

@@ -1,4 +1,4 @@
-"""Help pages, and what is said of flags without effect."""
+"""Help pages, and warnings about flags without effect."""
 
 import shlex
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ COCA = get_command(app)
 
 
 def contexts(context: typer.Context) -> Iterator[typer.Context]:
-    """The context of a command and of those below it."""
+    """Yield the context of a command and of those below it."""
     yield context
     for child in subcommands(context).values():
         yield from contexts(child)
@@ -68,7 +68,7 @@ def test_help_lists_everyday_options_first(name: str, headings: list[str]) -> No
 
 
 def warnings(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What is said of the flags of a command line."""
+    """Return the warnings about the flags of a command line."""
     name, *words = shlex.split(line)
     with typer.Context(COCA, info_name="coca") as root:
         warn_of_flags(COCA.commands[name].make_context(name, words, parent=root))
@@ -103,20 +103,20 @@ def warnings(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
         ("fetch vit-l-14 --keep-download", []),
     ],
 )
-def test_flags_without_effect_are_warned_of(line: str, idle: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    said = warnings(line, capsys)
-    assert sorted(text.split()[1] for text in said) == sorted(idle)
-    assert all(" has no effect with" in text for text in said)
+def test_flags_without_effect_cause_warnings(line: str, idle: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = warnings(line, capsys)
+    assert sorted(text.split()[1] for text in found) == sorted(idle)
+    assert all(" has no effect with" in text for text in found)
 
 
-def test_defaults_and_config_are_not_warned_of(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_and_config_cause_no_warnings(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.toml").write_text("top_k = 5\nmerge = 0.9\n")
     monkeypatch.setenv("COCA_CONFIG", str(tmp_path / "config.toml"))
     run = coca("caption", MOVES, "--model", "shapes", "--engine", "torch", "-q")
     assert (run.stderr, run.returncode) == ("", 0)
 
 
-def test_flags_without_effect_change_nothing_else(coca) -> None:
+def test_flags_without_effect_keep_results(coca) -> None:
     command = ["caption", MOVES, "--model", "shapes", "--engine", "torch", "--quiet"]
     plain, idle = coca(*command), coca(*command, "--verbose", "--top-k", 5, "--num-frames", 2)
     assert idle.stdout == plain.stdout
@@ -128,7 +128,7 @@ def test_flags_without_effect_change_nothing_else(coca) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--steps", "3"], ["--help"]], ids=str)
-def test_a_missing_option_is_two_lines(coca, arguments: list[str]) -> None:
+def test_missing_option_is_two_lines(coca, arguments: list[str]) -> None:
     run = coca("finetune", *arguments)
     if arguments == ["--help"]:
         assert "Examples:" in run.stdout
@@ -137,7 +137,7 @@ def test_a_missing_option_is_two_lines(coca, arguments: list[str]) -> None:
         assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_a_url_for_a_path_is_named_unchanged(coca) -> None:
+def test_url_instead_of_path_is_named(coca) -> None:
     for flag in (["--data", "https://example.com/coco"], ["--data=https://example.com/coco"]):
         run = coca("finetune", *flag)
         assert run.stderr.startswith("error: https://example.com/coco is a URL, not a file\n")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def shell_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `coca` on the path and one video in it."""
+    """Return a folder that has `coca` on the path and one video."""
     command = tmp_path / "bin/coca"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m cococli "$@"\n')
@@ -29,7 +29,7 @@ def shell_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ask(shell: str, code: str, folder: Path) -> list[str]:
-    """What a shell prints, line by line."""
+    """Return the lines that a shell prints."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     run = subprocess.run([shell, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900)
@@ -60,7 +60,7 @@ def bash(words: str, folder: Path) -> list[str]:
     return ask("bash", code, folder)
 
 
-def test_bash_completes_commands_options_choices_and_models(shell_folder: Path) -> None:
+def test_bash_completes_commands_options_and_models(shell_folder: Path) -> None:
     add("mine", content=b"")
     assert bash("c", shell_folder) == ["caption", "convert", "config"]
     assert bash("caption --num", shell_folder) == ["--num-frames"]
@@ -103,11 +103,11 @@ def test_fish_completes_choices_models_and_paths(shell_folder: Path) -> None:
         ("caption vi", "caption video.mp4"),
     ],
 )
-def test_zsh_completes_at_the_first_tab(shell_folder: Path, typed: str, shown: str) -> None:
+def test_zsh_completes_at_first_tab(shell_folder: Path, typed: str, shown: str) -> None:
     complete_in_zsh(shell_folder, typed, shown, sourced=False)
 
 
-def test_zsh_completes_once_the_script_is_sourced(shell_folder: Path) -> None:
+def test_zsh_completes_after_sourcing_script(shell_folder: Path) -> None:
     complete_in_zsh(shell_folder, "caption --model=sh", "caption --model=shapes", sourced=True)
 
 

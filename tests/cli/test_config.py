@@ -70,7 +70,7 @@ def remove(name: str, yes: bool = False) -> dict[str, Any]:
 
 
 def run(*arguments: str) -> Any:
-    """What a command of the app above returns."""
+    """Run a command of the app above and return what it returns."""
     return app(list(arguments), prog_name="coca", standalone_mode=False)
 
 
@@ -78,7 +78,7 @@ def write(text: str) -> None:
     config_file().write_text(text, encoding="utf-8")
 
 
-def test_command_line_then_environment_then_table_then_top_then_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precedence_of_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("fetch")["model"] == "built-in"
     write('model = "top"')
     assert run("fetch")["model"] == "top"
@@ -90,13 +90,13 @@ def test_command_line_then_environment_then_table_then_top_then_built_in(monkeyp
     assert run("fetch", "-m", "typed")["model"] == "typed"
 
 
-def test_tables_nest_and_the_nearest_wins() -> None:
+def test_nearest_table_wins() -> None:
     write("[models]\nyes = true\n[models.prune]\nyes = false\ndays = 7")
     assert run("models", "prune") == {"yes": False, "days": 7}
     assert run("models", "rm", "tiny") == {"yes": True}
 
 
-def test_a_value_for_all_is_left_to_those_that_can_take_it() -> None:
+def test_shared_value_applies_where_it_is_valid() -> None:
     write('precision = "int8"\nbeams = 5')
     assert run("embed") == [2, "int8"]
     assert run("caption", "a.mp4")["beams"] == 5
@@ -105,7 +105,7 @@ def test_a_value_for_all_is_left_to_those_that_can_take_it() -> None:
     assert run("finetune") == "fp16"
 
 
-def test_a_value_that_none_can_take_is_told() -> None:
+def test_value_valid_nowhere_is_an_error() -> None:
     write('precision = "int9"')
     with pytest.raises(UsageError, match="precision: 'int9' is not one of 'fp32', 'int8'"):
         run("finetune")
@@ -115,7 +115,7 @@ def test_a_value_that_none_can_take_is_told() -> None:
 
 
 @pytest.mark.parametrize("spelling", ["top-p = 0.5", "top_p = 0.5", '"top-p" = "0.5"', "[caption]\ntop_p = 0.5"])
-def test_flags_are_spelled_with_dashes_or_underscores(spelling: str) -> None:
+def test_keys_have_dashes_or_underscores(spelling: str) -> None:
     write(spelling)
     assert run("caption", "a.mp4")["top_p"] == 0.5
 
@@ -128,13 +128,13 @@ def test_values_have_the_types_of_their_flags() -> None:
     assert run("fetch")["source"] == Path("a.bin")
 
 
-def test_a_flag_of_two_forms_goes_by_its_first() -> None:
+def test_switch_with_two_forms_uses_the_first() -> None:
     write("keep-download = false")
     assert run("fetch")["keep"] is False
     assert run("fetch", "--keep-download")["keep"] is True
 
 
-def test_help_shows_what_is_set(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_values_of_config(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     write('keep-download = false\nmodel = "mine"')
     run("fetch", "--help")
@@ -172,14 +172,14 @@ def test_help_shows_what_is_set(capsys: pytest.CaptureFixture[str], monkeypatch:
         ("keep-download = 'no'", "keep-download: takes true or false", "coca fetch --help"),
     ],
 )
-def test_what_cannot_be_right_is_named_whichever_command_runs(text: str, problem: str, hint: str) -> None:
+def test_invalid_entries_stop_every_command(text: str, problem: str, hint: str) -> None:
     write(text)
     with pytest.raises(UsageError) as error:
         run("models", "rm", "tiny")
     assert (error.value.message, error.value.hint) == (f"{config_file()}: {problem}", hint)
 
 
-def test_what_is_no_toml_is_told_with_its_line() -> None:
+def test_syntax_error_names_line() -> None:
     write("beams = 3\nmodel = vit-l-14")
     with pytest.raises(UsageError) as error:
         run("fetch")
@@ -188,13 +188,13 @@ def test_what_is_no_toml_is_told_with_its_line() -> None:
 
 
 @pytest.mark.parametrize("text", [f"beams = {'9' * 5000}", f"beams = {'[' * 5000}{']' * 5000}", "beams = 1e999"])
-def test_numbers_and_nesting_beyond_reason_are_refused(text: str) -> None:
+def test_excessive_numbers_and_nesting_are_refused(text: str) -> None:
     write(text)
     with pytest.raises(UsageError, match=r"config\.toml"):
         run("caption")
 
 
-def test_what_cannot_be_read_is_told() -> None:
+def test_unreadable_file_is_an_error() -> None:
     config_file().write_bytes(b'model = "\xff"')
     with pytest.raises(UsageError, match=r"config\.toml is not UTF-8 text$"):
         run("fetch")
@@ -204,14 +204,14 @@ def test_what_cannot_be_read_is_told() -> None:
         run("fetch")
 
 
-def test_a_byte_order_mark_and_an_empty_file_are_fine() -> None:
+def test_byte_order_mark_and_empty_file_are_accepted() -> None:
     write('\ufeffmodel = "mine"\r\n')
     assert run("fetch")["model"] == "mine"
     write("")
     assert run("fetch")["model"] == "built-in"
 
 
-def test_the_file_is_in_the_users_config_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_file_is_in_user_config_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("COCA_CONFIG")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
@@ -221,7 +221,7 @@ def test_the_file_is_in_the_users_config_folder(monkeypatch: pytest.MonkeyPatch,
     assert config_file() == tmp_path / "other.toml"
 
 
-def test_values_are_shown_as_toml_spells_them() -> None:
+def test_values_are_formatted_as_toml() -> None:
     import tomllib
 
     values = {"text": 'say "hi"\\ \n é', "yes": True, "count": 3, "ratio": 1.0, "small": 1e-7, "list": ["a", "b"]}
@@ -229,7 +229,7 @@ def test_values_are_shown_as_toml_spells_them() -> None:
     assert (toml(None), toml(Path("a"))) == ("", '"a"')
 
 
-def test_a_caption_takes_what_the_file_says(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caption_uses_config(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     write('[caption]\nmodel = "shapes"\nsearch = "greedy"\nframes = "multi"\nnum-frames = 2\nquiet = true')
     caption = coca("caption", EXAMPLES / "moves.mp4")
     assert (len(json.loads(caption.stdout)["frames"]), caption.stderr) == (2, "")
@@ -237,7 +237,7 @@ def test_a_caption_takes_what_the_file_says(coca, monkeypatch: pytest.MonkeyPatc
     assert coca("caption", EXAMPLES / "moves.mp4").returncode == 3
 
 
-def test_a_broken_file_stops_every_command_but_those_that_help(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_file_allows_help_and_completion_only(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     write("[caption]\nbeans = 3")
     problem = f"{config_file()}: caption.beans: no flag that can be set"
     convert = coca("convert", "a.bin")
@@ -260,7 +260,7 @@ def test_a_broken_file_stops_every_command_but_those_that_help(coca, monkeypatch
     assert (completed.stdout.split(), completed.stderr) == (["middle", "multi"], "")
 
 
-def test_config_shows_places_environment_and_what_is_set(coca, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_shows_places_environment_and_settings(coca, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HOME", "HF_HUB_OFFLINE", "COCA_ENGINE", "COCA_PRECISION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -295,7 +295,7 @@ def test_config_shows_places_environment_and_what_is_set(coca, home: Path, monke
     assert "secret" not in coca("config", "--json").stdout
 
 
-def test_config_without_a_file_says_where_it_would_be(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_without_file_shows_its_path(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COCA_ENGINE", "COCA_PRECISION"):
         monkeypatch.delenv(name)
     run = coca("config")
@@ -326,11 +326,11 @@ def test_config_as_json_has_everything(coca, home: Path) -> None:
     assert settings["convert", "verify"] == (False, "default")
 
 
-def test_config_may_set_its_own_flags(coca) -> None:
+def test_config_sets_its_own_flags(coca) -> None:
     write("[config]\njson = true")
     assert json.loads(coca("config").stdout)["config"]["exists"] is True
 
 
-def test_a_command_that_is_quiet_by_config_silences_no_other(coca) -> None:
+def test_quiet_in_config_applies_to_one_command(coca) -> None:
     write("[fetch]\nquiet = true")
     assert coca("models").stderr.startswith("no model is here yet: ")

@@ -1,4 +1,4 @@
-"""What becomes of errors, and the exit codes."""
+"""Errors, interrupts and exit codes."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from cococli import __version__, interrupts
 
 
 def run_with(body: str, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Run the command line with this in place of the commands."""
+    """Run the command line with this code in place of the commands."""
     code = f"from cococli.cli import main\ndef app(**settings):\n    {body}\nmain.app = app\nmain.run()"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
 
 
-def test_version_is_the_packages(coca) -> None:
+def test_version_matches_package(coca) -> None:
     run = coca("--version")
     assert (run.stdout, run.stderr, run.returncode) == (f"coca {__version__}\n", "", 0)
 
@@ -43,7 +43,7 @@ def test_no_command_shows_the_help(coca) -> None:
         (["caption", "--seed", "x", "a.mp4"], "Invalid value for '--seed'", "coca caption --help"),
     ],
 )
-def test_what_cannot_be_parsed_is_two_lines_and_exit_code_2(coca, arguments, error, hint) -> None:
+def test_usage_errors_are_two_lines(coca, arguments, error, hint) -> None:
     run = coca(*arguments)
     first, second = run.stderr.splitlines()
     assert first.startswith(f"error: {error}")
@@ -51,7 +51,7 @@ def test_what_cannot_be_parsed_is_two_lines_and_exit_code_2(coca, arguments, err
     assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_a_bug_is_one_line_and_how_to_see_more() -> None:
+def test_unexpected_error_is_one_line_with_hint() -> None:
     run = run_with("1 / 0")
     assert run.stderr.splitlines() == [
         "error: unexpected ZeroDivisionError: division by zero",
@@ -67,7 +67,7 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.stderr.endswith("error: unexpected ZeroDivisionError: division by zero\n")
 
 
-def test_a_library_that_breaks_because_it_was_interrupted_is_an_interrupt() -> None:
+def test_error_after_interrupt_is_an_interrupt() -> None:
     body = """
     import signal
     try:
@@ -79,7 +79,7 @@ def test_a_library_that_breaks_because_it_was_interrupted_is_an_interrupt() -> N
     assert run.returncode == 130
 
 
-def test_an_interrupt_waits_for_the_end_of_a_held_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_block_delays_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_received", [])
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.held():
@@ -90,7 +90,7 @@ def test_an_interrupt_waits_for_the_end_of_a_held_block(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("stream", [1, 2])
-def test_what_a_library_prints_is_shown_only_when_debugging(stream: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_output_is_shown_only_when_debugging(stream: int, monkeypatch: pytest.MonkeyPatch) -> None:
     code = f'import os; os.write({stream}, b"noise\\n"); main.console.result("result"); main.console.note("note")'
     run = run_with(code)
     assert (run.stdout, run.stderr) == ("result\n", "note\n")
@@ -100,13 +100,13 @@ def test_what_a_library_prints_is_shown_only_when_debugging(stream: int, monkeyp
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_are_no_error(closed: str) -> None:
+def test_closed_streams_are_accepted(closed: str) -> None:
     code = 'from cococli.cli import main; main.app = lambda **s: main.console.note("n") or main.console.result("r")'
     run = subprocess.run(["sh", "-c", f'{sys.executable} -c "$0; main.run()" {closed}', code])
     assert run.returncode == 0
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+def test_closed_pipe_ends_command_quietly() -> None:
     body = 'any(main.console.result("x" * 99) for _ in range(99999))'
     code = f"from cococli.cli import main; main.app = lambda **s: {body}; main.run()"
     run = subprocess.run(["sh", "-c", f'{sys.executable} -c "$0" | head -1', code], capture_output=True, text=True)
@@ -114,7 +114,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     assert run.stderr == ""
 
 
-def test_a_full_disk_under_stdout_is_one_clear_line() -> None:
+def test_full_disk_is_one_clear_error() -> None:
     with Path("/dev/full").open("w") as full:
         code = 'from cococli.cli import main; main.app = lambda **s: main.console.result("r"); main.run()'
         run = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
@@ -126,7 +126,7 @@ def test_a_full_disk_under_stdout_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", ["--help", "caption --help", "models available", "config --all"])
-def test_results_on_a_full_disk_are_one_error(coca, arguments: str) -> None:
+def test_full_disk_fails_every_command(coca, arguments: str) -> None:
     with Path("/dev/full").open("w") as full:
         run = coca(*arguments.split(), capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert run.stderr.splitlines()[0] == "error: cannot write to stdout: No space left on device"
@@ -135,14 +135,14 @@ def test_results_on_a_full_disk_are_one_error(coca, arguments: str) -> None:
 
 @pytest.mark.parametrize(("arguments", "code"), [("models available", 0), ("caption --help", 0), ("capture", 2)])
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2> >(:)"])
-def test_lost_messages_change_no_exit_code(arguments: str, code: int, stderr: str) -> None:
+def test_lost_messages_keep_exit_code(arguments: str, code: int, stderr: str) -> None:
     command = f"{sys.executable} -m cococli {arguments} {stderr}"
     run = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True)
     assert run.returncode == code
     assert bool(run.stdout) == (code == 0)
 
 
-def test_log_says_that_stderr_is_full(tmp_path: Path) -> None:
+def test_log_records_failure_of_stderr(tmp_path: Path) -> None:
     log = f"from pathlib import Path; main.console.log_to(Path({str(tmp_path / 'log')!r}))"
     with Path("/dev/full").open("w") as full:
         code = f"{log}; main.console.note('one'); main.console.note('two')"
@@ -219,7 +219,7 @@ def test_fatal_signals_unwind(number: int, code: int) -> None:
     assert run.returncode == code
 
 
-def test_nohup_is_heeded() -> None:
+def test_nohup_is_respected() -> None:
     body = "import signal; signal.raise_signal(signal.SIGHUP); main.console.result('done')"
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom cococli.cli import main\n"
     run = subprocess.run(
@@ -230,7 +230,7 @@ def test_nohup_is_heeded() -> None:
     assert (run.stdout, run.returncode) == ("done\n", 0)
 
 
-def test_interrupt_in_a_destructor_is_quiet() -> None:
+def test_interrupt_in_destructor_is_quiet() -> None:
     body = """
     import signal
     class Interrupted:
