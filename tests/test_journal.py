@@ -36,7 +36,7 @@ def task(name: str, key: str = "k1") -> Task:
     return Task(name, key)
 
 
-def said(name: str, segments: int = 1) -> list[Outcome]:
+def outcomes_of(name: str, segments: int = 1) -> list[Outcome]:
     return [Record(name, float(i), i + 1.0, "a cat", -0.5, 0.25, (i + 0.5,), "m", segments) for i in range(segments)]
 
 
@@ -44,7 +44,7 @@ def write(path: Path, tasks: Iterable[Task], segments: int = 1) -> bytes:
     with open_journal(path, tasks, from_json) as journal:
         for each in tasks:
             if each.name not in journal.reused:
-                journal.append(each, said(each.name, segments))
+                journal.append(each, outcomes_of(each.name, segments))
     return path.read_bytes()
 
 
@@ -63,7 +63,7 @@ def test_existing_records_are_reused(tmp_path: Path) -> None:
     path, tasks = tmp_path / "out.jsonl", [task("a.mp4"), task("b.mp4")]
     before = write(path, tasks, segments=3)
     with open_journal(path, tasks, from_json) as journal:
-        assert journal.reused == {each.name: said(each.name, 3) for each in tasks}
+        assert journal.reused == {each.name: outcomes_of(each.name, 3) for each in tasks}
     assert path.read_bytes() == before
 
 
@@ -166,7 +166,7 @@ def test_rewriting_keeps_links_modes_and_planted_files(tmp_path: Path) -> None:
     assert precious.read_text() == "mine"
     assert len(list(target.parent.iterdir())) == 2
     with open_journal(path, [task("a.mp4", "new")], from_json) as journal:
-        journal.append(task("a.mp4", "new"), said("a.mp4"))
+        journal.append(task("a.mp4", "new"), outcomes_of("a.mp4"))
     assert [json.loads(line)["video"] for line in target.open()] == ["b.mp4", "a.mp4"]
 
 

@@ -189,7 +189,7 @@ def test_what_takes_several_goes_is_finished(picture, captioner, stops: bool) ->
 APART = np.eye(4, dtype=np.float32)
 
 
-def said(*captions: str, similarities: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)) -> list[Record]:
+def records_of(*captions: str, similarities: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)) -> list[Record]:
     return [
         Record("a.mp4", 2.0 * i, 2.0 * i + 2, caption, -0.5, similarity, (2.0 * i + 1,), "m")
         for i, (caption, similarity) in enumerate(zip(captions, similarities, strict=False))
@@ -197,7 +197,7 @@ def said(*captions: str, similarities: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2))
 
 
 def test_segments_with_the_same_caption_are_merged() -> None:
-    merged, embeddings = merge_segments(said("a cat", "A  cat", "a dog", "a cat"), APART, 0.9)
+    merged, embeddings = merge_segments(records_of("a cat", "A  cat", "a dog", "a cat"), APART, 0.9)
     assert [(record.start, record.end, record.caption) for record in merged] == [
         (0.0, 4.0, "a cat"),
         (4.0, 6.0, "a dog"),
@@ -209,13 +209,15 @@ def test_segments_with_the_same_caption_are_merged() -> None:
 
 def test_similar_segments_keep_the_best_caption() -> None:
     close = np.array([[1, 0], [0.8, 0.6], [0.28, 0.96]], np.float32)
-    merged, _ = merge_segments(said("a cat", "a kitten", "a cat asleep", similarities=(0.1, 0.3, 0.2)), close, 0.79)
+    merged, _ = merge_segments(
+        records_of("a cat", "a kitten", "a cat asleep", similarities=(0.1, 0.3, 0.2)), close, 0.79
+    )
     assert [(record.start, record.end, record.caption) for record in merged] == [(0.0, 6.0, "a kitten")]
-    assert len(merge_segments(said("a cat", "a kitten", "a cat asleep"), close, 0.81)[0]) == 3
+    assert len(merge_segments(records_of("a cat", "a kitten", "a cat asleep"), close, 0.81)[0]) == 3
 
 
 def test_different_segments_are_not_merged() -> None:
-    merged, embeddings = merge_segments(said("a cat", "a dog"), APART[:2], 0.9)
-    assert merged == said("a cat", "a dog")
+    merged, embeddings = merge_segments(records_of("a cat", "a dog"), APART[:2], 0.9)
+    assert merged == records_of("a cat", "a dog")
     assert (embeddings == APART[:2]).all()
     assert merge_segments([], np.zeros((0, 4), np.float32), 0.9)[0] == []

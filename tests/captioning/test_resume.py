@@ -36,7 +36,7 @@ def planned(tmp_path: Path) -> Planned:
     return plan
 
 
-def said(video: str, segments: int = 1) -> list[Outcome]:
+def outcomes_of(video: str, segments: int = 1) -> list[Outcome]:
     return [Record(video, float(i), i + 1.0, "a cat", -0.5, 0.25, (i + 0.5,), "m", segments) for i in range(segments)]
 
 
@@ -45,7 +45,7 @@ def work_off(plan: Plan, most: int = 99, segments: int = 1) -> list[str]:
     done = []
     with open_run(plan) as run:
         for task in run.todo[:most]:
-            assert run.take(task, said(task.name, segments), VECTORS[:segments]) == []
+            assert run.take(task, outcomes_of(task.name, segments), VECTORS[:segments]) == []
             done.append(Path(task.name).stem)
     return done
 
@@ -76,7 +76,7 @@ def test_outputs_hold_records_of_earlier_runs(planned: Planned, tmp_path: Path) 
 
 def test_outputs_hold_finished_records_after_an_interrupt(planned: Planned, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), open_run(planned("out.csv", "out.vtt")) as run:
-        run.take(run.todo[0], said(run.todo[0].name), VECTORS[:1])
+        run.take(run.todo[0], outcomes_of(run.todo[0].name), VECTORS[:1])
         raise KeyboardInterrupt
     assert (tmp_path / "out.csv").read_text().count("a cat") == 1
     assert "a cat" in (tmp_path / "out.vtt").read_text()
@@ -188,7 +188,7 @@ def indexed(planned: Planned, tmp_path: Path) -> Planned:
 
 
 def in_index(tmp_path: Path) -> list[tuple[str, float, str]]:
-    """Which segments are there, and what is said of them; their vectors are checked."""
+    """Return the segments in the index and their captions, after checking their vectors."""
     index = Index(tmp_path / "index")
     entries = [index.entry(row) for row in index.rows.tolist()]
     for entry in entries:
@@ -223,7 +223,7 @@ def test_journal_and_index_are_completed_without_duplicates(indexed: Planned, tm
 
 def test_run_killed_between_index_and_journal_resumes(indexed: Planned, tmp_path: Path) -> None:
     with open_run(indexed("out.jsonl")) as run:
-        run.take(run.todo[0], said(run.todo[0].name, 2), VECTORS[:2])
+        run.take(run.todo[0], outcomes_of(run.todo[0].name, 2), VECTORS[:2])
     (tmp_path / "out.jsonl").write_text("")
     assert work_off(indexed("out.jsonl"), segments=2) == ["a", "b", "c"]
     assert in_index(tmp_path) == TWICE

@@ -221,8 +221,8 @@ words = st.lists(st.text("abcdefghij 猫犬", max_size=60), min_size=1).map(" ".
 @given(captions=st.lists(words, min_size=1, max_size=5), kind=st.sampled_from(KINDS))
 def test_no_word_is_lost(captions: list[str], kind: SubtitleFormat) -> None:
     records = [record(caption, place, place + 1) for place, caption in enumerate(captions)]
-    said = "".join("".join(cue.lines) for cue in by_pysubs2(to_subtitles(records, kind, STYLE), kind))
-    assert said.replace(" ", "").replace("…", "") == "".join(captions).replace(" ", "")
+    text = "".join("".join(cue.lines) for cue in by_pysubs2(to_subtitles(records, kind, STYLE), kind))
+    assert text.replace(" ", "").replace("…", "") == "".join(captions).replace(" ", "")
 
 
 @unhurried

@@ -37,7 +37,7 @@ def java_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archives: Path):
     return put
 
 
-def told(score, *arguments: object) -> str:
+def refused(score, *arguments: object) -> str:
     with pytest.raises(JavaError) as caught:
         score(*arguments)
     return str(caught.value)
@@ -45,42 +45,42 @@ def told(score, *arguments: object) -> str:
 
 def test_without_java_nothing_runs(monkeypatch: pytest.MonkeyPatch, archives: Path) -> None:
     monkeypatch.setenv("PATH", "")
-    assert told(java.tokenize, ["a"]) == "java is not installed"
-    assert told(java.meteor, ["a"], [["a"]]) == "java is not installed"
-    assert told(java.spice, ["a"], [["a"]]) == "java is not installed"
+    assert refused(java.tokenize, ["a"]) == "java is not installed"
+    assert refused(java.meteor, ["a"], [["a"]]) == "java is not installed"
+    assert refused(java.spice, ["a"], [["a"]]) == "java is not installed"
 
 
 def test_java_that_fails_says_why(java_is) -> None:
     java_is("print('Error: no memory\\nat line 1', file=sys.stderr); sys.exit(1)")
-    assert told(java.tokenize, ["a"]) == "java fails: Error: no memory"
-    assert told(java.spice, ["a"], [["a"]]) == "java fails: Error: no memory"
-    assert told(java.meteor, ["a"], [["a"]]) == FAILED
+    assert refused(java.tokenize, ["a"]) == "java fails: Error: no memory"
+    assert refused(java.spice, ["a"], [["a"]]) == "java fails: Error: no memory"
+    assert refused(java.meteor, ["a"], [["a"]]) == FAILED
     java_is("sys.exit(7)")
-    assert told(java.tokenize, ["a"]) == "java fails: exit status 7"
+    assert refused(java.tokenize, ["a"]) == "java fails: exit status 7"
 
 
 def test_java_that_hangs_is_ended(java_is, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(java, "_START_SECONDS", 0.3)
     monkeypatch.setattr(java, "_SECONDS_EACH", 0)
     java_is("time.sleep(60)")
-    assert told(java.tokenize, ["a"]) == FAILED
-    assert told(java.meteor, ["a"], [["a"]]) == FAILED
-    assert told(java.spice, ["a"], [["a"]]) == FAILED
+    assert refused(java.tokenize, ["a"]) == FAILED
+    assert refused(java.meteor, ["a"], [["a"]]) == FAILED
+    assert refused(java.spice, ["a"], [["a"]]) == FAILED
 
 
 def test_missing_lines_of_tokenizer_are_detected(java_is) -> None:
     java_is("print('a')")
-    assert told(java.tokenize, ["a", "b"]) == "the tokenizer returned 1 lines for 2"
+    assert refused(java.tokenize, ["a", "b"]) == "the tokenizer returned 1 lines for 2"
 
 
 def test_meteor_that_dies_halfway_is_left(java_is) -> None:
     java_is("sys.stdin.readline(); print('1.0 2.0', flush=True)")
-    assert told(java.meteor, ["a", "b"], [["a"], ["b"]]) == FAILED
+    assert refused(java.meteor, ["a", "b"], [["a"], ["b"]]) == FAILED
 
 
 def test_meteor_that_answers_nonsense_is_left(java_is) -> None:
     java_is("for line in sys.stdin: print('what?', flush=True)")
-    assert told(java.meteor, ["a"], [["a"]]) == FAILED
+    assert refused(java.meteor, ["a"], [["a"]]) == FAILED
 
 
 def test_spice_reads_a_file_and_writes_another(java_is, archives: Path) -> None:
@@ -100,11 +100,11 @@ print("done")
 @pytest.mark.parametrize("scores", [[], [{"image_id": 0}], 7, [{"image_id": 0, "scores": {"All": {"f": None}}}]])
 def test_spice_that_leaves_no_scores_is_left(java_is, scores: object) -> None:
     java_is(f"open(sys.argv[sys.argv.index('-out') + 1], 'w').write({json.dumps(scores)!r})")
-    assert told(java.spice, ["a"], [["a"]]) == "SPICE returned no scores"
+    assert refused(java.spice, ["a"], [["a"]]) == "SPICE returned no scores"
 
 
 def test_models_of_spice_are_never_downloaded(java_is, archives: Path) -> None:
     java_is("")
     (archives / "spice" / "lib" / "stanford-corenlp-3.6.0-models.jar").unlink()
     lib = archives / "spice" / "lib"
-    assert told(java.spice, ["a"], [["a"]]) == f"{lib} has no stanford-corenlp-3.6.0-models.jar"
+    assert refused(java.spice, ["a"], [["a"]]) == f"{lib} has no stanford-corenlp-3.6.0-models.jar"

@@ -43,8 +43,8 @@ def test_captions_score_as_from_files() -> None:
 
 def test_worst_captions_come_first() -> None:
     data = some(("a.jpg", ("a red dog", "the red dog")), ("b.jpg", ("a green bus",)), ("c.jpg", ("a blue cat",)))
-    said = {"a.jpg": "a red dog", "b.jpg": "no idea at all", "c.jpg": "a blue bus"}
-    report = measure_captions(data, said, ["ROUGE-L"])
+    predictions = {"a.jpg": "a red dog", "b.jpg": "no idea at all", "c.jpg": "a blue bus"}
+    report = measure_captions(data, predictions, ["ROUGE-L"])
     assert [(bad.what, bad.got, bad.wanted) for bad in report.worst] == [
         ("b.jpg", "no idea at all", "a green bus"),
         ("c.jpg", "a blue bus", "a blue cat"),
@@ -83,15 +83,15 @@ def test_pictures_may_have_different_numbers_of_captions() -> None:
 
 
 def test_classification_uses_class_descriptions() -> None:
-    asked: list[str] = []
+    texts_embedded: list[str] = []
 
     def embed(texts: list[str]) -> np.ndarray:
-        asked.extend(texts)
+        texts_embedded.extend(texts)
         return np.array([[1, 0] if "cat" in text else [0, 1] for text in texts], np.float32)
 
     images = np.array([[1, 0], [0.8, 0.6], [0.8, 0.6], [0, 1]], np.float32)
     report = measure_classes(images, [0, 0, 1, 1], ["cat", "dog"], embed, ["a {}", "the {}"])
-    assert asked == ["a cat", "the cat", "a dog", "the dog"]
+    assert texts_embedded == ["a cat", "the cat", "a dog", "the dog"]
     assert report.rows()[0] == ("accuracy@1", "75.0")
     assert report.to_dict()["per_class"] == {"cat": 1.0, "dog": 0.5}
     assert report.to_dict()["confusions"] == [{"class": "dog", "taken_for": "cat", "count": 1}]
@@ -99,11 +99,11 @@ def test_classification_uses_class_descriptions() -> None:
 
 def test_reports_are_joined_part_by_part() -> None:
     data = some(("a.jpg", ("one",)), ("b.jpg", ("two",)))
-    told = measure_captions(data, {"a.jpg": "one", "b.jpg": "one"}, ["ROUGE-L"])
+    captioned = measure_captions(data, {"a.jpg": "one", "b.jpg": "one"}, ["ROUGE-L"])
     found = measure_retrieval(data, np.eye(2), np.eye(2))
-    both = joined(told, found)
-    assert both.rows() == told.rows() + found.rows()
-    assert both.worst == told.worst + found.worst
+    both = joined(captioned, found)
+    assert both.rows() == captioned.rows() + found.rows()
+    assert both.worst == captioned.worst + found.worst
     assert both.zeroshot is None
     assert joined() == Report()
 

@@ -1,4 +1,4 @@
-"""Tokens as the Java tokenizer makes them. What is expected was written down from it, and is asked of it again."""
+"""Tokens equal those of the Java tokenizer, which were recorded and are compared again where Java is installed."""
 
 import random
 

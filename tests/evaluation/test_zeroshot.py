@@ -45,14 +45,14 @@ def test_unknown_template_set_lists_known_ones() -> None:
 
 
 def test_classes_are_mean_normalized_descriptions() -> None:
-    asked: list[list[str]] = []
+    embedded: list[list[str]] = []
 
     def embed(texts: list[str]) -> np.ndarray:
-        asked.append(texts)
+        embedded.append(texts)
         return np.array([[3.0, 0.0], [0.0, 0.5]])  # of different lengths, but each counts the same
 
     vectors = classifier(embed, ["cat", "{}"], ["a {}", "{} {}"])
-    assert asked == [["a cat", "cat cat"], ["a {}", "{} {}"]]
+    assert embedded == [["a cat", "cat cat"], ["a {}", "{} {}"]]
     np.testing.assert_allclose(vectors, np.full((2, 2), 0.5**0.5), atol=1e-6)
 
 

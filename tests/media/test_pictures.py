@@ -1,4 +1,4 @@
-"""Pictures look as image viewers show them, and none fills the memory."""
+"""Pictures are read as image viewers show them, in limited memory."""
 
 import shutil
 import struct

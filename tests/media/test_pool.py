@@ -176,10 +176,10 @@ def test_crashing_videos_fail_alone(long: Path, short: Path, blow: signal.Signal
     next(events)
     (process,) = children() - before
     os.kill(process, blow)
-    *clips, failure, _, _, _, _ = told = outlines(events)
+    *clips, failure, _, _, _, _ = received = outlines(events)
     assert failure == (0, message)
     assert all(place == 0 for place, _ in clips)
-    assert told[-4:] == [(1, 0.0), (1, 1), (2, 0.0), (2, 1)]
+    assert received[-4:] == [(1, 0.0), (1, 1), (2, 0.0), (2, 1)]
 
 
 def test_ctrl_c_and_kill_are_for_the_parent(long: Path):

@@ -1,4 +1,4 @@
-"""The frames asked for are the frames that come, from whatever container and codec."""
+"""Readers return the requested frames of any container and codec."""
 
 import dataclasses
 import os
@@ -207,7 +207,7 @@ def test_damaged_frames_show_the_one_before(tmp_path: Path):
     path = damage(make_video(tmp_path / "a.mp4", frames=200))
     frames = list(opened(path).frames(list(range(0, 200, 5))))
     assert len(frames) == 40
-    late = [frame for frame, asked in zip(frames, range(0, 200, 5), strict=True) if frame.time < asked / 25]
+    late = [frame for frame, index in zip(frames, range(0, 200, 5), strict=True) if frame.time < index / 25]
     assert 0 < len(late) < 15
     for frame in frames[:15] + late[-1:]:
         assert number_of(frame.pixels) == round(frame.time * 25)

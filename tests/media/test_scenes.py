@@ -100,7 +100,7 @@ def test_a_fade_to_another_scene_is_one_change(color: int) -> None:
 
 
 def test_a_cut_through_one_blended_frame_is_found() -> None:
-    """So do cuts look whose frame rate was converted."""
+    """Frame rate conversion causes such cuts."""
     blended = [(clouds(0) // 2 + clouds(1) // 2)]
     (found,) = find_scenes(Drawn(stays(0, 2) + blended + stays(1, 2)))
     assert found in (2.0, 2.04)

@@ -1,4 +1,4 @@
-"""The folder of a run: whole checkpoints whatever ends the process, and a curve that goes on exactly."""
+"""Run folders: intact checkpoints however the process ends, and metrics that resume exactly."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from cococli.errors import CocaError, ModelError, UsageError
 from cococli.training.folder import RunFolder, open_run_folder
 
 TESTS = Path(__file__).parents[1]
-ASKED = {"model": "shapes", "rate": 1e-5, "data": {"pictures": 80}}
+SETTINGS = {"model": "shapes", "rate": 1e-5, "data": {"pictures": 80}}
 SHAPES = architecture.parameters(CONFIG)
 
 
@@ -39,7 +39,7 @@ def save(run: RunFolder, step: int, keep: int = 2) -> None:
 
 @pytest.fixture
 def run() -> Iterator[RunFolder]:
-    with open_run_folder("mine", ASKED) as run:
+    with open_run_folder("mine", SETTINGS) as run:
         yield run
 
 
@@ -55,38 +55,38 @@ def assert_same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) 
 
 
 def test_a_run_says_what_was_asked(home: Path) -> None:
-    with open_run_folder("mine", ASKED) as run:
+    with open_run_folder("mine", SETTINGS) as run:
         assert (run.name, run.path) == ("mine", home / "runs" / "mine")
-    told = json.loads((run.path / "run.json").read_text())
-    assert told["asked"] == ASKED
-    assert told["program"] == __version__
-    with open_run_folder("mine", ASKED):
-        assert json.loads((run.path / "run.json").read_text()) == told
+    stored = json.loads((run.path / "run.json").read_text())
+    assert stored["asked"] == SETTINGS
+    assert stored["program"] == __version__
+    with open_run_folder("mine", SETTINGS):
+        assert json.loads((run.path / "run.json").read_text()) == stored
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("settings", "message"),
     [
-        ({**ASKED, "rate": 1e-4}, "rate was 1e-05, is 0.0001"),
-        ({**ASKED, "data": {"pictures": 79}, "seed": 1}, "data.pictures was 80, is 79; seed was not set, is 1"),
+        ({**SETTINGS, "rate": 1e-4}, "rate was 1e-05, is 0.0001"),
+        ({**SETTINGS, "data": {"pictures": 79}, "seed": 1}, "data.pictures was 80, is 79; seed was not set, is 1"),
         ({"rate": 1e-5}, 'model was "shapes", is not set; data.pictures was 80, is not set'),
         ({"a": 1, "b": 2}, 'model was "shapes", is not set; rate was 1e-05, is not set; '
                            "data.pictures was 80, is not set, and 2 more"),
     ],
 )  # fmt: skip
-def test_other_settings_are_refused_by_their_first_differences(asked: dict, told: str) -> None:
-    with open_run_folder("mine", ASKED):
+def test_other_settings_are_refused_by_their_first_differences(settings: dict, message: str) -> None:
+    with open_run_folder("mine", SETTINGS):
         pass
-    with pytest.raises(UsageError) as caught, open_run_folder("mine", asked):
+    with pytest.raises(UsageError) as caught, open_run_folder("mine", settings):
         pass
-    assert caught.value.message == f"the run mine has other settings: {told}"
+    assert caught.value.message == f"the run mine has other settings: {message}"
     assert caught.value.hint == (
         "use the same settings to resume, another --name for another run, or --overwrite to restart this one"
     )
 
 
 def test_a_run_starts_anew_when_that_is_asked(run: RunFolder) -> None:
-    with open_run_folder("other", ASKED) as other:
+    with open_run_folder("other", SETTINGS) as other:
         save(other, 1)
         other.log({"step": 1})
     with open_run_folder("other", {"rate": 1}, overwrite=True) as other:
@@ -96,14 +96,14 @@ def test_a_run_starts_anew_when_that_is_asked(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", ".x", "a b", "a@5", "a/b", "run:a", "x" * 151])
 def test_names_that_no_run_can_have(name: str, home: Path) -> None:
-    with pytest.raises(UsageError) as caught, open_run_folder(name, ASKED):
+    with pytest.raises(UsageError) as caught, open_run_folder(name, SETTINGS):
         pass
     assert caught.value.message == f"{name!r} is not a valid run name"
     assert inside(home) == []
 
 
 def test_run_may_share_a_model_name() -> None:
-    with open_run_folder("shapes", ASKED) as run:
+    with open_run_folder("shapes", SETTINGS) as run:
         assert run.name == "shapes"
 
 
@@ -112,7 +112,7 @@ def test_run_without_settings_is_not_touched(home: Path, content: str) -> None:
     path = home / "runs" / "mine" / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(UsageError) as caught, open_run_folder("mine", ASKED):
+    with pytest.raises(UsageError) as caught, open_run_folder("mine", SETTINGS):
         pass
     assert caught.value.message.startswith(f"{path}")
     assert caught.value.hint == "restore the file, choose another --name, or restart the run with --overwrite"
@@ -330,7 +330,7 @@ SAVING = """
 import sys
 from checkpoints.stored_models import CONFIG
 from cococli.training.folder import open_run_folder
-from training.test_folder import ASKED, arrays, save, state
+from training.test_folder import SETTINGS, arrays, save, state
 
 class Endless(dict):
     def items(self):
@@ -338,7 +338,7 @@ class Endless(dict):
         print("saving", flush=True)
         sys.stdin.readline()
 
-with open_run_folder("mine", ASKED) as run:
+with open_run_folder("mine", SETTINGS) as run:
     save(run, 1)
     print("saved", flush=True)
     run.save(2, Endless(arrays(2)), state(2), CONFIG, {})
@@ -359,11 +359,11 @@ def saving(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[str]"]
 
 
 def test_a_run_is_held_against_other_processes(saving: "subprocess.Popen[str]") -> None:
-    with pytest.raises(UsageError) as caught, open_run_folder("mine", ASKED):
+    with pytest.raises(UsageError) as caught, open_run_folder("mine", SETTINGS):
         pass
     assert caught.value.message == "another process works on the run mine"
     assert caught.value.hint == "wait for it, or choose another --name"
-    with open_run_folder("other", ASKED):
+    with open_run_folder("other", SETTINGS):
         pass
 
 
@@ -373,7 +373,7 @@ def test_killed_save_keeps_last_checkpoint(saving: "subprocess.Popen[str]", home
     saving.send_signal(end)
     saving.wait()
     assert inside(path / "checkpoints") == ["1"]
-    with open_run_folder("mine", ASKED) as run:
+    with open_run_folder("mine", SETTINGS) as run:
         assert inside(path) == ["checkpoints", "run.json"]
         checkpoint, damaged = run.last()
         assert (checkpoint.step, damaged) == (1, {})
@@ -389,9 +389,9 @@ import numpy as np
 from checkpoints.stored_models import CONFIG
 from cococli.errors import CocaError
 from cococli.training.folder import open_run_folder
-from training.test_folder import ASKED, arrays, save
+from training.test_folder import SETTINGS, arrays, save
 
-with open_run_folder("mine", ASKED) as run:
+with open_run_folder("mine", SETTINGS) as run:
     save(run, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
     try:
@@ -409,7 +409,7 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(home: Path, monkeypatch: py
         "that of step 1 is kept; free some space, then repeat the command to resume",
     ]
     assert inside(home / "runs" / "mine") == ["checkpoints", "run.json"]
-    with open_run_folder("mine", ASKED) as run:
+    with open_run_folder("mine", SETTINGS) as run:
         assert_same(run.last()[0].weights, arrays(1))
 
 
@@ -424,11 +424,11 @@ def test_too_large_checkpoint_is_not_started(run: RunFolder) -> None:
 
 def test_unreadable_run_folder_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request) -> None:
     monkeypatch.setenv("COCA_HOME", str(tmp_path))
-    with open_run_folder("mine", ASKED) as run:
+    with open_run_folder("mine", SETTINGS) as run:
         pass
     run.path.chmod(0o300)
     request.getfixturevalue("as_nobody")
-    with pytest.raises(ModelError) as caught, open_run_folder("mine", ASKED):
+    with pytest.raises(ModelError) as caught, open_run_folder("mine", SETTINGS):
         pass
     assert caught.value.message == f"cannot read {run.path}: Permission denied"
     run.path.chmod(0o700)
@@ -437,6 +437,6 @@ def test_unreadable_run_folder_cannot_be_read(tmp_path: Path, monkeypatch: pytes
 def test_unwritable_home_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("COCA_HOME", str(home / "file"))  # root may write to any folder, but not into a file
-    with pytest.raises(ModelError) as caught, open_run_folder("mine", ASKED):
+    with pytest.raises(ModelError) as caught, open_run_folder("mine", SETTINGS):
         pass
     assert caught.value.message == f"cannot write to {home}/file: Not a directory"

@@ -33,7 +33,7 @@ class Kept:
 
     def log(self, record: dict[str, Any]) -> None:
         self.records.append({key: value for key, value in record.items() if key != "seconds"})
-        self.did.append(f"{'look' if 'score' in record else 'step'} {record['step']}")
+        self.did.append(f"{'validation' if 'score' in record else 'step'} {record['step']}")
 
     def save(self, step: int) -> None:
         self.saved[step] = copy.deepcopy((self.trainer.weights(), self.trainer.state()))
@@ -106,10 +106,10 @@ def test_validation_follows_its_checkpoint(tiny) -> None:
     kept = Kept(trainer(tiny))
     run(tiny, kept, TrainingPlan(5, 1e-3, 0, validate_every=2, save_every=3), scores=[0.5, 0.7, 0.6])
     assert kept.did == [
-        "step 1", "step 2", "save 2", "best 2", "look 2",
+        "step 1", "step 2", "save 2", "best 2", "validation 2",
         "step 3", "save 3",
-        "step 4", "save 4", "best 4", "look 4",
-        "step 5", "save 5", "look 5",
+        "step 4", "save 4", "best 4", "validation 4",
+        "step 5", "save 5", "validation 5",
     ]  # fmt: skip
     assert kept.records[2] == {
         "step": 2,
@@ -161,7 +161,7 @@ def test_resumed_loop_equals_uninterrupted_one(tiny, stop_after: int) -> None:
     run(tiny, whole, plan, scores)
     kept = Kept(trainer(tiny))
     run(tiny, kept, plan, scores, stop_after)
-    assert kept.did[-1] == f"save {stop_after}"  # without a look, which may take minutes
+    assert kept.did[-1] == f"save {stop_after}"  # without validation, which may take minutes
     weights, state = kept.saved[stop_after]
     kept.trainer = trainer(tiny, weights)
     kept.trainer.load(state)

@@ -69,16 +69,16 @@ def train_with_two_workers(logs: Path, run: FinetuneRequest) -> str:
     two = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True", f"--log_dir={logs}"]
     launcher = [sys.executable, "-m", "mindspore.parallel.cluster.run", *two]
     command = [*launcher, "python", "-m", "cococli", "finetune", *options(run)]
-    with (logs.parent / "msrun.log").open("w+") as said:
-        process = psutil.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+    with (logs.parent / "msrun.log").open("w+") as log:
+        process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             process.wait(WAIT)
         finally:
             left = [*process.children(recursive=True), process] if process.is_running() else []
             for one in left:
                 one.kill()
-        said.seek(0)
-        assert process.returncode == 0, said.read()
+        log.seek(0)
+        assert process.returncode == 0, log.read()
     return (logs / "worker_0.log").read_text()
 
 

@@ -339,10 +339,10 @@ def test_a_run_of_an_earlier_version_goes_on(home: Path, tmp_path: Path) -> None
     reporter = train(wanted, stop_after=3)
     assert reporter.notes[1].endswith("4 of 16 files are held out")
     run = home / "runs" / "mine"
-    asked_then = json.loads((run / "run.json").read_text())
+    settings_then = json.loads((run / "run.json").read_text())
     old = find_data(request(folder, hold_out=9), CONFIG.context_length, before=1)
-    asked_then["asked"]["data"] = run_facts(wanted, open_base(wanted), old, PLAN)["data"]
-    (run / "run.json").write_text(json.dumps(asked_then))
+    settings_then["asked"]["data"] = run_facts(wanted, open_base(wanted), old, PLAN)["data"]
+    (run / "run.json").write_text(json.dumps(settings_then))
     lines = (run / "metrics.jsonl").read_text().replace('"held_out_loss"', '"unknown"')
     (run / "metrics.jsonl").write_text(lines)
     progress = run / "checkpoints" / "3" / "progress.json"

@@ -42,15 +42,15 @@ def test_scores_use_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> N
     captioner = Captioner(MindSporeEngine(CONFIG, pupil.weights()), "", replace(GREEDY, max_length=12))
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
     captions = captioner.caption_batch(pixels, range(4))
-    said = {str(example.path): caption.text for example, caption in zip(data.examples, captions, strict=True)}
+    predictions = {str(example.path): caption.text for example, caption in zip(data.examples, captions, strict=True)}
     texts = captioner.embed_texts([caption for example in data.examples for caption in example.captions])
     images = np.stack([caption.embedding for caption in captions])
-    expected = joined(measure_captions(data, said, METRICS), measure_retrieval(data, images, texts)).scores
+    expected = joined(measure_captions(data, predictions, METRICS), measure_retrieval(data, images, texts)).scores
     assert found.scores == pytest.approx(expected, abs=1e-6)
     assert [*found.scores] == [*METRICS, *RECALLS]
     assert found.score == found.scores["CIDEr"]
     assert [(sample.path, sample.caption, sample.reference) for sample in found.samples] == [
-        (example.path, said[str(example.path)], "a dog") for example in data.examples[:3]
+        (example.path, predictions[str(example.path)], "a dog") for example in data.examples[:3]
     ]
 
 
