@@ -24,11 +24,11 @@ COMMAND = [sys.executable, "-m", "cococli"]
 
 # Not MindSpore, OpenVINO and decord, whose threads a fork loses, nor huggingface_hub, which reads variables at import.
 PRELOADED = (
-    *("av", "ftfy", "numpy", "PIL.Image", "pydantic.dataclasses", "pydantic.type_adapter", "pysubs2", "regex"),
-    *("rich.progress", "rich.table", "torch", "cococli.captioning.job", "cococli.captioning.outputs"),
-    *("cococli.cli.main", "cococli.engines.torch", "cococli.evaluation.evaluate", "cococli.retrieval.embed"),
-    *("cococli.retrieval.search",),
-)
+    "av", "filelock", "ftfy", "httpx2", "numpy", "PIL.Image", "pydantic.dataclasses", "pydantic.type_adapter", "pysubs2",
+    "regex", "rich.progress", "rich.table", "torch", "cococli.captioning.job", "cococli.captioning.outputs",
+    "cococli.cli.main", "cococli.engines.torch", "cococli.evaluation.evaluate", "cococli.retrieval.embed",
+    "cococli.retrieval.search",
+)  # fmt: skip
 # Variables that Python, or what is preloaded, reads when it starts.
 READ_EARLY = re.compile(
     "(PYTHON|LANG|LC_|TZ|LD_|MKL_|OPENBLAS_|NPY_|TORCH|PYTORCH_|CUDA_|PYDANTIC_|_TYPER_|PY_COLORS).*"

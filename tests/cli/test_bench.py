@@ -21,9 +21,9 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_ends_with_the_flags_to_use(coca) -> None:
-    run = coca("bench", "--engines", "mindspore,torch", "--device", "cpu", "--rows", "6,48")
+    run = coca("bench", "--engines", "mindspore,torch", "--device", "cpu", "--rows", "2,4")
     head, *rows, last = run.stdout.splitlines()
-    assert re.split("  +", head) == ["engine", "precision", "start", "frame", "6 rows", "48 rows", "captions/min"]
+    assert re.split("  +", head) == ["engine", "precision", "start", "frame", "2 rows", "4 rows", "captions/min"]
     assert {"mindspore", "torch"} == {row.split()[0] for row in rows}
     assert re.fullmatch(r"fastest: --engine (mindspore|torch) --precision (fp32|bf16)", last)
     assert max(map(len, run.stdout.splitlines())) < 80

@@ -68,10 +68,10 @@ def test_subtitles_of_one_video(coca, tmp_path: Path) -> None:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """A folder of 100 clips that are alike."""
+    """A folder of 60 clips that are alike."""
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(100):
+    for i in range(60):
         (folder / f"{i:02}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
     return folder
 
@@ -102,11 +102,11 @@ def test_one_interrupt_finishes_the_batch_and_the_next_run_goes_on(
     assert "finishing the batch; Ctrl-C again stops now" in errors
     assert errors[-2:] == ["error: interrupted", "hint: what was done before is kept"]
     done = len(lines(output))
-    assert 0 < done < 100
-    assert any(line.startswith(f"captioned {done} of 100 in ") for line in errors)
+    assert 0 < done < 60
+    assert any(line.startswith(f"captioned {done} of 60 in ") for line in errors)
     again = coca("caption", many, "-o", output, "--search", "greedy", "--batch-size", "4")
     assert again.returncode == 0
-    assert again.stderr.startswith(f"{done} of 100 files already captioned ")
+    assert again.stderr.startswith(f"{done} of 60 files already captioned ")
     assert [Path(line["video"]).name for line in lines(output)] == sorted(path.name for path in many.iterdir())
 
 
@@ -374,7 +374,7 @@ def test_auto_tells_what_it_chose(coca, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_int8_is_made_once_and_says_the_same(coca, home: Path) -> None:
-    exact = coca("caption", EXAMPLES, "--engine", "mindspore", "--quiet")
+    exact = coca("caption", EXAMPLES, "--quiet")
     int8 = ["caption", EXAMPLES, "--precision", "int8", "--engine", "openvino", "--quiet"]
     for run in (coca(*int8), coca(*int8)):
         assert run.stderr == ""
