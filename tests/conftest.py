@@ -30,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
         faulthandler.dump_traceback_later(3600, file=config.stash[STDERR], exit=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put training first: one of several processes compiles its graphs, and the others take its later tests."""
+    items.sort(key=lambda item: item.path.parent.name != "training")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Limit the time of teardown: pytest's own limit, `faulthandler_timeout`, ends when a test fails."""

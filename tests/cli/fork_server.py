@@ -24,8 +24,8 @@ COMMAND = [sys.executable, "-m", "cococli"]
 
 # Not MindSpore, OpenVINO and decord, whose threads a fork loses, nor huggingface_hub, which reads variables at import.
 PRELOADED = (
-    "av", "filelock", "ftfy", "httpx2", "numpy", "PIL.Image", "pydantic.dataclasses", "pydantic.type_adapter", "pysubs2",
-    "regex", "rich.progress", "rich.table", "torch", "cococli.captioning.job", "cococli.captioning.outputs",
+    "av", "filelock", "ftfy", "httpx2", "numpy", "PIL.Image", "pydantic.dataclasses", "pydantic.type_adapter",
+    "pysubs2", "regex", "rich.progress", "rich.table", "torch", "cococli.captioning.job", "cococli.captioning.outputs",
     "cococli.cli.main", "cococli.engines.torch", "cococli.evaluation.evaluate", "cococli.retrieval.embed",
     "cococli.retrieval.search",
 )  # fmt: skip
