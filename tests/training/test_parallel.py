@@ -90,7 +90,6 @@ def weights(home: Path, name: str) -> dict[str, np.ndarray]:
     return dict(ckpt.read(home / "runs" / name / "checkpoints/4/model.ckpt"))
 
 
-@pytest.mark.slow  # processes of MindSpore hang beside that of the whole suite: not yet understood
 def test_two_workers_find_the_losses_of_one(home: Path, tmp_path: Path) -> None:
     data = uneven(tmp_path / "data")
     finetune(request(data, name="one", steps=1))
