@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Each of several test processes computes on one core. numpy and torch read this when they are imported.
-if "PYTEST_XDIST_WORKER" in os.environ:
+# Each of several test processes, and what it starts, computes on a core of its own: threads that spin while they wait,
+# such as MindSpore's, slow down no other process. numpy and torch read the variable when they are imported.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 # Commands that tests interrupt would inherit an ignored SIGINT, as background jobs of a script have it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

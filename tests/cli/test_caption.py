@@ -29,7 +29,7 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COCA_MODEL", "shapes")
 
 
-def test_a_folder_becomes_json_lines_and_a_bad_file_fails_alone(coca, tmp_path: Path) -> None:
+def test_broken_file_fails_alone(coca, tmp_path: Path) -> None:
     for name in ("moves", "grows"):
         (tmp_path / f"{name}.mp4").symlink_to(EXAMPLES / f"{name}.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"this is no video")
@@ -51,7 +51,7 @@ def test_a_folder_becomes_json_lines_and_a_bad_file_fails_alone(coca, tmp_path: 
     assert re.fullmatch(r"2 clips, \S+ a second; \d+% of the time computing, \d+% waiting for frames", speed)
 
 
-def test_a_terminal_shows_names_and_captions_side_by_side() -> None:
+def test_terminal_shows_names_beside_captions() -> None:
     screen = on_terminal(["caption", "moves.mp4", "grows.mp4", "--model", "shapes"], EXAMPLES)
     lines = [line for line in screen.splitlines() if " circle " in line or " square " in line or " triangle " in line]
     assert [line.split("  ")[0] for line in lines] == ["moves.mp4", "grows.mp4"]
@@ -91,9 +91,7 @@ def lines(output: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_interrupt_finishes_the_batch_and_the_next_run_goes_on(
-    coca, many: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_interrupted_run_resumes(coca, many: Path, tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "out.jsonl"
     run = started(many, output)
     run.send_signal(number)
@@ -121,9 +119,7 @@ def test_two_interrupts_stop_at_once(many: Path, tmp_path: Path) -> None:
     assert run.returncode == 130
 
 
-def test_killed_at_any_instant_a_run_completes_to_what_an_undisturbed_one_writes(
-    coca, many: Path, tmp_path: Path
-) -> None:
+def test_killed_run_resumes_to_identical_output(coca, many: Path, tmp_path: Path) -> None:
     options = ["--search", "greedy", "--batch-size", "4", "--quiet", "--segments", "2"]
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert coca("caption", many, "-o", whole, *options).returncode == 0
@@ -205,7 +201,7 @@ def test_pictures_have_no_subtitles(coca, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*.srt")) == ["a.srt", "a.srt"]
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(coca, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing(coca, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     assert coca("caption", EXAMPLES / "moves.mp4", "-o", output).returncode == 0
     before = output.read_bytes()
@@ -234,7 +230,7 @@ def test_the_best_captions_come_with_their_scores(coca) -> None:
     assert record["weak"] is True
 
 
-def test_a_program_reads_progress_as_json_and_a_log_keeps_it(coca, tmp_path: Path) -> None:
+def test_progress_as_json_and_log_file(coca, tmp_path: Path) -> None:
     bad, log = tmp_path / "bad.mp4", tmp_path / "run.log"
     bad.write_bytes(b"no video")
     run = coca("caption", EXAMPLES / "moves.mp4", bad, "-o", tmp_path / "a.jsonl", "--json", "--log-file", log)
@@ -277,7 +273,7 @@ def test_a_list_on_stdin_names_the_videos(coca, tmp_path: Path) -> None:
     assert [Path(json.loads(line)["video"]).name for line in run.stdout.splitlines()] == ["moves.mp4"]
 
 
-def test_what_is_no_file_is_warned_of_and_the_rest_goes_on(coca, tmp_path: Path) -> None:
+def test_missing_files_are_warned_of(coca, tmp_path: Path) -> None:
     for name in ("@eaDir/moves.mp4/thumb.jpg", "app.ts"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("const a = 1\n")
@@ -327,14 +323,14 @@ def test_what_is_no_file_is_warned_of_and_the_rest_goes_on(coca, tmp_path: Path)
     ],
     ids=" ".join,
 )
-def test_a_wrong_option_is_found_before_the_model_is_looked_for(coca, wrong: list[str]) -> None:
+def test_invalid_options_fail_before_loading(coca, wrong: list[str]) -> None:
     run = coca("caption", EXAMPLES / "moves.mp4", "--model", "no-such-model", *wrong)
     assert run.stderr.startswith("error: ")
     assert len(run.stderr.splitlines()) <= 2
     assert (run.stdout, run.returncode) == ("", 2)
 
 
-def test_options_are_held_against_the_model_before_it_is_loaded(coca, tmp_path: Path) -> None:
+def test_options_are_checked_against_the_model_first(coca, tmp_path: Path) -> None:
     config = coca_config_without_weights(tmp_path)
     run = coca("caption", EXAMPLES / "moves.mp4", "--model", config, "--max-length", "999")
     assert (run.returncode, run.stdout) == (2, "")
@@ -383,9 +379,7 @@ def test_int8_is_made_once_and_says_the_same(coca, home: Path) -> None:
     assert len([*home.rglob("*-int8")]) == 1
 
 
-def test_a_run_goes_on_under_auto_and_is_made_anew_for_another_precision(
-    coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_precision_captions_again(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COCA_PRECISION")
     command = ["caption", EXAMPLES / "moves.mp4", "-o", tmp_path / "out.jsonl", "--search", "greedy"]
     coca(*command)

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_demo_captions_the_examples_and_shows_commands_that_do(coca) -> None:
+def test_demo_captions_examples_and_shows_commands(coca) -> None:
     run = coca("demo", "--engine", "torch", cwd=ROOT)
     lines = run.stdout.splitlines()
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
