@@ -63,9 +63,7 @@ class Search:
 
     def inputs(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and parents [K, B] int32 that the engine reads next in slots [K]."""
-        sequences = self._sequences[slots]
-        ids = np.take_along_axis(sequences["ids"], self._read[slots, None, None], axis=2)
-        return ids[..., 0], sequences["beam"]
+        return self._sequences["ids"][slots, :, self._read[slots]], self._sequences["beam"][slots]
 
     def advance(self, slots: np.ndarray, scores: Scores) -> np.ndarray:
         """Extend the sequences in slots [K] by one token, given the scores of K * B rows.
@@ -110,11 +108,11 @@ class Search:
         best, length = self._best_continuations(slots, scores), self._length[slots] + 1
         full = length[:, None] == self._options.max_length
         norm = self._norms[length if legacy else length - len(self._start)][:, None]
-        ended = np.take_along_axis(best["ids"], length[:, None, None] - 1, axis=2)[..., 0] == self._config.eot_id
+        ended = best["ids"][np.arange(len(slots)), :, length - 1] == self._config.eot_id
         going = np.take_along_axis(best, np.argsort(ended, axis=1, kind="stable")[:, :beams], axis=1)
         self._collect(slots, best[:, :beams], ended[:, :beams] | (full & (not legacy)), norm)
         hope = (best if legacy else going)["score"][:, :1] / norm
-        over = hope <= self._captions[slots]["score"][:, -1:]
+        over = hope <= self._captions["score"][slots, -1:]
         if legacy:
             self._collect(slots, going, np.broadcast_to(full & ~over, going.shape), norm)
         self._sequences[slots] = going
@@ -122,26 +120,30 @@ class Search:
 
     def _best_continuations(self, slots: np.ndarray, scores: Scores) -> np.ndarray:
         """Return the 2 * B best continuations [K, 2 * B]: enough to go on if the best one of every beam is EOT."""
-        past, count = self._sequences[slots]["score"].astype(np.float32), 2 * self._options.rows
+        past, count = self._sequences["score"][slots].astype(np.float32), 2 * self._options.rows
         top = self._choices(slots, scores)
         totals = (top.scores + past[..., None]).reshape(len(slots), -1)
-        best = self._extended(slots, top, totals, np.argsort(-totals, axis=1, kind="stable")[:, :count])
+        chosen = np.argsort(-totals, axis=1, kind="stable")[:, :count]
+        best = self._extended(slots, top, chosen, np.take_along_axis(totals, chosen, axis=1))
         undecided = past + top.bound >= best["score"][:, -1:]
         undecided |= (top.scores.max(axis=2) == -np.inf) & np.isfinite(past)
         for index in np.flatnonzero(undecided.any(axis=1)).tolist():
             every = self._choices(slots, scores, index)
             totals = (every.scores + past[index, :, None]).reshape(1, -1)
-            best[index] = self._extended(slots[[index]], every, totals, top_k(totals, count))[0]
+            chosen = top_k(totals, count)
+            best[index] = self._extended(slots[[index]], every, chosen, np.take_along_axis(totals, chosen, axis=1))[0]
         return best
 
-    def _extended(self, slots: np.ndarray, choices: Choices, totals: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Return sequences [K, M] extended by the choices with these indices [K, M] in totals [K, B * N]."""
+    def _extended(
+        self, slots: np.ndarray, choices: Choices, chosen: np.ndarray, scores: np.ndarray | float
+    ) -> np.ndarray:
+        """Return sequences [K, M] extended by the choices with these indices [K, M] among B * N, and their scores."""
         rows, (beams, columns) = np.arange(len(slots))[:, None], np.divmod(chosen, choices.tokens.shape[2])
         extended = self._sequences[slots[:, None], beams]
         ids, end = extended["ids"], self._length[slots, None]
         ids[rows, np.arange(beams.shape[1]), end] = choices.tokens[rows, beams, columns]
         extended["logprob"] += choices.logprobs[rows, beams, columns]
-        extended["score"] = totals[rows, chosen]
+        extended["score"] = scores
         extended["count"] += 1
         extended["beam"] = beams
         return extended
@@ -161,7 +163,7 @@ class Search:
         captions, numbers = self._captions[slots], self._numbers[slots, :, length - len(self._start)]
         ended, forced = captions["score"] > -np.inf, (length + 1 == options.max_length) & options.force_eot
         top = self._choices(slots, scores)
-        mass = filters.log_mass(scores, length, options, eot) if options.method == "top-p" else None
+        mass = filters.vocabulary_log_mass(scores, length, options, eot) if options.method == "top-p" else None
         columns, decided = filters.draw(top, numbers, options, mass)
         extended = self._sampled(slots, top, columns)
         for index in np.flatnonzero(forced | ~(decided | ended).all(axis=1)).tolist():
@@ -178,7 +180,7 @@ class Search:
     def _sampled(self, slots: np.ndarray, choices: Choices, columns: np.ndarray) -> np.ndarray:
         """Return sequences [K, B], each extended by the choice in its column [K, B]."""
         chosen = np.arange(self._options.rows) * choices.tokens.shape[2] + columns
-        return self._extended(slots, choices, np.zeros((len(slots), choices.scores[0].size)), chosen)
+        return self._extended(slots, choices, chosen, 0.0)
 
     def _choices(self, slots: np.ndarray, scores: Scores, index: int | None = None) -> Choices:
         """Return filtered choices [K, B, N] among the top tokens, or for one of the slots [1, B, V] among all."""
@@ -186,10 +188,8 @@ class Search:
             order = np.argsort(scores.ids, axis=1)
             tokens, logits = (np.take_along_axis(part, order, axis=1) for part in (scores.ids, scores.logits))
         else:
-            slots, scores = (
-                slots[[index]],
-                scores.rows(slice(index * self._options.rows, (index + 1) * self._options.rows)),
-            )
+            rows = slice(index * self._options.rows, (index + 1) * self._options.rows)
+            slots, scores = slots[[index]], scores.rows(rows)
             logits = scores.lookup(slice(None), slice(None))
             tokens = np.broadcast_to(np.arange(logits.shape[1], dtype=np.int32), logits.shape)
         logprobs = scores.logprobs_of(logits)
@@ -197,5 +197,5 @@ class Search:
         bound = raw.min(axis=1) if tokens.shape[1] < self._config.vocab_size else np.full(len(raw), -np.inf, np.float32)
         tokens, raw, logprobs = (part.reshape(len(slots), self._options.rows, -1) for part in (tokens, raw, logprobs))
         choices = Choices(tokens, raw, logprobs, bound.reshape(len(slots), -1))
-        past = self._sequences[slots]["ids"]
-        return filters.apply(past, self._length[slots], choices, self._options, self._config.eot_id)
+        ids = self._sequences["ids"][slots]
+        return filters.apply(ids, self._length[slots], choices, self._options, self._config.eot_id)

@@ -31,7 +31,8 @@ def apply(ids: np.ndarray, length: np.ndarray, choices: Choices, options: Search
         ids: [K, B, T], of which the first `length` [K] are the ids so far.
     """
     tokens, scores, bound = choices.tokens, choices.scores, choices.bound
-    past = np.where(np.arange(ids.shape[2]) < length[:, None, None], ids, -1)
+    if options.repetition_penalty != 1 or options.no_repeat_ngram or options.ban:
+        past = np.where(np.arange(ids.shape[2]) < length[:, None, None], ids, -1)
     if options.repetition_penalty != 1:
         scores = penalize_repetition(past, tokens, scores, options.repetition_penalty)
         if options.repetition_penalty < 1:
@@ -121,7 +122,7 @@ def keep_top_p(scores: np.ndarray, p: float, log_mass: np.ndarray | None = None)
     best = scores.max(axis=1, keepdims=True).astype(np.float64)
     weights = np.exp(scores - best)
     weights /= weights.sum(axis=1, keepdims=True) if log_mass is None else np.exp(log_mass[:, None] - best)
-    for count in (min(NUCLEUS, scores.shape[1]), scores.shape[1]):
+    for count in sorted({min(NUCLEUS, scores.shape[1]), scores.shape[1]}):
         order = top_k(weights, count)
         falling = np.take_along_axis(weights, order, axis=1)
         before = np.cumsum(falling, axis=1) - falling
@@ -135,8 +136,8 @@ def keep_top_p(scores: np.ndarray, p: float, log_mass: np.ndarray | None = None)
     return np.where(kept, scores, -np.inf), enough
 
 
-def log_mass(scores: Scores, length: np.ndarray, options: SearchOptions, eot_id: int) -> np.ndarray:
-    """Return [K, B] for `draw` from the top tokens of sequences of `length` [K]; inf where it cannot be told."""
+def vocabulary_log_mass(scores: Scores, length: np.ndarray, options: SearchOptions, eot_id: int) -> np.ndarray:
+    """Return [K, B] for `draw` from the top tokens of sequences of `length` [K]; inf where it is not known exactly."""
     shape = len(length), options.rows
     if options.repetition_penalty != 1 or options.no_repeat_ngram or options.ban:
         return np.full(shape, np.inf)
