@@ -108,7 +108,7 @@ def toml(value: Any) -> str:
 
 
 @dataclass
-class Entry:
+class ConfigValue:
     """A value of config.toml that may be for several commands."""
 
     key: str  # as errors name it
@@ -133,14 +133,14 @@ def _read_file() -> dict[str, Any]:
     try:
         file = config_file()
         file.stat()
-    except (UsageError, FileNotFoundError):  # a user without a home folder has no such file, like most people
+    except (UsageError, FileNotFoundError):  # most users have no config file, and some no home folder
         return {}
     except OSError:  # explained below
         pass
     return read_toml(file)
 
 
-def _defaults(context: typer.Context, table: dict[str, Any], inherited: dict[str, Entry]) -> dict[str, Any]:
+def _defaults(context: typer.Context, table: dict[str, Any], inherited: dict[str, ConfigValue]) -> dict[str, Any]:
     """Return the defaults of a command and of those below it.
 
     Args:
@@ -149,10 +149,10 @@ def _defaults(context: typer.Context, table: dict[str, Any], inherited: dict[str
     """
     children = subcommands(context)
     tables: dict[str, dict[str, Any]] = {}
-    own: dict[str, Entry] = {}
+    own: dict[str, ConfigValue] = {}
     for key, value in table.items():
         name = key.replace("_", "-")
-        entry = Entry(".".join([*context.command_path.split()[1:], key]), value)
+        entry = ConfigValue(".".join([*context.command_path.split()[1:], key]), value)
         if isinstance(value, dict):
             _check_known(name, children, f"{entry.key}: no such command", context)
             tables[name] = value
@@ -187,7 +187,7 @@ def _check_known(name: str, known: Iterable[str], problem: str, context: typer.C
         raise UsageError(f"{config_file()}: {problem}", f"close: {', '.join(close)}" if close else _help(context))
 
 
-def _converted(option: TyperOption, entry: Entry, context: typer.Context) -> Any:
+def _converted(option: TyperOption, entry: ConfigValue, context: typer.Context) -> Any:
     """Return the value of an entry as if it were typed, and make the help page show it."""
     try:
         value = convert(option, _as_typed(option, entry.value), context)

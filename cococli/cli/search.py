@@ -1,6 +1,5 @@
 """`coca search`: moments that match a query, and near-identical videos."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +62,7 @@ def search(
 
 
 def _show_json(found: "Sequence[Found]", reporter: Reporter) -> int:
-    console.result(json.dumps([one.fields() for one in found]))
+    console.json_result([one.fields() for one in found])
     return 0
 
 
@@ -124,7 +123,7 @@ def _show_duplicates(request: SearchRequest, as_json: bool, reporter: Reporter) 
     videos, groups = find_duplicates(request, reporter)
     if as_json:
         facts = [{"score": round(group.score, 4), "videos": [videos[i] for i in group.members]} for group in groups]
-        console.result(json.dumps(facts))
+        console.json_result(facts)
     elif groups:
         numbered = enumerate(groups, start=1)
         rows = [(str(number), f"{group.score:.3f}", videos[i]) for number, group in numbered for i in group.members]

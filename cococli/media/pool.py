@@ -122,9 +122,10 @@ def read_videos(
                 return
             for event in window[0].all_events(busy):
                 if isinstance(event, VideoRead):
-                    for note in set(event.notes) - noted:
-                        reporter.note(note)
-                    noted.update(event.notes)
+                    for note in event.notes:
+                        if note not in noted:
+                            noted.add(note)
+                            reporter.note(note)
                 yield event
             window.popleft()
     finally:

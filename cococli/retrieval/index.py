@@ -47,7 +47,7 @@ _ROW = re.compile(rb'\{"row": (\d{1,18}), "(video|text)": ')
 
 @dataclass(frozen=True)
 class About:
-    """How the vectors of an index were made. Queries must be embedded alike."""
+    """How the vectors of an index were made. Queries must be embedded in the same way."""
 
     model: str
     identity: str  # changes with the weights
