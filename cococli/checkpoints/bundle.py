@@ -20,7 +20,7 @@ from ..files import check_regular, check_space, format_size, hash_file, os_reaso
 from ..overwrite import check_paths, refuse_foreign, write_output
 from ..reporting import SILENT, Progress, Reporter
 from . import architecture, cache, ckpt
-from .locks import is_name, locked
+from .cache import is_name, locked
 from .manifest import CONFIG, MANIFEST, WEIGHTS, FileFacts, Manifest
 
 _MEMBERS = (MANIFEST, CONFIG, WEIGHTS)

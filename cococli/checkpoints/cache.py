@@ -1,31 +1,35 @@
 """Cache of models: `COCA_HOME/models/NAME/` with weights, config and manifest, each model complete or absent.
 
 A model is assembled in a hidden folder, which then takes its place in one step. Leftovers of killed processes stay
-hidden, and are removed once the lock of their name is free.
+hidden, and are removed once the lock of their name is free: one process at a time adds or removes a model.
 """
 
 import difflib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import settings
 from ..catalog import MODELS
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..files import delete, hide_folder, os_reason, publish_folder, remove_abandoned, unwinding_on_sigterm
 from ..reporting import SILENT, Reporter
 from . import manifest as manifests
-from .locks import check_name, free, is_name, locked, writing
 from .manifest import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _CHECK_HOME = "check its permissions, or set COCA_HOME to another folder"
 _USED = "used"  # an empty file in a model's folder, touched at each use
+_MAX_LENGTH = 150  # characters of a name; a tar header has room for 155
+_NAME = re.compile(rf"[A-Za-z0-9_@+][A-Za-z0-9_@+.-]{{0,{_MAX_LENGTH - 1}}}")
 _HIDDEN, _OLD = ".coca-", "~"  # .coca-NAME is being assembled, .coca-NAME~ is being removed
 
 
@@ -92,6 +96,20 @@ class Removed:
 def slug(name: str) -> str:
     """Return the name in the cache of a model on the hub: `org--repo@revision--file` for `org/repo@revision:file`."""
     return re.sub("[/:]", "--", name)
+
+
+def is_name(name: str) -> bool:
+    """Return whether a model in the cache may have this name."""
+    return bool(_NAME.fullmatch(name)) and not (name in MODELS and MODELS[name].bundled)
+
+
+def check_name(name: str) -> None:
+    """Raise a UsageError for a name that no model in the cache may have."""
+    if name in MODELS and MODELS[name].bundled:
+        raise UsageError(f"the model {name} comes with the program and is not in the cache")
+    if not is_name(name):
+        allowed = f"use at most {_MAX_LENGTH} letters, digits and ._-@+; a dot or dash cannot come first"
+        raise UsageError(f"{name!r} is not a valid model name", allowed)
 
 
 def names() -> list[str]:
@@ -267,6 +285,82 @@ def prune() -> list[Removed]:
     with _reading(home):
         folders = [home, *(path for path in home.rglob("*") if path.is_dir())]
     return removed + [Removed(*file) for folder in folders for file in remove_abandoned(folder).items()]
+
+
+# Locks, which the system frees when a process ends
+
+
+@contextmanager
+def locked(name: str, reporter: Reporter = SILENT) -> Iterator[None]:
+    """Hold the lock of a model, which need not exist, while other processes wait. Its holder may take it again.
+
+    Raises:
+        UsageError: The name is not valid.
+        ModelError: The cache cannot be written.
+    """
+    check_name(name)
+    with writing():
+        lock = _lock(name)
+        acquire(lock, lambda: reporter.note(f"waiting for another process that adds or removes {name}"))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def acquire(lock: "BaseFileLock", waiting: Callable[[], object]) -> None:
+    """Take a lock; `waiting` is called once if another process holds it."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
+
+
+@contextmanager
+def free(name: str) -> Iterator[bool]:
+    """Hold the lock of a model if it is free, also in this process. Yield whether it was."""
+    from filelock import Timeout
+
+    lock = _lock(name)
+    taken = False
+    if not lock.is_locked:
+        with suppress(Timeout):
+            lock.acquire(blocking=False)
+            taken = True
+    try:
+        yield taken
+    finally:
+        if taken:
+            lock.release()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Report that the cache cannot be written. The block must not read what may be unreadable.
+
+    Raises:
+        ModelError: An OSError came out of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = "set COCA_HOME to another folder"
+        raise ModelError(f"cannot write to {settings.home()}: {os_reason(error)}", hint) from None
+
+
+def _lock(name: str) -> "BaseFileLock":
+    """Return the lock of a name. Its file is kept, as removing it would not be safe."""
+    from filelock import FileLock
+
+    folder = settings.home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock", is_singleton=True)  # one per thread, which may take it again
+
+
+# Helpers
 
 
 def modified(file: Path) -> datetime | None:

@@ -24,7 +24,7 @@ from ..overwrite import check_paths, refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
 from . import architecture, ckpt
 from .architecture import Shape
-from .requests import ConvertRequest
+from .fetch_options import ConvertRequest
 from .source import SUFFIXES, find_checkpoint, is_ckpt
 from .store import RUN, find_model
 from .tensors import OpenModel, Parameter, open_model, tensors_of

@@ -16,10 +16,10 @@ from ..errors import ModelError, UsageError
 from ..files import check_regular, check_space, hash_file, os_reason
 from ..reporting import SILENT, Reporter
 from . import architecture, cache, hub
+from .cache import check_name, locked
 from .convert import OPEN_CLIP_CONFIG, Dtype, to_mindspore
-from .locks import check_name, locked
+from .fetch_options import FetchRequest
 from .manifest import CONFIG, WEIGHTS, Manifest, Origin, record
-from .requests import FetchRequest
 from .source import HUB_NAMES, INDEX, INDEX_NAMES, find_checkpoint, read_index
 
 _LOCAL = "local-dir:"  # open_clip's prefix of folders

@@ -32,8 +32,7 @@ from ..files import (
 from ..reporting import SILENT, Reporter
 from . import cache
 from .architecture import find_config, load_config, parameters
-from .cache import Removed, StoredModel, is_folder, list_folder, modified
-from .locks import free, is_name, writing
+from .cache import Removed, StoredModel, free, is_folder, is_name, list_folder, modified, writing
 from .manifest import CONFIG, WEIGHTS
 
 RUN = "run:"  # run:NAME is the best model of a training run, run:NAME@STEP that of a step

@@ -1,7 +1,7 @@
 """`coca convert`: open_clip's weights to MindSpore's, and back."""
 
 from .. import console
-from ..checkpoints.requests import ConvertRequest
+from ..checkpoints.fetch_options import ConvertRequest
 from ..files import format_size
 from .command import command
 

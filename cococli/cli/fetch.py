@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from .. import console
-from ..checkpoints.requests import FetchRequest
+from ..checkpoints.fetch_options import FetchRequest
 from ..files import format_size
 from ..options import JsonOutput
 from .command import command

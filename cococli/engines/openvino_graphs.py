@@ -21,9 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..catalog import CocaConfig
-from ..checkpoints import locks
 from ..checkpoints.architecture import parameters
-from ..checkpoints.cache import list_folder
+from ..checkpoints.cache import acquire, list_folder, writing
 from ..files import digest, publish_folder, unwinding_on_sigterm
 from ..reporting import Progress
 
@@ -199,12 +198,12 @@ def _make_once(folder: Path, make: Callable[[Path], None], progress: Progress) -
     """Return a folder that exists completely or not at all; one process makes it while others wait."""
     if folder.is_dir():
         return folder
-    with unwinding_on_sigterm(), locks.writing():
+    with unwinding_on_sigterm(), writing():
         from filelock import FileLock
 
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock, part = FileLock(folder.with_name(_LOCK)), folder.with_name(f".coca-{secrets.token_hex(8)}.part")
-        locks.acquire(lock, lambda: progress.describe("waiting for another process that compiles the same model"))
+        acquire(lock, lambda: progress.describe("waiting for another process that compiles the same model"))
         try:
             if not folder.is_dir():
                 _remove_outdated(folder.parent, folder)

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import settings
 from ..catalog import CLIP, CocaConfig, Preprocess
-from ..checkpoints.locks import acquire
+from ..checkpoints.cache import acquire
 from ..errors import CocaError, UsageError
 from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason, sync
 from ..media.clips import ReadRequest, Sampling, Segments

@@ -30,8 +30,7 @@ from .. import __version__
 from ..catalog import CocaConfig
 from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
-from ..checkpoints.cache import list_folder
-from ..checkpoints.locks import free, writing
+from ..checkpoints.cache import free, list_folder, writing
 from ..checkpoints.manifest import CONFIG, WEIGHTS
 from ..checkpoints.store import RUN, run_folder, run_steps
 from ..errors import CocaError, ModelError, UsageError

@@ -20,7 +20,7 @@ from cococli.catalog import CLIP, MODELS
 from cococli.checkpoints import cache, ckpt, fetch, hub, store
 from cococli.checkpoints.convert import to_mindspore
 from cococli.checkpoints.fetch import ModelSource, find_source
-from cococli.checkpoints.requests import FetchRequest
+from cococli.checkpoints.fetch_options import FetchRequest
 from cococli.errors import CocaError, ModelError, UsageError
 
 TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"

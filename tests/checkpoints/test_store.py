@@ -15,9 +15,8 @@ from checkpoints.stored_models import CONFIG, HUB, add, add_run
 
 from cococli.catalog import MODELS
 from cococli.checkpoints import architecture, ckpt, manifest, store
-from cococli.checkpoints.cache import Removed
+from cococli.checkpoints.cache import Removed, free
 from cococli.checkpoints.convert import to_mindspore
-from cococli.checkpoints.locks import free
 from cococli.checkpoints.store import find_run, find_stored, remove_stored, stored_models
 from cococli.errors import ModelError, UsageError
 from cococli.files import hash_file

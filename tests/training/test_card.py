@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli import __version__
-from cococli.checkpoints.locks import is_name
+from cococli.checkpoints.cache import is_name
 from cococli.training.card import model_card, write_card
 from cococli.training.folder import RunFolder
 

@@ -1,4 +1,4 @@
-"""Requests of `coca fetch` and `coca convert`."""
+"""Options of `coca fetch` and `coca convert`."""
 
 from dataclasses import dataclass
 from pathlib import Path
