@@ -1,6 +1,7 @@
 """Imports point down only, and heavy packages load where they are used."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator, Set
@@ -88,6 +89,15 @@ def may_import(importer: str, imported: str) -> bool:
 def test_imports_point_down_only(module: Path) -> None:
     inside = {name.split(".")[1] for name in imports(module) if name.startswith("cococli.")}
     assert [name for name in sorted(inside) if not may_import(room(module), name)] == []
+
+
+def test_imports_form_no_circle() -> None:
+    modules = {".".join(module.relative_to(PACKAGE.parent).with_suffix("").parts): module for module in MODULES}
+    graph = graphlib.TopologicalSorter[str]()
+    for name, module in modules.items():
+        imported = {module for found in imports(module) for module in (found, found.rpartition(".")[0])}
+        graph.add(name, *imported & modules.keys() - {name})
+    graph.prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

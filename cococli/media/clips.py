@@ -11,8 +11,9 @@ import numpy as np
 from ..catalog import CLIP, Preprocess
 from ..errors import UsageError
 from ..reporting import SILENT, Reporter
+from .frames import Reader, report_progress
 from .preprocess import crop, normalize, random_crop
-from .readers import Reader, open_reader, report_progress
+from .readers import open_reader
 
 Frames = Literal["middle", "multi"]
 Span = tuple[float, float]  # start and end in seconds, on the clock of the file

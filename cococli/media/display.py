@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import VideoError
-from .readers import reason
+from .frames import reason
 
 _LARGEST = 1080  # pixels of the short side: no model looks closer, and a frame of 8K is 100 MB of RGB
 _UNKNOWN, _BT709 = 2, 1  # color matrices, as FFmpeg numbers them

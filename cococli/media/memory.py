@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError, VideoError
 from ..files import temporary_folder
-from .readers import Frame, Reader, reason
+from .frames import Frame, Reader, reason
 
 ACCEPTED = (
     "a path, the bytes of a file or a file object, a PIL image, or a numpy array or torch tensor of one picture "
@@ -20,7 +20,7 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """ArrayReader [F, H, W, 3] uint8, one a second; a single one is a still picture. Implements `readers.Reader`."""
+    """ArrayReader [F, H, W, 3] uint8, one a second; a single one is a still picture. Implements `frames.Reader`."""
 
     pixels: np.ndarray
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import VideoError
-from .readers import MAX_FRAME_PIXELS, Frame, reason, report_progress
+from .frames import MAX_FRAME_PIXELS, Frame, reason, report_progress
 
 # Formats that Pillow may take a file for. Others start programs (EPS starts Ghostscript) or are rarely used.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .frames import Reader, report_progress
 from .pages import HEIGHT as PAGE_HEIGHT
 from .pages import TICK as PAGE_TICK
 from .pages import WIDTH as PAGE_WIDTH
 from .pages import page_changes, scrolled
-from .readers import Reader, report_progress
 from .videos import Video
 
 SHORTEST = 1.0  # seconds of a scene

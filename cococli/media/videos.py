@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import VideoError, is_transient
 from ..reporting import SILENT, Reporter
 from .display import displayed, is_ordinary
-from .readers import MAX_FRAME_PIXELS, Frame, open_file, reason, report_progress
+from .frames import MAX_FRAME_PIXELS, Frame, open_file, reason, report_progress
 
 # Their index leads to a keyframe by its presentation time. Others seek by decoding time, and not always exactly.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}

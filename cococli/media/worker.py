@@ -20,8 +20,8 @@ from ..errors import CocaError, is_transient
 from ..reporting import Reporter
 from ..settings import debugging
 from .clips import ReadRequest, read_clips
+from .frames import PROGRESS_BYTES, listen_to_progress
 from .pool import ClipRead, Event, VideoFailed, VideoRead
-from .readers import PROGRESS_BYTES, listen_to_progress
 
 MEMORY_LIMIT = 1_900_000_000  # bytes: several times what 8K takes; a malicious file must not fill the machine
 

@@ -21,7 +21,7 @@ from ..errors import CocaError, UsageError
 from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason, sync
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..media.compute import FunctionComputer, compute_videos
-from ..media.readers import reason
+from ..media.frames import reason
 from ..reporting import SILENT, Reporter
 from ..retrieval.vectors import VectorFile, create, map_vectors
 from .feeding import StepBatch, report_unreadable

@@ -25,8 +25,8 @@ from cococli.media.clips import (
     sample_indices,
     segment_spans,
 )
+from cococli.media.frames import PROGRESS_BYTES, Frame, listen_to_progress
 from cococli.media.preprocess import random_crop
-from cococli.media.readers import PROGRESS_BYTES, Frame, listen_to_progress
 from cococli.media.videos import Video
 
 

@@ -10,7 +10,8 @@ from media.video_fixtures import RATE, make_video
 from PIL import Image, ImageDraw, ImageFont
 
 from cococli.media.clips import Segments, segment_spans
-from cococli.media.readers import Frame, open_reader
+from cococli.media.frames import Frame
+from cococli.media.readers import open_reader
 from cococli.media.scenes import find_scenes, scene_spans
 
 HEIGHT, WIDTH = 72, 128
