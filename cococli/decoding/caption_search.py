@@ -1,7 +1,8 @@
 """Search for captions token by token, of many clips at once: beam search, greedy search and sampling.
 
 Arrays are [K, B, ...]: B sequences of each of K clips. Each clip has a slot; clips in different slots may be at
-different lengths.
+different lengths. A step looks at the most likely tokens of each sequence (`top`), which the engine returns, and at the
+whole vocabulary only for those clips for which other tokens could matter.
 """
 
 from collections.abc import Sequence
@@ -41,9 +42,9 @@ class Search:
         self._captions = np.zeros((slots, options.rows), sequence)  # ended: of beams the best first
         self._length = np.zeros(slots, np.int64)  # of the sequences
         self._read = np.zeros(slots, np.int64)  # ids of each sequence that the engine has read
-        self._numbers = np.zeros((slots, options.rows, options.max_length))  # random: one for each token
+        self._random = np.zeros((slots, options.rows, options.max_length))  # a number for each token
         lengths = range(1, options.max_length + 1)
-        self._norms = np.array([np.nan, *(length**options.length_penalty for length in lengths)])
+        self._norms = np.array([np.nan, *(length**options.length_penalty for length in lengths)])  # by length
 
     def start(self, slot: int, seed: int) -> None:
         """Start to search captions of a clip.
@@ -58,7 +59,7 @@ class Search:
         self._captions[slot]["score"] = -np.inf
         self._length[slot], self._read[slot] = len(self._start), 0
         if self._options.method in ("top-k", "top-p"):
-            for index, numbers in enumerate(self._numbers[slot]):
+            for index, numbers in enumerate(self._random[slot]):
                 numbers[:] = np.random.default_rng((self._options.seed, seed, index)).random(len(numbers))
 
     def inputs(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +93,7 @@ class Search:
     def resized(self, kept: np.ndarray, slots: int) -> "Search":
         """Return a search with another number of slots, of which the first are the slots `kept` [K] of this one."""
         other = Search(self._config, self._options, self._prompt, slots)
-        for name in ("_sequences", "_captions", "_length", "_read", "_numbers"):
+        for name in ("_sequences", "_captions", "_length", "_read", "_random"):
             getattr(other, name)[: len(kept)] = getattr(self, name)[kept]
         return other
 
@@ -109,30 +110,31 @@ class Search:
         full = length[:, None] == self._options.max_length
         norm = self._norms[length if legacy else length - len(self._start)][:, None]
         ended = best["ids"][np.arange(len(slots)), :, length - 1] == self._config.eot_id
-        going = np.take_along_axis(best, np.argsort(ended, axis=1, kind="stable")[:, :beams], axis=1)
+        running = np.take_along_axis(best, np.argsort(ended, axis=1, kind="stable")[:, :beams], axis=1)
         self._collect(slots, best[:, :beams], ended[:, :beams] | (full & (not legacy)), norm)
-        hope = (best if legacy else going)["score"][:, :1] / norm
-        over = hope <= self._captions["score"][slots, -1:]
+        attainable = (best if legacy else running)["score"][:, :1] / norm
+        over = attainable <= self._captions["score"][slots, -1:]
         if legacy:
-            self._collect(slots, going, np.broadcast_to(full & ~over, going.shape), norm)
-        self._sequences[slots] = going
+            self._collect(slots, running, np.broadcast_to(full & ~over, running.shape), norm)
+        self._sequences[slots] = running
         return over[:, 0]
 
     def _best_continuations(self, slots: np.ndarray, scores: Scores) -> np.ndarray:
         """Return the 2 * B best continuations [K, 2 * B]: enough to go on if the best one of every beam is EOT."""
-        past, count = self._sequences["score"][slots].astype(np.float32), 2 * self._options.rows
-        top = self._choices(slots, scores)
-        totals = (top.scores + past[..., None]).reshape(len(slots), -1)
-        chosen = np.argsort(-totals, axis=1, kind="stable")[:, :count]
-        best = self._extended(slots, top, chosen, np.take_along_axis(totals, chosen, axis=1))
-        undecided = past + top.bound >= best["score"][:, -1:]
+        past, top = self._sequences["score"][slots], self._top_choices(slots, scores)
+        best = self._best(slots, top)
+        undecided = past.astype(np.float32) + top.bound >= best["score"][:, -1:]
         undecided |= (top.scores.max(axis=2) == -np.inf) & np.isfinite(past)
         for index in np.flatnonzero(undecided.any(axis=1)).tolist():
-            every = self._choices(slots, scores, index)
-            totals = (every.scores + past[index, :, None]).reshape(1, -1)
-            chosen = top_k(totals, count)
-            best[index] = self._extended(slots[[index]], every, chosen, np.take_along_axis(totals, chosen, axis=1))[0]
+            best[index] = self._best(slots[[index]], self._all_choices(slots, scores, index))[0]
         return best
+
+    def _best(self, slots: np.ndarray, choices: Choices) -> np.ndarray:
+        """Return the 2 * B best sequences [K, 2 * B] that choices [K, B, N] lead to."""
+        totals = choices.scores + self._sequences["score"][slots].astype(np.float32)[..., None]
+        totals = totals.reshape(len(slots), -1)
+        chosen = top_k(totals, 2 * self._options.rows)
+        return self._extended(slots, choices, chosen, np.take_along_axis(totals, chosen, axis=1))
 
     def _extended(
         self, slots: np.ndarray, choices: Choices, chosen: np.ndarray, scores: np.ndarray | float
@@ -160,14 +162,14 @@ class Search:
     def _extend_samples(self, slots: np.ndarray, scores: Scores) -> np.ndarray:
         """Extend each sequence by its best or by a random token; return [K]: all have ended."""
         options, eot, length = self._options, self._config.eot_id, self._length[slots]
-        captions, numbers = self._captions[slots], self._numbers[slots, :, length - len(self._start)]
+        captions, numbers = self._captions[slots], self._random[slots, :, length - len(self._start)]
         ended, forced = captions["score"] > -np.inf, (length + 1 == options.max_length) & options.force_eot
-        top = self._choices(slots, scores)
+        top = self._top_choices(slots, scores)
         mass = filters.vocabulary_log_mass(scores, length, options, eot) if options.method == "top-p" else None
         columns, decided = filters.draw(top, numbers, options, mass)
         extended = self._sampled(slots, top, columns)
         for index in np.flatnonzero(forced | ~(decided | ended).all(axis=1)).tolist():
-            every = self._choices(slots, scores, index)
+            every = self._all_choices(slots, scores, index)
             columns = filters.draw(every, numbers[[index]], options)[0]
             extended[index] = self._sampled(slots[[index]], every, np.where(forced[index], eot, columns))[0]
         at_end = (*np.ogrid[: len(slots), : options.rows], length[:, None])
@@ -182,20 +184,15 @@ class Search:
         chosen = np.arange(self._options.rows) * choices.tokens.shape[2] + columns
         return self._extended(slots, choices, chosen, 0.0)
 
-    def _choices(self, slots: np.ndarray, scores: Scores, index: int | None = None) -> Choices:
-        """Return filtered choices [K, B, N] among the top tokens, or for one of the slots [1, B, V] among all."""
-        if index is None:
-            order = np.argsort(scores.ids, axis=1)
-            tokens, logits = (np.take_along_axis(part, order, axis=1) for part in (scores.ids, scores.logits))
-        else:
-            rows = slice(index * self._options.rows, (index + 1) * self._options.rows)
-            slots, scores = slots[[index]], scores.rows(rows)
-            logits = scores.lookup(slice(None), slice(None))
-            tokens = np.broadcast_to(np.arange(logits.shape[1], dtype=np.int32), logits.shape)
-        logprobs = scores.logprobs_of(logits)
-        raw = logits if self._options.ranks_by_logits else logprobs
-        bound = raw.min(axis=1) if tokens.shape[1] < self._config.vocab_size else np.full(len(raw), -np.inf, np.float32)
-        tokens, raw, logprobs = (part.reshape(len(slots), self._options.rows, -1) for part in (tokens, raw, logprobs))
-        choices = Choices(tokens, raw, logprobs, bound.reshape(len(slots), -1))
+    def _top_choices(self, slots: np.ndarray, scores: Scores) -> Choices:
+        """Return the filtered choices [K, B, N] among the top tokens."""
+        return self._filtered(slots, filters.top_choices(scores, self._options, self._config.vocab_size))
+
+    def _all_choices(self, slots: np.ndarray, scores: Scores, index: int) -> Choices:
+        """Return the filtered choices [1, B, V] of one of the slots among the whole vocabulary."""
+        rows = slice(index * self._options.rows, (index + 1) * self._options.rows)
+        return self._filtered(slots[[index]], filters.all_choices(scores.rows(rows), self._options))
+
+    def _filtered(self, slots: np.ndarray, choices: Choices) -> Choices:
         ids = self._sequences["ids"][slots]
         return filters.apply(ids, self._length[slots], choices, self._options, self._config.eot_id)

@@ -22,6 +22,28 @@ class Choices(NamedTuple):
     bound: np.ndarray  # [K, B]: no other token has a higher score
 
 
+def top_choices(scores: Scores, options: SearchOptions, vocab_size: int) -> Choices:
+    """Return the choices of K * B sequences among their most likely tokens, before any filter."""
+    order = np.argsort(scores.ids, axis=1)
+    tokens, logits = (np.take_along_axis(part, order, axis=1) for part in (scores.ids, scores.logits))
+    return _choices(tokens, logits, scores, options, complete=tokens.shape[1] == vocab_size)
+
+
+def all_choices(scores: Scores, options: SearchOptions) -> Choices:
+    """Return the choices of K * B sequences among the whole vocabulary, before any filter."""
+    logits = scores.lookup(slice(None), slice(None))
+    tokens = np.broadcast_to(np.arange(logits.shape[1], dtype=np.int32), logits.shape)
+    return _choices(tokens, logits, scores, options, complete=True)
+
+
+def _choices(tokens: np.ndarray, logits: np.ndarray, scores: Scores, options: SearchOptions, complete: bool) -> Choices:
+    logprobs = scores.logprobs_of(logits)
+    ranked = logits if options.ranks_by_logits else logprobs
+    bound = np.full(len(ranked), -np.inf, np.float32) if complete else ranked.min(axis=1)
+    shape = (len(ranked) // options.rows, options.rows, -1)
+    return Choices(tokens.reshape(shape), ranked.reshape(shape), logprobs.reshape(shape), bound.reshape(shape[:2]))
+
+
 def apply(ids: np.ndarray, length: np.ndarray, choices: Choices, options: SearchOptions, eot_id: int) -> Choices:
     """Apply the filters of all methods, in Hugging Face's order.
 

@@ -25,17 +25,16 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     Returns:
         [B, k] int64 indices, highest score first; of equal scores the lower index first.
     """
-    return np.stack([_top_k_of_row(row, k) for row in scores])
-
-
-def _top_k_of_row(row: np.ndarray, k: int) -> np.ndarray:
-    """Return `top_k` of one row [N], after discarding what is below the k-th highest of some of its scores."""
-    width = len(row) // _BLOCKS
+    width = scores.shape[1] // _BLOCKS
     if width < k:
-        candidates = np.arange(len(row))
-    else:
-        peaks = row[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0)
-        candidates = np.flatnonzero(row >= np.partition(peaks, -k)[-k])
+        return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.stack([_top_k_of_row(row, k, width) for row in scores])
+
+
+def _top_k_of_row(row: np.ndarray, k: int, width: int) -> np.ndarray:
+    """Return `top_k` of one row [N], after discarding what is below the k-th highest of some of its scores."""
+    peaks = row[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0)
+    candidates = np.flatnonzero(row >= np.partition(peaks, -k)[-k])
     return candidates[np.argsort(-row[candidates], kind="stable")[:k]]
 
 
