@@ -303,7 +303,7 @@ class Coca:
             yield from (values[index] for index in clips)
 
     def _pixels(self, source: Any) -> np.ndarray:
-        """Read a source: [F, 3, S, S] float32."""
+        """Read a source: [F, S, S, 3] uint8."""
         captioner = self.captioner
         preprocess = captioner.engine.config.preprocess
         if not isinstance(source, str | PathLike):

@@ -17,6 +17,7 @@ from scipy.special import erf, softmax
 
 from cococli.catalog import CocaConfig
 from cococli.engines.base import ClipFeatures, Scores, top_k_scores
+from cococli.model.arrays import normalize
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -62,6 +63,7 @@ class NumpyEngine:
     # The engine interface.
 
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
+        pixels = normalize(pixels, self.config.preprocess)
         clips, frames = pixels.shape[:2]
         patches = self.vision_tokens(pixels.reshape(-1, *pixels.shape[2:]))  # [B*F, N, W]
         if pool == "joint":

@@ -72,7 +72,7 @@ class Captioner:
         """Caption clips with one pass of the vision tower, and one of the text tower for all candidates.
 
         Args:
-            pixels: [B, F, 3, S, S] float32, normalized frames.
+            pixels: [B, F, S, S, 3] uint8, or normalized, [B, F, 3, S, S] float32.
             seeds: A number for each clip that does not depend on the batches: with the seed of the search options it
                 seeds sampling.
 
@@ -108,7 +108,7 @@ class Captioner:
         return Caption(first.text, first.logprob, first.similarity, embedding, tuple(candidates))
 
     def embed_batch(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed normalized frames: [B, F, 3, S, S] float32 -> [B, D] float32, L2-normalized."""
+        """Embed clips, see `caption_batch`: [B, D] float32, L2-normalized."""
         return self.engine.encode_clips(pixels, self.pool).embedding
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:

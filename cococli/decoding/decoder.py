@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class _Waiting(NamedTuple, Generic[Key]):
     """A clip that waits for a slot."""
 
     key: Key
-    tokens: np.ndarray  # [N, D]
+    tokens: Any  # [N, D]
     seed: int
 
 
@@ -61,11 +61,11 @@ class Decoder(Generic[Key]):
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def add(self, key: Key, tokens: np.ndarray, seed: int) -> None:
+    def add(self, key: Key, tokens: Any, seed: int) -> None:
         """Queue a clip.
 
         Args:
-            tokens: [N, D] float32, its `ClipFeatures.tokens`.
+            tokens: [N, D], its row of `ClipFeatures.tokens`.
             seed: Seed of the clip's samples, together with options.seed; its index among all clips, for example.
         """
         self._waiting.append(_Waiting(key, tokens, seed))

@@ -15,7 +15,7 @@ class ClipFeatures(NamedTuple):
     """Image features of a batch of clips."""
 
     embedding: np.ndarray  # [B, D] float32, L2-normalized: the joint space of images and texts
-    tokens: np.ndarray  # [B, N, D] float32: input of the decoder's cross-attention
+    tokens: Any  # [B, N, D], an array of the engine on its device: input of the decoder's cross-attention
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Engine(Protocol[State]):
         """Encode clips of F frames each.
 
         Args:
-            pixels: [B, F, 3, S, S] float32, normalized frames.
+            pixels: [B, F, S, S, 3] uint8, frames from `media.preprocess.crop`; or normalized, [B, F, 3, S, S] float32.
             pool: `joint` lets the pooler attend to the tokens of all frames at once
                 (VideoCoCa, arXiv 2212.04979); `mean` averages its outputs for each frame.
         """
@@ -97,8 +97,8 @@ class Engine(Protocol[State]):
             top_k: Number of most likely tokens that each step returns.
         """
 
-    def admit(self, state: State, slot: int, tokens: np.ndarray) -> None:
-        """Place a clip [N, D] in a slot, replacing the one before."""
+    def admit(self, state: State, slot: int, tokens: Any) -> None:
+        """Place a clip, a row of `ClipFeatures.tokens`, in a slot, replacing the one before."""
 
     def step(self, state: State, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         """Feed one token to every sequence of some slots and score the next one.

@@ -10,7 +10,7 @@ from mindspore import Tensor
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..model import mindspore_network as net
-from ..model.arrays import group_by_length, l2_normalize, text_mask
+from ..model.arrays import group_by_length, l2_normalize, normalize, text_mask
 from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
 
@@ -66,6 +66,7 @@ class MindSporeEngine:
         return [self._named(f"{prefix}.{layer}", names) for layer in range(count)]
 
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
+        pixels = normalize(pixels, self.config.preprocess)
         clips, frames = pixels.shape[:2]
         tokens = self._encode_frames(pixels.reshape(clips * frames, *pixels.shape[2:]))
         latents, pooled = pool_frames(tokens, clips, pool, self._pool_each)

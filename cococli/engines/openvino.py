@@ -7,7 +7,7 @@ import numpy as np
 
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
-from ..model.arrays import group_by_length, l2_normalize, split_rows, text_mask
+from ..model.arrays import group_by_length, l2_normalize, normalize, split_rows, text_mask
 from ..reporting import Progress
 from . import openvino_graphs
 from .base import ClipFeatures, Scores, pool_frames, scores_from
@@ -85,6 +85,7 @@ class OpenVinoEngine:
         return list(self._graph(name)(list(inputs)).values())
 
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
+        pixels = normalize(pixels, self.config.preprocess)
         clips, frames = pixels.shape[:2]
         parts = split_rows(pixels.reshape(clips * frames, *pixels.shape[2:]), ROWS_AT_ONCE, self.config.vision.tokens)
         tokens = np.concatenate([self._run("VisionTower", part)[0] for part in parts])

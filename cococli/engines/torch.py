@@ -12,8 +12,8 @@ from torch.nn import functional
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..errors import ModelError, UsageError
-from ..model.arrays import group_by_length, split_rows, text_mask
-from ..model.torch_network import CrossKeysValues, DecodeStep, Pooler, TextTower, VisionTower, pack
+from ..model.arrays import group_by_length, normalize, split_rows, text_mask
+from ..model.torch_network import CrossKeysValues, DecodeStep, Pooler, TextTower, VisionTower, join_projections, pack
 from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
 
@@ -48,6 +48,8 @@ class TorchEngine:
             torch.backends.cudnn.allow_tf32 = False  # convolutions on GPUs round to 10 bits otherwise
         self._rows_at_once = ROWS_ON_CPU if self._device.type == "cpu" else ROWS_ON_GPU
         self._weights = {name: self._weight(name, array) for name, array in weights.items()}
+        if self._device.type != "cpu":
+            self._weights = join_projections(self._weights)
         self._vision, self._pooler = VisionTower(config, self._weights), Pooler(config, self._weights)
         self._text, self._cross = TextTower(config, self._weights), CrossKeysValues(config, self._weights)
         self._step = DecodeStep(config, self._weights)
@@ -62,9 +64,21 @@ class TorchEngine:
         clips, frames = pixels.shape[:2]
         rows = self.config.vision.tokens
         parts = split_rows(pixels.reshape(clips * frames, *pixels.shape[2:]), self._rows_at_once, rows)
-        tokens = torch.cat([self._vision(self._tensor(part)) for part in parts])
+        tokens = torch.cat([self._vision(self._pixels(part)) for part in parts])
         latents, pooled = pool_frames(tokens, clips, pool, self._pooler)
-        return ClipFeatures(l2_normalized_array(latents), as_array(pooled))
+        return ClipFeatures(l2_normalized_array(latents), as_array(pooled) if pooled.device.type == "cpu" else pooled)
+
+    def _pixels(self, frames: np.ndarray) -> Tensor:
+        """Return frames, see `Engine.encode_clips`, as normalized pixels [N, 3, S, S]. To GPUs they travel as uint8."""
+        preprocess = self.config.preprocess
+        if frames.dtype != np.uint8 or self._device.type == "cpu":
+            return self._tensor(normalize(frames, preprocess))
+        # Of tensors, as GPUs multiply by the reciprocal of a number instead of dividing.
+        levels, mean, std = (
+            tensor(np.array(row, np.float32)).to(self._device) for row in (255, preprocess.mean, preprocess.std)
+        )
+        pixels = (tensor(frames).to(self._device).float() / levels - mean) / std
+        return pixels.permute(0, 3, 1, 2).to(self._type).contiguous()
 
     @torch.inference_mode()
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
@@ -84,7 +98,7 @@ class TorchEngine:
         return TorchCache(self.config, slots, beams, max_length, top_k, empty)
 
     @torch.inference_mode()
-    def admit(self, state: "TorchCache", slot: int, tokens: np.ndarray) -> None:
+    def admit(self, state: "TorchCache", slot: int, tokens: np.ndarray | Tensor) -> None:
         state.reset(slot)
         state.image[:, slot] = torch.cat(self._cross(self._tensor(tokens[None])))
 
@@ -119,9 +133,9 @@ class TorchEngine:
         shared = self._type == torch.float32 or self._device.type != "cpu"
         return weight if shared else pack(name, weight)
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
+    def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
         """Return the array in the engine's precision on its device, without a copy where possible."""
-        return tensor(array).to(self._device, self._type)
+        return (array if isinstance(array, Tensor) else tensor(array)).to(self._device, self._type)
 
     def _integers(self, array: np.ndarray) -> Tensor:
         return tensor(array.astype(np.int64)).to(self._device)

@@ -12,7 +12,7 @@ from ..catalog import CLIP, Preprocess
 from ..errors import UsageError
 from ..reporting import SILENT, Reporter
 from .frames import Reader, report_progress
-from .preprocess import crop, normalize, random_crop
+from .preprocess import crop, random_crop
 from .readers import open_reader
 
 Frames = Literal["middle", "multi"]
@@ -114,14 +114,14 @@ def read_clip(
         image_size: S, in pixels.
 
     Returns:
-        The clip, and its pixels [F, 3, S, S] float32, normalized. F is 1 for a still picture.
+        The clip, and its frames [F, S, S, 3] uint8. F is 1 for a still picture.
 
     Raises:
         VideoError: Why it cannot be read, without its path.
     """
     request = ReadRequest(sampling, Segments("none"), image_size, preprocess=preprocess)
-    ((clip, pixels),) = read_clips(source, request)
-    return clip, normalize(pixels, preprocess)
+    (clip,) = read_clips(source, request)
+    return clip
 
 
 def view(frame: np.ndarray, request: ReadRequest) -> np.ndarray:

@@ -14,7 +14,6 @@ import numpy as np
 from ..reporting import SILENT, Reporter
 from .clips import Clip, ReadRequest
 from .pool import ClipRead, Event, NotReady, VideoFailed, read_videos
-from .preprocess import normalize
 
 T = TypeVar("T")
 
@@ -37,7 +36,7 @@ class Computer(Protocol[T]):
 
         Args:
             keys: B keys, by which `step` returns their values.
-            pixels: [B, F, 3, S, S] float32, normalized frames.
+            pixels: [B, F, S, S, 3] uint8.
             seeds: A number for each clip that does not depend on the batches.
         """
 
@@ -207,7 +206,7 @@ class _Computation(Generic[T]):
     def _submit(self, batch: list[_Item[T]]) -> None:
         """Submit a batch, and compute until none of it is queued."""
         with self._computing():
-            pixels = normalize(np.stack([item.pixels for item in batch]), self.request.preprocess)
+            pixels = np.stack([item.pixels for item in batch])
             self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
             for item in batch:
                 item.pixels = _FREED

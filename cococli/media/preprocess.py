@@ -14,7 +14,7 @@ _RATIO = (3 / 4, 4 / 3)  # its width by its height: torchvision's default
 
 
 def crop(frame: np.ndarray, image_size: int, preprocess: Preprocess) -> np.ndarray:
-    """Resize a frame to a square: open_clip's evaluation transform but for `normalize`.
+    """Resize a frame to a square: open_clip's evaluation transform but for the normalization.
 
     Sizes and rounding are those of torchvision's `Resize` and `CenterCrop`, and of open_clip's `ResizeKeepRatio` and
     `CenterCropOrPad`.
@@ -45,7 +45,7 @@ def crop(frame: np.ndarray, image_size: int, preprocess: Preprocess) -> np.ndarr
 
 
 def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
-    """Crop a random box and resize it to a square: open_clip's training transform but for `normalize`.
+    """Crop a random box and resize it to a square: open_clip's training transform but for the normalization.
 
     Args:
         frame: [H, W, 3] uint8, RGB, upright.
@@ -73,12 +73,6 @@ def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, 
     # No box of a permitted shape has most of so long a frame: the middle, in the shape that is nearest.
     down, across = min(height, round(width / _RATIO[0])), min(width, round(height * _RATIO[1]))
     return (height - down) // 2, (width - across) // 2, down, across
-
-
-def normalize(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """Normalize by the model's mean and standard deviation: [..., S, S, 3] uint8 -> [..., 3, S, S] float32."""
-    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
-    return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - mean) / std, -1, -3))
 
 
 def _resized(width: int, height: int, short: int) -> tuple[int, int]:

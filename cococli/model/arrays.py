@@ -1,14 +1,25 @@
-"""Numpy helpers shared by all engines: attention masks, text batches, L2 normalization, top k."""
+"""Numpy helpers shared by all engines: pixels, attention masks, text batches, L2 normalization, top k."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..catalog import CocaConfig
+from ..catalog import CocaConfig, Preprocess
 
 HIDDEN = -1e9  # added to an attention score to mask it; exp of it is exactly 0 in float32
 _BLOCKS = 64  # rows are split into this many blocks, compared side by side, to find a lower bound of the top k
 TEXT_LENGTHS = (16, 32)  # tokens that short texts are padded to; longer ones to the whole context
+
+
+def normalize(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """Normalize by the model's mean and standard deviation: [..., S, S, 3] uint8 -> [..., 3, S, S] float32.
+
+    Pixels that are not uint8 are returned unchanged: they are normalized already.
+    """
+    if pixels.dtype != np.uint8:
+        return pixels
+    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
+    return np.ascontiguousarray(np.moveaxis((pixels.astype(np.float32) / 255 - mean) / std, -1, -3))
 
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:

@@ -83,9 +83,7 @@ class CrossKeysValues(nn.Module):
         for layer in range(self.decoder.layers):
             name = f"text_decoder.cross_attn.{layer}"
             context = norm(image, w, f"{name}.ln_1_kv")
-            keys_values += [
-                split_heads(linear(context, w, f"{name}.attn.{part}_proj"), self.decoder.heads) for part in "kv"
-            ]
+            keys_values += projections(context, w, f"{name}.attn", "kv", self.decoder.heads)
         return tuple(keys_values)
 
 
@@ -139,7 +137,7 @@ def cached_block(
 ) -> Tensor:
     """Apply a block to one new token per sequence, [C, B, D] -> [C, B, D]; append its key and value to `new`."""
     normed = norm(x, w, f"{name}.ln_1")
-    query, key, value = (split_heads(linear(normed, w, f"{name}.attn.{part}_proj"), heads) for part in "qkv")
+    query, key, value = projections(normed, w, f"{name}.attn", "qkv", heads)
     query = query * query.shape[-1] ** -0.5
     scores = torch.cat((query @ cache[0].transpose(-1, -2), (query * key).sum(-1, keepdim=True)), -1)
     share = (scores + mask).softmax(-1)  # [C, H, B, S + 1]
@@ -166,8 +164,10 @@ def block(x: Tensor, w: Weights, name: str, heads: int, quick_gelu: bool, mask: 
 
 def attention(x: Tensor, context: Tensor, w: Weights, name: str, heads: int, mask: Tensor | None = None) -> Tensor:
     """Attend from [C, L, D] to [C, K, D'] -> [C, L, D]."""
-    query = split_heads(linear(x, w, f"{name}.q_proj"), heads)
-    key, value = (split_heads(linear(context, w, f"{name}.{part}_proj"), heads) for part in "kv")
+    if x is context:
+        query, key, value = projections(x, w, name, "qkv", heads)
+    else:
+        (query,), (key, value) = projections(x, w, name, "q", heads), projections(context, w, name, "kv", heads)
     return linear(join_heads(attend(query, key, value, mask)), w, f"{name}.out_proj")
 
 
@@ -181,9 +181,36 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 def mlp(x: Tensor, w: Weights, name: str, quick_gelu: bool) -> Tensor:
-    hidden = linear(norm(x, w, f"{name}.ln_2"), w, f"{name}.mlp.c_fc")
+    return feed_forward(norm(x, w, f"{name}.ln_2"), w, name, quick_gelu)
+
+
+def feed_forward(normed: Tensor, w: Weights, name: str, quick_gelu: bool) -> Tensor:
+    hidden = linear(normed, w, f"{name}.mlp.c_fc")
     hidden = hidden * torch.sigmoid(1.702 * hidden) if quick_gelu else functional.gelu(hidden)
     return linear(hidden, w, f"{name}.mlp.c_proj")
+
+
+def projections(x: Tensor, w: Weights, name: str, parts: str, heads: int) -> list[Tensor]:
+    """Return the projections `q`, `k`, `v` of [C, L, D] in `parts`, each [C, H, L, E]."""
+    if f"{name}.{parts}_proj.weight" in w:
+        return [split_heads(part, heads) for part in linear(x, w, f"{name}.{parts}_proj").chunk(len(parts), -1)]
+    return [split_heads(linear(x, w, f"{name}.{part}_proj"), heads) for part in parts]
+
+
+def join_projections(w: Weights) -> dict[str, Tensor]:
+    """Return weights in which all projections of the same input are one product, as `projections` uses them.
+
+    GPUs compute one large product faster than three, CPUs do not.
+    """
+    joined = dict(w)
+    for name in w:
+        owner, found, _ = name.rpartition(".attn.k_proj.weight")
+        if found:
+            parts = "qkv" if ".resblocks." in owner else "kv"
+            for leaf in ("weight", "bias"):
+                together = torch.cat([joined.pop(f"{owner}.attn.{part}_proj.{leaf}") for part in parts])
+                joined[f"{owner}.attn.{parts}_proj.{leaf}"] = together
+    return joined
 
 
 def linear(x: Tensor, w: Weights, name: str) -> Tensor:

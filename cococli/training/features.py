@@ -31,7 +31,7 @@ ROWS, CONTENTS = "rows.npy", "contents.txt"
 AT_ONCE = 32  # rows flushed together
 _LINE = 65  # bytes: a sha256 and the end of the line
 
-Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, 3, S, S] float32, normalized -> [B, Q, D] float32
+Encode = Callable[[np.ndarray], np.ndarray]  # [B, F, S, S, 3] uint8 -> [B, Q, D] float32
 
 
 @dataclass(frozen=True)

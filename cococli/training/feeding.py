@@ -18,7 +18,7 @@ from ..media.clips import ReadRequest, Sampling, Segments, view
 from ..media.discover import is_image
 from ..media.pictures import open_with_pillow
 from ..media.pool import ClipRead, Event, Job, VideoFailed, VideoRead, read_videos
-from ..media.preprocess import normalize
+from ..model.arrays import normalize
 from ..reporting import SILENT, Reporter
 from .pairs import Order, Pairs
 

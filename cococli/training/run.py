@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..evaluation.captions import check_installed
 from ..files import digest
 from ..media.clips import ReadRequest, Sampling, Segments
+from ..model.arrays import normalize
 from ..reporting import SILENT, Reporter
 from ..requests import FinetuneRequest
 from .adamw import AdamWOptions
@@ -248,7 +249,7 @@ def _batches(
         features = prepare(
             pairs.files,
             tower,
-            lambda pixels: encode_images(config, trainer.tensors, pixels),
+            lambda pixels: encode_images(config, trainer.tensors, normalize(pixels, config.preprocess)),
             reporter,
             request.strict,
         )

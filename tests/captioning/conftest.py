@@ -25,8 +25,7 @@ class BrightnessCaptioner:
 
     def caption_batch(self, pixels: np.ndarray, places: Sequence[int]) -> list[Caption]:
         self.batches.append(pixels.shape[:2])
-        # From normalized pixels back to percent, with CLIP's mean and deviation of the green channel.
-        shades = 100 * (pixels[:, :, 1].mean(axis=(1, 2, 3)) * 0.26130258 + 0.4578275)
+        shades = pixels[..., 1].mean(axis=(1, 2, 3)) / 2.55
         return [Caption(f"{round(float(shade))} percent", -0.5, 0.25, np.ones(4, np.float32) / 2) for shade in shades]
 
     def stream(self, lanes: int) -> FunctionComputer[Caption]:

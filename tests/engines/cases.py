@@ -17,6 +17,7 @@ from cococli.catalog import CocaConfig
 from cococli.checkpoints.architecture import parameters
 from cococli.engines.base import Engine
 from cococli.errors import ModelError
+from cococli.model.arrays import normalize
 
 FEATURES, LOGITS = 2e-4, 2e-3  # largest absolute differences in float32
 
@@ -50,6 +51,11 @@ class EngineCases:
         features = engine.encode_clips(oracle["pixels"][:, None])
         assert_close(features.embedding, oracle["image_latent"], FEATURES)
         assert_close(features.tokens, oracle["image_tokens"], FEATURES)
+
+    def test_frames_equal_normalized_pixels(self, tiny):
+        frames = np.random.default_rng(0).integers(0, 256, (2, 3, *2 * [tiny.config.vision.image_size], 3), np.uint8)
+        ours, theirs = (tiny.encode_clips(pixels) for pixels in (frames, normalize(frames, tiny.config.preprocess)))
+        assert_close(ours.embedding, theirs.embedding, 1e-6)
 
     def test_joint_pooling_equals_open_clip(self, golden):
         _, engine, oracle = golden

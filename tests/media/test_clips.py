@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from media.video_fixtures import make_video, number_of, numbered
 from PIL import Image
 
-from cococli.catalog import CLIP
 from cococli.errors import UsageError, VideoError
 from cococli.media.clips import (
     Clip,
@@ -31,9 +30,8 @@ from cococli.media.videos import Video
 
 
 def seen(pixels: np.ndarray) -> list[int]:
-    """The numbers on preprocessed frames [F, 3, S, S]; as wide as high, so the crop keeps every bar."""
-    gray = (pixels.transpose(0, 2, 3, 1) * CLIP.std + CLIP.mean) * 255
-    return [number_of(frame) for frame in gray]
+    """The numbers on preprocessed frames [F, S, S, 3]; as wide as high, so the crop keeps every bar."""
+    return [number_of(frame) for frame in pixels]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_middle_frame_stands_for_the_whole_span(video: Path):
     clip, pixels = read_clip(video, Sampling(), 40)
     assert clip == Clip(video, 0.0, 2.0, (1.0,))
-    assert (pixels.shape, pixels.dtype) == ((1, 3, 40, 40), np.float32)
+    assert (pixels.shape, pixels.dtype) == ((1, 40, 40, 3), np.uint8)
     assert seen(pixels) == [25]
 
 
@@ -67,7 +65,7 @@ def test_variable_frame_rate_is_sampled_by_time(tmp_path: Path):
 def test_short_videos_yield_the_requested_frames(tmp_path: Path, frames: int):
     path = make_video(tmp_path / "a.mp4", frames=[numbered(number, 80, 80) for number in range(frames)])
     clip, pixels = read_clip(path, Sampling("multi", 6), 80)
-    assert pixels.shape == (6, 3, 80, 80)
+    assert pixels.shape == (6, 80, 80, 3)
     assert seen(pixels) == sorted(list(range(frames)) * (6 // frames))
     assert clip.end == pytest.approx(frames / 25)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cococli.catalog import CLIP, Preprocess
-from cococli.media.preprocess import crop, normalize, random_box, random_crop
+from cococli.media.preprocess import crop, random_box, random_crop
+from cococli.model.arrays import normalize
 
 # What open_clip's evaluation transform makes of a picture, turned back into gray levels; lossless WebP.
 GOLDENS = Path(__file__).parents[1] / "data" / "video"

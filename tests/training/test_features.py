@@ -34,7 +34,7 @@ class Encoder:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         self.seen += len(pixels)
-        return pixels.mean(axis=1).reshape(len(pixels), 3, 64)
+        return pixels.mean(axis=1, dtype=np.float32).reshape(len(pixels), 3, 64)
 
 
 class Killed(BaseException):

@@ -13,9 +13,11 @@ from PIL import Image
 from training.tiny_run import RecordingReporter
 from training.training_fixtures import ordered, pairs, picture, pictures
 
+from cococli.catalog import CLIP
 from cococli.errors import VideoError
 from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
 from cococli.media.pool import ClipRead, read_videos
+from cococli.model.arrays import normalize
 from cococli.training import feeding
 from cococli.training.feeding import Feeding, StepBatch, feed, fit_in_memory, load, replay
 
@@ -46,8 +48,9 @@ def test_a_batch_holds_the_pairs_of_its_step(tmp_path: Path) -> None:
         assert batch.step == step
         np.testing.assert_array_equal(batch.pairs, order.batch(step))
         np.testing.assert_array_equal(batch.ids, made.ids[order.batch(step)], strict=True)
-        expected = [read_clip(made.files[made.file[pair]], Sampling(), 16)[1] for pair in order.batch(step)]
-        np.testing.assert_array_equal(batch.pixels, np.stack(expected), strict=True)
+        clips = [read_clip(made.files[made.file[pair]], Sampling(), 16)[1] for pair in order.batch(step)]
+        expected = normalize(np.stack(clips), CLIP)
+        np.testing.assert_array_equal(batch.pixels, expected, strict=True)
     assert step == 3
 
 
@@ -157,7 +160,7 @@ def test_clips_train_by_the_frames_that_captioning_takes(tmp_path: Path) -> None
     made = pairs([video])
     (batch,) = feed(made, ordered(made, 1, 2), range(1), Feeding(Sampling("multi", 4), 16, augment=False))
     _, pixels = read_clip(video, Sampling("multi", 4), 16)
-    np.testing.assert_array_equal(batch.pixels, np.stack([pixels, pixels]), strict=True)
+    np.testing.assert_array_equal(batch.pixels, normalize(np.stack([pixels, pixels]), CLIP), strict=True)
 
 
 def test_among_clips_a_picture_stands_still(tmp_path: Path) -> None:

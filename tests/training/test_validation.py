@@ -9,11 +9,13 @@ from training.tiny_run import CONFIG
 from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import Captioner
+from cococli.catalog import CLIP
 from cococli.datasets.dataset import Dataset, Example
 from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError
 from cococli.evaluation.model import joined, measure_captions, measure_retrieval
 from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
+from cococli.model.arrays import normalize
 from cococli.training import validation
 from cococli.training.adamw import AdamWOptions
 from cococli.training.initial import initial
@@ -57,7 +59,7 @@ def test_scores_use_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> N
 def test_held_out_loss_equals_one_large_batch(pupil: Trainer, data: Dataset, monkeypatch) -> None:
     pairs = pairs_of(data, CONFIG.context_length)
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
-    batch = Batch(pairs.ids, pixels[pairs.file])
+    batch = Batch(pairs.ids, normalize(pixels, CLIP)[pairs.file])
     whole, _ = losses_and_gradients(CONFIG, pupil.tensors, (), batch, Objective(contrastive=0))
     assert validate(pupil, data, REQUEST).loss == pytest.approx(whole.caption, abs=1e-3)
     monkeypatch.setattr(validation, "_PAIRS", 3)
