@@ -105,9 +105,13 @@ def open_engine(model: ModelFiles, choice: Choice, progress: Progress | None = N
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         import torch
 
+        torch.set_num_threads(choice.threads)
+        if choice.device.startswith("cuda") and torch.version.cuda:
+            from .cuda import CudaEngine
+
+            return CudaEngine.open(model.weights, model.config, choice.device, choice.precision)
         from .torch import TorchEngine
 
-        torch.set_num_threads(choice.threads)
         return TorchEngine.open(model.weights, model.config, choice.device, choice.precision)
     from .openvino import OpenVinoEngine
 
