@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cococli.retrieval.duplicates import duplicates
-from cococli.retrieval.nearest import GRAPH, nearest, nearest_in_graph, open_graph
+from cococli.retrieval.nearest import GRAPH, Limits, nearest, nearest_in_graph, open_graph
 
 WIDTH, INNER = 768, 64  # embeddings vary in few of their dimensions
 TOPICS, THEMES = 60, 3000  # a topic has many themes
@@ -82,8 +82,8 @@ def search_exactly(folder: Path, rows: int, dtype: str, world: World) -> None:
     files = np.arange(rows) // 20
     jobs: dict[str, Callable[[], object]] = {
         "top 10": lambda: nearest(vectors, query, 10),
-        "one of a file": lambda: nearest(vectors, query, 10, groups=files),
-        "one excluded": lambda: nearest(vectors, query, 10, excluded=[other]),
+        "one of a file": lambda: nearest(vectors, query, 10, Limits(groups=files)),
+        "one excluded": lambda: nearest(vectors, query, 10, Limits(excluded=[other])),
     }
     print(f"exact, {rows} rows of {dtype}: first query from disk {seconds(jobs['top 10']):.2f} s")
     for name, job in jobs.items():

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,31 @@ class Hit(NamedTuple):
     score: float  # cosine to the query
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a search, by default none.
+
+    Attributes:
+        rows: [R] int64 rows to search; None for all.
+        excluded: Queries [D] to avoid: rows that match one of them better than the query are left out. Cosines to texts
+            and to pictures differ in scale, so each is standardized over `rows` first.
+        min_score: Least cosine of a hit.
+        groups: [N] integers: the group of each row, such as its file.
+        per_group: Maximum number of hits of one group.
+        measured: Rows to standardize over instead, if `rows` is a selection.
+    """
+
+    rows: np.ndarray | None = None
+    excluded: Sequence[np.ndarray] = ()
+    min_score: float | None = None
+    groups: np.ndarray | None = None
+    per_group: int = 1
+    measured: np.ndarray | None = None
+
+
+NO_LIMITS = Limits()
+
+
 def combined(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Combine several queries into one: their weighted sum, L2-normalized.
 
@@ -67,45 +93,32 @@ def scores(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray | None = Non
     return scores(vectors, query)[rows]
 
 
-def nearest(
-    vectors: np.ndarray,
-    query: np.ndarray,
-    count: int,
-    rows: np.ndarray | None = None,
-    excluded: Sequence[np.ndarray] = (),
-    min_score: float | None = None,
-    groups: np.ndarray | None = None,
-    per_group: int = 1,
-    measured: np.ndarray | None = None,
-) -> list[Hit]:
+def nearest(vectors: np.ndarray, query: np.ndarray, count: int, limits: Limits = NO_LIMITS) -> list[Hit]:
     """Find the vectors with the highest cosine to a query.
 
     Args:
         vectors: [N, D] float32 or float16, L2-normalized.
         query: [D], L2-normalized.
         count: Maximum number of hits.
-        rows: [R] int64 rows to search; None for all.
-        excluded: Queries [D] to avoid: rows that match one of them better than `query` are left out. Cosines to texts
-            and to pictures differ in scale, so each is standardized over `rows` first.
-        min_score: Least cosine of a hit.
-        groups: [N] integers: the group of each row, such as its file.
-        per_group: Maximum number of hits of one group.
-        measured: Rows to standardize over instead, if `rows` is a selection.
 
     Returns:
-        Hits, best first; of equal scores the first in `rows` first.
+        Hits, best first; of equal scores the first in `limits.rows` first.
     """
-    rows = np.arange(len(vectors)) if rows is None else rows
+    rows = np.arange(len(vectors)) if limits.rows is None else limits.rows
     if not len(rows):
         return []
     found = scores(vectors, query, rows)
-    kept = np.ones(len(rows), bool) if min_score is None else found >= min_score
-    if len(excluded):
-        wanted = _standardized(vectors, query, found, measured)
-        for other in excluded:
-            kept &= wanted >= _standardized(vectors, other, scores(vectors, other, rows), measured) - _ROUNDING
+    kept = np.ones(len(rows), bool) if limits.min_score is None else found >= limits.min_score
+    if len(limits.excluded):
+        wanted = _standardized(vectors, query, found, limits.measured)
+        for other in limits.excluded:
+            avoided = _standardized(vectors, other, scores(vectors, other, rows), limits.measured)
+            kept &= wanted >= avoided - _ROUNDING
     rows, found = rows[kept], found[kept]
-    order = _best(found, count) if groups is None else _best_of_groups(groups[rows], found, per_group, count)
+    if limits.groups is None:
+        order = _best(found, count)
+    else:
+        order = _best_of_groups(limits.groups[rows], found, limits.per_group, count)
     return [Hit(int(rows[i]), float(found[i])) for i in order]
 
 
@@ -134,10 +147,10 @@ def _standardized(vectors: np.ndarray, query: np.ndarray, found: np.ndarray, mea
     return (found - scale.mean(dtype=np.float64)) / max(scale.std(dtype=np.float64), _ROUNDING)
 
 
-def _best(found: np.ndarray, count: int) -> np.ndarray:
+def _best(found: np.ndarray, count: int) -> list[int]:
     """Return the indices of the highest scores, at most `count`."""
     count = min(count, len(found))
-    return top_k(found[None], count)[0] if count else np.arange(0)
+    return top_k(found[None], count)[0].tolist() if count else []
 
 
 def _best_of_groups(groups: np.ndarray, found: np.ndarray, per_group: int, count: int) -> list[int]:
@@ -173,33 +186,25 @@ def open_graph(folder: Path, vectors: np.ndarray, stamp: str, reporter: Reporter
 
 
 def nearest_in_graph(
-    graph: "Graph",
-    vectors: np.ndarray,
-    query: np.ndarray,
-    count: int,
-    rows: np.ndarray | None = None,
-    excluded: Sequence[np.ndarray] = (),
-    min_score: float | None = None,
-    groups: np.ndarray | None = None,
-    per_group: int = 1,
+    graph: "Graph", vectors: np.ndarray, query: np.ndarray, count: int, limits: Limits = NO_LIMITS
 ) -> list[Hit]:
-    """Find most hits of `nearest`, with the same scores. The arguments are the same.
+    """Find most hits of `nearest`, with the same scores.
 
     More rows than needed are fetched from the graph, until enough of them pass the limits. If hardly any do, all
     vectors are searched. Exclusions standardize scores over a sample of the rows.
     """
-    live = np.arange(len(vectors)) if rows is None else rows
+    live = np.arange(len(vectors)) if limits.rows is None else limits.rows
     sample = live[:: max(1, len(live) // _SAMPLE)]
     fetched = max(64, 4 * count)
     while 8 * fetched < len(vectors):
         matches = graph.search(query.astype(np.float32), fetched)
         near = np.sort(matches.keys.astype(np.int64))
-        near = near if rows is None else near[np.isin(near, rows)]
-        hits = nearest(vectors, query, count, near, excluded, min_score, groups, per_group, measured=sample)
-        if len(hits) == count or (min_score is not None and 1 - matches.distances[-1] < min_score):
+        near = near if limits.rows is None else near[np.isin(near, limits.rows)]
+        hits = nearest(vectors, query, count, replace(limits, rows=near, measured=sample))
+        if len(hits) == count or (limits.min_score is not None and 1 - matches.distances[-1] < limits.min_score):
             return hits
         fetched *= 8
-    return nearest(vectors, query, count, rows, excluded, min_score, groups, per_group)
+    return nearest(vectors, query, count, limits)
 
 
 def _usearch() -> "type[Graph]":

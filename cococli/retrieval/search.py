@@ -22,7 +22,7 @@ from ..requests import SearchRequest
 from ..tokenizer import tokenize
 from .embed import embed_file
 from .index import About, Entry, Index, check_model
-from .nearest import combined, nearest, nearest_in_graph, open_graph
+from .nearest import Limits, combined, nearest, nearest_in_graph, open_graph
 from .vectors import REBUILD
 
 MANY = 1_000_000  # vectors; from here on approximate search is worth its graph
@@ -175,11 +175,11 @@ class Searcher:
         wanted = combined(vectors, np.array([part.weight for part in query.parts]))
         excluded = [self.embed(part.what) for part in query.excluded]
         groups = self.index.videos if per_video else None
-        limits = (count, self._rows, excluded, min_score, groups, per_video or 1)
+        limits = Limits(self._rows, excluded, min_score, groups, per_video or 1)
         if self._graph is None:
-            hits = nearest(self.index.vectors, wanted, *limits)
+            hits = nearest(self.index.vectors, wanted, count, limits)
         else:
-            hits = nearest_in_graph(self._graph, self.index.vectors, wanted, *limits)
+            hits = nearest_in_graph(self._graph, self.index.vectors, wanted, count, limits)
         found = [Found(hit.score, self.index.entry(hit.row)) for hit in hits]
         self.index.warn_of_missing([one.entry.video for one in found], self._reporter)
         return found

@@ -14,7 +14,7 @@ pytest.importorskip("usearch")
 
 from cococli.errors import UsageError
 from cococli.reporting import Progress, Reporter
-from cococli.retrieval.nearest import GRAPH, nearest, nearest_in_graph, open_graph
+from cococli.retrieval.nearest import GRAPH, Limits, nearest, nearest_in_graph, open_graph
 
 WIDTH = 32
 
@@ -46,8 +46,8 @@ def both(folder: Path, count: int = 10, **options: Any) -> list[tuple[list[int],
     graph = open_graph(folder, VECTORS, "stamp")
     pairs = []
     for query in QUERIES:
-        found = nearest_in_graph(graph, VECTORS, query, count, **options)
-        expected = nearest(VECTORS, query, count, **options)
+        found = nearest_in_graph(graph, VECTORS, query, count, Limits(**options))
+        expected = nearest(VECTORS, query, count, Limits(**options))
         cosines = [VECTORS[hit.row] @ query for hit in found]
         np.testing.assert_allclose([hit.score for hit in found], cosines, atol=1e-6)
         pairs.append(([hit.row for hit in found], [hit.row for hit in expected]))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.errors import UsageError
-from cococli.retrieval.nearest import Hit, combined, nearest, scores
+from cococli.retrieval.nearest import Hit, Limits, combined, nearest, scores
 
 WIDTH = 6
 
@@ -71,22 +71,23 @@ def test_limits_match_the_naive_search(
     rng = np.random.default_rng(seed)
     rows, groups = np.flatnonzero(rng.random(size) < live), rng.integers(0, 8, size)
     expected = naive(vectors, query, count, rows.tolist(), others, min_score, groups, per_group)
-    assert nearest(vectors, query, count, rows, others, min_score, groups, per_group) == expected
+    assert nearest(vectors, query, count, Limits(rows, others, min_score, groups, per_group)) == expected
 
 
 def test_exclusions_compare_standardized_scores() -> None:
     wanted, unwanted = np.eye(4, dtype=np.float32)[:2]
     # All have a higher cosine to the unwanted query, but row 0 stands out for the wanted one.
     vectors = np.array([[0.3, 0.6, 0, 0], [0.1, 0.6, 0, 0], [0.1, 0.7, 0, 0], [0.1, 0.9, 0, 0]], np.float32)
-    assert [hit.row for hit in nearest(vectors, wanted, 4, excluded=[unwanted])] == [0, 1]
+    assert [hit.row for hit in nearest(vectors, wanted, 4, Limits(excluded=[unwanted]))] == [0, 1]
 
 
 def test_scores_may_be_standardized_over_other_rows() -> None:
     wanted, unwanted = np.eye(2, dtype=np.float32)
     vectors = np.array([[0.5, 0.4], [0.4, 0.5], [0, 0.9], [0, 0.8]], np.float32)
     two, everyone = np.arange(2), np.arange(4)
-    assert [hit.row for hit in nearest(vectors, wanted, 2, two, [unwanted])] == [0]
-    assert [hit.row for hit in nearest(vectors, wanted, 2, two, [unwanted], measured=everyone)] == [0, 1]
+    assert [hit.row for hit in nearest(vectors, wanted, 2, Limits(two, [unwanted]))] == [0]
+    limits = Limits(two, [unwanted], measured=everyone)
+    assert [hit.row for hit in nearest(vectors, wanted, 2, limits)] == [0, 1]
 
 
 @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 3000])
