@@ -1,5 +1,6 @@
 """The `coca` command in a process of its own, as a user runs it."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ def engine() -> Iterator[None]:
         environment.setenv("COCA_ENGINE", "torch")
         environment.setenv("COCA_PRECISION", "fp32")
         environment.setenv("PYTHONPATH", fork_server.PYTHONPATH)
+        assert not fork_server.differing(os.environ), "a library set them, so that no command of a test can be a fork"
         yield
 
 

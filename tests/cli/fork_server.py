@@ -29,9 +29,10 @@ PRELOADED = (
     "cococli.cli.main", "cococli.engines.torch", "cococli.evaluation.evaluate", "cococli.retrieval.embed",
     "cococli.retrieval.search",
 )  # fmt: skip
-# Variables that Python, or what is preloaded, reads when it starts. Not LD_LIBRARY_PATH, which MindSpore sets in tests.
+# Variables that Python, or what is preloaded, reads when it starts. Not those that libraries set in the tests' process:
+# LD_LIBRARY_PATH (MindSpore) and TORCHINDUCTOR_CACHE_DIR (torch), which would make each command a fresh process.
 READ_EARLY = re.compile(
-    "(PYTHON|LANG|LC_|TZ|MKL_|OPENBLAS_|NPY_|TORCH|PYTORCH_|CUDA_|PYDANTIC_|_TYPER_|PY_COLORS).*"
+    "(PYTHON|LANG|LC_|TZ|MKL_|OPENBLAS_|NPY_|TORCH(?!INDUCTOR)|PYTORCH_|CUDA_|PYDANTIC_|_TYPER_|PY_COLORS).*"
     "|LD_PRELOAD|TERMINAL_WIDTH|FORCE_COLOR|NO_COLOR|GITHUB_ACTIONS"
 )
 PYTHONPATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -63,14 +64,15 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
     In a fresh process where variables differ that Python or a library reads when it starts.
     """
     environment = options.get("env") or os.environ
-    same = read_early(environment) == read_early(ENVIRONMENT) and os.geteuid() == os.getuid()
+    same = not differing(environment) and os.geteuid() == os.getuid()
     process = Fork if same and sys.platform == "linux" else subprocess.Popen
     return process([*COMMAND, *map(str, arguments)], **{"text": True, **options})
 
 
-def read_early(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that matter when a process starts."""
-    return {name: value for name, value in environment.items() if READ_EARLY.fullmatch(name)}
+def differing(environment: Mapping[str, str]) -> set[str]:
+    """Return the variables that matter when a process starts and that have another value in the server."""
+    names = {name for name in environment.keys() | ENVIRONMENT.keys() if READ_EARLY.fullmatch(name)}
+    return {name for name in names if environment.get(name) != ENVIRONMENT.get(name)}
 
 
 class Fork(subprocess.Popen):
