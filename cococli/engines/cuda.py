@@ -173,9 +173,7 @@ class _Graph:
         logits, k = self._logits, self.shape[3]
         if self._count < logits.shape[1] and (values[:, -1] == values[:, k - 1]).any():
             return top_k_scores(as_array(logits), k)  # so many are equal that those of the lowest ids may be missing
-        order = np.lexsort((ids, -values))[:, :k]
-        ids, values = (np.take_along_axis(part, order, axis=1) for part in (ids, values))
-        return Scores(ids, values, log_sum, lambda rows, tokens: as_array(logits[rows, tokens]))
+        return Scores(ids[:, :k], values[:, :k], log_sum, lambda rows, tokens: as_array(logits[rows, tokens]))
 
 
 def _kernels(device: torch.device) -> ModuleType:

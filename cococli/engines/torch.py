@@ -18,7 +18,7 @@ from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ROWS_ON_CPU, ROWS_ON_GPU = 768, 16384  # tokens in one matrix product: more are not faster
+ROWS_ON_CPU, ROWS_ON_GPU = 768, 33_000  # tokens in one matrix product: more are not faster
 GROWTH = 8  # positions that caches grow by
 SCORE_ROWS = 16  # rows of logits that fit into the processor's cache
 BLOCK = 64  # adjacent logits whose maximum is compared first
@@ -63,12 +63,12 @@ class TorchEngine:
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
         clips, frames = pixels.shape[:2]
         rows = self.config.vision.tokens
-        parts = split_rows(pixels.reshape(clips * frames, *pixels.shape[2:]), self._rows_at_once, rows)
-        tokens = torch.cat([self._vision(self._pixels(part)) for part in parts])
+        normalized = self._normalized(pixels.reshape(clips * frames, *pixels.shape[2:]))
+        tokens = torch.cat([self._vision(part) for part in normalized.split(max(1, self._rows_at_once // rows))])
         latents, pooled = pool_frames(tokens, clips, pool, self._pooler)
         return ClipFeatures(l2_normalized_array(latents), as_array(pooled) if pooled.device.type == "cpu" else pooled)
 
-    def _pixels(self, frames: np.ndarray) -> Tensor:
+    def _normalized(self, frames: np.ndarray) -> Tensor:
         """Return frames, see `Engine.encode_clips`, as normalized pixels [N, 3, S, S]. To GPUs they travel as uint8."""
         preprocess = self.config.preprocess
         if frames.dtype != np.uint8 or self._device.type == "cpu":
@@ -77,7 +77,8 @@ class TorchEngine:
         levels, mean, std = (
             tensor(np.array(row, np.float32)).to(self._device) for row in (255, preprocess.mean, preprocess.std)
         )
-        pixels = (tensor(frames).to(self._device).float() / levels - mean) / std
+        pinned = tensor(frames).pin_memory() if self._device.type == "cuda" else tensor(frames)
+        pixels = (pinned.to(self._device, non_blocking=True).float() / levels - mean) / std
         return pixels.permute(0, 3, 1, 2).to(self._type).contiguous()
 
     @torch.inference_mode()

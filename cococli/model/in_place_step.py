@@ -56,15 +56,22 @@ class InPlaceStep:
         return self._add_norm(x, more, "text_decoder.ln_final")[1] @ w["text_decoder.text_projection"]
 
     def top(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ids and values [R, count] of the highest logits [R, V], any of equal ones, and `Scores.log_sum`."""
+        """Return ids and values [R, count] of the highest logits [R, V], and `Scores.log_sum` [R].
+
+        Of equal values the lower id is first, but of those that equal the last one any may be missing.
+        """
         if logits.shape[1] % BLOCK or logits.shape[1] < 2 * count * BLOCK:
             values, ids = logits.float().topk(count)
-            return ids, values, (logits.float() - values[:, :1]).exp_().sum(-1).log()
-        maxima, log_sum = self.kernels.block_maxima(logits, BLOCK)
-        blocks = maxima.topk(count, sorted=False).indices  # they contain the highest logits
-        ids = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
-        values, chosen = logits.gather(1, ids).float().topk(count)
-        return ids.gather(1, chosen), values, log_sum
+            log_sum = (logits.float() - values[:, :1]).exp_().sum(-1).log()
+        else:
+            maxima, log_sum = self.kernels.block_maxima(logits, BLOCK)
+            blocks = maxima.topk(count, sorted=False).indices  # they contain the highest logits
+            ids = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
+            values, chosen = logits.gather(1, ids).float().topk(count)
+            ids = ids.gather(1, chosen)
+        ids, order = ids.sort(dim=1)
+        values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+        return ids.gather(1, order), values, log_sum
 
     def _block(
         self, x: Tensor, more: Tensor, name: str, cache: Tensor, history: Tensor, positions: Tensor, heads: int

@@ -26,13 +26,13 @@ def _attend_kernel(
     value = tl.load(own + 2 * width, mask=inside, other=0)
     position = tl.load(positions + clip)
     first = clip.to(tl.int64) * entries
-    entry = first + tl.minimum(position * beams, entries - beams) + row % beams
-    tl.store(keys + entry * width + head * SIZE + e, key, mask=inside)
-    tl.store(values + entry * width + head * SIZE + e, value, mask=inside)
+    newest = first + tl.minimum(position * beams, entries - beams) + row % beams
+    tl.store(keys + newest * width + head * SIZE + e, key, mask=inside)
+    tl.store(values + newest * width + head * SIZE + e, value, mask=inside)
 
-    seen = tl.load(history + row * steps + position) >= 0
-    peak = tl.where(seen, tl.sum(query * key.to(tl.float32), 0), -1e30)
-    total = tl.where(seen, 1.0, 0.0)
+    attended = tl.load(history + row * steps + position) >= 0
+    peak = tl.where(attended, tl.sum(query * key.to(tl.float32), 0), -1e30)
+    total = tl.where(attended, 1.0, 0.0)
     mixed = value.to(tl.float32) * total
     for start in range(0, position, BLOCK):
         t = start + tl.arange(0, BLOCK)
