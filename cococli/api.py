@@ -18,6 +18,7 @@ from .captioning.job import prepare
 from .checkpoints.store import find_model
 from .decoding.search_options import SearchOptions
 from .engines.choice import resolve_options
+from .engines.sizes import choose_sizes
 from .errors import CocaError, UsageError, VideoError
 from .jobs import Summary
 from .media.clips import ReadRequest, Sampling, Segments, read_clip
@@ -158,10 +159,13 @@ class Coca:
         for file in files:
             refuse_url(str(file))
         captioner = self.captioner
-        preprocess = captioner.engine.config.preprocess
-        request = ReadRequest(self._sampling, Segments(), captioner.image_size, None, preprocess, timeout)
-        stream = captioner.stream(BATCH)
-        with closing(compute_videos(files, stream, request, BATCH)) as results:
+        config, search = captioner.engine.config, captioner.search
+        request = ReadRequest(self._sampling, Segments(), captioner.image_size, None, config.preprocess, timeout)
+        options = _request(self._options, "load()").model
+        frames, rows, length = self._sampling.count, search.rows, search.max_length
+        sizes = choose_sizes(config, resolve_options(options), options, len(files), frames, rows, length)
+        computed = compute_videos(files, captioner.stream(sizes.slots), request, sizes.batch, readers=sizes.readers)
+        with closing(computed) as results:
             for result in results:
                 if not result.failure:
                     yield result.values[0]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 
@@ -23,7 +22,7 @@ from .engines.base import Engine
 from .engines.choice import Choice, available, open_engine, resolve
 from .errors import CocaError, UsageError
 from .jobs import choose_model
-from .processes import start_process
+from .processes import Channel, start_process
 from .reporting import SILENT, Progress, Reporter
 from .requests import BenchRequest
 
@@ -133,20 +132,20 @@ def time_engine(model: str, choice: Choice, rows: Sequence[int], progress: Progr
         start, compiled = time.perf_counter(), False
         with _timer() as socket:
             socket.send((model, choice, rows))
-            while isinstance(message := socket.recv(), str):
+            while isinstance(message := socket.receive(), str):
                 progress.describe(message)
                 compiled = True
             seconds = time.perf_counter() - start
             if compiled and can_restart:
                 continue
-            if isinstance(message, CocaError) or isinstance(message := socket.recv(), CocaError):
+            if isinstance(message, CocaError) or isinstance(message := socket.receive(), CocaError):
                 raise message
             break
     return Timing(choice, seconds, *message)
 
 
 @contextmanager
-def _timer() -> Iterator[Connection]:
+def _timer() -> Iterator[Channel]:
     """Start a process that runs `main`, and end it with the block."""
     process, socket = start_process("cococli.benchmark")
     with socket:
@@ -161,9 +160,9 @@ def _timer() -> Iterator[Connection]:
 
 def main() -> None:
     """Time one engine. Send descriptions of slow steps, None when it runs, and the seconds of a frame and of steps."""
-    parent = Connection(int(sys.argv[1]))
+    parent = Channel(int(sys.argv[1]))
     try:
-        name, choice, rows = parent.recv()
+        name, choice, rows = parent.receive()
         Thread(target=_exit_with, args=(parent,), daemon=True).start()
         model = find_model(name)
         size = model.config.vision.image_size
@@ -179,15 +178,15 @@ def main() -> None:
 class _Sender(Progress):
     """Sends descriptions to the parent process."""
 
-    def __init__(self, parent: Connection) -> None:
+    def __init__(self, parent: Channel) -> None:
         self._parent = parent
 
     def describe(self, text: str) -> None:
         self._parent.send(text)
 
 
-def _exit_with(parent: Connection) -> None:
-    parent.poll(None)  # the parent sends nothing more: this returns once it is gone
+def _exit_with(parent: Channel) -> None:
+    parent.wait()  # the parent sends nothing more: this returns once it is gone
     os._exit(0)
 
 

@@ -53,6 +53,22 @@ class VideoError(CocaError):
         self.transient = transient
 
 
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "allocate memory",
+    "alloc_failed",
+    "bad_alloc",
+    "failed to allocate",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a computation failed for lack of memory, which frameworks report as a RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in text for s in _NO_MEMORY))
+
+
 def is_transient(error: BaseException | None) -> bool:
     """Return whether an error or its cause is due to the machine's state, such as too many open files."""
     while error:

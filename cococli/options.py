@@ -1,7 +1,7 @@
 """Every option once: its flag, help and limits, for commands, config.toml, Python and resuming."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from .errors import UsageError
 
 INPUT, DATA, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Data", "Output", "Frames", "Model", "Advanced"
+
+AUTO: Literal["auto"] = "auto"
+AutoNumber = int | Literal["auto"]
 
 T = TypeVar("T")
 
@@ -188,15 +191,27 @@ class ModelOptions(EngineOptions):
 
     model: ModelName = None
     batch_size: Annotated[
-        int,
+        AutoNumber,
         Option(
-            "Number of clips that go through the model at once. Smaller batches need less memory.",
-            metavar="N",
+            "Number of clips that go through the model at once. auto selects what is fast and fits into memory.",
+            metavar="auto|N",
             minimum=1,
             maximum=4096,
+            complete=(AUTO,),
             panel=MODEL,
         ),
-    ] = 8
+    ] = AUTO
+    readers: Annotated[
+        AutoNumber,
+        Option(
+            "Number of processes that read videos. auto uses the cores that computation leaves idle.",
+            metavar="auto|N",
+            minimum=1,
+            maximum=256,
+            complete=(AUTO,),
+            panel=INPUT,
+        ),
+    ] = AUTO
 
 
 JsonOutput = Annotated[bool, Option("Print JSON.", flags=("--json",))]
@@ -217,18 +232,35 @@ def options_of(request: type) -> Iterator[tuple[dataclasses.Field[Any], Any, Opt
 
 def types_of(request: type) -> dict[str, Any]:
     """Return the types of all fields of a request by name, those of nested groups included, for pydantic."""
-    from pydantic import Field
+    from pydantic import BeforeValidator, Field
 
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(request, include_extras=True).items():
         if dataclasses.is_dataclass(hint):
             types |= types_of(hint)  # type: ignore[arg-type]
         elif hasattr(hint, "__metadata__"):
-            option = hint.__metadata__[0]
-            types[name] = Annotated[hint.__origin__, Field(ge=option.minimum, le=option.maximum)]
+            kind, option = hint.__origin__, hint.__metadata__[0]
+            if kind == AutoNumber:
+                types[name] = Annotated[Any, BeforeValidator(auto_number(option))]
+            else:
+                types[name] = Annotated[kind, Field(ge=option.minimum, le=option.maximum)]
         else:
             types[name] = hint
     return types
+
+
+def auto_number(option: Option) -> Callable[[object], AutoNumber]:
+    """Return a function that converts `auto` or a number, and raises ValueError outside of the limits of an option."""
+
+    def convert(value: object) -> AutoNumber:
+        if value == AUTO:
+            return AUTO
+        number = int(text) if (text := str(value)).isdecimal() else -1
+        if not (option.minimum or 0) <= number <= (option.maximum or number):
+            raise ValueError(f"{text!r} is neither auto nor a number from {option.minimum} to {option.maximum}")
+        return number
+
+    return convert
 
 
 def check_limits(options: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -116,13 +116,24 @@ class Captioner:
         return self.engine.encode_texts(tokenize(texts, self.engine.config.context_length))
 
 
+class _Clip(NamedTuple):
+    tokens: np.ndarray  # [N, D]
+    embedding: np.ndarray  # [D]
+    seed: int
+
+
 class Stream(Generic[Key]):
     """Captioning of clips that arrive one by one. Implements `media.compute.Computer`."""
 
     def __init__(self, captioner: Captioner, slots: int) -> None:
         self._captioner = captioner
-        self._decoder: Decoder[Key] = Decoder(captioner.engine, captioner.search, captioner.prompt, slots)
-        self._embeddings: dict[Key, np.ndarray] = {}
+        self._slots = slots
+        self._decoder: Decoder[Key] = self._new_decoder()
+        self._clips: dict[Key, _Clip] = {}  # whose captions are not complete
+
+    def _new_decoder(self) -> "Decoder[Key]":
+        captioner = self._captioner
+        return Decoder(captioner.engine, captioner.search, captioner.prompt, self._slots)
 
     @property
     def queued(self) -> int:
@@ -135,9 +146,9 @@ class Stream(Generic[Key]):
     def submit(self, keys: Sequence[Key], pixels: np.ndarray, seeds: Sequence[int]) -> None:
         """Encode clips, and queue them for decoding."""
         clips = self._captioner.engine.encode_clips(pixels, self._captioner.pool)
-        for key, tokens, seed in zip(keys, clips.tokens, seeds, strict=True):
+        for key, tokens, embedding, seed in zip(keys, clips.tokens, clips.embedding, seeds, strict=True):
+            self._clips[key] = _Clip(tokens, embedding, seed)
             self._decoder.add(key, tokens, seed)
-        self._embeddings |= zip(keys, clips.embedding, strict=True)
 
     def step(self) -> dict[Key, Caption]:
         """Decode one token of each clip; return the captions that are complete."""
@@ -148,9 +159,18 @@ class Stream(Generic[Key]):
         texts = self._captioner.embed_texts([text for found in complete.values() for text in found])
         ends = np.cumsum([len(found) for found in complete.values()])
         return {
-            key: self._captioner.choose(found, vectors, self._embeddings.pop(key))
+            key: self._captioner.choose(found, vectors, self._clips.pop(key).embedding)
             for (key, found), vectors in zip(complete.items(), np.split(texts, ends[:-1]), strict=True)
         }
+
+    def shrink(self) -> int:
+        """Start the captions that are not complete again, with half as many at once."""
+        self._slots //= 2
+        if self._slots:
+            self._decoder = self._new_decoder()
+            for key, clip in self._clips.items():
+                self._decoder.add(key, clip.tokens, clip.seed)
+        return self._slots
 
 
 def distinct(hypotheses: Iterable[Hypothesis], count: int) -> dict[str, Hypothesis]:

@@ -13,6 +13,7 @@ from .. import interrupts
 from ..checkpoints.store import ModelFiles
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
+from ..engines.sizes import SMALL, Sizes, choose_sizes
 from ..jobs import (
     Summary,
     choose_model,
@@ -79,7 +80,7 @@ class CaptionJob:
                     run,
                     captioner,
                     self.read,
-                    request.model.batch_size,
+                    self._sizes(len(todo)),
                     reporter,
                     spent,
                     request.merge,
@@ -100,8 +101,15 @@ class CaptionJob:
         captioner = self._captioner(load_engine(self.model, self.choice, reporter))
         for _ in range(2):  # the first time compiles
             started = time.perf_counter()
-            list(caption_videos([Path(video) for video in videos], captioner, self.read, self.request.model.batch_size))
+            sizes = self._sizes(len(videos))
+            list(caption_videos([Path(video) for video in videos], captioner, self.read, sizes))
         return (time.perf_counter() - started) / len(videos)
+
+    def _sizes(self, videos: int) -> Sizes:
+        request = self.request
+        frames = self.read.sampling.count
+        rows, length = request.search.rows, request.search.max_length
+        return choose_sizes(self.model.config, self.choice, request.model, videos, frames, rows, length)
 
     def _captioner(self, engine: Engine[Any]) -> Captioner:
         request = self.request
@@ -171,7 +179,7 @@ def caption_tasks(
     run: Run,
     captioner: Captioner,
     read: ReadRequest,
-    batch_size: int = 8,
+    sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
     spent: Spent | None = None,
     merge: float | None = None,
@@ -186,7 +194,7 @@ def caption_tasks(
     paths = [Path(task.name) for task in todo]
     with (
         reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
-        closing(caption_videos(paths, captioner, read, batch_size, reporter, spent, merge, min_score)) as results,
+        closing(caption_videos(paths, captioner, read, sizes, reporter, spent, merge, min_score)) as results,
     ):
         for result in results:
             with interrupts.held():  # what is written is counted
@@ -203,7 +211,7 @@ def caption_videos(
     paths: Sequence[Path],
     captioner: Captioner,
     read: ReadRequest,
-    batch_size: int = 8,
+    sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
     spent: Spent | None = None,
     merge: float | None = None,
@@ -213,12 +221,12 @@ def caption_videos(
 
     Args:
         read: Frames and segments to read.
-        batch_size: Clips that are captioned at once.
+        sizes: Clips that are encoded and decoded at once, and processes that read.
         merge: Least cosine of the embeddings of consecutive segments that are merged; None merges none.
         min_score: Captions of a lower similarity are marked as weak.
     """
-    stream = captioner.stream(batch_size)
-    with closing(compute_videos(paths, stream, read, batch_size, reporter, spent)) as videos:
+    stream = captioner.stream(sizes.slots)
+    with closing(compute_videos(paths, stream, read, sizes.batch, reporter, spent, sizes.readers)) as videos:
         for video in videos:
             yield _result(video, str(paths[video.index]), captioner.model, merge, min_score)
 

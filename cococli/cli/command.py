@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from .. import console, interrupts
-from ..options import Option, build, default_of, options_of
+from ..options import AutoNumber, Option, auto_number, build, default_of, options_of
 from .completion import completer
 from .typer_internals import typed
 
@@ -35,9 +35,10 @@ def _no(name: str) -> Callable[[Given], bool]:
     return lambda given: not given.get(name)
 
 
-_READING = ("include", "exclude", "since", "timeout", "segments", "frames")
+_READING = ("include", "exclude", "since", "timeout", "readers", "segments", "frames")
 _SEARCH = ("method", "search", "beams", "min_length", "max_length", "length_penalty")
-_MODEL = ("model", "engine", "device", "precision", "threads", "batch_size", "frames", "method", "search", "only")
+_ENGINE = ("engine", "device", "precision", "threads", "batch_size", "readers")
+_MODEL = ("model", *_ENGINE, "frames", "method", "search", "only")
 
 # Flags, when they have no effect, and whether they have one.
 _EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
@@ -168,6 +169,8 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
     }
     if option.complete:
         shown["autocompletion"] = completer(option.complete)
+    if kind == AutoNumber:
+        kind, shown["parser"] = str, auto_number(option)
     required = default is dataclasses.MISSING or default is inspect.Parameter.empty
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]

@@ -193,7 +193,12 @@ def _has_bf16_instructions() -> bool:
 
 def _cores() -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdecimal() and int(threads) else len(_affinity()) or os.cpu_count() or 1
+    return int(threads) if threads.isdecimal() and int(threads) else usable_cores()
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(_affinity()) or os.cpu_count() or 1
 
 
 def _affinity() -> set[int]:

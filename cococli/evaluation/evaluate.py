@@ -16,6 +16,7 @@ from ..datasets.dataset import Dataset, drop_missing
 from ..datasets.find import find_dataset
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
+from ..engines.sizes import Sizes, choose_sizes
 from ..errors import CocaError, UsageError
 from ..jobs import choose_model, load_engine, protect_files, warn_of_embeddings
 from ..journal import Failure, file_tasks, fingerprint, text_name, text_tasks
@@ -230,6 +231,10 @@ class _Predictor:
     def engine(self) -> Engine[Any]:
         return load_engine(self.model, self.choice, self.reporter)
 
+    def _sizes(self, videos: int, *decoding: int) -> Sizes:
+        engine, frames = self.engine, self.read_request.sampling.count
+        return choose_sizes(engine.config, self.choice, self.request.model, videos, frames, *decoding)
+
     def prepare(self) -> None:
         """Clear the vectors of an earlier evaluation if it is to be overwritten."""
         if self.request.overwrite and self.index.exists():
@@ -254,7 +259,8 @@ class _Predictor:
         with open_run(plan) as run:
             if run.todo:
                 captioner = Captioner(self.engine, self.model.name, search, self.about.pool)
-                caption_tasks(run, captioner, self.read_request, self.request.model.batch_size, self.reporter)
+                sizes = self._sizes(len(run.todo), search.rows, search.max_length)
+                caption_tasks(run, captioner, self.read_request, sizes, self.reporter)
             self._raise_if_stopped()
             outcomes = list(run.in_order())
         captions = {outcome.video: outcome.caption for outcome in outcomes if not isinstance(outcome, Failure)}
@@ -267,8 +273,8 @@ class _Predictor:
         with open_index(self.index, self.about, self.model.config.embed_dim, tasks) as index:
             failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
             if todo := [task for task in tasks if task.name not in index.reused]:
-                pool, batch_size = self.about.pool, self.request.model.batch_size
-                failures = embed_tasks(index, todo, self.engine, pool, self.read_request, batch_size, self.reporter)
+                pool, sizes = self.about.pool, self._sizes(len(paths))
+                failures = embed_tasks(index, todo, self.engine, pool, self.read_request, sizes, self.reporter)
                 failed |= {failure.video for failure in failures}
         self._raise_if_stopped()
         return failed

@@ -45,6 +45,11 @@ class Sampling:
         if not isinstance(self.num_frames, int) or not 1 <= self.num_frames <= MAX_FRAMES:
             raise UsageError(f"--num-frames must be 1 to {MAX_FRAMES}, not {self.num_frames}", "8 is the default")
 
+    @property
+    def count(self) -> int:
+        """Number of frames of a clip."""
+        return self.num_frames if self.frames == "multi" else 1
+
 
 @dataclass(frozen=True)
 class Segments:

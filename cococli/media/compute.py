@@ -11,12 +11,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from ..errors import CocaError, is_out_of_memory
 from ..reporting import SILENT, Reporter
 from .clips import Clip, ReadRequest
 from .pool import ClipRead, Event, NotReady, VideoFailed, read_videos
 
 T = TypeVar("T")
 
+_LESS_MEMORY = "use a smaller model, another --precision, or --device cpu"
 _FREED = np.empty(0, np.uint8)
 
 
@@ -43,6 +45,9 @@ class Computer(Protocol[T]):
     def step(self) -> dict[Any, T]:
         """Compute for a while; return the values that are complete."""
 
+    def shrink(self) -> int:
+        """After running out of memory, compute fewer clips at once; return how many, 0 if it cannot be fewer."""
+
 
 class FunctionComputer(Generic[T]):
     """A `Computer` that calls a function of `pixels` and `seeds`, which returns B values."""
@@ -63,6 +68,9 @@ class FunctionComputer(Generic[T]):
     def step(self) -> dict[Any, T]:
         values, self._values = self._values, {}
         return values
+
+    def shrink(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ def compute_videos(
     batch_size: int = 8,
     reporter: Reporter = SILENT,
     spent: Spent | None = None,
+    readers: int = 2,
 ) -> Generator[Computed[T], None, None]:
     """Compute a value for every clip of every video, and yield the videos in the given order.
 
@@ -126,15 +135,19 @@ def compute_videos(
 
     Args:
         paths: Videos and pictures.
-        batch_size: Clips per batch.
+        batch_size: Clips per batch. A batch that does not fit into memory is computed in halves.
         reporter: Receives notes on decoders that failed. Its stop request ends the run after the current batch. Videos
             whose last clips are computed by then are still yielded.
         spent: Accumulates the time spent.
+        readers: Number of processes that read.
 
     Yields:
         The results of each video. One that cannot be read does not affect the others.
+
+    Raises:
+        CocaError: There is not enough memory for a single clip.
     """
-    return _Computation(paths, computer, request, batch_size, reporter, spent or Spent()).results()
+    return _Computation(paths, computer, request, batch_size, reporter, spent or Spent(), readers).results()
 
 
 @dataclass(eq=False)
@@ -147,13 +160,15 @@ class _Computation(Generic[T]):
     batch_size: int
     reporter: Reporter
     spent: Spent
+    readers: int
+    backed_off: bool = False  # for lack of memory
     videos: dict[int, _VideoState[T]] = field(default_factory=dict)
     waiting: list[_Item[T]] = field(default_factory=list)  # read, but not submitted
 
     def results(self) -> Generator[Computed[T], None, None]:
-        prefetch = 2 * self.batch_size + 2  # at least one batch more than is being computed
+        prefetch = 2 * self.batch_size + 2 * self.readers  # at least one batch more than is being computed
         jobs = zip(self.paths, repeat(self.request))
-        events = read_videos(jobs, 2, prefetch, lambda: self.computer.busy, self.reporter)
+        events = read_videos(jobs, self.readers, prefetch, lambda: self.computer.busy, self.reporter)
         with closing(events):
             for event in self._timed(events):
                 if isinstance(event, NotReady):
@@ -205,18 +220,52 @@ class _Computation(Generic[T]):
 
     def _submit(self, batch: list[_Item[T]]) -> None:
         """Submit a batch, and compute until none of it is queued."""
-        with self._computing():
-            pixels = np.stack([item.pixels for item in batch])
-            self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
-            for item in batch:
-                item.pixels = _FREED
+        self._accept(batch)
         self._step()
         while self.computer.queued:
             self._step()
 
+    def _accept(self, batch: list[_Item[T]]) -> None:
+        """Submit a batch as a whole, or in halves if there is not enough memory."""
+        try:
+            with self._computing():
+                pixels = np.stack([item.pixels for item in batch])
+                self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
+            for item in batch:
+                item.pixels = _FREED
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(batch) == 1:
+            if not self.computer.busy:
+                raise CocaError("not enough memory for a single clip", _LESS_MEMORY)
+            self._finish()  # which frees memory
+        half = -(-len(batch) // 2)
+        self._back_off(half)
+        self.batch_size = min(self.batch_size, half)
+        for part in (batch[:half], batch[half:]):
+            if part:
+                self._accept(part)
+
+    def _back_off(self, clips: int) -> None:
+        if not self.backed_off:
+            self.backed_off = True
+            self.reporter.note(f"not enough memory: continuing with at most {clips} clips at once")
+
     def _step(self) -> None:
-        with self._computing():
-            values = self.computer.step()
+        values = None
+        try:
+            with self._computing():
+                values = self.computer.step()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if values is None:
+            if not (fewer := self.computer.shrink()):
+                raise CocaError("not enough memory for a single clip", _LESS_MEMORY)
+            self._back_off(fewer)
+            return
         for item, value in values.items():
             item.value, item.computed = value, True
         self.spent.clips += len(values)

@@ -176,7 +176,7 @@ class _Worker:
         """
         self.files += 1
         self.socket.send((task.index, task.path, task.request))
-        while closed not in (ready := wait([self.socket, closed], task.request.timeout)):
+        while closed not in (ready := wait([self.socket.fileno(), closed], task.request.timeout)):
             if not ready:
                 raise VideoError(f"gave up after {task.request.timeout:g} s")
             event = self._receive()
@@ -187,7 +187,8 @@ class _Worker:
 
     def _receive(self) -> Event | None:
         try:
-            return self.socket.recv()
+            event: Event | None = self.socket.receive()
+            return event
         except (EOFError, OSError):
             code = self.end()
             crashed = code is not None and code < 0 and code != -signal.SIGKILL  # the same file would crash it again

@@ -11,12 +11,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
 from ..errors import CocaError, is_transient
+from ..processes import Channel
 from ..reporting import Reporter
 from ..settings import debugging
 from .clips import ReadRequest, read_clips
@@ -36,7 +36,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
-    parent = Connection(int(sys.argv[1]))
+    parent = Channel(int(sys.argv[1]))
     listen_to_progress(_heartbeat(parent))
     jobs: SimpleQueue[_Job] = SimpleQueue()
     Thread(target=_receive_jobs, args=(parent, jobs), daemon=True).start()
@@ -46,11 +46,11 @@ def main() -> None:
             parent.send(event)
 
 
-def _receive_jobs(parent: Connection, jobs: "SimpleQueue[_Job]") -> None:
+def _receive_jobs(parent: Channel, jobs: "SimpleQueue[_Job]") -> None:
     """Receive jobs until the parent is gone; then end, even while a decoder is busy."""
     with suppress(EOFError, OSError):
         while True:
-            jobs.put(parent.recv())
+            jobs.put(parent.receive())
     os._exit(0)
 
 
@@ -79,7 +79,7 @@ class _NoteList(Reporter):
         self.texts.append(text)
 
 
-def _heartbeat(parent: Connection) -> Callable[[int], None]:
+def _heartbeat(parent: Channel) -> Callable[[int], None]:
     """Return a progress listener that now and then shows the parent that a long video makes progress."""
     last = time.monotonic()
     total = 0

@@ -16,6 +16,7 @@ from .. import interrupts
 from ..checkpoints.store import ModelFiles
 from ..engines.base import Engine
 from ..engines.choice import resolve_options
+from ..engines.sizes import SMALL, Sizes, choose_sizes
 from ..errors import UsageError
 from ..files import check_regular, io_errors, os_reason, temporary_folder
 from ..jobs import (
@@ -111,7 +112,8 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
         try:
             if todo:
                 engine = engine or load_engine(model, choice, reporter)
-                failed += embed_tasks(index, todo, engine, request.pool, read, options.batch_size, reporter)
+                sizes = choose_sizes(model.config, choice, options, len(todo), sampling.count)
+                failed += embed_tasks(index, todo, engine, request.pool, read, sizes, reporter)
         finally:
             _write_outputs(outputs, index.folder, tasks, reporter)
     reasons = report_failures((failure.error for failure in failed), reporter)
@@ -124,7 +126,7 @@ def embed_tasks(
     engine: Engine[Any],
     pool: str,
     request: ReadRequest,
-    batch_size: int = 8,
+    sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
 ) -> list[Failure]:
     """Embed videos and texts into an index until a stop is requested; return what failed.
@@ -132,14 +134,14 @@ def embed_tasks(
     Args:
         pool: How several frames become one vector, `joint` or `mean`.
         request: What to read of each video.
-        batch_size: Clips that go through the model at once.
+        sizes: Clips that are encoded at once, and processes that read.
     """
     videos = [task for task in tasks if text_of(task.name) is None]
     texts = [task for task in tasks if text_of(task.name) is not None]
     paths = [Path(task.name) for task in videos]
     failed, spent, started = [], Spent(), time.perf_counter()
     with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
-        for embedded in embed_videos(paths, engine, pool, request, batch_size, reporter, spent):
+        for embedded in embed_videos(paths, engine, pool, request, sizes, reporter, spent):
             with interrupts.held():  # what is written is counted
                 index.append(videos[embedded.index], embedded.entries, embedded.vectors)
                 failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
@@ -169,7 +171,7 @@ def embed_videos(
     engine: Engine[Any],
     pool: str,
     request: ReadRequest,
-    batch_size: int = 8,
+    sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
     spent: Spent | None = None,
 ) -> Iterator[Embedded]:
@@ -178,7 +180,8 @@ def embed_videos(
     def compute(pixels: np.ndarray, _: list[int]) -> Sequence[np.ndarray]:
         return list(engine.encode_clips(pixels, pool).embedding)
 
-    with closing(compute_videos(paths, FunctionComputer(compute), request, batch_size, reporter, spent)) as videos:
+    computer = FunctionComputer(compute)
+    with closing(compute_videos(paths, computer, request, sizes.batch, reporter, spent, sizes.readers)) as videos:
         for video in videos:
             yield _embedded(video, str(paths[video.index]))
 

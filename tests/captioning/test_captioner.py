@@ -146,3 +146,28 @@ def test_a_model_of_another_vocabulary_is_refused() -> None:
     text = TextConfig(vocab_size=300)
     with pytest.raises(ModelError, match="300 tokens"):
         check_request(CocaConfig(text=text, decoder=text), SearchOptions(), "joint", "")
+
+
+def test_stream_starts_again_with_fewer_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.concatenate([clips(), clips()[::-1]])
+    captioner = Captioner(engine(), "shapes", SearchOptions("top-p", max_length=12))
+    expected = captioner.caption_batch(pixels, [0, 1, 2, 3])
+    whole = NumpyEngine.step
+
+    def step(self, state, slots, *arguments):
+        if len(slots) > 1 and len(state.ids[slots[0]][0]) == 3:  # some tokens later
+            raise MemoryError
+        return whole(self, state, slots, *arguments)
+
+    monkeypatch.setattr(NumpyEngine, "step", step)
+    stream = captioner.stream(4)
+    stream.submit(range(4), pixels, [0, 1, 2, 3])
+    sizes, captions = [], {}
+    while stream.busy:
+        try:
+            captions |= stream.step()
+        except MemoryError:
+            sizes.append(stream.shrink())
+    assert sizes == [2, 1]
+    assert [captions[index].text for index in range(4)] == [caption.text for caption in expected]
+    assert stream.shrink() == 0

@@ -10,6 +10,8 @@ import pytest
 
 from cococli.captioning.job import Result, caption_videos, merge_segments
 from cococli.captioning.records import Outcome, Record
+from cococli.engines.sizes import Sizes
+from cococli.errors import CocaError
 from cococli.journal import Failure
 from cococli.media.clips import ReadRequest, Sampling, Segments
 from cococli.media.compute import Spent, compute_videos
@@ -57,7 +59,7 @@ def readers() -> int:
 def test_records_come_in_the_order_given(video, captioner) -> None:
     shades = [90, 10, 50, 30, 70]
     paths = [video(f"{shade}.mp4", shade) for shade in shades]
-    results = list(caption_videos(paths, captioner, read(frames=4), 2))
+    results = list(caption_videos(paths, captioner, read(frames=4), Sizes(2, 2)))
     assert [result.index for result in results] == [0, 1, 2, 3, 4]
     records = flat(results)
     assert [record.video for record in records] == [str(path) for path in paths]
@@ -68,7 +70,7 @@ def test_records_come_in_the_order_given(video, captioner) -> None:
 
 def test_segments_of_several_videos_share_batches(video, captioner) -> None:
     paths = [video("a.mp4", 20), video("b.mp4", 80)]
-    results = list(caption_videos(paths, captioner, read(segments=0.25), 3))
+    results = list(caption_videos(paths, captioner, read(segments=0.25), Sizes(3, 3)))
     assert [len(result.outcomes) for result in results] == [4, 4]
     assert [(record.start, record.end) for record in results[1].outcomes] == [(i / 4, i / 4 + 0.25) for i in range(4)]
     assert {record.segments for record in flat(results)} == {4}
@@ -94,7 +96,7 @@ def test_bad_file_fails_alone_with_a_reason(video, captioner, tmp_path: Path) ->
 
 def test_folder_of_bad_files_ends(captioner, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.mp4" for i in range(40)]
-    outcomes = flat(caption_videos(paths, captioner, read(), 2))
+    outcomes = flat(caption_videos(paths, captioner, read(), Sizes(2, 2)))
     assert outcomes == [Failure(str(path), "no such file") for path in paths]
     assert captioner.batches == []
 
@@ -104,7 +106,7 @@ def test_pictures_between_videos_keep_their_order(video, picture, captioner) -> 
     for i in range(6):
         shades += [10 + 5 * i, 50 + 5 * i]
         paths += [video(f"{i}.mp4", shades[-2]), picture(f"{i}.png", shades[-1])]
-    assert near(percents(flat(caption_videos(paths, captioner, read(frames=4), 3))), shades)
+    assert near(percents(flat(caption_videos(paths, captioner, read(frames=4), Sizes(3, 3)))), shades)
     assert sorted(captioner.batches) == [(3, 1), (3, 1), (3, 4), (3, 4)]
 
 
@@ -117,7 +119,7 @@ def test_captions_of_little_similarity_are_marked(picture, captioner) -> None:
 def test_stop_request_returns_what_is_finished(picture, captioner) -> None:
     paths = [picture(f"{i}.png", i) for i in range(40)]
     reporter = Stopping(lambda: len(captioner.batches) == 2)
-    results = list(caption_videos(paths, captioner, read(), 4, reporter))
+    results = list(caption_videos(paths, captioner, read(), Sizes(4, 4), reporter))
     assert [result.index for result in results] == list(range(8))
     assert readers() == 0
 
@@ -130,7 +132,7 @@ def test_it_tells_where_the_time_went(video, captioner) -> None:
 
 
 def test_readers_end_with_the_iterator(picture, captioner) -> None:
-    results = caption_videos([picture("a.png", 50)] * 100, captioner, read(), 2)
+    results = caption_videos([picture("a.png", 50)] * 100, captioner, read(), Sizes(2, 2))
     next(results)
     assert readers() > 0
     results.close()
@@ -183,6 +185,44 @@ def test_what_takes_several_goes_is_finished(picture, captioner, stops: bool) ->
     found = compute_videos(paths, slow, read(), 2, Stopping(lambda: stops and len(captioner.batches) == 2))
     assert [video.values[0].text for video in found] == [f"{i} percent" for i in range(4 if stops else 11)]
     assert not slow.left
+    assert readers() == 0
+
+
+class Notes(Reporter):
+    """Keeps notes."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_batch_too_large_is_halved(picture, captioner, monkeypatch, error: Exception) -> None:
+    whole = captioner.caption_batch
+
+    def caption_batch(pixels, seeds) -> list:
+        if len(pixels) > 3:
+            raise error
+        return whole(pixels, seeds)
+
+    monkeypatch.setattr(captioner, "caption_batch", caption_batch)
+    notes = Notes()
+    paths = [picture(f"{i}.png", i) for i in range(40)]
+    outcomes = flat(caption_videos(paths, captioner, read(), Sizes(16, 16), notes))
+    assert percents(outcomes) == list(range(40))
+    assert notes.texts == ["not enough memory: continuing with at most 8 clips at once"]
+    assert {clips for clips, _ in captioner.batches} == {2}
+
+
+def test_single_clip_too_large_is_an_error(picture, captioner, monkeypatch) -> None:
+    def caption_batch(pixels, seeds) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(captioner, "caption_batch", caption_batch)
+    with pytest.raises(CocaError, match="not enough memory for a single clip"):
+        list(caption_videos([picture("a.png", 50)] * 4, captioner, read()))
     assert readers() == 0
 
 

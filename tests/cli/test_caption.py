@@ -108,6 +108,16 @@ def test_interrupted_run_resumes(coca, many: Path, tmp_path: Path, number: signa
     assert [Path(line["video"]).name for line in lines(output)] == sorted(path.name for path in many.iterdir())
 
 
+def test_batch_size_and_readers_change_no_record(coca, many: Path, tmp_path: Path) -> None:
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    options = ["--search", "greedy", "--segments", "2"]
+    assert coca("caption", many, "-o", whole, *options).returncode == 0
+    assert coca("caption", many, "-o", output, *options, "--batch-size", "3", "--readers", "1").returncode == 0
+    assert output.read_text() == whole.read_text()
+    again = coca("caption", many, "-o", output, *options, "--batch-size", "auto", "--readers", "auto")
+    assert again.stderr.startswith("60 of 60 files already captioned")
+
+
 def test_two_interrupts_stop_at_once(many: Path, tmp_path: Path) -> None:
     run = started(many, tmp_path / "out.jsonl")
     run.send_signal(signal.SIGINT)

@@ -7,11 +7,11 @@ import pytest
 
 EXTREMES = ("nan", "inf", "-inf", "1e300", "1" + "0" * 30, "-1000000")
 BOUNDED = {
-    "caption": "--timeout --threads --batch-size --num-frames --beams --candidates --min-length --length-penalty "
-    "--repetition-penalty --no-repeat-ngram --top-k --top-p --temperature --min-score --merge",
-    "embed": "--timeout --threads --batch-size --num-frames",
+    "caption": "--timeout --threads --batch-size --readers --num-frames --beams --candidates --min-length "
+    "--length-penalty --repetition-penalty --no-repeat-ngram --top-k --top-p --temperature --min-score --merge",
+    "embed": "--timeout --threads --batch-size --readers --num-frames",
     "search": "-k --per-video --min-score --threshold --threads",
-    "evaluate": "--timeout --threads --batch-size --num-frames --limit --worst --beams",
+    "evaluate": "--timeout --threads --batch-size --readers --num-frames --limit --worst --beams",
     "finetune": "--rate --epochs --steps --batch-size --accumulate --warmup --decay --clip --caption --contrastive "
     "--lora --hold-out --validate-every --patience --save-every --keep",
     "bench": "--threads --rows",

@@ -85,7 +85,7 @@ def test_videos_match_the_python_api(engine, coca, tmp_path: Path) -> None:
     Image.new("RGB", (80, 60), (200, 30, 30)).save(picture)
     broken.write_bytes(b"this is not a video")
     paths, spent = [MOVES, broken, picture, GROWS], Spent()
-    moves, failed, red, grows = embed_videos(paths, engine, "joint", read(), 2, spent=spent)
+    moves, failed, red, grows = embed_videos(paths, engine, "joint", read(), spent=spent)
     for embedded, path in ((moves, MOVES), (red, picture), (grows, GROWS)):
         np.testing.assert_allclose(embedded.vectors, [coca.embed(path)], atol=CLOSE)
         assert embedded.vectors.dtype == np.float32
