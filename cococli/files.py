@@ -19,9 +19,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, Literal, NoReturn
+from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 from .errors import CocaError
 from .reporting import Progress
@@ -29,6 +30,7 @@ from .reporting import Progress
 _FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
 _CHUNK_BYTES = 1 << 20
+_MEMBER = re.compile(r"(.+)/@(\d+)\+(\d+)/[^/]*", re.DOTALL)
 
 
 @contextmanager
@@ -189,6 +191,50 @@ def io_errors(action: Literal["read", "write"], path: Path) -> Iterator[None]:
         raise CocaError(f"cannot {action} {path}: {os_reason(error)}", hint) from None
 
 
+class Member(NamedTuple):
+    """A range of bytes of a container."""
+
+    container: Path
+    offset: int
+    size: int
+
+
+def member_path(container: Path, offset: int, size: int, name: str) -> Path:
+    """Return the path of a file inside an uncompressed container, as in `a.tar/@1536+20480/dog.jpg`.
+
+    It holds all that is needed to read the file, so that neither reader processes nor later runs need an index.
+    """
+    return container / f"@{offset}+{size}" / name
+
+
+def find_member(path: Path) -> Member | None:
+    """Return what a `member_path` stands for; None for other paths."""
+    match = _MEMBER.fullmatch(str(path))
+    return Member(Path(match[1]), int(match[2]), int(match[3])) if match and os.path.isfile(match[1]) else None  # noqa: PTH113
+
+
+def container_of(path: Path) -> Path:
+    """Return the container of a `member_path`; other paths unchanged."""
+    member = find_member(path)
+    return member.container if member else path
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file, or one inside a container, to read its bytes.
+
+    Raises:
+        OSError: It cannot be read, or the container is truncated.
+    """
+    if not (member := find_member(path)):
+        return path.open("rb")
+    with member.container.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
+    if len(content) < member.size:
+        raise OSError(errno.EINVAL, f"{member.container.name} is truncated")
+    return BytesIO(content)
+
+
 def lock(file: BinaryIO) -> bool:
     """Take the exclusive lock of an open file, which ends with the process. Return whether that succeeded.
 
@@ -293,7 +339,7 @@ def hash_file(path: Path, progress: Progress | None = None, before: int = 0) -> 
         OSError: The file cannot be read.
     """
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             sha256.update(chunk)
             before += len(chunk)

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from . import settings
 from .errors import UsageError
-from .files import copy_mode, create_temporary, digest, io_errors, sync_folder
+from .files import container_of, copy_mode, create_temporary, digest, io_errors, sync_folder
 from .parsing import parse_json, validate
 
 SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
@@ -120,7 +120,7 @@ def cache_path(*outputs: str, suffix: str) -> Path:
 
 def _status(path: Path) -> str:
     try:
-        status = path.stat()
+        status = container_of(path).stat()
     except (OSError, ValueError):
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"

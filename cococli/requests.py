@@ -267,7 +267,7 @@ class SearchRequest:
 
 DATA_HELP = (
     "Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
-    "list.tsv:column, or a .txt beside each file."
+    "list.tsv:column, Parquet, WebDataset tars, or a .txt beside each file."
 )
 Karpathy = Annotated[
     Path | None,

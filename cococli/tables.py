@@ -6,6 +6,8 @@ import os
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -25,7 +27,11 @@ PATHS = (
 CAPTIONS = ("captions", "caption", "title", "text", "sentence", "sentences", "comment", "description", "raw")
 # fmt: on
 
-_READ = (*PATHS, *CAPTIONS, "image_id", "id", "split", "start", "status")  # columns of a .parquet that anyone reads
+URLS = ("url", "image_url", "video_url", "urls")  # not read: they are no paths
+
+_READ = (*PATHS, *CAPTIONS, *URLS, "image_id", "id", "split", "start", "status")  # columns of a .parquet that are read
+_FILES = (*PATHS, "jpg", "jpeg", "png", "webp", "mp4", "image_bytes", "bytes")  # columns of whole files in a .parquet
+_BUFFER = 1 << 20  # bytes of a .parquet that are read ahead, rather than whole columns, which may be gigabytes
 _TOKEN = re.compile(r"(.+\.\w+)#\d+\t(.*)")  # Flickr8k.token.txt: name.jpg#0<tab>caption
 _SAVE_AS_UTF8 = "save it as UTF-8"
 
@@ -217,19 +223,93 @@ def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, Row]]:
 
 
 def _parquet_records(path: Path, column: str | None) -> Iterator[tuple[str, Row]]:
-    pyarrow, parquet = load_pyarrow()
     number = 0
+    with _parquet(path) as table:
+        names = table.schema_arrow.names
+        files = _file_column(table)
+        chosen = [name for name in names if name == column or _normal(name) in _READ]
+        if not chosen or column not in (None, *names):  # the caller says what is missing
+            chosen = names
+        columns = [name for name in chosen if name != files]
+        if files is not None and _has_child(table, files, "path"):
+            columns.append(f"{files}.path")
+        for batch in table.iter_batches(columns=columns):
+            for record in batch.to_pylist():
+                number += 1
+                if files is not None:
+                    record[files] = (record.get(files) or {}).get("path")
+                yield f"row {number} of {path}", record
+
+
+@dataclass(frozen=True)
+class EmbeddedFiles:
+    """The column of a Parquet file that holds whole files, as Hugging Face's images do."""
+
+    path: Path
+    column: str  # its cells are read as the paths that the files had, or None
+    rows: int
+    size: int  # bytes of all, or a few more
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the file in each row; empty where there is none.
+
+        Raises:
+            UsageError: The table cannot be read or is damaged.
+        """
+        with read_errors(self.path), _parquet(self.path) as table:
+            nested = _has_child(table, self.column, "bytes")
+            for batch in table.iter_batches(16, columns=[f"{self.column}.bytes" if nested else self.column]):
+                for cell in batch.column(0):
+                    value = cell.as_py()
+                    yield (value["bytes"] if nested and value else value) or b""
+
+
+def find_embedded_files(path: Path) -> EmbeddedFiles | None:
+    """Return the embedded files of a Parquet file; None if there are only paths.
+
+    Raises:
+        UsageError: The table cannot be read or is damaged.
+    """
+    with read_errors(path), _parquet(path) as table:
+        if (column := _file_column(table)) is None:
+            return None
+        size, metadata = 0, table.metadata
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema in (column, f"{column}.bytes"):
+                    size += chunk.total_uncompressed_size
+        return EmbeddedFiles(path, column, metadata.num_rows, size)
+
+
+def _file_column(table: Any) -> str | None:
+    """Return the column of a Parquet file that holds files: objects with their bytes, or bytes that are not paths."""
+    schema = table.schema_arrow
+    if nested := [name for name in schema.names if _has_child(table, name, "bytes")]:
+        return choose_column(nested, _FILES) or nested[0]
+    flat = [name for name in schema.names if "binary" in str(schema.field(name).type) and _normal(name) in _FILES]
+    for name in flat:
+        first = next((cell for batch in table.iter_batches(1, columns=[name]) for cell in batch.column(0)), None)
+        if first is not None and b"\0" in (first.as_py() or b"")[:64]:
+            return name
+    return None
+
+
+def _has_child(table: Any, column: str, name: str) -> bool:
+    kind = table.schema_arrow.field(column).type
+    return hasattr(kind, "get_field_index") and kind.get_field_index(name) >= 0
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Open a Parquet file.
+
+    Raises:
+        UsageError: It is damaged, or pyarrow is not installed.
+    """
+    pyarrow, parquet = load_pyarrow()
     with path.open("rb") as file:
         try:
-            table = parquet.ParquetFile(file)
-            names = table.schema_arrow.names
-            chosen = [name for name in names if name == column or _normal(name) in _READ]
-            if not chosen or column not in (None, *names):  # the caller says what is missing
-                chosen = names
-            for batch in table.iter_batches(columns=chosen):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"row {number} of {path}", record
+            yield parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
         except (pyarrow.ArrowException, ValueError) as error:
             raise UsageError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import UsageError
+from ..files import find_member
 from ..media.discover import is_image
 
 Split = Literal["train", "val", "test"]
@@ -88,6 +90,8 @@ def drop_missing(dataset: Dataset) -> tuple[Dataset, UsageError | None]:
 
 def _has_content(path: Path) -> bool:
     try:
+        if member := find_member(path):
+            return 0 < member.size <= member.container.stat().st_size - member.offset
         status = path.stat()
     except (OSError, ValueError):
         return False
@@ -97,6 +101,12 @@ def _has_content(path: Path) -> bool:
 def split_of(name: str) -> str:
     """Return the split of this name: `validation` is val. Other names are returned unchanged."""
     return _SPLITS.get(name.lower(), name)
+
+
+def split_named(*names: str) -> str | None:
+    """Return the split that the first of these names has as a word, as `cc3m-train-0000` has."""
+    words = (word for name in names for word in re.split("[^a-z]+", name.lower()))
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
 def no_split(source: Path, split: Split, found: Iterable[str]) -> UsageError:

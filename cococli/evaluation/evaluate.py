@@ -18,6 +18,7 @@ from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import Sizes, choose_sizes
 from ..errors import CocaError, UsageError
+from ..files import container_of
 from ..jobs import choose_model, load_engine, protect_files, warn_of_embeddings
 from ..journal import Failure, file_tasks, fingerprint, text_name, text_tasks
 from ..media.clips import ReadRequest, Sampling, Segments
@@ -124,7 +125,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     report_folder = request.output or folder / fingerprint(settings)
     inputs = [Path(request.templates), *filter(None, (request.data, request.karpathy, request.class_names))]
     if request.output:
-        inputs += [dataset.source, *(example.path for example in dataset.examples)] if dataset else []
+        inputs += [dataset.source, *{container_of(example.path) for example in dataset.examples}] if dataset else []
         inputs += [path for paths in classes.values() for path in paths]
     _check_output(report_folder, settings, inputs, model, request.overwrite)
     reporter.checked()
@@ -148,7 +149,7 @@ def _find_examples(request: EvaluateRequest, reporter: Reporter) -> tuple[Datase
     """Return the examples whose files exist, and whether others are missing."""
     if not request.data:
         return None, False
-    dataset = find_dataset(request.data, request.split, request.karpathy, request.images)
+    dataset = find_dataset(request.data, request.split, request.karpathy, request.images, reporter)
     for line in (*dataset.notes, *(f"{count} {what} are left out" for what, count in dataset.left_out.items())):
         reporter.note(line)
     dataset, problem = drop_missing(replace(dataset, examples=dataset.examples[: request.limit]))

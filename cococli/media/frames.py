@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import VideoError
+from ..files import open_binary
 
 MAX_FRAME_PIXELS = 100_000_000  # of a video or animation: three times 8K; decoders hold several frames at once
 PROGRESS_BYTES = 16 << 10  # compressed bytes whose decoding counts as progress
@@ -50,7 +51,7 @@ def open_file(path: Path) -> BinaryIO:
         VideoError: It cannot be opened.
     """
     try:
-        return path.open("rb")
+        return open_binary(path)
     except OSError as error:
         raise VideoError(reason(error)) from None
 

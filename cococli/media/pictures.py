@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import VideoError
+from ..files import find_member, open_binary
 from .frames import MAX_FRAME_PIXELS, Frame, reason, report_progress
 
 # Formats that Pillow may take a file for. Others start programs (EPS starts Ghostscript) or are rarely used.
@@ -73,7 +74,9 @@ def open_picture(path: Path) -> Picture | None:
                     return Picture(path, np.zeros(1), 0.0)
                 _check_size(picture.width * picture.height, MAX_FRAME_PIXELS)
                 _check_size(picture.width * picture.height * count, _MAX_MOVING_PIXELS)
-                ends = np.cumsum(_durations(picture, count, path.stat().st_size))
+                member = find_member(path)
+                size = member.size if member else path.stat().st_size
+                ends = np.cumsum(_durations(picture, count, size))
         except UnidentifiedImageError:
             return None
     return Picture(path, np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
@@ -105,7 +108,8 @@ def open_with_pillow(path: Path, damaged: bool = True) -> Iterator[Any]:
         ):
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
-        yield stack.enter_context(Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]))
+        source = stack.enter_context(open_binary(path)) if find_member(path) else path
+        yield stack.enter_context(Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]))
 
 
 def reads_heif() -> bool:

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 from ..errors import VideoError
+from ..files import find_member
 from ..reporting import SILENT, Reporter
 from .frames import Reader, open_file, reason
 from .pictures import open_picture, reads_heif
@@ -59,7 +60,8 @@ def _archive(head: bytes) -> str | None:
 def _require_content(path: Path) -> None:
     """Refuse empty files, folders and special files; reading a pipe would block forever."""
     try:
-        status = path.stat()
+        member = find_member(path)
+        status = member.container.stat() if member else path.stat()
         if stat.S_ISDIR(status.st_mode):
             os.scandir(path).close()
             raise VideoError("a folder, not a video")
@@ -68,5 +70,5 @@ def _require_content(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise VideoError(reason(error)) from None
     open_file(path).close()
-    if status.st_size == 0:
+    if (member.size if member else status.st_size) == 0:
         raise VideoError("empty file")

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from ..errors import VideoError, is_transient
+from ..files import find_member
 from ..reporting import SILENT, Reporter
 from .display import displayed, is_ordinary
 from .frames import MAX_FRAME_PIXELS, Frame, open_file, reason, report_progress
@@ -362,7 +363,7 @@ def _suits_decord(path: Path, stream: Any, index: _PacketIndex) -> bool:
     inexactly (MPEG-TS, AVI, ASF), it silently returns wrong frames.
     """
     container = stream.container
-    if not find_spec("decord") or not _has_plain_header(path):
+    if not find_spec("decord") or find_member(path) or not _has_plain_header(path):
         return False
     if container.format.name not in _INDEXED_CONTAINERS or stream.codec.name not in _DECORD_CODECS:
         return False

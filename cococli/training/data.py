@@ -35,10 +35,10 @@ def find_data(
     Raises:
         UsageError: There is no usable data, or it is incomplete and the request is strict.
     """
-    train = _checked(_find(request, "train"), context_length, request.strict, reporter)
+    train = _checked(_find(request, "train", reporter), context_length, request.strict, reporter)
     if not request.hold_out:
         return TrainingData(train, None)
-    val, why = _val(request) if train.split else (None, f"{train.source} has no splits")
+    val, why = _val(request, reporter) if train.split else (None, f"{train.source} has no splits")
     if val:
         val = _checked(val, context_length, request.strict, reporter)
         return TrainingData(train, replace(val, examples=spread(val.examples, request.hold_out)))
@@ -49,14 +49,14 @@ def find_data(
     return TrainingData(train, val)
 
 
-def _find(request: FinetuneRequest, split: Split) -> Dataset:
-    return find_dataset(request.data, split, request.karpathy, request.images)
+def _find(request: FinetuneRequest, split: Split, reporter: Reporter) -> Dataset:
+    return find_dataset(request.data, split, request.karpathy, request.images, reporter)
 
 
-def _val(request: FinetuneRequest) -> tuple[Dataset | None, str]:
+def _val(request: FinetuneRequest, reporter: Reporter) -> tuple[Dataset | None, str]:
     """Return the val split, or why there is none."""
     try:
-        return _find(request, "val"), ""
+        return _find(request, "val", reporter), ""
     except UsageError as error:
         return None, error.message
 

@@ -157,7 +157,7 @@ def test_texts_beside_files_are_captions(folder: Path):
         Path(name).touch()
         Path(name).with_suffix(".txt").write_text(text)
     Path("d/0/none.jpg").touch()
-    assert [(entry.id, entry.split, entry.captions) for entry in read_sidecars(Path("d"))] == [
+    assert [(entry.id, entry.split, entry.captions) for entry in read_sidecars(Path("d"))[0]] == [
         ("0/1.jpg", None, ["a dog"]),
         ("0/2.mp4", None, ["a cat", "one cat"]),
         ("0/none.jpg", None, []),
@@ -167,4 +167,4 @@ def test_texts_beside_files_are_captions(folder: Path):
     with pytest.raises(UsageError, match=r"^d/0/1\.txt is not UTF-8 text$"):
         read_sidecars(Path("d"))
     (folder / "empty").mkdir()
-    assert read_sidecars(folder / "empty") == []
+    assert read_sidecars(folder / "empty") == ([], {})

@@ -13,7 +13,7 @@ from cococli.errors import UsageError
 
 LAYOUTS = (
     "it may hold annotations/captions_train2017.json with train2017/, dataset_coco.json, captions.jsonl, .csv or .txt, "
-    "or a .txt beside each picture"
+    ".parquet or WebDataset .tar files, or a .txt beside each picture"
 )
 
 

@@ -1,0 +1,137 @@
+"""WebDataset: samples in tars, as `000017.jpg` with `000017.txt` or `000017.json` next to it.
+
+Only headers and captions are read here. The path of a picture says where its bytes are, so that the reader processes
+read them in any order.
+"""
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..files import member_path
+from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..parsing import read_errors
+from ..reporting import SILENT, Reporter
+from .caption_lists import SIDECARS, parse_captions
+from .dataset import RawExample
+
+_MEDIA = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES}
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+
+
+def expand_braces(pattern: str) -> list[Path]:
+    """Return the files that a pattern such as `shards/{000..012}.tar` stands for.
+
+    Raises:
+        UsageError: One does not exist, or the package is not installed.
+    """
+    _require_webdataset()
+    from webdataset.shardlists import expand_urls
+
+    paths = [Path(name) for name in expand_urls(pattern)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UsageError(f"{len(missing)} of {len(paths)} files of {pattern} do not exist (first: {missing[0]})")
+    return paths
+
+
+def read_tars(paths: Sequence[Path], reporter: Reporter = SILENT) -> tuple[list[RawExample], dict[str, int], list[str]]:
+    """Read the samples of tars, and count what was left out.
+
+    Returns:
+        The examples, counts of what was left out, and notes on tars that are damaged or truncated.
+
+    Raises:
+        UsageError: A tar is compressed or cannot be read, all are damaged, or the package is not installed.
+    """
+    _require_webdataset()
+    top = os.path.commonpath([path.absolute().parent for path in paths])
+    entries: list[RawExample] = []
+    counts: Counter[str] = Counter()
+    notes: list[str] = []
+    with reporter.progress("reading tars", len(paths)) as progress:
+        for path in paths:
+            prefix = os.path.relpath(path.absolute(), top)
+            problems: list[str] = []
+            found = (_entry(path, prefix, sample, counts) for sample in _samples(path, problems, counts))
+            entries.extend(filter(None, found))
+            if problems:
+                counts["damaged tars"] += 1
+                notes.append(f"{problems[0]}: the rest of it is left out")
+            progress.advance()
+    if notes and not entries:
+        raise UsageError(notes[0].partition(": the rest")[0])
+    return entries, dict(counts), notes
+
+
+def _require_webdataset() -> None:
+    try:
+        import webdataset  # noqa: F401
+    except ImportError:
+        raise UsageError("tars need the package webdataset", "pip install 'cococli[webdataset]'") from None
+
+
+def _samples(path: Path, problems: list[str], counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a tar: the content of captions, and offset and size of other files, by suffix."""
+    from webdataset.tariterators import group_by_keys
+
+    def count_repeated(error: Exception) -> bool:
+        counts["files repeated in a sample"] += 1
+        return True
+
+    yield from group_by_keys(_files(path, problems), handler=count_repeated)
+
+
+def _files(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the files in a tar as WebDataset groups them, up to where the tar is damaged or ends."""
+    with read_errors(path), path.open("rb") as file:
+        if file.peek(6).startswith(_COMPRESSED):
+            raise UsageError(f"{path} is compressed", "decompress it first: its samples are read in random order")
+        size = os.fstat(file.fileno()).st_size
+        end = 0
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while member := tar.next():
+                    end = tar.offset
+                    if not member.isreg() or member.issparse() or member.name.startswith("__"):
+                        continue
+                    if member.offset_data + member.size > size:
+                        break
+                    caption = member.name.lower().endswith(SIDECARS)
+                    data: Any = (member.offset_data, member.size)
+                    if caption and (content := tar.extractfile(member)):
+                        data = content.read()
+                    yield {"fname": member.name, "data": data, "__url__": ""}
+                    tar.members.clear()  # type: ignore[attr-defined]  # a tar of a million samples fills gigabytes
+        except tarfile.TarError as error:
+            problem = "is truncated" if "unexpected end" in str(error) else "is damaged"
+            problems.append(f"{path} {problem} at byte {end:,}")
+            return
+        file.seek(end)
+        rest = file.read(tarfile.BLOCKSIZE)
+        if end > size or len(rest) < tarfile.BLOCKSIZE:
+            problems.append(f"{path} is truncated at byte {size:,}")
+        elif rest.strip(b"\0"):
+            problems.append(f"{path} is damaged at byte {end:,}")
+
+
+def _entry(path: Path, prefix: str, sample: dict[str, Any], counts: Counter[str]) -> RawExample | None:
+    """Return the example of a sample; None without a picture or video."""
+    media = next((suffix for suffix in sample if suffix.rpartition(".")[2] in _MEDIA), None)
+    text = next((suffix for suffix in SIDECARS if suffix[1:] in sample), None)
+    if not media:
+        counts["captions without a picture"] += text is not None
+        return None
+    captions: list[Any] = []
+    if text:
+        try:
+            captions = parse_captions(text, sample[text[1:]])
+        except ValueError:
+            counts["captions that cannot be read"] += 1
+    offset, size = sample[media]
+    key = sample["__key__"]
+    name = f"{key.rpartition('/')[2]}.{media}"
+    return RawExample(f"{prefix}/{key}", member_path(path, offset, size, name), None, captions)
