@@ -210,8 +210,8 @@ class _Computation(Generic[T]):
 
     def _next_batch(self, enough: int) -> list[_Item[T]]:
         """Take a batch of clips with equally many frames: `enough` of them, or fewer if too many others wait."""
-        for first in self.waiting:
-            alike = [item for item in self.waiting if len(item.pixels) == len(first.pixels)]
+        for frames in dict.fromkeys(len(item.pixels) for item in self.waiting):  # those of the oldest clip first
+            alike = [item for item in self.waiting if len(item.pixels) == frames]
             if len(alike) >= enough or len(self.waiting) >= 2 * enough:
                 batch = alike[: self.batch_size]
                 self.waiting = [item for item in self.waiting if item not in batch]

@@ -82,7 +82,7 @@ def index(made: Path, tmp_path: Path) -> Index:
 def fill(folder: Path, engine: TorchEngine, paths: Sequence[Path], texts: Sequence[str] = ()) -> None:
     tasks = [Task(str(path), "") for path in paths] + [Task(text_name(text), "") for text in texts]
     with open_index(folder, About("shapes", "same"), engine.config.embed_dim, tasks) as writer:
-        for embedded in embed_videos(paths, engine, "joint", READ, 4):
+        for embedded in embed_videos(paths, engine, "joint", READ):
             writer.append(tasks[embedded.index], embedded.entries, embedded.vectors)
         for i, entry, vector in embed_texts(texts, engine):
             writer.append(tasks[len(paths) + i], [entry], vector)
