@@ -108,10 +108,8 @@ def main() -> None:
                         started, cpu, before = time.perf_counter(), time.process_time(), result.index + 1
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
             count = given.clips - before
-            print(
-                f"{readers} readers: {count / seconds:.1f} clips/s, {1000 * cpu / count:.2f} ms of this process per clip",
-                flush=True,
-            )
+            cost = f"{1000 * cpu / count:.2f} ms of this process per clip"
+            print(f"{readers} readers: {count / seconds:.1f} clips/s, {cost}", flush=True)
 
 
 if __name__ == "__main__":
