@@ -130,6 +130,7 @@ class Stream(Generic[Key]):
         self._slots = slots
         self._decoder: Decoder[Key] = self._new_decoder()
         self._clips: dict[Key, _Clip] = {}  # whose captions are not complete
+        self._found: dict[Key, dict[str, Hypothesis]] = {}  # whose texts are not embedded yet
 
     def _new_decoder(self) -> "Decoder[Key]":
         captioner = self._captioner
@@ -141,7 +142,7 @@ class Stream(Generic[Key]):
 
     @property
     def busy(self) -> bool:
-        return self._decoder.busy
+        return self._decoder.busy or bool(self._found)
 
     def submit(self, keys: Sequence[Key], pixels: np.ndarray, seeds: Sequence[int]) -> None:
         """Encode clips, and queue them for decoding."""
@@ -151,12 +152,16 @@ class Stream(Generic[Key]):
             self._decoder.add(key, tokens, seed)
 
     def step(self) -> dict[Key, Caption]:
-        """Decode one token of each clip; return the captions that are complete."""
+        """Decode one token of each clip; return captions that are complete, those of several clips at once.
+
+        Embedding the texts of one clip takes a GPU almost as long as those of many.
+        """
         count = self._captioner.search.candidates
-        complete = {key: distinct(hypotheses, count) for key, hypotheses in self._decoder.step().items()}
-        if not complete:
+        self._found |= {key: distinct(hypotheses, count) for key, hypotheses in self._decoder.step().items()}
+        if not self._found or (self._decoder.busy and len(self._found) < self._slots / 4):
             return {}
-        texts = self._captioner.embed_texts([text for found in complete.values() for text in found])
+        texts = self._captioner.embed_texts([text for found in self._found.values() for text in found])
+        complete, self._found = self._found, {}
         ends = np.cumsum([len(found) for found in complete.values()])
         return {
             key: self._captioner.choose(found, vectors, self._clips.pop(key).embedding)
@@ -169,7 +174,8 @@ class Stream(Generic[Key]):
         if self._slots:
             self._decoder = self._new_decoder()
             for key, clip in self._clips.items():
-                self._decoder.add(key, clip.tokens, clip.seed)
+                if key not in self._found:
+                    self._decoder.add(key, clip.tokens, clip.seed)
         return self._slots
 
 

@@ -1,7 +1,7 @@
 """CoCa on GPUs of NVIDIA: the torch engine, with each decoding step a CUDA graph."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ..catalog import CocaConfig, TextConfig
 from ..model import in_place_step
-from ..model.in_place_step import InPlaceStep
+from ..model.in_place_step import InPlaceStep, extend_histories
 from ..model.torch_network import join_projections
 from .base import Scores, top_k_scores
-from .kv_cache import KVCache
 from .torch import SURPLUS, TorchEngine, as_array
 
 SPARE = 2  # graphs that are kept for later searches
@@ -42,7 +41,7 @@ class CudaEngine(TorchEngine):
             self._spare.remove(graph)
         else:
             graph = _Graph(self._in_place, shape, self._type, self._device)
-        state = CudaState(graph, self.config.pad_id)
+        state = CudaState(graph)
         weakref.finalize(state, self._keep, graph).atexit = False
         return state
 
@@ -50,15 +49,15 @@ class CudaEngine(TorchEngine):
         self._spare = [*self._spare, graph][-SPARE:]
 
     def admit(self, state: "CudaState", slot: int, tokens: np.ndarray | Tensor) -> None:
-        state.reset(slot)
+        state.position[slot] = 0
         state.admitted[slot] = tokens  # for the next step, which computes keys and values of all clips at once
 
     @torch.inference_mode()
     def step(self, state: "CudaState", slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         if state.admitted:
             self._write_image(state)
-        scores = state.graph.run(*state.inputs(slots, ids, parents))
-        state.advance(slots)
+        scores = state.graph.run(slots, ids, parents, state.position)
+        state.position[slots] += 1
         if len(slots) < state.slots:
             scores = scores.rows((slots[:, None] * state.beams + np.arange(state.beams)).ravel())
         return scores
@@ -75,64 +74,59 @@ class CudaEngine(TorchEngine):
     def resize(self, state: "CudaState", kept: np.ndarray, slots: int) -> "CudaState":
         if state.admitted:
             self._write_image(state)
-        other = self.begin(slots, state.beams, state.max_length, state.top_k)
-        other.copy_history(state, kept)
+        other = self.begin(slots, *state.graph.shape[1:])
+        other.position[: len(kept)] = state.position[kept]
         at = torch.from_numpy(kept).to(self._device)
-        ours, theirs = ((*graph.caches, graph.image) for graph in (other.graph, state.graph))
-        for new, old in zip(ours, theirs, strict=True):
-            new[:, :, : len(kept)] = old[:, :, at]
+        for new, old in zip(other.graph.of_slots(), state.graph.of_slots(), strict=True):
+            new[: len(kept)] = old[at]
         return other
 
 
-class CudaState(KVCache):
-    """Histories of the sequences whose keys and values are in the buffers of a graph."""
+class CudaState:
+    """Sequences being decoded, in the buffers of a graph. Implements `engines.base.DecodeState`."""
 
-    def __init__(self, graph: "_Graph", pad_id: int) -> None:
-        slots, beams, self.max_length, top_k = graph.shape
-        super().__init__(slots, beams, self.max_length, pad_id, top_k)
+    def __init__(self, graph: "_Graph") -> None:
         self.graph = graph
+        self.slots, self.beams = graph.shape[:2]
+        self.position = np.zeros(self.slots, np.int32)  # tokens read so far
         self.admitted: dict[int, np.ndarray | Tensor] = {}  # clips by their slots
-
-    def inputs(
-        self, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give each sequence one more token; return ids, positions and histories, see `InPlaceStep`."""
-        all_ids = self.append(slots, ids, parents)
-        position = np.minimum(self.position, self.max_length - 1)
-        seen = np.arange(self.max_length) <= position[:, None, None]
-        idle = np.ones(self.slots, bool)
-        idle[slots] = False
-        seen &= ~idle[:, None, None]
-        decoder = np.where(seen, self._history, -1)
-        decoder[idle, :, 0] = 0  # attending to nothing is not a number
-        after_pad = np.pad(self._ids[..., :-1] == self._pad_id, ((0, 0), (0, 0), (1, 0)))
-        text = np.where(after_pad & ~idle[:, None, None], -1, decoder)
-        return all_ids, position, np.stack([text, decoder])
 
 
 class _Graph:
-    """The buffers of a state, and a step on them, recorded as a CUDA graph."""
+    """The buffers of a state, and a step on them, recorded as a CUDA graph.
+
+    Attributes:
+        shape: Slots C, beams B, maximum length T, and top k.
+        caches: Of the text tower and of the decoder, each [layers, 2, C, T * B, D]: keys and values.
+        image: [layers, 2, C, N, D], likewise of the cross-attention.
+    """
 
     def __init__(
         self, step: InPlaceStep, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
     ) -> None:
         self.shape = slots, beams, max_length, top_k = shape
         self._step, self._count = step, min(top_k + SURPLUS, step.config.vocab_size)
-        config, rows = step.config, slots * beams
+        config = step.config
 
         def zeros(tower: TextConfig, length: int) -> Tensor:
             return torch.zeros(tower.layers, 2, slots, length, tower.width, dtype=dtype, device=device)
 
         self.caches = [zeros(tower, max_length * beams) for tower in (config.text, config.decoder)]
         self.image = zeros(config.decoder, config.vision.pooler_queries - 1)
-        self._sizes = rows, slots, 2 * rows * max_length  # ids, positions, histories
+        self._histories = torch.zeros(2, slots, beams, max_length, dtype=torch.int32, device=device)
+        self._last = torch.zeros(slots, beams, dtype=torch.int32, device=device)
         on_gpu = device.type == "cuda"
-        self._inputs = torch.zeros(sum(self._sizes), dtype=torch.int32, device=device)
-        self._host_inputs = torch.zeros(len(self._inputs), dtype=torch.int32, pin_memory=on_gpu)
-        self._host_outputs = torch.zeros(rows, 2 * self._count + 1, pin_memory=on_gpu)
+        self._inputs = torch.zeros(slots, 2 * beams + 2, dtype=torch.int32, device=device)
+        self._host_inputs = torch.zeros(self._inputs.shape, dtype=torch.int32, pin_memory=on_gpu)
+        self._host_outputs = torch.zeros(slots * beams, 2 * self._count + 1, pin_memory=on_gpu)
         self._recorded: torch.cuda.CUDAGraph | None = None
         if on_gpu:
             self._record()
+
+    def of_slots(self) -> Iterator[Tensor]:
+        """Yield all that belongs to the clips, with C as the first axis."""
+        yield from (buffer.movedim(2, 0) for buffer in (*self.caches, self.image))
+        yield from (self._histories.movedim(1, 0), self._last)
 
     def _record(self) -> None:
         with torch.cuda.device(self._inputs.device):
@@ -148,15 +142,21 @@ class _Graph:
 
     def _compute(self) -> tuple[Tensor, Tensor]:
         """Return logits [R, V]; and ids and values of the top K and `Scores.log_sum` as one array [R, 2 * K + 1]."""
-        ids, positions, histories = self._inputs.split(self._sizes)
-        histories = histories.view(2, len(ids), -1)
-        logits = self._step(ids, positions, histories, self.caches, self.image)
+        beams = self.shape[1]
+        ids, parents, (positions, active) = self._inputs[:, :beams], self._inputs[:, beams:-2], self._inputs[:, -2:].T
+        positions = positions.contiguous()
+        pad_id = self._step.config.pad_id
+        extend_histories(self._histories, self._last, ids, parents, positions, active > 0, pad_id)
+        logits = self._step(ids.flatten(), positions, self._histories.flatten(1, 2), self.caches, self.image)
         top, values, log_sum = self._step.top(logits, self._count)
         return logits, torch.cat((top.int().view(torch.float32), values, log_sum[:, None]), 1)
 
-    def run(self, *inputs: np.ndarray) -> Scores:
+    def run(self, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray, position: np.ndarray) -> Scores:
         """Return the scores of all rows, valid until the next run. Waits for the GPU once."""
-        self._host_inputs.numpy()[:] = np.concatenate([part.ravel() for part in inputs])
+        beams, inputs = self.shape[1], self._host_inputs.numpy()
+        inputs[:, beams:-2], inputs[:, -2], inputs[:, -1] = np.arange(beams), position, 0
+        inputs[slots, :beams], inputs[slots, beams:-2], inputs[slots, -1] = ids, parents, 1
+        np.minimum(inputs[:, -2], self.shape[2] - 1, out=inputs[:, -2])  # of idle slots whose captions are full
         self._inputs.copy_(self._host_inputs, non_blocking=True)
         if self._recorded:
             self._recorded.replay()
@@ -165,15 +165,14 @@ class _Graph:
         self._host_outputs.copy_(self._outputs, non_blocking=True)
         if self._recorded:
             torch.cuda.current_stream(self._inputs.device).synchronize()
-        outputs = self._host_outputs.numpy().copy()
-        ids, values = outputs[:, : self._count].view(np.int32), outputs[:, self._count : -1]
-        return self._scores(ids, values, outputs[:, -1])
+        return self._scores(self._host_outputs.numpy().copy())
 
-    def _scores(self, ids: np.ndarray, values: np.ndarray, log_sum: np.ndarray) -> Scores:
+    def _scores(self, outputs: np.ndarray) -> Scores:
         logits, k = self._logits, self.shape[3]
+        ids, values = outputs[:, : self._count].view(np.int32), outputs[:, self._count : -1]
         if self._count < logits.shape[1] and (values[:, -1] == values[:, k - 1]).any():
             return top_k_scores(as_array(logits), k)  # so many are equal that those of the lowest ids may be missing
-        return Scores(ids[:, :k], values[:, :k], log_sum, lambda rows, tokens: as_array(logits[rows, tokens]))
+        return Scores(ids[:, :k], values[:, :k], outputs[:, -1], lambda rows, tokens: as_array(logits[rows, tokens]))
 
 
 def _kernels(device: torch.device) -> ModuleType:

@@ -37,8 +37,7 @@ class InPlaceStep:
         Args:
             ids: [R] int32.
             positions: [C] int32, of these tokens.
-            histories: [2, R, T] int32, of the text tower and of the decoder: the cache entries of a row's tokens, this
-                one included; -1 for positions that it does not attend to.
+            histories: [2, R, T] int32 from `extend_histories`.
             caches: Of the text tower and of the decoder, each [layers, 2, C, S, D]: keys and values. Those of the new
                 tokens are written to the entries position * B + beam.
             image: [layers, 2, C, N, D], keys and values of each cross-attention.
@@ -101,6 +100,32 @@ class InPlaceStep:
         return found
 
 
+def extend_histories(
+    histories: Tensor, last: Tensor, ids: Tensor, parents: Tensor, positions: Tensor, active: Tensor, pad_id: int
+) -> None:
+    """Give each sequence its parent's history, and one more token.
+
+    The text tower hides the token after a pad, see `arrays.text_mask`.
+
+    Args:
+        histories: [2, C, B, T] int32, of the text tower and of the decoder, changed in place: the cache entries of the
+            tokens of a sequence; -1 for those that it does not attend to. Entries after `positions` have no meaning.
+        last: [C, B], ids of the tokens before, changed in place to the new ones.
+        ids: [C, B], the new tokens.
+        parents: [C, B].
+        positions: [C], of the new tokens.
+        active: [C] bool. The others keep their last ids; what is written to their histories, a later token overwrites.
+    """
+    parents, beams = parents.long(), ids.shape[1]
+    histories.copy_(histories.gather(2, parents[None, :, :, None].expand_as(histories)))
+    before = last.gather(1, parents)
+    newest = positions[:, None] * beams + torch.arange(beams, device=ids.device, dtype=torch.int32)
+    visible = torch.where((before == pad_id) & (positions[:, None] > 0), -1, newest)
+    at = positions.long()[None, :, None, None].expand(2, -1, beams, 1)
+    histories.scatter_(3, at, torch.stack([visible, newest])[..., None])
+    last.copy_(torch.where(active[:, None], ids, before))
+
+
 # What `triton_kernels` computes in one kernel each, where there is no Triton.
 
 
@@ -109,7 +134,7 @@ def attend_history(qkv: Tensor, keys: Tensor, values: Tensor, history: Tensor, p
 
     Args:
         qkv: [R, 3 * D], queries, keys and values of the newest tokens.
-        history: [R, T], see `InPlaceStep`.
+        history: [R, T], of one of the towers.
         positions: [C].
     """
     clips, entries, width = keys.shape
@@ -123,7 +148,8 @@ def attend_history(qkv: Tensor, keys: Tensor, values: Tensor, history: Tensor, p
     own_keys, own_values = (
         cache.view(-1, width)[at].unflatten(-1, (heads, -1)).transpose(1, 2) for cache in (keys, values)
     )
-    mask = torch.where(history < 0, -1e9, 0.0).clamp(min=torch.finfo(qkv.dtype).min / 2).to(qkv.dtype)
+    later = torch.arange(history.shape[1], device=qkv.device) > positions.repeat_interleave(beams)[:, None]
+    mask = torch.where((history < 0) | later, -1e9, 0.0).clamp(min=torch.finfo(qkv.dtype).min / 2).to(qkv.dtype)
     mixed = attend(query.unflatten(-1, (heads, -1))[:, :, None], own_keys, own_values, mask[:, None, None])
     return mixed.flatten(1)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from engines.cases import EngineCases
+from goldens import golden_weights
 
 from cococli.engines.cuda import CudaEngine
 
@@ -16,3 +17,31 @@ class TestInPlaceStep(EngineCases):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA")
 class TestCuda(EngineCases):
     make = CudaEngine
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA")
+def test_a_step_is_one_launch_and_one_synchronization():
+    from torch.profiler import ProfilerActivity, profile
+
+    engine = CudaEngine(*golden_weights("tiny"))
+    state = engine.begin(2, 3, 8, 5)
+    for slot in range(2):
+        engine.admit(state, slot, np.zeros((8, 48), np.float32))
+    given = np.arange(2), np.ones((2, 3), np.int32), np.zeros((2, 3), np.int32)
+    engine.step(state, *given)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        engine.step(state, *given)
+    calls = Counter(event.name for event in profiler.events())
+    assert calls["cudaGraphLaunch"] == 1
+    assert calls["cudaLaunchKernel"] == 0
+    assert sum(count for name, count in calls.items() if "Synchronize" in name) <= 2  # one of them is the profiler's
+
+
+def test_states_reuse_the_buffers_of_finished_ones():
+    engine = CudaEngine(*golden_weights("tiny"), device="cpu")
+    first, other = engine.begin(2, 3, 8, 5), engine.begin(2, 3, 8, 5)
+    assert first.graph is not other.graph
+    graph = first.graph
+    del first
+    assert engine.begin(2, 3, 8, 5).graph is graph
