@@ -157,7 +157,8 @@ class Stream(Generic[Key]):
         Embedding the texts of one clip takes a GPU almost as long as those of many.
         """
         count = self._captioner.search.candidates
-        self._found |= {key: distinct(hypotheses, count) for key, hypotheses in self._decoder.step().items()}
+        over = self._decoder.step() if self._decoder.busy else {}
+        self._found |= {key: distinct(hypotheses, count) for key, hypotheses in over.items()}
         if not self._found or (self._decoder.busy and len(self._found) < self._slots / 4):
             return {}
         texts = self._captioner.embed_texts([text for found in self._found.values() for text in found])

@@ -40,7 +40,13 @@ class CudaEngine(TorchEngine):
         if graph:
             self._spare.remove(graph)
         else:
-            graph = _Graph(self._in_place, shape, self._type, self._device)
+            try:
+                graph = _Graph(self._in_place, shape, self._type, self._device)
+            except torch.OutOfMemoryError:
+                if not self._spare:
+                    raise
+                self._spare.clear()
+                graph = _Graph(self._in_place, shape, self._type, self._device)
         state = CudaState(graph)
         weakref.finalize(state, self._keep, graph).atexit = False
         return state

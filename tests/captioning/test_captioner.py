@@ -171,3 +171,20 @@ def test_stream_starts_again_with_fewer_slots(monkeypatch: pytest.MonkeyPatch) -
     assert sizes == [2, 1]
     assert [captions[index].text for index in range(4)] == [caption.text for caption in expected]
     assert stream.shrink() == 0
+
+
+def test_texts_of_several_captions_are_embedded_together() -> None:
+    batches: list[int] = []
+
+    class Counting(NumpyEngine):
+        def encode_texts(self, ids: np.ndarray) -> np.ndarray:
+            batches.append(len(ids))
+            return super().encode_texts(ids)
+
+    alone = [Captioner(engine(), "shapes", GREEDY).caption_batch(clips()[i : i + 1], [i])[0] for i in (0, 1)]
+    together = Captioner(Counting(engine().config, engine().parameters), "shapes", GREEDY)
+    pixels = np.concatenate([clips()] * 8)
+    captions = together.caption_batch(pixels, range(len(pixels)))
+    assert [caption.text for caption in captions] == [caption.text for caption in alone] * 8
+    assert sum(batches) == len(pixels)
+    assert min(batches) >= 4

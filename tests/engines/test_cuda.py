@@ -1,5 +1,8 @@
 """The engine of NVIDIA's GPUs. Its steps run on CPUs, too, where they are not recorded."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from engines.cases import EngineCases
