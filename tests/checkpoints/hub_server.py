@@ -39,7 +39,7 @@ class Hub:
         self.claims: dict[str, str] = {}  # headers of files that say something else than the truth; "" leaves one out
         self.failures: Iterator[tuple[int, dict[str, str]]] = iter(())  # status and headers of the next answers
         self.cuts: Iterator[int] = iter(())  # bytes after which the next contents break off
-        self.piece, self.pause = 1 << 20, 0.0  # bytes sent at a time, and seconds after each
+        self.piece, self.pause = 1 << 20, 0.0  # bytes sent at a time, and seconds between them
         self._files: dict[str, dict[str, dict[str, bytes]]] = {}  # repository -> commit or branch -> name -> content
         self._commits: dict[tuple[str, str], str] = {}  # repository and commit or branch -> commit
         self._prefix = prefix
@@ -135,8 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, body: bytes, end: int) -> None:
         for start in range(0, end, self.hub.piece):
+            if start:
+                time.sleep(self.hub.pause)
             self.wfile.write(body[start : min(start + self.hub.piece, end)])
-            time.sleep(self.hub.pause)
         self.close_connection = end < len(body)
 
     def log_message(self, *_: object) -> None:

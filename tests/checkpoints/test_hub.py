@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -438,6 +439,15 @@ def test_mirror_is_never_bypassed(server: Hub, folder: Path) -> None:
     assert end(start(folder, no_proxy="127.0.0.1,localhost", **nowhere)) == str(folder / "weights.bin")
     assert [request.method for request in server.requests] == ["HEAD", "GET", "GET"]
     assert all("torch" not in request.headers["user-agent"] for request in server.requests)
+
+
+def test_closed_proxy_is_named(server: Hub, folder: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = f"socks5://127.0.0.1:{unused.getsockname()[1]}"
+    out = end(start(folder, no_proxy="", ALL_PROXY=closed.replace("//", "//me:secret@")), status=3)
+    assert f"through the proxy {closed} (ALL_PROXY): [Errno 111] Connection refused" in out
+    assert "secret" not in out
 
 
 def test_warnings_of_hub_are_not_printed(server: Hub, folder: Path) -> None:

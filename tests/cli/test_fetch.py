@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -99,7 +98,7 @@ def test_damaged_model_is_not_reported_as_missing(coca, home: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_killed_fetch_resumes(coca, server: Hub, home: Path, sent: signal.Signals) -> None:
-    server.piece, server.pause = 50_000, 0.5  # much longer than it takes to see the first pieces
+    server.piece, server.pause = 300_000, 600.0  # only the first piece arrives
     run = started()
     while not any(path.stat().st_size > 200_000 for path in home.rglob("*.incomplete")):
         assert run.poll() is None
@@ -137,11 +136,7 @@ def test_cache_at_a_file_is_an_error(coca, server: Hub, tmp_path: Path, monkeypa
 
 
 def test_proxy_problems_are_named(coca, proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        closed = f"127.0.0.1:{unused.getsockname()[1]}"
     asks = f"the proxy {{scheme}}{proxy} ({{variable}}) asks for a user name and password (407)"
-    unreached = f"through the proxy socks5://{closed} (ALL_PROXY): [Errno 111] Connection refused"
     wrong = "https_proxy is not the address of a proxy: "
     (tmp_path / "socksio.py").write_text("raise ImportError")
     without = f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"
@@ -149,7 +144,6 @@ def test_proxy_problems_are_named(coca, proxy: str, tmp_path: Path, monkeypatch:
         ({"HTTPS_PROXY": f"http://me:secret@{proxy}"}, asks.format(scheme="http://", variable="HTTPS_PROXY")),
         ({"all_proxy": f"me:secret@{proxy}"}, asks.format(scheme="", variable="all_proxy")),
         ({"http_proxy": proxy, "HF_ENDPOINT": "http://a.test"}, asks.format(scheme="", variable="http_proxy")),
-        ({"ALL_PROXY": f"socks5://me:secret@{closed}"}, unreached),
         ({"https_proxy": "ftp://me:secret@a.test"}, f"{wrong}ftp://a.test"),
         ({"https_proxy": "http://me:secret@a.test:port"}, f"{wrong}http://a.test:port"),
         (
