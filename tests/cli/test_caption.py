@@ -68,10 +68,10 @@ def test_subtitles_of_one_video(coca, tmp_path: Path) -> None:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """A folder of 60 clips that are alike."""
+    """A folder of 30 clips that are alike."""
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(60):
+    for i in range(30):
         (folder / f"{i:02}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
     return folder
 
@@ -100,11 +100,11 @@ def test_interrupted_run_resumes(coca, many: Path, tmp_path: Path, number: signa
     assert "finishing the batch; Ctrl-C again stops now" in errors
     assert errors[-2:] == ["error: interrupted", "hint: what was done before is kept"]
     done = len(lines(output))
-    assert 0 < done < 60
-    assert any(line.startswith(f"captioned {done} of 60 in ") for line in errors)
+    assert 0 < done < 30
+    assert any(line.startswith(f"captioned {done} of 30 in ") for line in errors)
     again = coca("caption", many, "-o", output, "--search", "greedy", "--batch-size", "4")
     assert again.returncode == 0
-    assert again.stderr.startswith(f"{done} of 60 files already captioned ")
+    assert again.stderr.startswith(f"{done} of 30 files already captioned ")
     assert [Path(line["video"]).name for line in lines(output)] == sorted(path.name for path in many.iterdir())
 
 
@@ -133,7 +133,7 @@ def test_killed_run_resumes_to_identical_output(coca, many: Path, tmp_path: Path
     options = ["--search", "greedy", "--batch-size", "4", "--quiet", "--segments", "2"]
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert coca("caption", many, "-o", whole, *options).returncode == 0
-    for size in (1, 20_000):
+    for size in (1, 10_000):
         run = started(many, output, *options)
         while output.stat().st_size < size:
             time.sleep(0.001)
