@@ -163,7 +163,7 @@ def clips(folder: Path, count: int) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    for number in range(8):
+    for number in range(min(8, count)):
         with av.open(str(folder / f"{number:04}.mp4"), "w") as file:
             stream = file.add_stream("libx264", rate=25)
             stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
