@@ -119,7 +119,8 @@ def check_template(template: str) -> None:
         for _, name, form, _ in string.Formatter().parse(template):
             if name is not None and name not in known:
                 raise UsageError(f"--template has no field {{{name}}}", f"its fields are {', '.join(known)}")
-            if form and ("{" in form or re.search(r"\d{5}", form)):  # memory is taken for as many characters
+            # Formatting takes memory for as many characters as the width.
+            if form and ("{" in form or re.search(r"\d{5}", form)):
                 hint = "widths up to 9999, and no field within another"
                 raise UsageError(f"--template cannot format {{{name}}} as {form!r}", hint)
         text_line(_SAMPLE, template)

@@ -99,7 +99,8 @@ class CaptionJob:
     def estimate(self, videos: Sequence[str], reporter: Reporter = SILENT) -> float:
         """Caption videos without writing anything; return the seconds that one takes."""
         captioner = self._captioner(load_engine(self.model, self.choice, reporter))
-        for _ in range(2):  # the first time compiles
+        # The first pass compiles.
+        for _ in range(2):
             started = time.perf_counter()
             sizes = self._sizes(len(videos))
             list(caption_videos([Path(video) for video in videos], captioner, self.read, sizes))
@@ -197,7 +198,8 @@ def caption_tasks(
         closing(caption_videos(paths, captioner, read, sizes, reporter, spent, merge, min_score)) as results,
     ):
         for result in results:
-            with interrupts.held():  # what is written is counted
+            # An interrupt waits, so that everything written is counted.
+            with interrupts.held():
                 for failure in run.take(todo[result.index], result.outcomes, result.embeddings):
                     reporter.warning(f"{failure.video}: {failure.error}")
                     ok = False

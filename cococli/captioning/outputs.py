@@ -135,7 +135,8 @@ def _named(videos: Iterable[Path], target: Callable[[Path], Path], suffix: str) 
     Args:
         target: Returns the folder that takes the files of the videos in a folder.
     """
-    groups = defaultdict(list)  # by target; folders that a case-insensitive file system takes for one share a group
+    # Folders that a case-insensitive file system takes for one share a group.
+    groups = defaultdict(list)
     for video in videos:
         if not is_image(video):
             groups[_folded(str(target(_absolute(video).parent)))].append(video)

@@ -24,7 +24,8 @@ from .cache import is_name, locked
 from .manifest import CONFIG, MANIFEST, WEIGHTS, FileFacts, Manifest
 
 _MEMBERS = (MANIFEST, CONFIG, WEIGHTS)
-_BLOCK = 512  # bytes of a header; contents are padded to whole blocks, and two of zeros end a tar
+# Bytes of a header. Contents are padded to whole blocks, and two blocks of zeros end a tar.
+_BLOCK = 512
 _MAX_TEXT = 1 << 20  # bytes of a manifest or a config
 _MAX_MEMBER = 8**11 - 1  # bytes that a header can hold
 _CHUNK_BYTES = 1 << 20
@@ -213,5 +214,6 @@ def _check_fit(folder: Path) -> None:
         config = architecture.load_config(folder / CONFIG)
         shapes = {name: array.shape for name, array in ckpt.read(folder / WEIGHTS).items()}
         architecture.check(config, shapes)
-    except ModelError as error:  # its hidden folder means nothing to the user
+    except ModelError as error:
+        # The name of the hidden folder means nothing to the user.
         raise ModelError(error.message.replace(f"{folder}{os.sep}", ""), error.hint) from None

@@ -72,7 +72,8 @@ class StoredModel:
     def remedy(self) -> str:
         """The command that restores it."""
         known, origin = MODELS.get(self.name), self.manifest.source if self.manifest else None
-        if not os.path.lexists(self.folder / MANIFEST):  # somebody put it there by hand
+        # Without a manifest, somebody put the model there by hand.
+        if not os.path.lexists(self.folder / MANIFEST):
             weights = next(self.folder.glob("*.ckpt"), Path("FILE"))
             return f"coca fetch {shlex.quote(str(weights))} --name {self.name}"
         if known and (origin is None or origin.repository == known.repository):
@@ -262,7 +263,8 @@ def remove(name: str, reporter: Reporter = SILENT) -> Removed:
     """
     name = find(name).name
     with locked(name, reporter):
-        model = find(name)  # another process may have removed it
+        # Another process may have removed it meanwhile.
+        model = find(name)
         with writing():
             delete(hide_folder(model.folder))
     return Removed(model.folder, model.size)
@@ -357,7 +359,8 @@ def _lock(name: str) -> "BaseFileLock":
 
     folder = settings.home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock", is_singleton=True)  # one per thread, which may take it again
+    # Each thread has one lock, which it may take again.
+    return FileLock(folder / f"{name}.lock", is_singleton=True)
 
 
 # Helpers
@@ -384,7 +387,8 @@ def _inspect(name: str) -> StoredModel:
 
 def _size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
-    with suppress(OSError):  # a file was removed meanwhile
+    # A file may be removed meanwhile.
+    with suppress(OSError):
         files = path.rglob("*") if path.is_dir() else [path]
         return sum(file.lstat().st_size for file in files if not file.is_dir())
     return 0

@@ -135,7 +135,8 @@ def _array(data: mmap.mmap, slices: list[_Slice]) -> np.ndarray:
     shape, dtype, _ = slices[0]
     size = sum(stop - start for *_, (start, stop) in slices)
     if shape == (0,) and size:
-        shape = ()  # as old releases of MindSpore write a scalar
+        # Old releases of MindSpore write a scalar like this.
+        shape = ()
     if size != math.prod(shape) * dtype.itemsize or any(piece[:2] != slices[0][:2] for piece in slices):
         raise ValueError(f"{size} bytes of content for a tensor of {shape} {dtype.name}")
     if len(slices) == 1:

@@ -229,7 +229,8 @@ def _write_safetensors(file: BinaryIO, tensors: Sequence[_OutputTensor]) -> Iter
         header[tensor.name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": (start, stop)}
         start = stop
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    # Tensors start at a multiple of 8.
+    text += b" " * (-len(text) % 8)
     file.write(struct.pack("<Q", len(text)) + text)
     for tensor in tensors:
         for part in tensor.parts():

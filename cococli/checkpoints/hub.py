@@ -171,7 +171,8 @@ def _silence_library() -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # else it first downloads a list of programs to report
+    # With telemetry it first downloads a list of programs to report.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     logging.set_verbosity_error()
 
 
@@ -202,7 +203,8 @@ def _on_hub(repository: str, revision: str, name: str) -> HubFile | None:
     except OSError as error:
         raise ModelError(f"cannot read {error.filename}: {os_reason(error)}", "set HF_HOME to another folder") from None
     commit, etag, size = metadata.commit_hash or "", metadata.etag or "", metadata.size
-    are_names = re.fullmatch(r"[\w-]+ [\w-]+", f"{commit} {etag}", re.ASCII)  # they become file names
+    # Both become file names.
+    are_names = re.fullmatch(r"[\w-]+ [\w-]+", f"{commit} {etag}", re.ASCII)
     if not are_names or size is None or size < 0:
         raise ModelError(f"{endpoint} does not answer as a model hub", "check HF_ENDPOINT and the network's proxy")
     # By commit, as the revision may move on. Not `metadata.location`, which expires before slow downloads end.
@@ -345,7 +347,8 @@ def _download(file: HubFile, folder: Path | None, reporter: Reporter) -> Path:
 
     if folder:
         target, lock = folder / file.name, folder / f"{file.etag}.lock"
-    else:  # with the names and locks that other programs use
+    else:
+        # In the shared cache, other programs use these names and locks, too.
         target, lock = hub_cache.blob_and_lock(file.repository, file.etag)
     part = (folder or target.parent) / f"{file.etag}.incomplete"
     for parent in (target.parent, part.parent, lock.parent):
@@ -398,14 +401,16 @@ def _receive(file: HubFile, out: BinaryIO, progress: Progress) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     headers = build_hf_headers(library_name="coca", library_version=__version__)
-    headers["Accept-Encoding"] = "identity"  # a range of compressed bytes is useless
+    # A range of compressed bytes would be useless.
+    headers["Accept-Encoding"] = "identity"
     if have := out.tell():
         headers["Range"] = f"bytes={have}-"
     progress.update(have)
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", file.url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         hf_raise_for_status(response)
-        if response.status_code != 206:  # the server ignores ranges
+        # A server that ignores ranges starts over.
+        if response.status_code != 206:
             _empty(out)
         for chunk in response.iter_bytes():
             if out.tell() + len(chunk) > file.size:
@@ -430,7 +435,8 @@ def _wrong_size(file: HubFile, sent: str) -> ModelError:
 def _is_intact(file: HubFile, path: Path, reporter: Reporter) -> bool:
     try:
         return _size(path) == file.size and (not file.sha256 or _hash(path, reporter) == file.sha256)
-    except OSError:  # another user's file, unreadable for this one
+    except OSError:
+        # The file may be another user's.
         return False
 
 

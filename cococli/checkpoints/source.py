@@ -257,7 +257,8 @@ def _safetensor(file: Any, name: str) -> SourceTensor:
 
 def _pickled(path: Path) -> list[SourceTensor]:
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"  # torch's format since 1.6; what is older cannot be mapped
+        # torch writes zip archives since 1.6. Older files cannot be mapped.
+        zipped = file.read(2) == b"PK"
     if zipped:
         _check_zip(path)
     state = _state_dict(_load(path, zipped))
@@ -265,7 +266,8 @@ def _pickled(path: Path) -> list[SourceTensor]:
         raise ModelError(f"{path} holds no state dict but a {type(state).__name__}")
     tensors = [_torch_tensor(str(name), tensor, zipped, path) for name, tensor in state.items()]
     claimed, size = sum(tensor.nbytes for tensor in state.values()), path.stat().st_size
-    if claimed > 4 * size + _SLACK_BYTES:  # some may share their numbers
+    # Some tensors may share their numbers.
+    if claimed > 4 * size + _SLACK_BYTES:
         raise ModelError(f"{path} has {size:,} bytes, but its tensors claim {claimed:,}")
     return tensors
 
@@ -309,14 +311,16 @@ def _load(path: Path, mapped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, str(error)) from None
-    except Exception as error:  # torch raises whatever a damaged file leads it to
+    except Exception as error:
+        # torch raises whatever a damaged file leads it to.
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise ModelError(
                 f"{path} takes more memory than a checkpoint of its size should need, or than is available"
             ) from None
         if "TorchScript" in str(error):
             raise ModelError(f"{path} is a TorchScript program, not a checkpoint of tensors") from None
-        reason = "" if isinstance(error, KeyError) else f": {_one_line(error)}"  # of an opcode it is only a number
+        # The text of a KeyError is only the number of an opcode.
+        reason = "" if isinstance(error, KeyError) else f": {_one_line(error)}"
         raise ModelError(f"{path} is truncated or not a checkpoint{reason}") from None
 
 
@@ -369,10 +373,12 @@ def _has_landmark(state: dict[Any, Any]) -> bool:
 def _unwrapped(tensors: Sequence[SourceTensor]) -> list[SourceTensor]:
     """Strip the marks of training programs from names: a common prefix (`module.`, `model.`), wrapped modules."""
     names = [_WRAPPED.sub("", tensor.name) for tensor in tensors]
-    marks = (_LANDMARK, "visual.proj")  # the latter for CLIPs, which are refused later
+    # The second one is for CLIPs, which are refused later.
+    marks = (_LANDMARK, "visual.proj")
     prefix = next((name.removesuffix(mark) for mark in marks for name in names if name.endswith(mark)), "")
     unwrapped = [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)]
-    unwrapped = [tensor for tensor in unwrapped if tensor.name != "n_averaged"]  # a counter beside averaged weights
+    # This is a counter beside averaged weights.
+    unwrapped = [tensor for tensor in unwrapped if tensor.name != "n_averaged"]
     if not all(tensor.name.startswith(prefix) for tensor in unwrapped):
         return unwrapped
     return [replace(tensor, name=tensor.name.removeprefix(prefix)) for tensor in unwrapped]

@@ -99,14 +99,16 @@ def find_model(name_or_path: str) -> ModelFiles:
     if name_or_path in MODELS and MODELS[name_or_path].bundled:
         return _bundled(name_or_path)
     if name_or_path.startswith(RUN):
-        return _as_for_clip(_with_config(_weights_of_run(name_or_path), name_or_path))  # trained as it is used
+        # A run is trained with the preprocessing that it is used with.
+        return _as_for_clip(_with_config(_weights_of_run(name_or_path), name_or_path))
     if cache.has(cache.slug(name_or_path)):
         return _cached(name_or_path)
     if name_or_path in MODELS:
         raise ModelError(f"{name_or_path} is not on this machine", fetch_command(name_or_path))
     try:
         return _at_path(name_or_path)
-    except (OSError, RuntimeError) as error:  # too long a name, a closed folder, no such ~user
+    except (OSError, RuntimeError) as error:
+        # The name may be too long, a folder closed, or a ~user unknown.
         reason = os_reason(error) if isinstance(error, OSError) else error
         raise ModelError(f"cannot open {name_or_path!r}: {reason}") from None
 
@@ -140,7 +142,8 @@ def compiled_folder(model: ModelFiles) -> Path:
     folder = (model.weights.parent if inside else home) / "compiled" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # the cache is read-only or full
+    except OSError:
+        # The cache is read-only or full.
         return _temporary_folder() / "compiled"
     return folder
 
@@ -226,7 +229,8 @@ def _bundled(name: str) -> ModelFiles:
     (sha256,) = MODELS[name].sha256.values()
     try:
         weights = _unpacked(name, settings.home() / "bundled" / sha256[:16])
-    except OSError:  # the cache is read-only or full
+    except OSError:
+        # The cache is read-only or full.
         weights = _unpacked(name, _temporary_folder())
     return _as_for_clip(ModelFiles(name, weights, _bundled_config(name), sha256))
 
@@ -328,7 +332,8 @@ def _stored_run(folder: Path, weights: Path) -> StoredModel:
 
 def _run_size(folder: Path) -> int:
     """Return the bytes of all files in a folder; hard links count once."""
-    with suppress(OSError):  # a file was removed meanwhile
+    # A file may be removed meanwhile.
+    with suppress(OSError):
         files = [path.stat() for path in folder.rglob("*") if path.is_file()]
         return sum({file.st_ino: file.st_size for file in files}.values())
     return 0

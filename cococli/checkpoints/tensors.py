@@ -109,7 +109,8 @@ def tensors_of(parameters: Mapping[str, tuple[int, ...]]) -> Iterator[OpenClipTe
         for layer in map(str, layers if "*" in pattern else [0]):
             names = tuple(target.replace("*", layer) for target in targets)
             shape = left.get(names[0])
-            if shape is not None and all(left.get(name) == shape for name in names):  # unequal widths stay apart
+            # Projections of unequal widths are separate tensors.
+            if shape is not None and all(left.get(name) == shape for name in names):
                 fused = (len(names) * shape[0], *shape[1:]) if shape else ()
                 yield OpenClipTensor(pattern.replace("*", layer), fused, names)
                 for name in names:

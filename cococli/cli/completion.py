@@ -72,7 +72,7 @@ def _model_names(kind: str) -> list[str]:
         return [model.name for model in stored_models()]
     if kind == "fetchable":
         return [name for name, model in MODELS.items() if not model.bundled]
-    return [name for name, model in MODELS.items() if model.config]  # architectures
+    return [name for name, model in MODELS.items() if model.config]
 
 
 def write_scripts(folder: Path) -> None:

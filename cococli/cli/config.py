@@ -44,7 +44,8 @@ def config(
         return
     places = {"config": _place(config_file(), "COCA_CONFIG"), "cache": _place(home(), "COCA_HOME")}
     environment = {name: _without_secrets(name, os.environ[name]) for name in VARIABLES if os.environ.get(name)}
-    if not as_json:  # a person sees these even if the file is broken
+    # A person sees these even if the file is broken.
+    if not as_json:
         _print_places(places, environment)
     root = typer.Context(context.find_root().command, info_name="coca")
     root.default_map = default_map(root)
@@ -133,9 +134,10 @@ def _read_file() -> dict[str, Any]:
     try:
         file = config_file()
         file.stat()
-    except (UsageError, FileNotFoundError):  # most users have no config file, and some no home folder
+    except (UsageError, FileNotFoundError):
+        # Most users have no config file, and some no home folder.
         return {}
-    except OSError:  # explained below
+    except OSError:
         pass
     return read_toml(file)
 
@@ -202,7 +204,8 @@ def _as_typed(option: TyperOption, value: Any) -> Any:
         raise ValueError("takes true or false" if option.is_flag else "takes a value, not true or false")
     if isinstance(value, list) and not option.multiple:
         raise ValueError("takes one value")
-    if option.multiple:  # one value may stand without brackets
+    # A single value may stand without brackets.
+    if option.multiple:
         return [str(item) for item in (value if isinstance(value, list) else [value])]
     return value if option.is_flag else str(value)
 

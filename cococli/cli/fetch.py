@@ -24,5 +24,6 @@ def fetch(request: FetchRequest, reporter: console.ConsoleReporter, as_json: Jso
     if as_json:
         facts = {"name": fetched.name, "path": str(fetched.folder), "added": fetched.added}
         console.json_result(facts | asdict(fetched.manifest))
-    elif not console.stdout_is_terminal():  # the note is enough for a person
+    elif not console.stdout_is_terminal():
+        # The note is enough for a person.
         console.result(fetched.name)

@@ -66,16 +66,19 @@ def run() -> None:
     interrupts.catch()
     try:
         try:
-            code = app(prog_name="coca", standalone_mode=False)  # Ctrl-C comes back as 130
+            # Ctrl-C comes back as 130.
+            code = app(prog_name="coca", standalone_mode=False)
             sys.stdout.flush()
         finally:
             interrupts.release()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of the results is gone, as after `| head`
+    except BrokenPipeError:
+        # The reader of the results is gone, as after `| head`.
         code = 1
     except Exception as error:
-        if "_COCA_COMPLETE" in os.environ:  # a person is typing, and no error belongs into their command
+        # A person is typing, and no error belongs into their command.
+        if "_COCA_COMPLETE" in os.environ:
             sys.exit(1)
         code = INTERRUPTED if interrupts.came() else _report(error)
     if code == INTERRUPTED:
@@ -87,7 +90,8 @@ def run() -> None:
 def _hush_mindspore() -> None:
     """Set what MindSpore reads when it is imported: print errors only, and dump files into the cache folder."""
     os.environ.setdefault("GLOG_v", "3")
-    with suppress(UsageError):  # there is no cache folder
+    # There may be no cache folder.
+    with suppress(UsageError):
         os.environ.setdefault("MS_OM_PATH", str(home() / "mindspore"))
 
 
@@ -134,5 +138,6 @@ def coca(
     except UsageError as error:
         if not set(context.help_option_names).isdisjoint(sys.argv):
             console.warning(error.message)
-        elif context.invoked_subcommand != "config":  # which tells of it itself
+        elif context.invoked_subcommand != "config":
+            # `coca config` reports its errors itself.
             raise

@@ -32,7 +32,8 @@ app = typer.Typer(invoke_without_command=True)
 @command("coca models", "coca models available", "coca models verify")
 def models(context: typer.Context, reporter: console.ConsoleReporter, as_json: JsonOutput = False) -> None:
     """List the models in the cache and those of training runs; verify, remove, export and import them."""
-    if subcommand := context.invoked_subcommand:  # flags of the group are meant for it
+    # Flags of the group are meant for the subcommand.
+    if subcommand := context.invoked_subcommand:
         given = context.default_map or {}
         flags = {name: True for name in ("as_json", "quiet") if context.params[name]}
         context.default_map = {**given, subcommand: {**given.get(subcommand, {}), **flags}}

@@ -139,7 +139,8 @@ def _converse(request: SearchRequest, show: Show, reporter: Reporter) -> int:
 
     searcher = open_searcher(request, reporter)
     limits = (request.count, request.min_score, request.per_video)
-    searcher.embed("warm up")  # compiles what a text needs
+    # This compiles what a text needs.
+    searcher.embed("warm up")
     for line in _lines():
         if line.strip():
             try:
@@ -147,7 +148,8 @@ def _converse(request: SearchRequest, show: Show, reporter: Reporter) -> int:
             except CocaError as error:
                 reporter.warning(error.message)
                 if not console.stdout_is_terminal():
-                    show([], reporter)  # programs expect an answer to every query
+                    # Programs expect an answer to every query.
+                    show([], reporter)
     return 0
 
 
@@ -160,7 +162,8 @@ def _lines() -> Iterator[str]:
 
         console.note("one query a line; Ctrl-D ends")
     while True:
-        interrupts.catch()  # MindSpore replaces the handler of Ctrl-C when it computes
+        # MindSpore replaces the handler of Ctrl-C when it computes.
+        interrupts.catch()
         try:
             line = _ask() if is_person else next(sys.stdin)
         except (EOFError, StopIteration):

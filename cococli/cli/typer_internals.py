@@ -71,7 +71,8 @@ def describe_error(error: typer.TyperException) -> tuple[str, str]:
 
 
 def _in_plain_words(message: str) -> str:
-    return message.replace("Value error, ", "")  # which pydantic adds
+    # pydantic adds this prefix.
+    return message.replace("Value error, ", "")
 
 
 def examples_of(command: Any) -> list[str]:
@@ -122,7 +123,8 @@ def help_panels(context: typer.Context) -> dict[str, list[tuple[str, str]]]:
         heading = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
         panels.setdefault(heading, []).append(_help_row(parameter, context))
     for heading in panels.keys() - {"Options"}:
-        panels[heading].sort(key=lambda row: row[0].startswith("--"))  # flags of one letter are typed most
+        # Flags of one letter are typed most.
+        panels[heading].sort(key=lambda row: row[0].startswith("--"))
     if below := subcommands(context):
         panels["Commands"] = [(name, help_paragraphs(child.command)[0]) for name, child in below.items()]
     rank = {"Arguments": -1, "Options": 1, "Advanced": 2}
@@ -132,7 +134,8 @@ def help_panels(context: typer.Context) -> dict[str, list[tuple[str, str]]]:
 def _help_row(parameter: Any, context: typer.Context) -> tuple[str, str]:
     name = parameter.metavar or parameter.name.upper()
     if isinstance(parameter, TyperArgument):
-        return name, parameter.help or ""  # the usage shows whether it is required
+        # The usage shows whether it is required.
+        return name, parameter.help or ""
     flags = ", ".join(sorted([*parameter.opts, *parameter.secondary_opts], key=lambda flag: flag.startswith("--")))
     default = parameter.show_default or None
     if default is True:
@@ -211,11 +214,13 @@ def prepare_completion() -> None:
     """Register the shells, replace the script for zsh, and complete `--flag=VALUE` in all of them."""
     _completion_shared._completion_scripts["zsh"] = _ZSH
     _completion_classes.ZshComplete.source_template = _ZSH
-    _completion_classes._sanitize_help_text = lambda text: text  # help is not markup, and rich is slow to import
+    # Help is not markup, and rich is slow to import.
+    _completion_classes._sanitize_help_text = lambda text: text
     complete = ShellComplete.get_completions
 
     def get_completions(self: ShellComplete, args: list[str], incomplete: str) -> list[Any]:
-        flag, equals, _ = incomplete.partition("=")  # one word, except in bash
+        # It is one word, except in bash.
+        flag, equals, _ = incomplete.partition("=")
         found = complete(self, [arg for arg in args if arg != "="], incomplete)
         if equals and flag.startswith("--"):
             for item in found:

@@ -144,7 +144,8 @@ def _parse_glob(text: str) -> _Glob:
     *parents, last = Path(text).parts or [""]
     if not last:
         raise UsageError(f"{text!r} is not a glob", "write it as '*.gif' or 'raw/**'")
-    return (*parents, "*" if last == "**" else last)  # everything deeper is in what `*` matches
+    # What `*` matches includes everything deeper.
+    return (*parents, "*" if last == "**" else last)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ class Filter:
         return self.since is None or _modification_time(file) >= self.since
 
     def excludes_folder(self, folder: str, first_name: int, top: int) -> bool:
-        any_file = ""  # matches `*`, but no glob that some files do not match
+        # An empty name matches `*`, but no glob that some files do not match.
+        any_file = ""
         return bool(self.exclude) and _any_match(self.exclude, (*Path(folder).parts, any_file), first_name, top)
 
 
@@ -241,10 +243,12 @@ class _Finder:
         """Return a file itself, or the videos and pictures below a folder, sorted, that the filter accepts."""
         if not os.path.isdir(path):  # noqa: PTH112 - pathlib's may raise
             return [path] if self.filter.accepts(path, first_name, top) else []
-        top = len(Path(path).parts)  # globs are relative to the folder
+        # Globs are relative to the folder.
+        top = len(Path(path).parts)
         if self.filter.excludes_folder(path, first_name, top):
             return []
-        unlisted: list[str] = []  # kept, so that reading them reports why their files are missing
+        # Folders that cannot be listed are kept, so that reading them reports why their files are missing.
+        unlisted: list[str] = []
         walk = _walk(path, lambda folder: self.filter.excludes_folder(folder, first_name, top), unlisted)
         media = (
             file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES + _UNSUPPORTED_SUFFIXES)
@@ -311,7 +315,8 @@ def _real_location(path: str, real_folders: dict[str, str]) -> tuple[str, str]:
 def _resolve(path: str) -> str:
     try:
         return os.path.realpath(path)
-    except ValueError:  # a list may hold strings that cannot be paths
+    except ValueError:
+        # A list may hold strings that cannot be paths.
         return path
 
 

@@ -71,7 +71,8 @@ def _lacks_matrix(frame: Any) -> bool:
 def _size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
     """Return width and height with square pixels, at most `_LARGEST`. No side grows, as an aspect may be wrong."""
     width, height, wide = frame.width, frame.height, float(aspect or 1)
-    if frame.interlaced_frame:  # the height stays, else fields would mix; without every second row it is half
+    # The height stays, as fields would mix otherwise; without every second row it is half.
+    if frame.interlaced_frame:
         return max(round(width * min(wide / 2, 1)), 1), height
     width, height = width * min(wide, 1), height / max(wide, 1)
     shrink = min(_LARGEST / min(width, height), 1)
@@ -84,7 +85,8 @@ def _display_matrix(frame: Any) -> np.ndarray:
 
     try:
         data = frame.side_data.get(Type.DISPLAYMATRIX)
-    except ValueError:  # other side data that PyAV does not know, such as Exif; the rotation is still available
+    except ValueError:
+        # There is other side data that PyAV does not know, such as Exif. The rotation is still available.
         turn = math.radians(frame.rotation)
         return np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     if data is None:
@@ -117,10 +119,12 @@ def to_standard(rgb: np.ndarray, transfer: int) -> np.ndarray:
         light = _pq_light(codes)[rgb]
     else:
         scene = _hlg_scene(codes)[rgb]
-        light = scene * (scene @ _LUMINANCE)[..., None] ** 0.2 * (_HLG_PEAK / _WHITE)  # the system gamma, 1.2
+        # 1.2 is the system gamma.
+        light = scene * (scene @ _LUMINANCE)[..., None] ** 0.2 * (_HLG_PEAK / _WHITE)
     light = np.maximum(light @ _TO_BT709.T, 0)
     brightest = np.maximum(light.max(axis=2, keepdims=True), _KNEE)
-    light *= _rolled_off(brightest) / brightest  # all three alike, so that the hue stays
+    # All three channels are scaled alike, so that the hue stays.
+    light *= _rolled_off(brightest) / brightest
     return (_srgb(light) * 255 + 0.5).astype(np.uint8)
 
 

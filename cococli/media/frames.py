@@ -9,7 +9,8 @@ import numpy as np
 from ..errors import VideoError
 from ..files import open_binary
 
-MAX_FRAME_PIXELS = 100_000_000  # of a video or animation: three times 8K; decoders hold several frames at once
+# Of a video or animation: three times 8K, as decoders hold several frames at once.
+MAX_FRAME_PIXELS = 100_000_000
 PROGRESS_BYTES = 16 << 10  # compressed bytes whose decoding counts as progress
 
 

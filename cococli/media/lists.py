@@ -56,7 +56,8 @@ def _column(path: Path, wanted: str | None) -> Iterator[str]:
     for where, record in read_table(path, wanted):
         name = choose_column(record, PATHS, column) or (next(iter(record)) if len(record) == 1 and not column else None)
         if name is None:
-            source = path if column == wanted else where  # the first record lacks it, or a later one
+            # Either the first record lacks the column, or a later one.
+            source = path if column == wanted else where
             missing = "column of paths" if column is None else f"column {column!r}"
             raise UsageError(f"{source} has no {missing}", f"name one as in @list.csv:column: {', '.join(record)}")
         column = name

@@ -46,11 +46,13 @@ def open_input(source: Any) -> Iterator[Path | Reader]:
     """
     if hasattr(source, "read"):
         if source.seekable():
-            source.seek(0)  # a buffer that was just written stands at its end
+            # A buffer that was just written stands at its end.
+            source.seek(0)
         source = source.read()
     if isinstance(source, bytes | bytearray | memoryview):
         with temporary_folder() as folder:
-            path = folder / "content.png"  # a picture's suffix: the content decides whether it is a video
+            # The suffix is that of a picture, but the content decides whether it is a video.
+            path = folder / "content.png"
             path.write_bytes(source)
             yield path
     else:

@@ -56,7 +56,8 @@ class Picture:
         except VideoError as error:
             with _picture_errors(), open_with_pillow(self.path) as picture:
                 pixels = rgb_pixels(picture)
-            if (pixels == pixels[0, 0]).all():  # gray or black, which stands for what is missing
+            # A single color, gray or black, stands for what is missing.
+            if (pixels == pixels[0, 0]).all():
                 raise error from None
             return pixels
 
@@ -127,7 +128,8 @@ def _durations(picture: Any, count: int, size: int) -> list[float]:
     seconds: list[float] = []
     with suppress(OSError, EOFError, SyntaxError, ValueError):
         for _ in _forward(picture, range(count)):
-            picture.load()  # WebP has a frame's duration only now
+            # WebP has a frame's duration only now.
+            picture.load()
             seconds.append(picture.info.get("duration", 0) / 1000 or _INSTANT)
             report_progress(size // count)
     if not seconds:
@@ -150,7 +152,8 @@ def rgb_pixels(picture: Any) -> np.ndarray:
     from PIL import Image
 
     huge = picture.width * picture.height > _HUGE
-    if huge and picture.format in ("JPEG", "MPO"):  # decodes at a half, a quarter or an eighth of the size
+    # JPEG can be decoded at a half, a quarter or an eighth of the size.
+    if huge and picture.format in ("JPEG", "MPO"):
         shrink = max(min(picture.size) / _ENOUGH, 1)
         picture.draft(None, (int(picture.width / shrink), int(picture.height / shrink)))
     factor = max(min(picture.size) // _ENOUGH, 1) if huge else 1
@@ -201,7 +204,8 @@ def _levels(picture: Any) -> _Levels | None:
     tags = getattr(picture, "tag_v2", {})
     dtype: Any = np.asarray(picture.crop((0, 0, 1, 1))).dtype
     if picture.mode == "I" and _BITS_PER_SAMPLE in tags and tags.get(_SAMPLE_FORMAT, _UNSIGNED) == _UNSIGNED:
-        dtype = np.uint32  # Pillow reads it as signed
+        # Pillow reads unsigned numbers as signed ones.
+        dtype = np.uint32
     if picture.mode.startswith("I;"):
         black, white = 0.0, 2.0 ** max(tags.get(_BITS_PER_SAMPLE, (16,))) - 1
     else:
@@ -244,5 +248,6 @@ def _picture_errors() -> Iterator[None]:
         yield
     except (VideoError, MemoryError):
         raise
-    except Exception as error:  # on damaged files Pillow raises anything: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        # On damaged files Pillow raises anything: OSError, SyntaxError, struct.error, ...
         raise VideoError(f"damaged picture: {reason(error)}") from None

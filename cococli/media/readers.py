@@ -43,7 +43,8 @@ def open_reader(path: Path, reporter: Reporter = SILENT) -> Reader:
         raise VideoError(f"a {archive} archive, not a video or picture: unpack it first")
     if path.suffix.lower() not in _MOTION_JPEG and (picture := open_picture(path)):
         return picture
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:  # FFmpeg would show one tile of it
+    # FFmpeg would show one tile of such a picture.
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         raise VideoError(f"not a HEIC picture that can be read{'' if reads_heif() else ': pip install pillow-heif'}")
     return open_video(path, reporter)
 

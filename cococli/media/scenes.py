@@ -135,7 +135,8 @@ def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     contrast = _contrast(pictures)
     faded = contrast < _FLAT
     edges = np.flatnonzero(np.diff(faded)) + 1
-    for first, end in pairwise([0, *edges, len(faded)]):  # runs of blank frames and of others
+    # Runs of blank frames alternate with runs of others.
+    for first, end in pairwise([0, *edges, len(faded)]):
         if faded[first]:
             continue
         for edge, step in ((first, 1), (end - 1, -1)):
@@ -178,8 +179,10 @@ def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
-    shrink, shrink_again = VideoReformatter().reformat, VideoReformatter().reformat  # preparing them takes long
-    with suppress(av.FFmpegError, ValueError):  # frames in a pixel format that cannot be converted
+    # Preparing them takes long.
+    shrink, shrink_again = VideoReformatter().reformat, VideoReformatter().reformat
+    # Some pixel formats cannot be converted.
+    with suppress(av.FFmpegError, ValueError):
         for time, frame in video.decode_all():
             small = shrink(frame, PAGE_WIDTH, PAGE_HEIGHT, "yuv420p", interpolation=Interpolation.AREA)
             pixels = shrink_again(small, WIDTH, HEIGHT, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
@@ -278,7 +281,8 @@ def _strength(times: np.ndarray, pixels: np.ndarray, i: int, part: np.ndarray | 
     standard, at = _standardize(pixels[first:end, part]), i - first
     steps = 1 - np.sum(standard[1:] * standard[:-1], axis=1)
     apart = np.quantile(1 - standard[: at + 1] @ standard[at + 1 :].T, 0.25)
-    others = np.sort(np.delete(steps, at))[-2:].sum() / 2  # a flash beside it is two steps
+    # A flash beside it is two steps.
+    others = np.sort(np.delete(steps, at))[-2:].sum() / 2
     if steps[at] > _STEP and apart > _APART and steps[at] > _ALONE * others:
         return float(steps[at] * apart)
     return 0.0
@@ -320,9 +324,10 @@ def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iter
         whole = np.maximum(distances[first, last], 1)[:, None]
         from_first = distances[first[:, None], between]
         along = (from_first + whole - distances[last[:, None], between]) / (2 * whole)
-        off = np.mean(from_first / whole - along**2, axis=1)  # squared distance from the line
+        off = np.mean(from_first / whole - along**2, axis=1)
         strength = (1 - np.sum(standard[first] * standard[last], axis=1)) * (1 - 4 * off)
-        even = np.diff(along, axis=1).max(axis=1, initial=0) <= 1 / half  # no step of more than double the average
+        # No step is more than double the average.
+        even = np.diff(along, axis=1).max(axis=1, initial=0) <= 1 / half
         for i in np.flatnonzero(even & (strength > _DISSOLVED)):
             yield _Change(float(times[frames[i + half]]), float(strength[i]), half * _TICK)
 

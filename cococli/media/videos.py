@@ -95,9 +95,11 @@ def _decord_frames(video: Video, indices: Sequence[int]) -> Iterator[Frame]:
     for index in indices:
         try:
             pixels = reader[index].asnumpy()
-        except Exception as error:  # decord raises RuntimeError, AssertionError, IndexError and StopIteration
+        except Exception as error:
+            # decord raises RuntimeError, AssertionError, IndexError and StopIteration.
             raise VideoError(reason(error)) from None
-        if pixels.shape[2] != 3:  # it mistakes the padding of narrow frames for channels
+        # decord mistakes the padding of narrow frames for channels.
+        if pixels.shape[2] != 3:
             raise VideoError("decord cannot read frames of this width")
         yield Frame(float(starts[index]), pixels)
 
@@ -208,8 +210,10 @@ def _packets(stream: Any) -> Iterator[Any]:
             report_progress(packet.size)
             if packet.size:
                 yield packet
-    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: at the end, where streams turned up on the way
-        if is_transient(error):  # the file goes on, but the disk fails
+    except (av.FFmpegError, OSError, IndexError) as error:
+        # An IndexError comes at the end of files in which streams turn up on the way.
+        # The file goes on, but the disk fails.
+        if is_transient(error):
             raise VideoError(reason(error)) from None
 
 
@@ -219,7 +223,8 @@ def _av_stream(path: Path) -> Iterator[Any]:
     import av
     from av.stream import Disposition
 
-    with open_file(path) as file:  # FFmpeg would interpret names with colons or percent signs
+    # It is opened here, because FFmpeg would interpret names with colons or percent signs.
+    with open_file(path) as file:
         try:
             container = av.open(
                 file,
@@ -233,13 +238,15 @@ def _av_stream(path: Path) -> Iterator[Any]:
             raise VideoError(reason(error) if is_transient(error) else _why_not_a_video(path, error)) from None
         with container:
             stream = container.streams.best("video")
-            if stream is None or stream.disposition & Disposition.attached_pic:  # not the cover of a song
+            # The cover of a song is no video.
+            if stream is None or stream.disposition & Disposition.attached_pic:
                 raise VideoError("no video stream")
             if stream.codec_context is None:
                 raise VideoError("unknown video codec")
             if stream.width * stream.height > MAX_FRAME_PIXELS:
                 raise VideoError(f"frames of more than {MAX_FRAME_PIXELS:,} pixels")
-            stream.codec_context.thread_count = 1  # videos are read in parallel, and threads decode ahead in vain
+            # Videos are read in parallel already, and threads would decode ahead in vain.
+            stream.codec_context.thread_count = 1
             yield stream
 
 
@@ -317,7 +324,8 @@ def _begin(stream: Any, first_tick: int) -> float:
         if other.start_time is not None and not other.disposition & Disposition.attached_pic
     ]
     begin = first_tick * stream.time_base - max(min(starts, default=first_tick * stream.time_base), 0)
-    return float(begin) if 0 < begin <= _LONGEST else 0.0  # damaged files have times of weeks
+    # Damaged files have times of weeks.
+    return float(begin) if 0 < begin <= _LONGEST else 0.0
 
 
 def _without_strays(ticks: np.ndarray, longest: int) -> np.ndarray:
@@ -334,7 +342,7 @@ class _PacketIndex:
         self.key_positions: list[int] = []  # in `ticks`
         self.keys: list[tuple[int, int]] = []  # (presentation, seek) ticks
         self.untimed = 0
-        self.hidden = 0  # decoded but not shown, as before the cut of a trimmed clip; or damaged
+        self.hidden = 0
         self.last_duration = 0  # of the frame shown last, in ticks
         self._last_tick = -(2**63)
 

@@ -93,7 +93,8 @@ def duplicates(vectors: np.ndarray, videos: Sequence[Sequence[int]], threshold: 
         np.minimum.at(weakest, joined, before)
         np.minimum.at(weakest, joined[pairs[0]], similarity[links])
         groups = joined[groups]
-        growing = growing[np.isin(groups[growing], groups[linked])]  # others have no neighbor, and never will
+        # Other groups have no neighbor, and never will.
+        growing = growing[np.isin(groups[growing], groups[linked])]
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     found = [Group(tuple(own.tolist()), float(weakest[groups[own[0]]])) for own in members if len(own) > 1]
@@ -155,5 +156,6 @@ def _block(vectors: np.ndarray, videos: Sequence[Sequence[int]], chosen: np.ndar
     rows = [videos[video] for video in chosen]
     starts = np.cumsum([0, *map(len, rows[:-1])])
     block = vectors[np.concatenate(rows)].astype(np.float32)
-    block /= np.linalg.norm(block, axis=1, keepdims=True)  # float16 rounds lengths
+    # float16 has rounded the lengths.
+    block /= np.linalg.norm(block, axis=1, keepdims=True)
     return _Block(chosen, starts, block)

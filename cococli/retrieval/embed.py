@@ -57,7 +57,8 @@ class Embedding:
     def to_json(self) -> str:
         """Return one line of ASCII, with the shortest numbers that identify the vector."""
         fields = {**self.entry.fields(), "model": self.model, "vector": [float(str(x)) for x in self.vector]}
-        return json.dumps(fields)  # an undecodable byte of a path stands as a lone surrogate
+        # An undecodable byte of a path stands as a lone surrogate.
+        return json.dumps(fields)
 
 
 def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
@@ -142,7 +143,8 @@ def embed_tasks(
     failed, spent, started = [], Spent(), time.perf_counter()
     with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
         for embedded in embed_videos(paths, engine, pool, request, sizes, reporter, spent):
-            with interrupts.held():  # what is written is counted
+            # An interrupt waits, so that everything written is counted.
+            with interrupts.held():
                 index.append(videos[embedded.index], embedded.entries, embedded.vectors)
                 failures = [entry for entry in embedded.entries if isinstance(entry, Failure)]
                 for failure in failures:
@@ -363,7 +365,8 @@ def _columns(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
 
 
 def _write_npz(file: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(file, "w") as archive:  # unlike np.savez, this closes the file when the disk is full
+    # Unlike np.savez, this closes the file when the disk is full.
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

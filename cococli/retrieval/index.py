@@ -173,7 +173,8 @@ class Index:
             for name in (ENTRIES, VECTORS):
                 check_regular(folder / name)
             self._state = _state_of(folder)
-            self._lines = (folder / ENTRIES).read_bytes()  # before the vectors, which a run writes first
+            # Entries are read before the vectors, which a run writes first.
+            self._lines = (folder / ENTRIES).read_bytes()
             self.vectors = map_vectors(folder / VECTORS)  # [N, D]
         except OSError as error:
             raise UsageError(f"{folder} is damaged: {error.filename}: {error.strerror}", _REPAIR) from None
@@ -267,7 +268,8 @@ class IndexWriter:
         self.folder = folder
         self.reused = _reused(paths, tasks, journal.reused)  # entries of earlier runs, by task
         self._journal, self._vectors, self._paths, self._written_before = journal, vectors, paths, vectors.count
-        named = _used_rows(folder / ENTRIES, journal.lines)  # some lie past the end after a power failure
+        # After a power failure some rows lie past the end.
+        named = _used_rows(folder / ENTRIES, journal.lines)
         self._free = (row for row in count() if row not in named)
 
     def append(self, task: Task, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
@@ -282,7 +284,8 @@ class IndexWriter:
         """
         rows = list(islice(self._free, len(vectors)))
         with io_errors("write", self.folder / VECTORS):
-            if rows and rows[0] < self._written_before:  # the graph holds the vectors that are replaced
+            # The graph holds the vectors that are replaced now.
+            if rows and rows[0] < self._written_before:
                 remove_graph(self.folder)
             self._vectors.write(rows, vectors)
         row = iter(rows)
@@ -384,7 +387,8 @@ def _is_index(folder: Path) -> bool:
         return False
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
-    about = folder / ABOUT  # other programs use that name, too
+    # Other programs use that name, too.
+    about = folder / ABOUT
     if about.exists():
         with read_errors(about):
             if (folder / ENTRIES).exists() or b"coca_index" in about.read_bytes():
@@ -488,7 +492,8 @@ def _parser(path: Path) -> Callable[[dict[str, Any]], Entry | Failure]:
 
     def parse(line: dict[str, Any]) -> Entry | Failure:
         nonlocal unit
-        if unit is None:  # not earlier: now other runs are locked out
+        # Read now, when other runs are locked out.
+        if unit is None:
             unit = are_unit(map_vectors(path)) if path.exists() else np.zeros(0, bool)
         entry = parse_entry(line)
         if isinstance(entry, Entry) and not (0 <= entry.row < len(unit) and unit[entry.row]):
@@ -508,7 +513,8 @@ def _named_rows(path: Path, lines: bytes) -> np.ndarray:
     named, start = [], 0
     for number, line in enumerate(lines.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
-            break  # incomplete
+            # The last line is incomplete.
+            break
         if row := _ROW.match(line):
             named.append((int(row[1]), start, row[2] == b"text"))
         elif b'"status": "error"' not in line:

@@ -72,7 +72,8 @@ def combined(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Raises:
         UsageError: The sum is zero.
     """
-    scale = np.abs(weights).max()  # squares of huge weights would overflow
+    # Squares of huge weights would overflow.
+    scale = np.abs(weights).max()
     total = np.asarray(weights / scale if scale else weights, np.float64) @ vectors
     length = np.linalg.norm(total)
     if length < 1e-5:
@@ -88,7 +89,8 @@ def scores(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray | None = Non
     vectors, query = np.asarray(vectors), query.astype(np.float32)
     if rows is None:
         return _scores_of_halves(vectors, query) if vectors.dtype == np.float16 else vectors @ query
-    if 8 * len(rows) < len(vectors):  # otherwise reading all rows is faster than picking some
+    # Otherwise reading all rows is faster than picking some.
+    if 8 * len(rows) < len(vectors):
         return scores(vectors[rows], query)
     return scores(vectors, query)[rows]
 
@@ -136,7 +138,8 @@ def _scores_of_halves(halves: np.ndarray, query: np.ndarray) -> np.ndarray:
         part = block[: end - start]
         part[:] = bits[start:end]
         part <<= 13
-        part &= -0x70002000  # clears the copies of the sign bit above the exponent
+        # This clears the copies of the sign bit above the exponent.
+        part &= -0x70002000
         np.dot(part.view(np.float32), raised, out=found[start:end])
     return found
 
@@ -238,7 +241,8 @@ def _read(folder: Path, vectors: np.ndarray, stamp: str, reporter: Reporter) -> 
         if (note["stamp"], note["width"]) != (stamp, vectors.shape[1]) or rows > len(vectors):
             return None
         path.stat()
-        graph = index.restore(path, view=rows == len(vectors), **_SETTINGS)  # a mapped graph cannot be extended
+        # A mapped graph cannot be extended.
+        graph = index.restore(path, view=rows == len(vectors), **_SETTINGS)
         if graph is not None and len(graph) == rows:
             return graph
         problem = "it is incomplete"
@@ -266,5 +270,6 @@ def _write(folder: Path, graph: "Graph", stamp: str) -> None:
         with write_atomically(note_path, path) as (note_file, file):
             note_file.write(json.dumps(note).encode())
             graph.save(file.name)
-    except (OSError, RuntimeError) as problem:  # usearch raises the latter when the disk is full
+    except (OSError, RuntimeError) as problem:
+        # usearch raises a RuntimeError when the disk is full.
         raise UsageError(f"cannot write {path}: {getattr(problem, 'strerror', problem)}") from None

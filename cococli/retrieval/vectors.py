@@ -34,7 +34,8 @@ class VectorFile:
             self.close()
             raise
         self.count = _rows(path, self._offset, self._size)
-        self._tell_count()  # a killed run may not have written it
+        # A killed run may not have written the count.
+        self._tell_count()
 
     @property
     def _size(self) -> int:
@@ -49,7 +50,8 @@ class VectorFile:
         """
         for row, vector in zip(rows, np.asarray(vectors, self.dtype), strict=True):
             _write_at(self._file.fileno(), self._offset + row * self._size, vector.tobytes())
-        if rows and min(rows) < self.count:  # after a power failure the old vector must not remain
+        # After a power failure the old vector must not remain.
+        if rows and min(rows) < self.count:
             os.fsync(self._file.fileno())
         if rows and (count := max(rows) + 1) > self.count:
             self.count = count
@@ -113,7 +115,8 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         except OSError:
             raise
-        except Exception:  # numpy parses the header as Python, which raises many kinds
+        except Exception:
+            # numpy parses the header as Python, which raises many kinds of errors.
             raise UsageError(f"{path} is damaged: invalid header", REBUILD) from None
         offset = file.tell()
     if len(shape) != 2 or fortran or dtype not in (np.float32, np.float16) or not 1 <= shape[1] <= _MAX_DIMENSION:
