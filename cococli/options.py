@@ -132,8 +132,8 @@ Segments = Annotated[
 Engine = Annotated[
     Literal["auto", "mindspore", "torch", "openvino"],
     Option(
-        "Inference engine: auto, mindspore, torch or openvino. auto selects torch on a GPU, else openvino if it is "
-        "installed, else torch. coca bench times them.",
+        "Inference engine: auto, mindspore, torch or openvino. auto selects mindspore on Ascend, torch on a GPU, else "
+        "openvino if it is installed, else torch. coca bench times them.",
         metavar="NAME",
         env="COCA_ENGINE",
         panel=MODEL,
@@ -142,9 +142,9 @@ Engine = Annotated[
 Device = Annotated[
     str,
     Option(
-        "Device of the torch engine: auto, cpu, cuda or mps; cuda:1 is the second GPU.",
+        "Device: auto, cpu, cuda, mps (torch) or ascend (mindspore); cuda:1 is the second GPU.",
         metavar="NAME",
-        complete=("auto", "cpu", "cuda", "mps"),
+        complete=("auto", "cpu", "cuda", "mps", "ascend"),
         panel=MODEL,
     ),
 ]

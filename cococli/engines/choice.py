@@ -18,6 +18,7 @@ from .base import Engine
 AUTO = "auto"
 MAX_THREADS = 1024  # with several thousand, OpenMP crashes or runs out of memory
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and both in WSL
+_ASCEND_DRIVER = "/dev/davinci_manager"
 _GET_OPENVINO = "pip install 'cococli[openvino]'"
 
 
@@ -26,7 +27,7 @@ class Choice:
     """An engine and its settings, from `resolve`."""
 
     engine: str  # mindspore, torch, openvino
-    device: str  # as torch names it: cpu, cuda, cuda:1, mps
+    device: str  # as torch names it: cpu, cuda, cuda:1, mps; or ascend, ascend:1
     precision: str  # fp32, bf16, fp16, int8
     threads: int = 1
     note: str = field(default="", compare=False)  # explains an automatic choice to the user
@@ -39,7 +40,7 @@ class Choice:
 
 
 def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threads: int = 0) -> Choice:
-    """Return the best choice that this machine supports. Loads torch only if there is a GPU driver.
+    """Return the best choice that this machine supports. Loads torch only if there is a GPU driver, MindSpore likewise.
 
     Args:
         threads: 0 for OMP_NUM_THREADS, or else the number of cores that this process may use.
@@ -51,10 +52,9 @@ def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threa
     threads = threads or _cores()
     if not 0 < threads <= MAX_THREADS:
         raise UsageError(f"--threads must be from 0 to {MAX_THREADS}, not {threads}", "0 takes all cores")
-    cpu_only = device == AUTO and engine in ("mindspore", "openvino")
     choices = [
         choice
-        for choice in available("cpu" if cpu_only else device)
+        for choice in available(device, engine)
         if engine in (AUTO, choice.engine) and precision in (AUTO, choice.precision)
     ]
     if not choices:
@@ -68,9 +68,15 @@ def resolve_options(options: EngineOptions) -> Choice:
     return resolve(options.engine, options.device, options.precision, options.threads)
 
 
-def available(device: str = AUTO) -> Iterator[Choice]:
-    """Yield everything that this machine supports, best first, but int8, which is less exact, last of its engine."""
-    if device != "cpu":
+def available(device: str = AUTO, engine: str = AUTO) -> Iterator[Choice]:
+    """Yield everything that this machine supports, best first, but int8, which is less exact, last of its engine.
+
+    Args:
+        engine: Look only for devices of this engine.
+    """
+    if device != "cpu" and engine in (AUTO, "mindspore"):
+        yield from _on_ascend(device)
+    if device != "cpu" and engine in (AUTO, "torch"):
         yield from _on_gpus(device)
     if device not in (AUTO, "cpu"):
         return
@@ -95,9 +101,9 @@ def open_engine(model: ModelFiles, choice: Choice, progress: Progress | None = N
     """
     if choice.engine == "mindspore":
         with _on_cores(choice.threads):
-            from .mindspore import MindSporeEngine, start_threads
+            from .mindspore import MindSporeEngine, start
 
-            start_threads()
+            start(choice.device)
         return MindSporeEngine.open(model.weights, model.config)
     if choice.engine == "torch":
         # OpenMP reads this when it loads. Threads that keep spinning while they wait slow down video readers and each
@@ -126,8 +132,10 @@ def _check(engine: str, device: str, precision: str) -> None:
     if engine not in (AUTO, "mindspore", "torch", "openvino"):
         raise UsageError(f"--engine cannot be {engine!r}", "choose auto, mindspore, torch or openvino")
     kind, _, number = device.partition(":")
-    if kind not in (AUTO, "cpu", "cuda", "mps") or (":" in device and not (kind == "cuda" and number.isdecimal())):
-        raise UsageError(f"--device cannot be {device!r}", "choose auto, cpu, cuda, mps, or one GPU, such as cuda:0")
+    numbered = kind in ("cuda", "ascend") and number.isdecimal()
+    if kind not in (AUTO, "cpu", "cuda", "mps", "ascend") or (":" in device and not numbered):
+        hint = "choose auto, cpu, cuda, mps, ascend, or one GPU, such as cuda:0"
+        raise UsageError(f"--device cannot be {device!r}", hint)
     if precision not in (AUTO, "fp32", "bf16", "fp16", "int8"):
         raise UsageError(f"--precision cannot be {precision!r}", "choose auto, fp32, bf16, fp16 or int8")
 
@@ -135,7 +143,8 @@ def _check(engine: str, device: str, precision: str) -> None:
 def _unsupported(engine: str, device: str, precision: str) -> UsageError:
     """Explain why nothing matches, and suggest what would."""
     if device not in (AUTO, "cpu") and not any(available(device)):
-        return UsageError(f"--device {device}: torch finds no such GPU here", "leave the flag out")
+        finder, kind = ("MindSpore", "device") if device.startswith("ascend") else ("torch", "GPU")
+        return UsageError(f"--device {device}: {finder} finds no such {kind} here", "leave the flag out")
     if engine not in (AUTO, "torch") and not find_spec(engine):
         if engine == "mindspore":
             return no_mindspore("--engine mindspore")
@@ -163,6 +172,17 @@ def _note(choice: Choice) -> str:
     gpu = "" if choice.device == "cpu" else f" on {choice.device}"
     more = "" if gpu or find_spec("openvino") else f"; {_GET_OPENVINO} makes it faster"
     return f"using {choice.engine} in {choice.precision}{gpu}{more}"
+
+
+def _on_ascend(device: str) -> Iterator[Choice]:
+    """Yield what MindSpore supports on Ascend."""
+    kind, _, number = device.partition(":")
+    if kind not in (AUTO, "ascend") or not Path(_ASCEND_DRIVER).exists() or not find_spec("mindspore"):
+        return
+    from mindspore import hal
+
+    if hal.is_available("Ascend") and int(number or 0) < hal.device_count("Ascend"):
+        yield Choice("mindspore", device.replace(AUTO, "ascend"), "fp32")
 
 
 def _on_gpus(device: str) -> Iterator[Choice]:

@@ -1,4 +1,4 @@
-"""CoCa on MindSpore in graph mode, on CPUs."""
+"""CoCa on MindSpore in graph mode, on CPUs and Ascend."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,8 +183,10 @@ class MindSporeCache(KVCache):
         return Tensor((base + self.new_entries()[:, None]).astype(np.int32).reshape(-1))
 
 
-def start_threads() -> None:
-    """Compute something small: MindSpore then starts its threads, one for each core that it finds at that moment."""
+def start(device: str) -> None:
+    """Select the device: cpu, ascend or ascend:1. MindSpore starts its threads, one for each core that it finds now."""
+    kind, _, number = device.partition(":")
+    ms.set_device({"cpu": "CPU", "ascend": "Ascend"}[kind], int(number) if number else None)
     one = _zeros((1, 1))
     _project(one, one[0], one[0], one)
 

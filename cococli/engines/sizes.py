@@ -11,7 +11,7 @@ from ..options import AUTO, ModelOptions
 from .choice import Choice, usable_cores
 
 GPU_FRAMES, GPU_CLIPS = 64, 128  # encoded and decoded at once: more are not faster
-MPS_FRAMES, MPS_CLIPS = 16, 32
+OTHER_FRAMES, OTHER_CLIPS = 16, 32  # MPS and Ascend
 SHARE = 0.3  # of the free memory, for each of the two
 MOST_READERS = 32
 
@@ -51,8 +51,8 @@ def choose_sizes(
     kind = choice.device.partition(":")[0]
     most_frames, most_clips = {
         "cpu": (8, _power_of_two(min(64, max(16, 2 * choice.threads)))),
-        "mps": (MPS_FRAMES, MPS_CLIPS),
-    }.get(kind, (GPU_FRAMES, GPU_CLIPS))
+        "cuda": (GPU_FRAMES, GPU_CLIPS),
+    }.get(kind, (OTHER_FRAMES, OTHER_CLIPS))
     item = 4 if choice.precision == "fp32" or kind == "cpu" else 2
     memory = SHARE * free_memory(choice.device)
     batch = min(max(1, most_frames // frames), memory // encoding_bytes(config, frames, item))
@@ -97,6 +97,8 @@ def free_memory(device: str) -> float:
     """Return the memory that a device has left, in bytes; infinity if it does not say."""
     if device == "cpu":
         return free_ram()
+    if device.startswith("ascend"):
+        return float("inf")
     import torch
 
     if device == "mps":

@@ -97,7 +97,11 @@ def test_ctrl_c_shows_results_so_far() -> None:
         (["--rows", "six"], "--rows cannot be 'six'", "choose numbers from 1 to 1000, such as 6,48"),
         (["--rows", "6,0"], "--rows cannot be '6,0'", "choose numbers from 1 to 1000, such as 6,48"),
         (["--engines", "numpy"], "--engine cannot be 'numpy'", "choose auto, mindspore, torch or openvino"),
-        (["--device", "gpu"], "--device cannot be 'gpu'", "choose auto, cpu, cuda, mps, or one GPU, such as cuda:0"),
+        (
+            ["--device", "gpu"],
+            "--device cannot be 'gpu'",
+            "choose auto, cpu, cuda, mps, ascend, or one GPU, such as cuda:0",
+        ),
     ],
     ids=str,
 )

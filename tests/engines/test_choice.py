@@ -27,10 +27,17 @@ EVERYTHING = ("mindspore", "torch", "openvino", "nncf")
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Set what is installed and what the hardware supports. By default everything, but no GPU."""
 
-    def be(*installed: str, bf16: bool = True, gpus: int = 0, capability: tuple[int, int] = (9, 0)) -> None:
+    def be(
+        *installed: str, bf16: bool = True, gpus: int = 0, capability: tuple[int, int] = (9, 0), ascends: int = 0
+    ) -> None:
         monkeypatch.setattr(choice, "find_spec", lambda name: name in installed or None)
         monkeypatch.setattr(choice, "_has_bf16_instructions", lambda: bf16)
         monkeypatch.setattr(choice, "_DRIVERS", (os.devnull,) if gpus else ())
+        monkeypatch.setattr(choice, "_ASCEND_DRIVER", os.devnull if ascends else "")
+        if ascends:
+            hal = pytest.importorskip("mindspore.hal")
+            monkeypatch.setattr(hal, "is_available", lambda kind: kind == "Ascend")
+            monkeypatch.setattr(hal, "device_count", lambda kind: ascends)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
 
@@ -49,6 +56,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         ((("torch",), {"bf16": False}), "--engine torch --precision fp32"),
         ((EVERYTHING, {"gpus": 1}), "--engine torch --device cuda --precision bf16"),
         ((EVERYTHING, {"gpus": 1, "capability": (7, 5)}), "--engine torch --device cuda --precision fp16"),
+        ((EVERYTHING, {"gpus": 1, "ascends": 1}), "--engine mindspore --device ascend --precision fp32"),
+        ((("torch",), {"ascends": 1}), "--engine torch --precision bf16"),
     ],
 )
 def test_auto_takes_the_best_available(machine: Machine, has: tuple, flags: str) -> None:
@@ -77,6 +86,32 @@ def test_explicit_values_limit_the_choice(machine: Machine, given: dict, flags: 
     assert resolve(**given).flags == flags
 
 
+@pytest.mark.parametrize(
+    ("given", "flags"),
+    [
+        ({"engine": "mindspore"}, "--engine mindspore --device ascend --precision fp32"),
+        ({"device": "ascend:1"}, "--engine mindspore --device ascend:1 --precision fp32"),
+        ({"device": "cpu"}, "--engine openvino --precision bf16"),
+        ({"precision": "bf16"}, "--engine openvino --precision bf16"),
+    ],
+    ids=str,
+)
+def test_ascend_runs_mindspore(machine: Machine, given: dict, flags: str) -> None:
+    machine(*EVERYTHING, ascends=2)
+    assert resolve(**given).flags == flags
+    with pytest.raises(UsageError, match="--device ascend:2: MindSpore finds no such device here"):
+        resolve(device="ascend:2")
+
+
+def test_mindspore_sets_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    mindspore = pytest.importorskip("mindspore")
+    devices = []
+    monkeypatch.setattr(mindspore, "set_device", lambda kind, number: devices.append((kind, number)))
+    for device in ("cpu", "ascend", "ascend:3"):
+        open_engine(find_model("shapes"), choice.Choice("mindspore", device, "fp32", os.cpu_count() or 1))
+    assert devices == [("CPU", None), ("Ascend", None), ("Ascend", 3)]
+
+
 NO_GPU = "torch finds no such GPU here"
 GET = "pip install 'cococli[openvino]'"
 CPU = ("mindspore", "torch")
@@ -87,6 +122,12 @@ CPU = ("mindspore", "torch")
     [
         (EVERYTHING, {"device": "cuda"}, f"--device cuda: {NO_GPU}", "leave the flag out"),
         (EVERYTHING, {"device": "mps", "engine": "torch"}, f"--device mps: {NO_GPU}", "leave the flag out"),
+        (
+            EVERYTHING,
+            {"device": "ascend"},
+            "--device ascend: MindSpore finds no such device here",
+            "leave the flag out",
+        ),
         (CPU, {"engine": "openvino"}, "--engine openvino is not installed", GET),
         (
             ("torch",),
@@ -118,7 +159,7 @@ CPU = ("mindspore", "torch")
             EVERYTHING,
             {"device": "gpu"},
             "--device cannot be 'gpu'",
-            "choose auto, cpu, cuda, mps, or one GPU, such as cuda:0",
+            "choose auto, cpu, cuda, mps, ascend, or one GPU, such as cuda:0",
         ),
         (EVERYTHING, {"device": "cuda:x"}, "--device cannot be 'cuda:x'", None),
         (EVERYTHING, {"precision": "fp8"}, "--precision cannot be 'fp8'", "choose auto, fp32, bf16, fp16 or int8"),
