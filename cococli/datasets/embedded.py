@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import settings
 from ..errors import CocaError
-from ..files import check_space, digest, io_errors, member_path, os_reason, write_atomically
+from ..files import check_space, digest, format_size, io_errors, member_path, os_reason, write_atomically
 from ..reporting import SILENT, Reporter
 from ..tables import EmbeddedFiles, find_embedded_files
 
@@ -72,6 +72,7 @@ def _copy(embedded: EmbeddedFiles, copy: Path, reporter: Reporter) -> None:
     except OSError as error:
         hint = "set COCA_HOME to a folder on another disk"
         raise CocaError(f"cannot copy the pictures in {embedded.path}: {os_reason(error)}", hint) from None
+    reporter.note(f"copying the files in {embedded.path} once: {format_size(embedded.size)} in {copy.parent}")
     offsets = array("q", [8 * (embedded.rows + 1)])
     with (
         reporter.progress(f"copying the files in {embedded.path.name}", embedded.rows) as progress,

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import UsageError
-from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_media
 from ..parsing import read_json
 from ..reporting import SILENT, Reporter
 from ..tables import SUFFIXES, split_column
 from .caption_lists import read_caption_list, read_sidecars
 from .coco import read_coco, read_karpathy
 from .dataset import Dataset, RawExample, Split, gather, no_split, split_named, split_of
-from .tars import expand_braces, read_tars
+from .tars import expand_braces, holds_captions, read_tars
 
 _COCO = re.compile(r"captions_(train|val|test)\d*\.json")
 _PICTURES = re.compile(r"(train|val|test)\d*")
@@ -38,10 +38,10 @@ def find_dataset(
     """Return the examples of one split of a data set, recognized by the layout of its folder or by its file.
 
     In a folder, the first of these that exists is read: a Karpathy split (`dataset_coco.json`), COCO's annotations (of
-    any year; the latest that has pictures), a list with captions, WebDataset tars, a text beside each file (see
-    `caption_lists.read_sidecars`), and lists of any name. A list is `captions.csv` or the like, which Hugging Face
-    calls `metadata`: one with a column of splits, one in a folder for each split, or one without splits that stands for
-    any. The names of tars, and of lists of any name, may contain that of their split.
+    any year; the latest that has pictures), a list with captions, a text beside each file (see
+    `caption_lists.read_sidecars`), WebDataset tars, and lists of any name. A list is `captions.csv` or the like, which
+    Hugging Face calls `metadata`: one with a column of splits, one in a folder for each split, or one without splits
+    that stands for any. The names of tars, and of lists of any name, may contain that of their split.
 
     Args:
         data: The folder; or a list, where `list.csv:column` names the column of captions, annotations, a Karpathy
@@ -148,19 +148,20 @@ def _listed(data: Path, split: Split, images: Path | None, reporter: Reporter) -
     folders = [folder for folder in sorted(data.iterdir()) if split_of(folder.name) in get_args(Split)]
     if inner := {split_of(folder.name): [file] for folder in folders if (file := _list_in(folder))}:
         return _split_lists(data, inner, split, images, reporter)
-    if tars := [*sorted(data.glob("*.tar")), *sorted(data.glob("*/*.tar"))]:
+    entries, left_out = read_sidecars(data)
+    if entries:
+        return gather(data, split, entries, left_out)
+    tars = [*sorted(data.glob("*.tar")), *sorted(data.glob("*/*.tar"))]
+    if tars and holds_captions(tars[0]):  # not the pictures of a list
         names = {tar: split_named(tar.stem, tar.parent.name if tar.parent != data else "") for tar in tars}
         splits = set(filter(None, names.values()))
         if splits and split not in splits:
             raise no_split(data, split, splits)
         chosen = [tar for tar in tars if names[tar] == split] if splits else tars
         return _tars(data, chosen, split, split if splits else "", reporter)
-    entries, left_out = read_sidecars(data)
-    if entries:
-        return gather(data, split, entries, left_out)
     if tables := _tables(data):
         return _split_lists(data, tables, split, images, reporter)
-    if _annotations(data.parent) or _karpathy(data.parent) or _list_in(data.parent):
+    if find_media(data) and (_annotations(data.parent) or _karpathy(data.parent) or _list_in(data.parent)):
         raise UsageError(f"{data} holds pictures, but no captions", f"their captions are in --data {data.parent}")
     raise UsageError(f"no captions found in {data}", _HINT)
 

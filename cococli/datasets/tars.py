@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .caption_lists import SIDECARS, parse_captions
 from .dataset import RawExample
 
 _MEDIA = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES}
+_FIRST = 100
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
@@ -36,6 +38,15 @@ def expand_braces(pattern: str) -> list[Path]:
     if missing := [path for path in paths if not path.is_file()]:
         raise UsageError(f"{len(missing)} of {len(paths)} files of {pattern} do not exist (first: {missing[0]})")
     return paths
+
+
+def holds_captions(path: Path) -> bool:
+    """Return whether there are captions among the first files of a tar, or it is damaged."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return any(member.name.lower().endswith(SIDECARS) for member in islice(tar, _FIRST))
+    except (OSError, tarfile.TarError):
+        return True
 
 
 def read_tars(paths: Sequence[Path], reporter: Reporter = SILENT) -> tuple[list[RawExample], dict[str, int], list[str]]:

@@ -1,10 +1,9 @@
-"""Data sets as users have them, each read by `coca evaluate` and, where files are in containers, `coca finetune`."""
+"""Data sets as users have them, read by `coca evaluate`; `training/test_containers.py` trains on tars and Parquet."""
 
 import csv
 import io
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from training.tiny_run import config_file
 
 CAPTIONS = {
     "1000268201_693b08cb0e.jpg": ["A red thing .", "It is red, all of it ."],
@@ -56,6 +54,13 @@ def pictures(folder: Path, names: Iterable[str] = CAPTIONS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_bytes(picture(name))
+    return folder
+
+
+def tar_of_pictures(folder: Path) -> Path:
+    """A list and its pictures, still packed, which is not WebDataset."""
+    tsv(folder)
+    write_tar(folder / "images.tar", [(name, picture(name)) for name in CAPTIONS])
     return folder
 
 
@@ -222,7 +227,8 @@ def karpathy_file(folder: Path) -> Path:
 FORMATS = [
     open_clip_csv, open_clip_tabs, tsv, parquet_of_paths, parquet_of_pictures, parquet_of_bytes, texts_beside_pictures,
     flickr8k_tokens, flickr8k_of_kaggle, flickr30k_tokens, flickr30k_of_kaggle, imagefolder_of_lines,
-    imagefolder_of_table, one_tar, tars_by_pattern, folder_of_tars, coco_annotations, annotations_folder, karpathy_file,
+    imagefolder_of_table, tar_of_pictures, one_tar, tars_by_pattern, folder_of_tars, coco_annotations,
+    annotations_folder, karpathy_file,
 ]  # fmt: skip
 
 
@@ -234,32 +240,11 @@ def test_evaluation_reads_the_format(read, tmp_path: Path, write: Callable[[Path
     assert not [line for line in notes if "left out" in line]
 
 
-@pytest.mark.parametrize("write", [parquet_of_pictures, one_tar], ids=lambda write: write.__name__)
-def test_training_resumes_on_files_in_containers(coca, tmp_path: Path, home: Path, write: Callable[..., Path]) -> None:
-    data = write(tmp_path / "data")
-    if data.is_dir():
-        for part in (data / "data").iterdir():
-            part.rename(part.with_name(part.name.replace("validation", "train")))
-    command = ["finetune", "--data", data, "--from-scratch", "--config", config_file(tmp_path), "--batch-size", 2,
-               "--hold-out", 0, "--save-every", 1, "--steps", 4, "--name"]  # fmt: skip
-    whole = coca(*command, "whole")
-    assert (whole.stdout, whole.returncode) == ("run:whole\n", 0), whole.stderr
-    assert "all: 3 files, 6 captions" in whole.stderr or "train: 3 files, 6 captions" in whole.stderr
-    coca(*command, "part")
-    shutil.rmtree(home / "runs" / "part" / "checkpoints" / "4")
-    resumed = coca(*command, "part")
-    assert "resuming run part at step 3" in resumed.stderr
-    assert losses(home, "part") == losses(home, "whole")
-
-
-def losses(home: Path, name: str) -> list[float]:
-    lines = (home / "runs" / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-
-
 def test_pictures_in_parquet_are_copied_once(read, tmp_path: Path, home: Path) -> None:
     data = parquet_of_pictures(tmp_path / "data")
-    assert read(data)[3] == 0
+    notes = read(data)[2]
+    said = f"copying the files in {data}/data/validation-00000-of-00002.parquet once: "
+    assert any(line.startswith(said) for line in notes)
     copies = {copy: copy.stat().st_ino for copy in (home / "datasets").glob("validation*")}
     assert len(copies) == 2
     assert read(data)[3] == 0
@@ -361,6 +346,13 @@ def test_bad_rows_are_named(read, tmp_path: Path) -> None:
     path.write_text("a.jpg#0\ta dog\nb.jpg a cat\n")
     expected = f"line 2 of {path} is not a name, a tab and a caption, as in 'dog.jpg#0<tab>a dog'"
     assert refused(read, tmp_path)[-1] == expected
+    listed = flickr30k_of_kaggle(tmp_path / "flickr30k") / "results.csv"
+    damaged = listed.read_text().replace("jpg| 1| It is red", "jpg| 4   It is red")  # as its line 20001 is
+    listed.write_text(damaged)
+    _, texts, notes, code = read(listed.parent)
+    assert (len(texts), code) == (5, 0)
+    assert f"{listed}: 1 rows have fewer fields than the first line (first: line 3)" in notes
+    assert "1 empty captions are left out" in notes
     path = tmp_path / "metadata.jsonl"
     path.write_text('{"file_name": "a.jpg", "text": "x"}\n{"file_name": ')
     assert refused(read, tmp_path)[-1] == f"line 2 of {path} is not valid JSON: Expecting value"
