@@ -1,6 +1,7 @@
 """The Python API: a loaded model that captions, embeds and searches videos and pictures."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
@@ -40,6 +41,15 @@ TEXTS = 64  # texts that do
 T = TypeVar("T")
 Many = list[Any] | tuple[Any, ...] | Iterator[Any]
 PathOrPaths = str | PathLike[str] | Iterable[str | PathLike[str]]
+
+
+class _Log(Reporter):
+    """Logs notes and warnings of methods that take no reporter."""
+
+    def note(self, text: str) -> None:
+        logging.getLogger("cococli").warning(text)
+
+    warning = note
 
 
 class Coca:
@@ -164,7 +174,8 @@ class Coca:
         options = _request(self._options, "load()").model
         frames, rows, length = self._sampling.count, search.rows, search.max_length
         sizes = choose_sizes(config, resolve_options(options), options, len(files), frames, rows, length)
-        computed = compute_videos(files, captioner.stream(sizes.slots), request, sizes.batch, readers=sizes.readers)
+        stream = captioner.stream(sizes.slots)
+        computed = compute_videos(files, stream, request, sizes.batch, _Log(), readers=sizes.readers)
         with closing(computed) as results:
             for result in results:
                 if not result.failure:
@@ -308,14 +319,13 @@ class Coca:
 
     def _pixels(self, source: Any) -> np.ndarray:
         """Read a source: [F, S, S, 3] uint8."""
-        captioner = self.captioner
-        preprocess = captioner.engine.config.preprocess
+        how = self._sampling, self.captioner.image_size, self.captioner.engine.config.preprocess, _Log()
         if not isinstance(source, str | PathLike):
             with open_input(source) as readable:
-                return read_clip(readable, self._sampling, captioner.image_size, preprocess)[1]
+                return read_clip(readable, *how)[1]
         refuse_url(fspath(source))
         try:
-            return read_clip(Path(fspath(source)), self._sampling, captioner.image_size, preprocess)[1]
+            return read_clip(Path(fspath(source)), *how)[1]
         except VideoError as error:
             raise VideoError(f"{fspath(source)}: {error.message}", error.hint) from None
 

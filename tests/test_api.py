@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from media.video_fixtures import damage, make_video
 from PIL import Image
 
 import cococli
@@ -29,6 +30,12 @@ def test_path_and_string_give_one_caption(coca) -> None:
     caption = coca.caption(ROOT / "examples/grows.mp4")
     assert "circle" in caption.text
     assert caption.text == coca.caption(str(ROOT / "examples/grows.mp4")).text
+
+
+def test_failing_decoder_is_logged(coca, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = damage(make_video(tmp_path / "damaged.mp4", frames=200))
+    assert coca.caption(path).text == next(coca.caption_many([path])).text
+    assert caplog.messages == [f"{path}: decord failed; decoding with PyAV instead"] * 2
 
 
 def test_videos_and_texts_share_one_space(coca) -> None:

@@ -111,12 +111,17 @@ def read_clips(
 
 
 def read_clip(
-    source: Path | Reader, sampling: Sampling, image_size: int, preprocess: Preprocess = CLIP
+    source: Path | Reader,
+    sampling: Sampling,
+    image_size: int,
+    preprocess: Preprocess = CLIP,
+    reporter: Reporter = SILENT,
 ) -> tuple[Clip, np.ndarray]:
     """Read a whole video, or a picture, as one clip.
 
     Args:
         image_size: S, in pixels.
+        reporter: See `open_reader`.
 
     Returns:
         The clip, and its frames [F, S, S, 3] uint8. F is 1 for a still picture.
@@ -125,7 +130,7 @@ def read_clip(
         VideoError: Why it cannot be read, without its path.
     """
     request = ReadRequest(sampling, Segments("none"), image_size, preprocess=preprocess)
-    (clip,) = read_clips(source, request)
+    (clip,) = read_clips(source, request, reporter)
     return clip
 
 
