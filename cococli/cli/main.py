@@ -23,14 +23,14 @@ from .fetch import fetch
 from .finetune import finetune
 from .models import app as models
 from .search import search
-from .typer_internals import Command, Group, describe_error, prepare_completion
+from .typer_internals import Command, CommandGroup, describe_error, prepare_completion
 
 INTERRUPTED = 130
 HUNG_UP = 129
 
 app = typer.Typer(
     name="coca",
-    cls=Group,
+    cls=CommandGroup,
     help="Caption, embed and search videos and pictures with CoCa.",
     epilog="coca demo\ncoca fetch vit-l-14-coco\ncoca caption videos/ -o captions.jsonl",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,7 +46,7 @@ app.command()(evaluate)
 app.command()(finetune)
 app.command()(bench)
 app.command()(convert)
-app.add_typer(models, name="models", cls=Group)
+app.add_typer(models, name="models", cls=CommandGroup)
 app.command()(config)
 for group in (app, models):
     for registered in group.registered_commands:

@@ -175,7 +175,7 @@ class Command(TyperCommand):
         return _off_by_default(super().get_help_option(ctx))
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands with our help page."""
 
     def get_help(self, ctx: Any) -> str:

@@ -109,7 +109,7 @@ def parse_entry(fields: dict[str, Any], where: str = "damaged entry") -> Entry |
 
 
 @dataclass(frozen=True)
-class Paths:
+class IndexPaths:
     """Conversion between paths in an index and paths as users write them."""
 
     folder: str  # of the index, without links
@@ -263,7 +263,12 @@ class IndexWriter:
     """An index that a run adds to, from `open_index`."""
 
     def __init__(
-        self, folder: Path, journal: Journal[Entry | Failure], vectors: VectorFile, paths: Paths, tasks: Sequence[Task]
+        self,
+        folder: Path,
+        journal: Journal[Entry | Failure],
+        vectors: VectorFile,
+        paths: IndexPaths,
+        tasks: Sequence[Task],
     ) -> None:
         self.folder = folder
         self.reused = _reused(paths, tasks, journal.reused)  # entries of earlier runs, by task
@@ -445,16 +450,16 @@ def _write_about(folder: Path, about: About) -> None:
         file.write(json.dumps({"coca_index": facts.pop("version"), **facts}, indent=1).encode())
 
 
-def _paths(folder: Path, about: About) -> Paths:
-    return Paths(os.path.realpath(folder), relative=about.version > 1)
+def _paths(folder: Path, about: About) -> IndexPaths:
+    return IndexPaths(os.path.realpath(folder), relative=about.version > 1)
 
 
-def _kept_name(paths: Paths, name: str) -> str:
+def _kept_name(paths: IndexPaths, name: str) -> str:
     """Return the name of a task as entries spell it."""
     return paths.keep(name) if text_of(name) is None else name
 
 
-def _kept_tasks(paths: Paths, tasks: Sequence[Task]) -> list[Task]:
+def _kept_tasks(paths: IndexPaths, tasks: Sequence[Task]) -> list[Task]:
     return [Task(_kept_name(paths, task.name), task.key) for task in tasks]
 
 
@@ -463,7 +468,7 @@ def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
 
 
 def _reused(
-    paths: Paths, tasks: Sequence[Task], kept: Mapping[str, list[Entry | Failure]]
+    paths: IndexPaths, tasks: Sequence[Task], kept: Mapping[str, list[Entry | Failure]]
 ) -> dict[str, list[Entry | Failure]]:
     """Return the kept entries by the names of their tasks."""
     named = ((task.name, kept.get(_kept_name(paths, task.name))) for task in tasks)

@@ -12,12 +12,12 @@ from typer._click.shell_completion import ShellComplete
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from cococli.cli import typer_internals
-from cococli.cli.typer_internals import Command, Group, convert, settable, subcommands, typed, value_of
+from cococli.cli.typer_internals import Command, CommandGroup, convert, settable, subcommands, typed, value_of
 
 CLI = Path(typer_internals.__file__).parent
 CHANGED = f"Typer {typer.__version__} changed: adapt cococli/cli/typer_internals.py"
 
-app = typer.Typer(cls=Group)
+app = typer.Typer(cls=CommandGroup)
 
 
 @app.command(cls=Command)
