@@ -186,7 +186,9 @@ class MindSporeCache(KVCache):
 def start(device: str) -> None:
     """Select the device: cpu, ascend or ascend:1. MindSpore starts its threads, one for each core that it finds now."""
     kind, _, number = device.partition(":")
-    ms.set_device({"cpu": "CPU", "ascend": "Ascend"}[kind], int(number) if number else None)
+    target = {"cpu": "CPU", "ascend": "Ascend"}[kind]
+    if number or ms.get_context("device_target") != target:  # it cannot be set again after the first computation
+        ms.set_device(target, int(number) if number else None)
     one = _zeros((1, 1))
     _project(one, one[0], one[0], one)
 
