@@ -27,7 +27,7 @@ completions: $(VENV)/installed ## write completions/ anew
 bundled: $(VENV)/installed ## train the bundled model anew: under 30 minutes on two quiet cores
 	$(VENV)/bin/python examples/shapes.py build/shapes --train 20000 --val 200 --clips 200
 	COCA_HOME=build/home $(COCA) finetune --data build/shapes --from-scratch --config cococli/assets/models/shapes/shapes.json \
-		--name shapes --steps 2000 --batch-size 64 --rate 5e-4 --warmup 100 --validate-every 500 --seed 0
+		--name shapes --steps 2000 --batch-size 64 --lr 5e-4 --warmup 100 --val-frequency 500 --seed 0
 	COCA_HOME=build/home $(VENV)/bin/python tests/checkpoints/pack_shapes.py run:shapes cococli/assets/models/shapes
 
 examples: $(VENV)/installed ## draw the example clips anew

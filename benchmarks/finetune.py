@@ -37,33 +37,39 @@ def random_batch(count: int) -> Batch:
 
 def real_batches(folder: Path, count: int) -> list[Batch]:
     """Return the batches of the first epoch of a run on this data."""
+    from cococli.catalog import CLIP
     from cococli.media.clips import Sampling
+    from cococli.model.arrays import normalize
     from cococli.requests import FinetuneRequest
     from cococli.training.data import find_data
     from cococli.training.feeding import Feeding, feed
-    from cococli.training.pairs import Order, padded_lengths, pairs_of
+    from cococli.training.pairs import Order, compiled_lengths, pairs_of
 
     pairs = pairs_of(find_data(FinetuneRequest(folder, hold_out=0), 76).train, 76)
-    order = Order(0, padded_lengths(pairs.ids, 0), count)
+    order = Order(0, compiled_lengths(pairs.ids, 0), count)
     steps = feed(pairs, order, range(order.steps), Feeding(Sampling("middle"), 224))
-    return [(step.ids, step.pixels) for step in steps if step.pixels is not None]
+    return [(step.ids, normalize(step.pixels, CLIP)) for step in steps if step.pixels is not None]
 
 
 class Ours:
-    def __init__(self, model: str, frozen: str, batches: list[Batch]) -> None:
+    def __init__(self, model: str, frozen: str, batches: list[Batch], precision: str) -> None:
+        import torch
+
         from cococli import catalog
         from cococli.checkpoints.architecture import parameters
-        from cococli.training.adamw import AdamWOptions
-        from cococli.training.network import Batch, Objective, encode_images
-        from cococli.training.step import Trainer
+        from cococli.training.objective import AdamWOptions, Batch, Objective
+        from cococli.training.torch_trainer import Trainer
 
         config = catalog.MODELS[model].config
         assert config
         weights = {name: random_values(name, shape) for name, shape in parameters(config).items()}
-        self.trainer = Trainer(config, weights, Objective(frozen=frozen), AdamWOptions(decay=WEIGHT_DECAY))
+        torch.set_num_threads(THREADS)
+        objective = Objective(lock_image=frozen == "vision", lock_text=frozen == "text")
+        adamw = AdamWOptions(weight_decay=WEIGHT_DECAY)
+        self.trainer = Trainer(config, weights, objective, adamw, precision=precision)
         self.batches = [Batch(ids, pixels) for ids, pixels in batches]
         if frozen == "vision":  # a run computes image features only once
-            features = [encode_images(config, self.trainer.tensors, pixels) for _, pixels in batches]
+            features = [self.trainer.encode_images(pixels) for _, pixels in batches]
             self.batches = [Batch(ids, images=images) for (ids, _), images in zip(batches, features, strict=True)]
 
     def step(self, index: int) -> None:
@@ -71,7 +77,7 @@ class Ours:
 
 
 class Oracle:
-    def __init__(self, model: str, frozen: str, batches: list[Batch]) -> None:
+    def __init__(self, model: str, frozen: str, batches: list[Batch], precision: str) -> None:
         import torch
 
         torch.set_num_threads(THREADS)
@@ -109,12 +115,12 @@ def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.random.default_rng(len(name)).standard_normal(shape, np.float32) * np.float32(0.02))
 
 
-def work(kind: str, model: str, frozen: str, data: str) -> None:
+def work(kind: str, model: str, frozen: str, data: str, precision: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keep output of the libraries out of the answers
     arrays = np.load(data)
     batches = list(zip(arrays["ids"], arrays["pixels"], strict=True))
-    program = {"ours": Ours, "oracle": Oracle}[kind](model, frozen, batches)
+    program = {"ours": Ours, "oracle": Oracle}[kind](model, frozen, batches, precision)
     for line in sys.stdin:
         start = time.perf_counter()
         program.step(int(line) % len(batches))
@@ -122,10 +128,10 @@ def work(kind: str, model: str, frozen: str, data: str) -> None:
 
 
 def compare(arguments: argparse.Namespace, model: str, frozen: str, data: str, batches: int) -> None:
-    """Time steps of both in turn, and the first epoch of coca separately, as it compiles for each caption length."""
-    ours = Worker(sys.executable, __file__, "--worker", "ours", model, frozen, data)
+    """Time steps of both in turn, after an epoch of coca, whose first steps take longer."""
+    ours = Worker(sys.executable, __file__, "--worker", "ours", model, frozen, data, arguments.precision)
     theirs_frozen = arguments.theirs or frozen
-    command = arguments.oracle_python, __file__, "--worker", "oracle", model, theirs_frozen, data
+    command = arguments.oracle_python, __file__, "--worker", "oracle", model, theirs_frozen, data, "fp32"
     oracle = None if arguments.only_ours else Worker(*command)
     first = sum(ours.run(index)["seconds"] for index in range(batches))
     if oracle:
@@ -159,6 +165,7 @@ def main() -> None:
     parser.add_argument("--only-ours", choices=OPEN_CLIP, help="measure this model without open_clip")
     parser.add_argument("--frozen", choices=("none", "vision", "text"), help="frozen part; default: none, then vision")
     parser.add_argument("--theirs", choices=("none", "vision"), help="frozen in open_clip; default: what coca freezes")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of coca")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pairs", type=int, help="pairs of steps; default: an epoch, or 5 without --data")
     arguments = parser.parse_args()

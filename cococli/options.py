@@ -31,6 +31,8 @@ class Option:
         complete: Words that complete it, or `model`, `stored`, `fetchable`, `architecture` for names of models.
         default_shown: Text that help pages show as the default, or whether they show it.
         argument: Whether it is a positional argument.
+        aliases: Former names of the flag, which help pages and completion leave out.
+        hidden: Whether help pages and completion leave it out.
     """
 
     help: str
@@ -43,6 +45,8 @@ class Option:
     complete: tuple[str, ...] | str = ()
     default_shown: str | bool = True
     argument: bool = False
+    aliases: tuple[str, ...] = ()
+    hidden: bool = False
 
 
 Timeout = Annotated[

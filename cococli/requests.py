@@ -422,7 +422,7 @@ class FinetuneRequest:
     accumulate: Annotated[
         int,
         _training(
-            "Batches per step. The caption loss equals that of one large batch, in the memory of a small one.",
+            "Batches per step. Losses equal those of one large batch, in the memory of a small one.",
             metavar="N",
             minimum=1,
             maximum=65_536,
@@ -431,14 +431,22 @@ class FinetuneRequest:
     learning_rate: Annotated[
         float | None,
         _training(
-            "Peak learning rate.",
-            flags=("--lr", "--rate"),
+            "Peak learning rate. 1e-05 suits trained models, 1e-04 LoRA, 1e-03 training from scratch.",
+            flags=("--lr",),
+            aliases=("--rate",),
             metavar="X",
             minimum=0,
             maximum=1,
             default_shown="1e-05; LoRA 1e-04; from scratch 1e-03",
         ),
     ] = None
+    scheduler: Annotated[
+        Literal["cosine", "const", "const-cooldown"],
+        _training(
+            "Learning rate after the warmup: half a cosine to 0, constant, or constant until a line to 0 in the last "
+            "fifth of the run. A constant rate suits trials of an unknown length.",
+        ),
+    ] = "cosine"
     warmup: Annotated[
         int | None,
         _training(
@@ -452,35 +460,64 @@ class FinetuneRequest:
     weight_decay: Annotated[
         float,
         _training(
-            "Weight decay of matrices.", flags=("--weight-decay", "--decay"), metavar="X", minimum=0, maximum=1000
+            "Weight decay of matrices. 0.1 suits fine-tuning on COCO; open_clip trains from scratch with 0.2.",
+            aliases=("--decay",),
+            metavar="X",
+            minimum=0,
+            maximum=1000,
         ),
     ] = 0.1
     clip_grad_norm: Annotated[
         float,
         _training(
             "Maximum norm of the gradients; 0 for no limit.",
-            flags=("--clip-grad-norm", "--clip"),
+            flags=("--grad-clip-norm",),
+            aliases=("--clip-grad-norm", "--clip"),
             metavar="X",
             minimum=0,
             maximum=_MOST,
         ),
     ] = 1.0
     caption_loss: Annotated[
-        float, _training("Weight of the caption loss.", flags=("--caption",), metavar="X", minimum=0, maximum=1000)
-    ] = 2.0
-    contrastive_loss: Annotated[
-        float,
+        float | None,
         _training(
-            "Weight of the contrastive loss; 0 is faster and trains captioning alone.",
-            flags=("--contrastive",),
+            "Weight of the caption loss.",
+            flags=("--caption-loss-weight",),
+            aliases=("--caption",),
             metavar="X",
             minimum=0,
             maximum=1000,
+            default_shown="1; from scratch 2",
         ),
-    ] = 1.0
+    ] = None
+    contrastive_loss: Annotated[
+        float | None,
+        _training(
+            "Weight of the contrastive loss. 0 trains captioning alone, which is faster; 1 also trains embeddings for "
+            "search.",
+            flags=("--contrastive-loss-weight",),
+            aliases=("--contrastive",),
+            metavar="X",
+            minimum=0,
+            maximum=1000,
+            default_shown="0; from scratch 1",
+        ),
+    ] = None
+    lock_image: Annotated[
+        bool, _training("Lock the vision tower. Its image features are computed once and stored on disk.")
+    ] = False
+    unlocked_groups: Annotated[
+        int,
+        _training(
+            "Groups of the locked vision tower that are trained, from its end: the pooler, then one for each block.",
+            metavar="N",
+            minimum=0,
+            maximum=1000,
+        ),
+    ] = 0
+    lock_text: Annotated[bool, _training("Lock the text tower.")] = False
     freeze: Annotated[
-        Literal["none", "vision", "text"],
-        _training("Freeze a tower. Image features of a frozen vision tower are computed once and stored on disk."),
+        Literal["none", "vision", "text"], _training("Former name of --lock-image and --lock-text.", hidden=True)
     ] = "none"
     lora: Annotated[
         int,
@@ -491,10 +528,40 @@ class FinetuneRequest:
             maximum=1024,
         ),
     ] = 0
+    ema: Annotated[
+        float,
+        _training(
+            "Decay of a moving average of the weights, which is validated and saved; 0 for none. 0.999 suits runs of "
+            "thousands of steps.",
+            metavar="DECAY",
+            minimum=0,
+            maximum=0.999999,
+        ),
+    ] = 0.0
     seed: Annotated[int, _training("Seed of the order of the data and of random weights.", metavar="N", minimum=0)] = 0
+    engine: Annotated[
+        Literal["torch", "mindspore"],
+        Option("Training engine: torch, or mindspore, the reference, for Ascend.", metavar="NAME", panel=MODEL),
+    ] = "torch"
+    device: Device = "auto"
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], _training("Precision of the computation; CPUs support fp32 only.")
-    ] = "fp32"
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Option(
+            "Precision of the computation; weights are kept in fp32. auto selects bf16 on a GPU that supports it, else "
+            "fp32. bf16 is also faster on CPUs with AVX512-BF16 or AMX.",
+            metavar="TYPE",
+            panel=MODEL,
+        ),
+    ] = "auto"
+    threads: Threads = 0
+    grad_checkpointing: Annotated[
+        bool,
+        _training("Recompute activations in the backward pass: a third more time, for a fraction of the memory."),
+    ] = False
+    workers: Annotated[
+        int | None,
+        _run("Processes that read files.", metavar="N", minimum=1, maximum=256, default_shown="2; on GPUs up to 8"),
+    ] = None
     name: Annotated[
         str | None,
         _run(
@@ -516,6 +583,8 @@ class FinetuneRequest:
         int | None,
         _run(
             "Steps between validations on the held-out examples.",
+            flags=("--val-frequency",),
+            aliases=("--validate-every",),
             metavar="N",
             minimum=1,
             maximum=_MOST,
@@ -536,7 +605,13 @@ class FinetuneRequest:
     keep: Annotated[
         int, _run("Number of recent checkpoints to keep, besides the best.", metavar="N", minimum=1, maximum=_MOST)
     ] = 2
-    tensorboard: Annotated[bool, _run("Also write TensorBoard events.")] = False
+    report_to: Annotated[
+        Literal["tensorboard", "wandb"] | None,
+        _run(
+            "Also report metrics to TensorBoard or Weights & Biases.", metavar="tensorboard|wandb", default_shown=False
+        ),
+    ] = None
+    tensorboard: Annotated[bool, _run("Former name of --report-to tensorboard.", hidden=True)] = False
     overwrite: Annotated[bool, _run("Delete an existing run of this name and start over.")] = False
     log_file: LogFile = None
 

@@ -40,11 +40,12 @@ NEIGHBORS = {
 OUTPUT = {"console", "streams"}  # the library reports, and commands print
 NEVER_AT_TOP = {"torch", "decord", "av", "PIL"}
 NOT_FOR_HELP = {"pydantic", "rich", "httpx", "httpx2", "huggingface_hub", "safetensors", "yaml"}
-MADE_OF_MINDSPORE = {"model", "training"}
-ON_MINDSPORE = {PACKAGE / "engines" / "mindspore.py"}
+MADE_OF_MINDSPORE = {"model"}
+ON_MINDSPORE = {PACKAGE / "engines" / "mindspore.py", PACKAGE / "training" / "mindspore_trainer.py"}
 ON_TORCH = {
     *(PACKAGE / "engines" / name for name in ("cuda.py", "torch.py")),
     *(PACKAGE / "model" / name for name in ("in_place_step.py", "onednn.py", "torch_network.py", "triton_kernels.py")),
+    *(PACKAGE / "model" / "torch_teacher_forcing.py", PACKAGE / "training" / "torch_trainer.py"),
 }
 NO_NUMPY = ("cli", "options", "requests", *OUTPUT, "settings", "errors", "catalog", "__init__", "__main__")
 

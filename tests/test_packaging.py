@@ -62,7 +62,7 @@ def test_every_import_is_declared() -> None:
     modules = {name for path in (ROOT / "cococli").rglob("*.py") for name in imported(path)} - sys.stdlib_module_names
     modules -= {"triton"}  # comes with torch where it can be used
     distributions = packages_distributions()
-    providers = {name: {canonicalize_name(one) for one in distributions[name]} for name in modules}
+    providers = {name: {canonicalize_name(one) for one in distributions.get(name, [name])} for name in modules}
     assert {name for name, packages in providers.items() if not packages & declared} == set()
 
 
@@ -94,7 +94,10 @@ def test_only_what_needs_mindspore_fails_without_it(tmp_path: Path) -> None:
     assert (captioned.stderr, captioned.returncode) == ("", 0)
     assert "a large yellow circle" in captioned.stdout
     assert run("models").returncode == 0
-    for arguments in (["finetune", "--data", "examples"], ["caption", "examples/", "--engine", "mindspore"]):
+    for arguments in (
+        ["finetune", "--data", "examples", "--engine", "mindspore"],
+        ["caption", "examples/", "--engine", "mindspore"],
+    ):
         refused = run(*arguments)
         error, hint = refused.stderr.splitlines()
         assert error.endswith(" needs MindSpore, which is not installed")

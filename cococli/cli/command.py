@@ -12,7 +12,7 @@ import typer
 from .. import console, interrupts
 from ..options import AutoNumber, Option, auto_number, build, default_of, options_of
 from .completion import completer
-from .typer_internals import typed
+from .typer_internals import ALIASES, typed
 
 Given = Mapping[str, Any]  # values by the names of parameters
 
@@ -166,6 +166,7 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
         "envvar": option.env,
         "min": option.minimum,
         "max": option.maximum,
+        "hidden": option.hidden,
     }
     if option.complete:
         shown["autocompletion"] = completer(option.complete)
@@ -176,7 +177,8 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
         default = default or None
         kind = kind if option.argument and required else kind | None
-    declared = option.flags or (f"--{name.replace('_', '-')}",)
+    declared = (*(option.flags or (f"--{name.replace('_', '-')}",)), *option.aliases)
+    ALIASES.update(option.aliases)
     info = typer.Argument(**shown) if option.argument else typer.Option(*declared, **shown)
     return inspect.Parameter(
         name,

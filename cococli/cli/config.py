@@ -18,7 +18,7 @@ from ..options import JsonOutput, Option
 from ..parsing import read_toml
 from ..settings import config_file, home
 from .command import command
-from .typer_internals import TyperOption, convert, settable, subcommands, value_of
+from .typer_internals import ALIASES, TyperOption, convert, settable, subcommands, value_of
 
 BUILT_IN = "default"
 VARIABLES = (
@@ -77,6 +77,8 @@ def _settings(context: typer.Context) -> Iterator[Setting]:
     """Yield the settings of a command and of those below it."""
     command = context.command_path.partition(" ")[2]
     for flag, option in settable(context).items():
+        if option.hidden or f"--{flag}" in ALIASES:
+            continue
         value, origin = value_of(option, context)
         source = {"DEFAULT_MAP": config_file().name, "ENVIRONMENT": str(option.envvar)}.get(origin, BUILT_IN)
         yield Setting(command, flag, value, source)

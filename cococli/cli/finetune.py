@@ -19,12 +19,15 @@ def finetune(request: FinetuneRequest, reporter: console.ConsoleReporter, contex
 
     An interrupted run resumes where it stopped when the same command is given again.
     """
-    from ..training.finetune import finetune, join_workers
+    from ..training.finetune import check, finetune
+    from ..training.parallel import join
 
-    workers = join_workers()
+    request = _prefer_typed(request, context)
+    check(request)
+    workers = join()
     if workers.rank:
         console.be_quiet()
-    run = finetune(_prefer_typed(request, context, reporter), reporter, workers)
+    run = finetune(request, reporter, workers)
     if workers.stop(reporter.stop_requested):
         raise KeyboardInterrupt
     if not workers.rank:
@@ -32,9 +35,7 @@ def finetune(request: FinetuneRequest, reporter: console.ConsoleReporter, contex
         console.result(f"run:{run}")
 
 
-def _prefer_typed(
-    request: FinetuneRequest, context: typer.Context, reporter: console.ConsoleReporter
-) -> FinetuneRequest:
+def _prefer_typed(request: FinetuneRequest, context: typer.Context) -> FinetuneRequest:
     """Drop settings of the environment and config.toml that exclude a flag on the command line."""
     if request.from_scratch and not typed(context, "model"):
         request = replace(request, model=None)
@@ -42,10 +43,4 @@ def _prefer_typed(
         request = replace(request, steps=None)
     elif request.steps is not None and not typed(context, "epochs"):
         request = replace(request, epochs=None)
-    if request.precision != "fp32" and not typed(context, "precision"):
-        from ..training.finetune import on_cpu
-
-        if on_cpu():
-            reporter.note(f"ignoring precision {request.precision} of config.toml: training on CPU uses fp32")
-            request = replace(request, precision="fp32")
     return request

@@ -20,6 +20,7 @@ from .. import console
 SHELLS = tuple(_completion_shared.Shells)
 PAGE_WIDTH = 100  # cells of a help page, at most
 FLAGS_WIDTH = 30  # cells of its first column, at most
+ALIASES: set[str] = set()  # former names of flags, which are not shown
 ARGUMENTS = "cococli.arguments"  # key of the words of the command line in `Context.meta`
 
 
@@ -119,6 +120,8 @@ def help_panels(context: typer.Context) -> dict[str, list[tuple[str, str]]]:
     """Return the parameters of a command, as `-m, --model NAME` and their help, by heading; everyday ones first."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in context.command.get_params(context):
+        if getattr(parameter, "hidden", False):
+            continue
         is_argument = isinstance(parameter, TyperArgument)
         heading = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
         panels.setdefault(heading, []).append(_help_row(parameter, context))
@@ -136,7 +139,8 @@ def _help_row(parameter: Any, context: typer.Context) -> tuple[str, str]:
     if isinstance(parameter, TyperArgument):
         # The usage shows whether it is required.
         return name, parameter.help or ""
-    flags = ", ".join(sorted([*parameter.opts, *parameter.secondary_opts], key=lambda flag: flag.startswith("--")))
+    shown = [flag for flag in (*parameter.opts, *parameter.secondary_opts) if flag not in ALIASES]
+    flags = ", ".join(sorted(shown, key=lambda flag: flag.startswith("--")))
     default = parameter.show_default or None
     if default is True:
         default = parameter.get_default(context, call=False)
@@ -148,8 +152,8 @@ def _help_row(parameter: Any, context: typer.Context) -> tuple[str, str]:
         _limits(parameter.min, parameter.max),
         f"env: {parameter.envvar}" if parameter.envvar else "",
     ]
-    shown = "; ".join(filter(None, facts))
-    text = f"{parameter.help or ''} [{shown}]" if shown else parameter.help or ""
+    details = "; ".join(filter(None, facts))
+    text = f"{parameter.help or ''} [{details}]" if details else parameter.help or ""
     return flags if parameter.is_flag else f"{flags} {name}", text.strip()
 
 
@@ -222,6 +226,7 @@ def prepare_completion() -> None:
         # It is one word, except in bash.
         flag, equals, _ = incomplete.partition("=")
         found = complete(self, [arg for arg in args if arg != "="], incomplete)
+        found = [item for item in found if item.value not in ALIASES]
         if equals and flag.startswith("--"):
             for item in found:
                 item.value = f"{flag}={item.value}"

@@ -4,7 +4,8 @@ The modules share one mapping of weights, named as in `checkpoints.architecture.
 Shapes: C clips, B beams, H heads, S cache entries, N image tokens, D width, E = D / H.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,20 @@ PROJECTIONS = ("visual.proj", "text.text_projection", "text_decoder.text_project
 Weights = Mapping[str, Tensor]
 
 
-class VisionTower(nn.Module):
-    """Encode frames into ViT tokens before any norm: [N, 3, S, S] -> [N, T, W]."""
+def call(function: Callable[..., Any], *inputs: Any) -> Any:
+    return function(*inputs)
 
-    def __init__(self, config: CocaConfig, weights: Weights) -> None:
+
+class VisionTower(nn.Module):
+    """Encode frames into ViT tokens before any norm: [N, 3, S, S] -> [N, T, W].
+
+    Args:
+        run: Calls a block; in training it may recompute it in the backward pass.
+    """
+
+    def __init__(self, config: CocaConfig, weights: Weights, run: Callable[..., Any] = call) -> None:
         super().__init__()
-        self.weights, self.config = weights, config
+        self.weights, self.config, self.run = weights, config, run
 
     def forward(self, frames: Tensor) -> Tensor:
         w, vision = self.weights, self.config.vision
@@ -34,7 +43,7 @@ class VisionTower(nn.Module):
         cls = w["visual.class_embedding"].expand(frames.shape[0], 1, -1)
         x = norm(torch.cat((cls, patches), 1) + w["visual.positional_embedding"], w, "visual.ln_pre")
         for layer in range(vision.layers):
-            x = block(x, w, f"visual.transformer.resblocks.{layer}", vision.heads, self.config.quick_gelu)
+            x = self.run(block, x, w, f"visual.transformer.resblocks.{layer}", vision.heads, self.config.quick_gelu)
         return x
 
 

@@ -18,7 +18,6 @@ from ..media.clips import ReadRequest, Sampling, Segments, view
 from ..media.discover import is_image
 from ..media.pictures import open_with_pillow
 from ..media.pool import ClipRead, Event, Job, VideoFailed, VideoRead, read_videos
-from ..model.arrays import normalize
 from ..reporting import SILENT, Reporter
 from .pairs import Order, Pairs
 
@@ -35,7 +34,7 @@ class StepBatch:
     step: int
     pairs: np.ndarray  # [B] int64
     ids: np.ndarray  # [B, T] int32
-    pixels: np.ndarray | None = None  # [B, F, 3, S, S] float32, normalized
+    pixels: np.ndarray | None = None  # [B, F, S, S, 3] uint8
     images: np.ndarray | None = None  # [B, Q, D] float32
 
 
@@ -99,7 +98,7 @@ def feed(
             while len(arrived[step]) < size:
                 slot, pixels = next(read)
                 arrived[slot.step].append((slot, pixels))
-            yield _batch(step, pairs, sorted(arrived.pop(step), key=lambda item: item[0]), feeding.preprocess)
+            yield _batch(step, pairs, sorted(arrived.pop(step), key=lambda item: item[0]))
 
 
 def _read(
@@ -145,12 +144,12 @@ def _read(
         reading = bool(retries)  # the last files failed after all jobs were taken
 
 
-def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]], preprocess: Preprocess) -> StepBatch:
+def _batch(step: int, pairs: Pairs, arrived: Sequence[tuple[_Slot, np.ndarray]]) -> StepBatch:
     frames = max(len(pixels) for _, pixels in arrived)
     # In a batch of clips, a picture is repeated: attending to F equal frames equals attending to one of them.
     clips = [np.repeat(pixels, frames // len(pixels), axis=0) for _, pixels in arrived]
     chosen = np.array([slot.pair for slot, _ in arrived])
-    return StepBatch(step, chosen, pairs.ids[chosen], normalize(np.stack(clips), preprocess))
+    return StepBatch(step, chosen, pairs.ids[chosen], np.stack(clips))
 
 
 def _source(

@@ -11,10 +11,11 @@ import numpy as np
 from ..errors import CocaError
 from ..reporting import SILENT, Reporter
 from .feeding import StepBatch
-from .network import Batch
+from .objective import Batch, Step
 from .parallel import ALONE, Workers
-from .step import Step, Trainer
-from .validation import Validation
+from .validation import Trainer, Validation
+
+COOLDOWN = 0.2  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrainingPlan:
         validate_every: Steps between two validations; 0 for none.
         save_every: Steps between two checkpoints.
         patience: Validations without a better score after which the run ends; None for no limit.
+        scheduler: How the learning rate goes on after the warmup: cosine, const or const-cooldown.
     """
 
     steps: int
@@ -40,6 +42,17 @@ class TrainingPlan:
     validate_every: int = 0
     save_every: int = 1000
     patience: int | None = None
+    scheduler: str = "cosine"
+
+    def learning_rate_of(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0, as in open_clip, after a linear warmup."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.scheduler == "cosine":
+            part = (step - self.warmup) / (self.steps - self.warmup)
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
+        cooldown = round(COOLDOWN * self.steps) if self.scheduler == "const-cooldown" else 0
+        return self.learning_rate * min(1.0, (self.steps - step) / max(1, cooldown))
 
     def validates_after(self, step: int) -> bool:
         """Return whether a validation follows a step."""
@@ -105,13 +118,6 @@ def state_of(records: Iterable[dict[str, Any]]) -> TrainingState:
     return state
 
 
-def warmup_cosine(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Return the learning rate of a step, counted from 0: linear warmup, then half a cosine, as in open_clip."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-
-
 def train(
     trainer: Trainer,
     batches: Iterator[StepBatch],
@@ -157,7 +163,7 @@ def train(
             run_validation()
         while not state.over(plan) and not stopping():
             batch, started = next(batches), time.perf_counter()
-            learning_rate = warmup_cosine(state.step, plan.steps, plan.warmup, plan.learning_rate)
+            learning_rate = plan.learning_rate_of(state.step)
             step = trainer.step(_parts(batch, plan.accumulate), learning_rate, plan.max_norm)
             if not (step.applied or step.skipped):
                 if saved < state.step:
@@ -187,7 +193,7 @@ class Diverged(CocaError):
 
     def __init__(self, step: int, pairs: np.ndarray, found: Step) -> None:
         numbers = f"the loss is {found.losses.total:g}, its gradient {found.norm:g}"
-        hint = "try a lower --lr, a longer --warmup or a smaller --clip-grad-norm"
+        hint = "try a lower --lr, a longer --warmup or a smaller --grad-clip-norm"
         super().__init__(f"step {step}: {numbers}; the model before it is saved", hint)
         self.step, self.pairs = step, pairs
 

@@ -1,25 +1,23 @@
-"""Data parallelism: processes started by MindSpore's `msrun` that each train on a part of every batch.
+"""Data parallelism: processes that each train on a part of every batch, started by torchrun or MindSpore's msrun.
 
 All have the same weights and take the same steps. Values that depend on the whole batch are exchanged, so all must make
-the same calls in the same order. Only the first worker writes. When one ends, so do the others.
+the same calls in the same order. Only the first worker validates and writes. When one ends, so do the others.
 """
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection, Listener
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..errors import CocaError
 
 if TYPE_CHECKING:
-    from mindspore import Tensor
+    from torch import Tensor
 
-BUCKET = 4 << 20  # numbers summed at once: with 100 MB, MindSpore's library for CPUs lost data
+BUCKET = 16 << 20  # numbers summed at once
+WAIT = timedelta(days=7)  # for the first worker, which validates
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,11 @@ class Workers:
         rank: Index of this process.
         count: Number of processes.
         launcher: Id of the process that started it.
-        connections: In the first worker, to each of the others; in the others, to the first one.
     """
 
     rank: int = 0
     count: int = 1
     launcher: int = 0
-    connections: tuple[Connection, ...] = ()
 
     @property
     def part(self) -> slice:
@@ -44,20 +40,19 @@ class Workers:
         return slice(self.rank, None, self.count)
 
     def exchange(self, value: Any) -> list[Any]:
-        """Wait for all workers and return their values. MindSpore's library for CPUs waits for only 30 seconds.
+        """Wait for all workers and return their values.
 
         Raises:
             CocaError: Another worker has ended.
         """
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        values = [None] * self.count
         try:
-            if self.rank:
-                self.connections[0].send((self.rank, value))
-                return list(self.connections[0].recv())
-            found = dict([(0, value), *(other.recv() for other in self.connections)])
-            values = [found[rank] for rank in range(self.count)]
-            for other in self.connections:
-                other.send(values)
-        except (EOFError, OSError):
+            distributed.all_gather_object(values, value)
+        except RuntimeError:
             raise CocaError("another worker has ended", "see the end of its log") from None
         return values
 
@@ -65,30 +60,30 @@ class Workers:
         """Return the sum of a number over all workers."""
         return sum(self.exchange(number))
 
-    def others(self, tensor: "Tensor") -> "Tensor":
-        """Return the tensors of the other workers: [B, ...] -> [(count - 1) * B, ...]."""
-        from ..engines.mindspore import as_tensor
-
-        arrays = self.exchange(tensor.asnumpy())
-        return as_tensor(np.concatenate(arrays[: self.rank] + arrays[self.rank + 1 :]))
-
-    def sum(self, tensors: Sequence["Tensor"]) -> list["Tensor"]:
-        """Return the sums over all workers, written into the memory of the tensors."""
-        from ..engines.mindspore import as_tensor
-
+    def gather(self, tensor: "Tensor") -> "Tensor":
+        """Return the tensors of all workers: [B, ...] -> [count * B, ...]."""
         if self.count == 1:
-            return list(tensors)
-        arrays = [tensor.asnumpy() for tensor in tensors]
-        self.exchange(None)
-        for bucket in buckets(arrays, BUCKET):
-            ends = np.cumsum([piece.size for piece in bucket])
-            summed = all_reduce(np.concatenate(bucket))
-            for piece, found in zip(bucket, np.split(summed, ends[:-1]), strict=True):
-                piece[:] = found
-        return [as_tensor(array) for array in arrays]
+            return tensor
+        import torch
+
+        parts = [torch.empty_like(tensor) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def sum(self, tensors: "Sequence[Tensor]") -> None:
+        """Replace tensors by their sums over all workers."""
+        if self.count == 1:
+            return
+        import torch
+
+        for bucket in buckets(tensors, BUCKET):
+            summed = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            torch.distributed.all_reduce(summed)
+            for tensor, part in zip(bucket, summed.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def stop(self, requested: bool) -> bool:
-        """Return whether any worker is requested to stop, or msrun has ended."""
+        """Return whether any worker is requested to stop, or what started them has ended."""
         return any(self.exchange(requested or (self.count > 1 and os.getppid() != self.launcher)))
 
     @contextmanager
@@ -102,7 +97,7 @@ class Workers:
 
     @contextmanager
     def ending_together(self, on: type[Exception]) -> Iterator[None]:
-        """Let workers leave the block together: msrun ends the others if one fails.
+        """Let workers leave the block together: the launcher ends the others if one fails.
 
         Args:
             on: Error that all raise if one does.
@@ -119,50 +114,46 @@ ALONE = Workers()
 
 
 def join() -> Workers:
-    """Connect to the processes that msrun started with this one, if any. Its scheduler serves them, and exits here.
+    """Join the processes that torchrun or msrun started with this one, if any. msrun's scheduler exits here."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _join_torchrun()
+    if os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED"):
+        return _join_msrun()
+    return ALONE
 
-    Raises:
-        CocaError: Another worker has ended.
-    """
-    if os.environ.get("MS_ROLE") not in ("MS_WORKER", "MS_SCHED"):
-        return ALONE
+
+def _join_torchrun() -> Workers:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+    return Workers(torch.distributed.get_rank(), torch.distributed.get_world_size(), os.getppid())
+
+
+def _join_msrun() -> Workers:
+    """Join msrun's group, and a group of torch for what is exchanged in Python."""
+    import numpy as np
+    from mindspore import Tensor, ops
     from mindspore.communication import get_group_size, get_rank, init
+    from torch import distributed
 
     init()
-    rank, count = get_rank(), get_group_size()
-    return Workers(rank, count, os.getppid(), _connect(rank, count))
+    rank, count, host = get_rank(), get_group_size(), os.environ["MS_SCHED_HOST"]
+    store = None if rank else distributed.TCPStore(host, 0, count, True, WAIT, wait_for_workers=False)
+    port = int(ops.AllReduce()(Tensor(np.float32(store.port if store else 0))).asnumpy())
+    store = store or distributed.TCPStore(host, port, count, False, WAIT)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=WAIT)
+    return Workers(rank, count, os.getppid())
 
 
-def _connect(rank: int, count: int) -> tuple[Connection, ...]:
-    """Connect all workers to the first, which sends its port and key by a sum over all."""
-    host, key = os.environ["MS_SCHED_HOST"], secrets.token_bytes(16)
-    if rank:
-        port, *numbers = all_reduce(np.zeros(1 + len(key), np.float32)).astype(int).tolist()
-        return (Client((host, port), authkey=bytes(numbers)),)
-    with Listener((host, 0), backlog=count, authkey=key) as listener:
-        all_reduce(np.array([listener.address[1], *key], np.float32))
-        return tuple(listener.accept() for _ in range(count - 1))
-
-
-def buckets(arrays: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Yield flat views of the arrays, split and grouped into `size` numbers each."""
-    bucket: list[np.ndarray] = []
-    room = size
-    for array in arrays:
-        flat = array.reshape(-1)
-        while flat.size:
-            bucket.append(flat[:room])
-            flat = flat[room:]
-            room -= bucket[-1].size
-            if not room:
-                yield bucket
-                bucket, room = [], size
+def buckets(tensors: "Sequence[Tensor]", size: int) -> "Iterator[list[Tensor]]":
+    """Yield tensors in groups of at most `size` numbers, or of one tensor."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(one.numel() for one in bucket) + tensor.numel() > size:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-def all_reduce(array: np.ndarray) -> np.ndarray:
-    """Sum an array over all workers: by MCCL on CPU, by HCCL on Ascend."""
-    from mindspore import Tensor, ops
-
-    return ops.AllReduce()(Tensor(array)).asnumpy()

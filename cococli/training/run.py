@@ -14,14 +14,13 @@ from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.cache import slug
 from ..checkpoints.store import find_model, run_folder, with_preprocess
+from ..engines.choice import Choice, resolve
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
 from ..files import digest
 from ..media.clips import ReadRequest, Sampling, Segments
-from ..model.arrays import normalize
 from ..reporting import SILENT, Reporter
 from ..requests import FinetuneRequest
-from .adamw import AdamWOptions
 from .card import write_card
 from .data import ENOUGH, TrainingData, find_data
 from .features import Tower, cached_feed, identity_of, prepare
@@ -29,12 +28,11 @@ from .feeding import Feeding, StepBatch, feed
 from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run_folder, stored_settings
 from .initial import initial
 from .loop import Diverged, Recorder, TrainingPlan, TrainingState, state_of, train
-from .network import Objective, encode_images
+from .objective import AdamWOptions, Objective
 from .pairs import Order, Pairs, compiled_lengths, pairs_of
 from .parallel import ALONE, Workers
 from .plot import draw
-from .step import Trainer
-from .validation import Validation, validate
+from .validation import Trainer, Validation, validate
 
 WARMUP = 0.1  # share of the steps
 VALIDATIONS, LEAST_BETWEEN = 10, 50  # validations of a run, and the fewest steps between two
@@ -64,6 +62,11 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
     if base.note:
         reporter.note(base.note)
     before = {} if request.overwrite else stored_settings(name)
+    request = settled(request, before)
+    choice = _device(request)
+    if choice.device != "cpu":
+        reporter.note(f"training in {choice.precision} on {choice.device}")
+    request = replace(request, precision=choice.precision)  # type: ignore[arg-type]
     context = base.config.context_length
     data = find_data(request, context, reporter, before.get("data.held_out", 0))
     pairs = pairs_of(data.train, context)
@@ -79,10 +82,10 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
             folder = RunFolder(name, run_folder(name))
             if not workers.rank:
                 stack.enter_context(open_run_folder(name, facts, request.overwrite))
-            trainer, state = _resumed(folder, request, base, reporter, workers)
+            trainer, state = _resumed(folder, request, base, choice, reporter, workers)
         recorder: Recorder = _NoRecorder()
         if not workers.rank:
-            log_event = _events(folder, state, stack) if request.tensorboard else lambda record: None
+            log_event = _events(request.report_to, folder, facts, state, stack)
             recorder = _FolderRecorder(folder, trainer, request.keep, log_event)
         batches = _batches(request, trainer, pairs, order, range(state.step, plan.steps), reporter, workers)
         size, preprocess = base.config.vision.image_size, base.config.preprocess
@@ -120,6 +123,47 @@ def open_base(request: FinetuneRequest) -> Base:
     return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights), files.weights, files.note)
 
 
+def settled(request: FinetuneRequest, stored: Mapping[str, Any]) -> FinetuneRequest:
+    """Return a request whose defaults are resolved: as the run was started, or else as open_clip's recipes have them.
+
+    Args:
+        stored: Settings of the run, if it exists.
+    """
+    caption, contrastive = (2.0, 1.0) if request.from_scratch else (1.0, 0.0)
+    return replace(
+        request,
+        caption_loss=_first(request.caption_loss, stored.get("loss.caption"), caption),
+        contrastive_loss=_first(request.contrastive_loss, stored.get("loss.contrastive"), contrastive),
+        precision=stored.get("precision", "auto") if request.precision == "auto" else request.precision,
+        lock_image=request.lock_image or request.freeze == "vision",
+        lock_text=request.lock_text or request.freeze == "text",
+        report_to=request.report_to or ("tensorboard" if request.tensorboard else None),
+    )
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _device(request: FinetuneRequest) -> Choice:
+    """Return the device and precision to train with, and limit the threads."""
+    if request.engine == "mindspore":
+        return Choice("mindspore", "cpu", "fp32" if request.precision == "auto" else request.precision)
+    choice = resolve("torch", request.device, request.precision, request.threads)
+    if choice.device == "cpu" and request.precision == "auto":
+        choice = replace(choice, precision="fp32")
+    import torch
+
+    torch.set_num_threads(choice.threads)
+    return choice
+
+
+def _objective(request: FinetuneRequest) -> Objective:
+    assert request.caption_loss is not None and request.contrastive_loss is not None
+    locks = request.lock_image, request.unlocked_groups, request.lock_text
+    return Objective(request.caption_loss, request.contrastive_loss, *locks)
+
+
 def make_plan(request: FinetuneRequest, order: Order, data: TrainingData) -> TrainingPlan:
     """Plan a run, with defaults that fit the data.
 
@@ -143,6 +187,7 @@ def make_plan(request: FinetuneRequest, order: Order, data: TrainingData) -> Tra
         validate_every=every if data.held_out else 0,
         save_every=request.save_every,
         patience=request.patience,
+        scheduler=request.scheduler,
     )
 
 
@@ -161,15 +206,17 @@ def _check_validation(request: FinetuneRequest, plan: TrainingPlan, data: Traini
         reporter.warning(f"scores of {count} held-out examples are not reliable; {remedy} helps ({ENOUGH} or more)")
     validations = plan.steps // plan.validate_every + bool(plan.steps % plan.validate_every)
     if request.validate_every and request.validate_every > plan.steps:
-        reporter.warning(f"--validate-every {request.validate_every} has no effect: the run has {plan.steps} steps")
+        reporter.warning(f"--val-frequency {request.validate_every} has no effect: the run has {plan.steps} steps")
     if plan.patience and plan.patience >= validations:
         why = f"there are {validations} validations in {plan.steps} steps"
-        reporter.warning(f"--patience {plan.patience} has no effect: {why}; for more, use --validate-every")
+        reporter.warning(f"--patience {plan.patience} has no effect: {why}; for more, use --val-frequency")
 
 
 def run_facts(request: FinetuneRequest, base: Base, data: TrainingData, plan: TrainingPlan) -> dict[str, Any]:
     """Return everything that determines the steps of a run, which must not change when it resumes."""
     held_out = data.held_out.examples if data.held_out else ()
+    added = {"scheduler": plan.scheduler, "unlocked_groups": request.unlocked_groups, "ema": request.ema}
+    usual = {"scheduler": "cosine", "unlocked_groups": 0, "ema": 0}  # left out, as in runs of earlier versions
     return {
         "data": {
             "source": str(data.train.source),
@@ -187,11 +234,12 @@ def run_facts(request: FinetuneRequest, base: Base, data: TrainingData, plan: Tr
         "decay": request.weight_decay,
         "clip": request.clip_grad_norm,
         "loss": {"caption": request.caption_loss, "contrastive": request.contrastive_loss},
-        "frozen": request.freeze,
+        "frozen": "+".join(["vision"] * request.lock_image + ["text"] * request.lock_text) or "none",
         "precision": request.precision,
         "lora": request.lora,
         "sampling": asdict(_sampling(request)),
         "seed": request.seed,
+        **{name: value for name, value in added.items() if value != usual[name]},
     }
 
 
@@ -200,7 +248,7 @@ def _sampling(request: FinetuneRequest) -> Sampling:
 
 
 def _resumed(
-    folder: RunFolder, request: FinetuneRequest, base: Base, reporter: Reporter, workers: Workers
+    folder: RunFolder, request: FinetuneRequest, base: Base, choice: Choice, reporter: Reporter, workers: Workers
 ) -> tuple[Trainer, TrainingState]:
     """Load the last checkpoint, or the base if there is none."""
     checkpoint, damaged = folder.last()
@@ -208,10 +256,26 @@ def _resumed(
         renamed = folder.rewind(checkpoint.step if checkpoint else -1)
         for step, why in damaged.items():
             reporter.warning(f"the checkpoint of step {step} is damaged and was renamed to {renamed[step]}: {why}")
-    objective = Objective(request.caption_loss, request.contrastive_loss, request.freeze)
     weights = checkpoint.weights if checkpoint else base.weights()
-    adamw = AdamWOptions(weight_decay=request.weight_decay)
-    trainer = Trainer(base.config, weights, objective, adamw, request.lora, request.seed, workers, request.precision)
+    common = base.config, weights, _objective(request), AdamWOptions(weight_decay=request.weight_decay)
+    trainer: Trainer
+    if request.engine == "mindspore":
+        from .mindspore_trainer import Trainer as MindSporeTrainer
+
+        trainer = MindSporeTrainer(*common, workers, choice.precision)
+    else:
+        from .torch_trainer import Trainer as TorchTrainer
+
+        trainer = TorchTrainer(
+            *common,
+            lora=request.lora,
+            seed=request.seed,
+            workers=workers,
+            precision=choice.precision,
+            device=choice.device,
+            checkpointing=request.grad_checkpointing,
+            ema=request.ema,
+        )
     if not checkpoint:
         return trainer, TrainingState()
     trainer.load(checkpoint.state)
@@ -231,9 +295,12 @@ def _batches(
 ) -> Iterator[StepBatch]:
     """Return the batches of the steps: pixels, or image features if the vision tower is frozen."""
     config = trainer.config
-    if request.freeze != "vision" or not steps:
+    if not _objective(request).constant_images or not steps:
         size = config.vision.image_size
-        feeding = Feeding(_sampling(request), size, preprocess=config.preprocess, strict=request.strict)
+        processes = request.workers or 2
+        feeding = Feeding(
+            _sampling(request), size, processes=processes, preprocess=config.preprocess, strict=request.strict
+        )
         return feed(pairs, order, steps, feeding, reporter, workers.part)
     weights = trainer.weights()
     vision = config.vision
@@ -249,17 +316,25 @@ def _batches(
         features = prepare(
             pairs.files,
             tower,
-            lambda pixels: encode_images(config, trainer.tensors, normalize(pixels, config.preprocess)),
+            trainer.encode_images,
             reporter,
             request.strict,
         )
     return cached_feed(pairs, order, steps, features, workers.part)
 
 
-def _events(folder: RunFolder, state: TrainingState, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
-    from .tensorboard import open_events
+def _events(
+    report_to: str | None, folder: RunFolder, facts: Mapping[str, Any], state: TrainingState, stack: ExitStack
+) -> Callable[[dict[str, Any]], object]:
+    if report_to == "tensorboard":
+        from .tensorboard import open_events
 
-    return stack.enter_context(open_events(folder.path / EVENTS, state.step))
+        return stack.enter_context(open_events(folder.path / EVENTS, state.step))
+    if report_to == "wandb":
+        from .tensorboard import open_wandb
+
+        return stack.enter_context(open_wandb(folder.path, folder.name, facts))
+    return lambda record: None
 
 
 def _describe(folder: RunFolder, base: Base, facts: Mapping[str, Any], reporter: Reporter) -> None:
@@ -277,7 +352,7 @@ def _validate(
     trainer: Trainer, data: TrainingData, read: ReadRequest, request: FinetuneRequest, workers: Workers
 ) -> Validation:
     """Validate in the first worker and return its result in all."""
-    assert data.held_out
+    assert data.held_out and request.caption_loss is not None and request.contrastive_loss is not None
     found = None
     if not workers.rank:
         found = validate(

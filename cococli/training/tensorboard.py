@@ -1,4 +1,4 @@
-"""TensorBoard events with the metrics of a run."""
+"""TensorBoard events, or a run of Weights & Biases, with the metrics of a run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def open_events(folder: Path, after: int = 0) -> Iterator[LogEvent]:
         from tensorboardX.proto.summary_pb2 import Summary
         from tensorboardX.summary import scalar, text
     except ImportError:
-        raise UsageError("--tensorboard needs tensorboardX", "pip install 'cococli[tensorboard]'") from None
+        raise UsageError("--report-to tensorboard needs tensorboardX", "pip install 'cococli[tensorboard]'") from None
 
     def log(record: Mapping[str, Any]) -> None:
         parts = [scalar(name, value) for name, value in _scalars(record)]
@@ -52,6 +52,21 @@ def open_events(folder: Path, after: int = 0) -> Iterator[LogEvent]:
         yield log
     finally:
         writer.close()
+
+
+@contextmanager
+def open_wandb(folder: Path, name: str, settings: Mapping[str, Any]) -> Iterator[LogEvent]:
+    """Report to Weights & Biases, as the run of this name in the project coca; a resumed run goes on in it.
+
+    Raises:
+        UsageError: wandb is missing.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError("--report-to wandb needs wandb", "pip install 'cococli[wandb]'") from None
+    with wandb.init(project="coca", id=name, name=name, dir=folder, config=dict(settings), resume="allow") as run:
+        yield lambda record: run.log(dict(_scalars(record)), step=record["step"])
 
 
 def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

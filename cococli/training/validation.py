@@ -1,29 +1,56 @@
 """Validation: captions and recall on held-out examples while a model trains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..captioning.captioner import Caption, Captioner
+from ..catalog import CocaConfig
 from ..datasets.dataset import Dataset
 from ..decoding.search_options import SearchOptions
-from ..engines.base import ClipFeatures
-from ..engines.mindspore import MindSporeEngine
+from ..engines.base import ClipFeatures, Engine
 from ..errors import CocaError
 from ..evaluation.model import joined, measure_captions, measure_retrieval
 from ..media.clips import ReadRequest
 from ..media.compute import FunctionComputer, compute_videos
-from .network import Batch, Objective, losses_and_gradients, token_count
+from .objective import Batch, Losses, Objective, Step
 from .pairs import pairs_of
-from .step import Trainer
 
 GREEDY = SearchOptions(method="greedy")  # a third of the time of beam search, and ranks models equally well
 METRICS = ("BLEU-4", "ROUGE-L", "CIDEr")  # those that need no Java
 SAMPLES = 3
 SHOWN = ("CIDEr", "BLEU-4", "recall@1")  # scores in notes; metrics.jsonl has all
 _PAIRS = 32  # pairs whose loss is computed at once
+
+
+class Trainer(Protocol):
+    """Weights under training, and their optimizer: `torch_trainer.Trainer` and `mindspore_trainer.Trainer`."""
+
+    config: CocaConfig
+
+    def step(self, batches: Sequence[Batch], learning_rate: float, max_norm: float = ...) -> Step:
+        """Train on the micro-batches of one step."""
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """Return all weights to save."""
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Return all else that resuming needs."""
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore the `state` that belongs to the weights."""
+
+    def losses(self, batches: Sequence[Batch], objective: Objective) -> Losses:
+        """Return the caption loss of batches, and the mean of their contrastive losses, of the weights to save."""
+
+    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+        """Encode frames, as in `Batch` -> [B, Q, D] float32."""
+
+    def engine(self) -> Engine[Any]:
+        """Return an engine with the weights to save."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +94,7 @@ def validate(
         UsageError: pycocoevalcap is missing.
     """
     search = replace(GREEDY, max_length=min(GREEDY.max_length, trainer.config.context_length))
-    engine = _FeatureEngine(trainer.config, trainer.weights())
+    engine = _FeatureEngine(trainer.engine())
     captioner = Captioner(engine, "", search)
 
     def compute(pixels: np.ndarray, numbers: list[int]) -> list[tuple[Caption, np.ndarray]]:
@@ -99,22 +126,30 @@ def validate(
     return Validation(scores, scores["CIDEr"] if captions else float(np.mean(recalls)), loss, samples)
 
 
-class _FeatureEngine(MindSporeEngine):
+class _FeatureEngine:
     """An engine that keeps the image features of the last clips for the loss."""
 
     tokens: np.ndarray  # [B, N, D]
 
+    def __init__(self, engine: Engine[Any]) -> None:
+        self._engine = engine
+
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
-        features = super().encode_clips(pixels, pool)
-        self.tokens = features.tokens
+        features = self._engine.encode_clips(pixels, pool)
+        self.tokens = (
+            features.tokens if isinstance(features.tokens, np.ndarray) else features.tokens.float().cpu().numpy()
+        )
         return features
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
 
 def _loss(trainer: Trainer, dataset: Dataset, images: np.ndarray, captions: bool) -> float:
     """Return the caption loss of all captions, or the contrastive loss of one caption of each example.
 
     Args:
-        images: [N, Q, D], of the examples, as `network.encode_images` gives them but for the length of the latents.
+        images: [N, Q, D], of the examples, as `Trainer.encode_images` gives them but for the length of the latents.
     """
     if not captions:  # other captions of a picture would count as wrong
         dataset = replace(dataset, examples=tuple(replace(one, captions=one.captions[:1]) for one in dataset.examples))
@@ -123,10 +158,5 @@ def _loss(trainer: Trainer, dataset: Dataset, images: np.ndarray, captions: bool
         Batch(pairs.ids[some], images=images[pairs.file[some]])
         for some in np.split(np.arange(len(pairs)), range(_PAIRS, len(pairs), _PAIRS))
     ]
-    objective = Objective(caption=float(captions), contrastive=float(not captions), frozen="vision")
-    tokens = sum(token_count(trainer.config, batch) for batch in batches)
-    losses = [
-        losses_and_gradients(trainer.config, trainer.tensors, (), batch, objective, tokens=tokens, batches=len(batches))
-        for batch in batches
-    ]
-    return round(sum(found.total for found, _ in losses), 4)  # smaller differences say nothing
+    objective = Objective(caption=float(captions), contrastive=float(not captions))
+    return round(trainer.losses(batches, objective).total, 4)  # smaller differences say nothing

@@ -12,8 +12,9 @@ BOUNDED = {
     "embed": "--timeout --threads --batch-size --readers --num-frames",
     "search": "-k --per-video --min-score --threshold --threads",
     "evaluate": "--timeout --threads --batch-size --readers --num-frames --limit --worst --beams",
-    "finetune": "--rate --epochs --steps --batch-size --accumulate --warmup --decay --clip --caption --contrastive "
-    "--lora --hold-out --validate-every --patience --save-every --keep",
+    "finetune": "--lr --epochs --steps --batch-size --accumulate --warmup --weight-decay --grad-clip-norm --ema "
+    "--caption-loss-weight --contrastive-loss-weight --unlocked-groups --lora --hold-out --val-frequency --patience "
+    "--save-every --keep --workers --threads",
     "bench": "--threads --rows",
 }
 REST = {

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mindspore import Tensor
 from numpy_engine import from_open_clip
 
 from cococli.catalog import CocaConfig
-from cococli.engines.mindspore import as_tensor
 
 GOLDENS = Path(__file__).parent.parent / "data" / "goldens"
 
@@ -21,9 +19,6 @@ class Golden:
     arrays: dict[str, np.ndarray]  # weights
     oracle: dict[str, np.ndarray]
     gradient_norms: dict[str, float]  # by open_clip's names
-
-    def weights(self, **changed: np.ndarray) -> dict[str, Tensor]:
-        return {name: as_tensor(array) for name, array in {**self.arrays, **changed}.items()}
 
 
 def load(name: str) -> Golden:

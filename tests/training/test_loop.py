@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from cococli.reporting import Reporter
-from cococli.training.adamw import AdamWOptions
 from cococli.training.feeding import StepBatch
-from cococli.training.loop import Diverged, TrainingPlan, TrainingState, state_of, train, warmup_cosine
-from cococli.training.network import Batch, Objective
-from cococli.training.step import Trainer
+from cococli.training.loop import Diverged, TrainingPlan, TrainingState, state_of, train
+from cococli.training.objective import AdamWOptions, Batch, Objective
+from cococli.training.torch_trainer import Trainer
 from cococli.training.validation import Sample, Validation
 
 PLAN = TrainingPlan(steps=6, learning_rate=1e-3, warmup=2, accumulate=2, save_every=100)
@@ -86,7 +85,7 @@ def test_each_step_logs_its_learning_rate(tiny) -> None:
     kept = Kept(trainer(tiny))
     run(tiny, kept)
     assert [record["step"] for record in kept.records] == [1, 2, 3, 4, 5, 6]
-    assert [record["rate"] for record in kept.records] == [warmup_cosine(step, 6, 2, 1e-3) for step in range(6)]
+    assert [record["rate"] for record in kept.records] == [PLAN.learning_rate_of(step) for step in range(6)]
     assert {*kept.records[0]} == {"step", "loss", "caption", "contrastive", "rate", "norm"}
     assert [*kept.saved] == [6]
 
@@ -177,7 +176,7 @@ def test_divergence_stops_before_the_update(tiny) -> None:
     with pytest.raises(Diverged) as caught:
         run(tiny, kept, bad=3)
     assert caught.value.message == "step 4: the loss is nan, its gradient nan; the model before it is saved"
-    assert caught.value.hint == "try a lower --lr, a longer --warmup or a smaller --clip-grad-norm"
+    assert caught.value.hint == "try a lower --lr, a longer --warmup or a smaller --grad-clip-norm"
     assert (caught.value.step, caught.value.pairs.tolist()) == (4, [3, 4, 5, 0])
     assert kept.did == ["step 1", "step 2", "step 3", "save 3"]
     assert all(np.isfinite(array).all() for array in kept.saved[3][0].values())
@@ -191,12 +190,18 @@ def test_state_is_restored_from_records() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"),
-    [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (5, 0.9755282581475768), (9, 0.5), (13, 0.02447174185242323)],
+    ("scheduler", "step", "rate"),
+    [
+        *(("cosine", step, rate) for step, rate in [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0)]),
+        *(("cosine", step, rate) for step, rate in [(5, 0.9755282581475768), (9, 0.5), (13, 0.02447174185242323)]),
+        *(("const", step, rate) for step, rate in [(0, 0.25), (4, 1.0), (13, 1.0)]),
+        *(("const-cooldown", step, rate) for step, rate in [(0, 0.25), (11, 1.0), (12, 2 / 3), (13, 1 / 3)]),
+    ],
 )
-def test_learning_rate_warms_up_and_follows_cosine(step, rate):
-    assert warmup_cosine(step, steps=14, warmup=4, peak=2.0) == pytest.approx(2 * rate)
+def test_learning_rate_follows_its_schedule(scheduler: str, step: int, rate: float) -> None:
+    plan = TrainingPlan(steps=14, learning_rate=2.0, warmup=4, scheduler=scheduler)
+    assert plan.learning_rate_of(step) == pytest.approx(2 * rate)
 
 
-def test_a_run_without_warmup_starts_at_its_peak():
-    assert warmup_cosine(0, steps=10, warmup=0, peak=1e-5) == 1e-5
+def test_a_run_without_warmup_starts_at_its_peak() -> None:
+    assert TrainingPlan(steps=10, learning_rate=1e-5, warmup=0).learning_rate_of(0) == 1e-5

@@ -239,7 +239,7 @@ def test_tensorboard_is_asked_for_before_anything_is_trained(
     reporter = RecordingReporter()
     with pytest.raises(UsageError) as caught:
         finetune(request(data, tensorboard=True), reporter)
-    assert caught.value.message == "--tensorboard needs tensorboardX"
+    assert caught.value.message == "--report-to tensorboard needs tensorboardX"
     assert reporter.steps == []
 
 
@@ -380,6 +380,6 @@ def test_overwrite_does_not_remove_the_base(data: Path, home: Path) -> None:
 def test_useless_validation_options_are_warned_of(data: Path) -> None:
     reporter = train(request(data, steps=2, hold_out=2, validate_every=3, patience=1))
     assert reporter.warnings[1:] == [
-        "--validate-every 3 has no effect: the run has 2 steps",
-        "--patience 1 has no effect: there are 1 validations in 2 steps; for more, use --validate-every",
+        "--val-frequency 3 has no effect: the run has 2 steps",
+        "--patience 1 has no effect: there are 1 validations in 2 steps; for more, use --val-frequency",
     ]

@@ -99,4 +99,4 @@ except UsageError as error:
     print(error.message, error.hint, sep="; ")
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.stdout == "--tensorboard needs tensorboardX; pip install 'cococli[tensorboard]'\n"
+    assert run.stdout == "--report-to tensorboard needs tensorboardX; pip install 'cococli[tensorboard]'\n"

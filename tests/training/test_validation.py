@@ -9,19 +9,15 @@ from training.tiny_run import CONFIG
 from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import Captioner
-from cococli.catalog import CLIP
 from cococli.datasets.dataset import Dataset, Example
-from cococli.engines.mindspore import MindSporeEngine
 from cococli.errors import CocaError
 from cococli.evaluation.model import joined, measure_captions, measure_retrieval
 from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
-from cococli.model.arrays import normalize
 from cococli.training import validation
-from cococli.training.adamw import AdamWOptions
 from cococli.training.initial import initial
-from cococli.training.network import Batch, Objective, losses_and_gradients
+from cococli.training.objective import Batch, Objective
 from cococli.training.pairs import pairs_of
-from cococli.training.step import Trainer
+from cococli.training.torch_trainer import Trainer
 from cococli.training.validation import GREEDY, METRICS, validate
 
 REQUEST = ReadRequest(Sampling(), Segments("none"), CONFIG.vision.image_size)
@@ -30,7 +26,7 @@ RECALLS = [f"{way} recall@{k}" for way in ("text to image", "image to text") for
 
 @pytest.fixture(scope="module")
 def pupil() -> Trainer:
-    return Trainer(CONFIG, initial(CONFIG), Objective(), AdamWOptions())
+    return Trainer(CONFIG, initial(CONFIG), Objective())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_scores_use_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> None:
     found = validate(pupil, data, REQUEST)
-    captioner = Captioner(MindSporeEngine(CONFIG, pupil.weights()), "", replace(GREEDY, max_length=12))
+    captioner = Captioner(pupil.engine(), "", replace(GREEDY, max_length=12))
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
     captions = captioner.caption_batch(pixels, range(4))
     predictions = {str(example.path): caption.text for example, caption in zip(data.examples, captions, strict=True)}
@@ -59,8 +55,8 @@ def test_scores_use_own_captions_and_vectors(pupil: Trainer, data: Dataset) -> N
 def test_held_out_loss_equals_one_large_batch(pupil: Trainer, data: Dataset, monkeypatch) -> None:
     pairs = pairs_of(data, CONFIG.context_length)
     pixels = np.stack([read_clip(example.path, Sampling(), 16)[1] for example in data.examples])
-    batch = Batch(pairs.ids, normalize(pixels, CLIP)[pairs.file])
-    whole, _ = losses_and_gradients(CONFIG, pupil.tensors, (), batch, Objective(contrastive=0))
+    batch = Batch(pairs.ids, pixels[pairs.file])
+    whole = pupil.losses([batch], Objective(contrastive=0))
     assert validate(pupil, data, REQUEST).loss == pytest.approx(whole.caption, abs=1e-3)
     monkeypatch.setattr(validation, "_PAIRS", 3)
     assert validate(pupil, data, REQUEST).loss == pytest.approx(whole.caption, abs=1e-3)
