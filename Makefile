@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full lint docs completions bundled examples picture clean
+.PHONY: demo test test-full test-card lint docs completions bundled examples picture clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
@@ -12,6 +12,9 @@ test: $(VENV)/installed ## install everything and run the tests, in two processe
 
 test-full: $(VENV)/installed ## checks at full model size with random weights: minutes and gigabytes
 	$(VENV)/bin/python -m pytest -m "full_size or slow"
+
+test-card: $(VENV)/installed ## tests that need a GPU of NVIDIA; they are skipped elsewhere
+	$(VENV)/bin/python -m pytest -rs tests/engines/test_cuda.py
 
 lint: $(VENV)/installed ## style and types
 	$(VENV)/bin/ruff check .

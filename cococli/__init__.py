@@ -85,7 +85,7 @@ def load(
     prompt: str = "",
     engine: Literal["auto", "mindspore", "torch", "openvino"] = "auto",
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto",
     threads: int = 0,
     **search: Any,
 ) -> Coca:

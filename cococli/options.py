@@ -153,10 +153,10 @@ Device = Annotated[
     ),
 ]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16", "int8"],
+    Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"],
     Option(
-        "auto, fp32, bf16, fp16 or int8. auto selects 16 bits where the hardware supports them well, else fp32. int8 "
-        "(openvino) is the fastest on CPUs and slightly less exact.",
+        "auto, fp32, tf32, bf16, fp16 or int8. auto selects 16 bits where the hardware supports them well, else fp32. "
+        "int8 (openvino) is the fastest on CPUs and slightly less exact.",
         metavar="TYPE",
         env="COCA_PRECISION",
         panel=MODEL,

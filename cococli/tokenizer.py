@@ -99,6 +99,8 @@ def detokenize(text: str) -> str:
     for quotation, joined in quotations:
         spaced = quotation.sub(joined, spaced)
     spaced = spaces.sub("", spaced)
+    if spaced == text:
+        return text
     words = _word_pattern().findall
     return spaced if words(_cleaned(spaced)) == words(_cleaned(text)) else text
 

@@ -28,7 +28,7 @@ class Choice:
 
     engine: str  # mindspore, torch, openvino
     device: str  # as torch names it: cpu, cuda, cuda:1, mps; or ascend, ascend:1
-    precision: str  # fp32, bf16, fp16, int8
+    precision: str  # fp32, tf32, bf16, fp16, int8
     threads: int = 1
     note: str = field(default="", compare=False)  # explains an automatic choice to the user
 
@@ -136,8 +136,8 @@ def _check(engine: str, device: str, precision: str) -> None:
     if kind not in (AUTO, "cpu", "cuda", "mps", "ascend") or (":" in device and not numbered):
         hint = "choose auto, cpu, cuda, mps, ascend, or one GPU, such as cuda:0"
         raise UsageError(f"--device cannot be {device!r}", hint)
-    if precision not in (AUTO, "fp32", "bf16", "fp16", "int8"):
-        raise UsageError(f"--precision cannot be {precision!r}", "choose auto, fp32, bf16, fp16 or int8")
+    if precision not in (AUTO, "fp32", "tf32", "bf16", "fp16", "int8"):
+        raise UsageError(f"--precision cannot be {precision!r}", "choose auto, fp32, tf32, bf16, fp16 or int8")
 
 
 def _unsupported(engine: str, device: str, precision: str) -> UsageError:
@@ -194,7 +194,8 @@ def _on_gpus(device: str) -> Iterator[Choice]:
     kind, _, number = device.partition(":")
     if kind in (AUTO, "cuda") and int(number or 0) < torch.cuda.device_count():
         has_bf16 = torch.cuda.get_device_capability(int(number or 0)) >= (8, 0)
-        precisions, found = ("bf16", "fp16", "fp32") if has_bf16 else ("fp16", "fp32"), device.replace(AUTO, "cuda")
+        precisions = ("bf16", "fp16", "tf32", "fp32") if has_bf16 else ("fp16", "fp32")
+        found = device.replace(AUTO, "cuda")
     elif kind in (AUTO, "mps") and torch.backends.mps.is_available():
         precisions, found = ("fp16", "fp32"), "mps"
     else:

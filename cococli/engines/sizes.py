@@ -53,7 +53,7 @@ def choose_sizes(
         "cpu": (8, _power_of_two(min(64, max(16, 2 * choice.threads)))),
         "cuda": (GPU_FRAMES, GPU_CLIPS),
     }.get(kind, (OTHER_FRAMES, OTHER_CLIPS))
-    item = 4 if choice.precision == "fp32" or kind == "cpu" else 2
+    item = 4 if choice.precision in ("fp32", "tf32") or kind == "cpu" else 2
     memory = SHARE * free_memory(choice.device)
     batch = min(max(1, most_frames // frames), memory // encoding_bytes(config, frames, item))
     slots = min(most_clips, memory // decoding_bytes(config, beams, max_length, item))

@@ -17,7 +17,7 @@ from ..model.torch_network import CrossKeysValues, DecodeStep, Pooler, TextTower
 from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROWS_ON_CPU, ROWS_ON_GPU = 768, 33_000  # tokens in one matrix product: more are not faster
 GROWTH = 8  # positions that caches grow by
 SCORE_ROWS = 16  # rows of logits that fit into the processor's cache
@@ -35,7 +35,7 @@ class TorchEngine:
 
         Args:
             device: As torch names it: cpu, cuda, cuda:1, mps.
-            precision: fp32, bf16, or fp16 on GPUs.
+            precision: fp32 or bf16; on GPUs fp16, too, and tf32, which rounds the factors of products to 10 bits.
 
         Raises:
             ModelError: A parameter is missing, unknown, or of another shape, or the device does not exist.
@@ -44,8 +44,8 @@ class TorchEngine:
         architecture.check(config, {name: array.shape for name, array in weights.items()})
         self.config = config
         self._device, self._type = check_device(device, precision)
-        if precision == "fp32":
-            torch.backends.cudnn.allow_tf32 = False  # convolutions on GPUs round to 10 bits otherwise
+        if precision in ("fp32", "tf32"):  # on GPUs, convolutions are in TF32 by default
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self._rows_at_once = ROWS_ON_CPU if self._device.type == "cpu" else ROWS_ON_GPU
         self._weights = {name: self._weight(name, array) for name, array in weights.items()}
         if self._device.type != "cpu":
@@ -203,7 +203,8 @@ def check_device(device: str, precision: str) -> tuple[torch.device, torch.dtype
     except (RuntimeError, AssertionError, NotImplementedError):
         hint = "use --device cpu, or a build of torch for that device"
         raise ModelError(f"torch finds no device {device!r} here", hint) from None
-    supported = [name for name in TYPES if name != "fp16" or found.type != "cpu"]
+    unsupported = {"cpu": ("fp16", "tf32"), "cuda": ()}.get(found.type, ("tf32",))
+    supported = [name for name in TYPES if name not in unsupported]
     if precision not in supported:
         raise UsageError(f"torch does not support {precision} on {found.type}", f"use one of {', '.join(supported)}")
     return found, TYPES[precision]

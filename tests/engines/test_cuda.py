@@ -1,4 +1,4 @@
-"""The engine of NVIDIA's GPUs. Its steps run on CPUs, too, where they are not recorded."""
+"""The engine of NVIDIA's GPUs: `make test-card`. Its steps run on CPUs, too, where they are not recorded."""
 
 from collections import Counter
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from engines.cases import EngineCases
-from goldens import golden_weights
+from goldens import captions_of, golden_arrays, golden_runs, golden_weights, options_of
+from searches import search
 
 from cococli.engines.cuda import CudaEngine
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA")
 
 
 class TestInPlaceStep(EngineCases):
@@ -17,12 +20,26 @@ class TestInPlaceStep(EngineCases):
         return CudaEngine(config, weights, device="cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA")
+@on_gpu
 class TestCuda(EngineCases):
     make = CudaEngine
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA")
+@on_gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+def test_lower_precision_is_close_to_float32(precision):
+    config, weights = golden_weights("shapes")
+    oracle, engine = golden_arrays("shapes"), CudaEngine(config, weights, precision=precision)
+    features = engine.encode_clips(oracle["pixels"][:, None])
+    texts = engine.encode_texts(oracle["text_ids"].astype(np.int32))
+    for ours, theirs in ((features.embedding, oracle["image_latent"]), (texts, oracle["text_latent"])):
+        assert (ours * theirs).sum(-1).min() >= 0.999
+    run = golden_runs("shapes", "beam")[0]
+    found = search(engine, features.tokens, options_of("beam", run["args"]))
+    assert [list(caption.ids) for caption in found] == captions_of(run, config)
+
+
+@on_gpu
 def test_a_step_is_one_launch_and_one_synchronization():
     from torch.profiler import ProfilerActivity, profile
 

@@ -130,7 +130,7 @@ def test_missing_device_is_named():
         assert raised.value.hint == "use --device cpu, or a build of torch for that device"
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "tf32"])
 def test_unsupported_precision_is_rejected(precision):
     with pytest.raises(UsageError) as raised:
         TorchEngine(*golden_weights("tiny"), precision=precision)
