@@ -24,33 +24,38 @@ SHORTEST = 1.0  # seconds of a scene
 
 WIDTH, HEIGHT = 32, 18  # of a thumbnail, in pixels: grain and small movements are gone
 
-_FLAT = 3.0  # standard deviation of a picture, in gray levels, below which it shows nothing, as in a fade
-_DIM = 0.3  # of the contrast around: beside blank frames, those that show less are faded
-_BESIDE = 1.0  # seconds
+# Pictures with less contrast, the standard deviation of their gray levels, are blank, as at the end of a fade.
+_BLANK_CONTRAST = 3.0
+# Beside blank frames, those with less than this share of the contrast around them are fading.
+_FADED_CONTRAST = 0.3
+_FADE_WINDOW = 1.0  # seconds
 
-# Hard cuts. How far apart two frames are is 1 - their correlation.
-_STEP = 0.2  # from the frame before to the first of the scene, at least
-_APART = 0.3  # all frames around, but for a quarter of the pairs: after a flash the same is seen as before
-_AROUND = 0.3  # seconds
-_ALONE = 2.0  # a cut is so many times the steps around it: fast motion goes on for several frames
-_CELLS = (6, 8)  # down and across; more than half of them must change, so that a window that opens is no cut
-_CHANGED = 0.4  # of the contrast: by so much the color of a cell changes
+# Hard cuts. The distance of two frames is 1 - their correlation.
+_CUT_THRESHOLD = 0.2  # least distance of the frames before and after a cut
+# Least distance of frames on both sides of a cut, for three quarters of the pairs: after a flash the old scene is back.
+_SIDES_THRESHOLD = 0.3
+_CUT_WINDOW = 0.3  # seconds to both sides
+# The distance at a cut is this many times those around it: fast motion goes on for several frames.
+_CUT_RATIO = 2.0
+# Cells down and across, of which more than half must change color: a window that opens is no cut.
+_CELLS = (6, 8)
+_CELL_THRESHOLD = 0.4  # change of a cell's color as a share of the contrast
 
 # Cuts in a part of the picture, as in a split screen
-_PART = 0.3  # of the picture, at least
-_FILLED = 0.5  # of its pixels change
-_STEP_OF_PIXEL = 5.0  # gray levels, at least
-_OUT = 1.5  # times the steps before and after
+_MIN_PART = 0.3  # share of the picture
+_MIN_FILL = 0.5  # share of its pixels that change
+_PIXEL_THRESHOLD = 5.0  # gray levels by which a pixel changes
+_PIXEL_RATIO = 1.5  # change of a pixel over those just before and after
 
 # Dissolves
 _TICK = 0.1  # seconds
-_HALVES = (3, 6, 10)  # ticks from the middle of a dissolve to its ends
-_DISSOLVED = 0.5  # strength, see `_dissolves`
+_HALF_LENGTHS = (3, 6, 10)  # ticks from the middle of a dissolve to its ends
+_DISSOLVE_THRESHOLD = 0.5  # strength, see `_dissolves`
 
-# A video is processed in overlapping stretches, so that a day of it fits into memory.
-_STRETCH = 30.0  # seconds
+# A video is processed in overlapping chunks, so that a day of it fits into memory.
+_CHUNK = 30.0  # seconds
 _MARGIN = 2.0  # seconds, more than what decides about a frame
-_PAUSE = 2.0  # seconds: a frame that stays on screen for longer counts for no more
+_LONGEST_PAUSE = 2.0  # seconds: a frame that stays on screen for longer counts for no more
 
 
 class _Change(NamedTuple):
@@ -72,14 +77,14 @@ class _Thumbnail(NamedTuple):
         return int(self.clock / PAGE_TICK)
 
 
-class _Stretch(NamedTuple):
+class _Chunk(NamedTuple):
     times: np.ndarray  # [N] seconds
     clock: np.ndarray  # [N] seconds, with long pauses made short
     pixels: np.ndarray  # [N, HEIGHT * WIDTH * 3] float32
     pages: np.ndarray  # [P, PAGE_HEIGHT, PAGE_WIDTH] uint8
     paged: np.ndarray  # [P] which frames they are
     faded: np.ndarray  # [P] whether they are blank or fading: encoders leave a shadow of earlier frames
-    core: tuple[float, float]  # times, from and before, that no other stretch covers
+    core: tuple[float, float]  # times, from and before, that no other chunk covers
 
 
 def scene_spans(reader: Reader, shortest: float = SHORTEST) -> list[tuple[float, float]]:
@@ -107,12 +112,12 @@ def _analyze(reader: Reader, shortest: float) -> tuple[list[float], list[tuple[f
     """Return the times at which scenes begin, and the blank spans."""
     changes: list[_Change] = []
     blank: list[tuple[float, bool]] = []
-    for stretch in _stretches(_thumbnails(reader)):
-        begin, end = stretch.core
-        changes += [change for change in _changes(stretch) if begin <= change.time < end]
-        times = stretch.times[stretch.paged]
+    for chunk in _chunks(_read_thumbnails(reader)):
+        begin, end = chunk.core
+        changes += [change for change in _changes(chunk) if begin <= change.time < end]
+        times = chunk.times[chunk.paged]
         inside = (begin <= times) & (times < end)
-        blank += zip(times[inside].tolist(), stretch.faded[inside].tolist(), strict=True)
+        blank += zip(times[inside].tolist(), chunk.faded[inside].tolist(), strict=True)
     start, end = float(reader.starts[0]), float(reader.end)
     found = [start, end]
     for change in sorted(changes, key=lambda change: (change.reach > 0, -change.strength)):
@@ -133,7 +138,7 @@ def _contrast(pictures: np.ndarray) -> np.ndarray:
 def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     """Return whether each picture is blank, or fading from or to blank: [N]."""
     contrast = _contrast(pictures)
-    faded = contrast < _FLAT
+    faded = contrast < _BLANK_CONTRAST
     edges = np.flatnonzero(np.diff(faded)) + 1
     # Runs of blank frames alternate with runs of others.
     for first, end in pairwise([0, *edges, len(faded)]):
@@ -143,13 +148,13 @@ def _is_faded(times: np.ndarray, pictures: np.ndarray) -> np.ndarray:
             if edge in (0, len(faded) - 1):
                 continue
             near = edge + step * np.arange(end - first)
-            near = near[np.abs(times[near] - times[edge]) < _BESIDE]
-            faded[near[contrast[near] < _DIM * contrast[near].max()]] = True
+            near = near[np.abs(times[near] - times[edge]) < _FADE_WINDOW]
+            faded[near[contrast[near] < _FADED_CONTRAST * contrast[near].max()]] = True
     return faded
 
 
 def _blank_spans(frames: Iterable[tuple[float, bool]], end: float, shortest: float) -> list[tuple[float, float]]:
-    """Return spans of blank frames as long as a scene, including shorter stretches between them."""
+    """Return spans of blank frames as long as a scene, including shorter gaps between them."""
     spans: list[tuple[float, float]] = []
     runs = [(next(run)[0], blank) for blank, run in groupby(frames, key=lambda frame: frame[1])]
     for (start, blank), (stop, _) in pairwise([*runs, (end, False)]):
@@ -160,10 +165,10 @@ def _blank_spans(frames: Iterable[tuple[float, bool]], end: float, shortest: flo
     return [span for span in spans if span[1] - span[0] >= shortest]
 
 
-def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+def _read_thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
     """Yield time, pixels [HEIGHT, WIDTH, 3] uint8 and page [PAGE_HEIGHT, PAGE_WIDTH] uint8 of each frame."""
     if isinstance(reader, Video):
-        yield from _decoded_small(reader)
+        yield from _decode_thumbnails(reader)
         return
     from PIL import Image
 
@@ -174,8 +179,8 @@ def _thumbnails(reader: Reader) -> Iterator[tuple[float, np.ndarray, np.ndarray]
         yield frame.time, np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)), np.asarray(page)
 
 
-def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Yield `_thumbnails` without converting frames at full size, which would take as long as decoding them."""
+def _decode_thumbnails(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Yield `_read_thumbnails` without converting frames at full size, which would take as long as decoding them."""
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -189,44 +194,44 @@ def _decoded_small(video: Video) -> Iterator[tuple[float, np.ndarray, np.ndarray
             yield time, pixels, small.to_ndarray()[:PAGE_HEIGHT]
 
 
-def _stretches(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterator[_Stretch]:
+def _chunks(frames: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> Iterator[_Chunk]:
     held: list[_Thumbnail] = []
     begin = -math.inf
     for time, pixels, page in frames:
         if held and time <= held[-1].time:
             continue
-        clock = held[-1].clock + min(time - held[-1].time, _PAUSE) if held else 0.0
+        clock = held[-1].clock + min(time - held[-1].time, _LONGEST_PAUSE) if held else 0.0
         frame = _Thumbnail(time, clock, pixels, page)
         if held and held[-1].tick == frame.tick:
             held[-1] = held[-1]._replace(page=None)
         held.append(frame)
-        if clock - held[0].clock >= _STRETCH:
+        if clock - held[0].clock >= _CHUNK:
             end = next(one.time for one in held if one.clock >= clock - _MARGIN)
-            yield _stretch(held, begin, end)
+            yield _chunk(held, begin, end)
             held = [one for one in held if one.clock >= clock - 2 * _MARGIN]
             begin = end
     if held:
-        yield _stretch(held, begin, math.inf)
+        yield _chunk(held, begin, math.inf)
 
 
-def _stretch(held: list[_Thumbnail], begin: float, end: float) -> _Stretch:
+def _chunk(held: list[_Thumbnail], begin: float, end: float) -> _Chunk:
     times, clock = (np.array([getattr(frame, name) for frame in held]) for name in ("time", "clock"))
     pixels = np.stack([frame.pixels for frame in held]).reshape(len(held), -1).astype(np.float32)
     paged = np.array([i for i, frame in enumerate(held) if frame.page is not None])
     pages = np.stack([frame.page for frame in held if frame.page is not None])
-    return _Stretch(times, clock, pixels, pages, paged, _is_faded(times[paged], pages), (begin, end))
+    return _Chunk(times, clock, pixels, pages, paged, _is_faded(times[paged], pages), (begin, end))
 
 
-def _changes(stretch: _Stretch) -> Iterator[_Change]:
-    yield from _page_changes(stretch)
-    seen = _last_seen(_contrast(stretch.pixels) >= _FLAT)
+def _changes(chunk: _Chunk) -> Iterator[_Change]:
+    yield from _page_changes(chunk)
+    seen = _last_seen(_contrast(chunk.pixels) >= _BLANK_CONTRAST)
     if len(seen):
-        pixels = stretch.pixels[seen]
-        for change in (*_cuts(stretch.times, pixels), *_dissolves(stretch.times, stretch.clock, pixels)):
-            times = stretch.times[stretch.paged]
+        pixels = chunk.pixels[seen]
+        for change in (*_cuts(chunk.times, pixels), *_dissolves(chunk.times, chunk.clock, pixels)):
+            times = chunk.times[chunk.paged]
             before = max(0, int(np.searchsorted(times, change.time - change.reach)) - 1)
             after = min(len(times) - 1, int(np.searchsorted(times, change.time + change.reach)))
-            if not scrolled(stretch.pages[before], stretch.pages[after]):
+            if not scrolled(chunk.pages[before], chunk.pages[after]):
                 yield change
 
 
@@ -240,19 +245,19 @@ def _last_seen(shown: np.ndarray) -> np.ndarray:
     return seen[np.maximum(last, 0)] if len(seen) else seen
 
 
-def _page_changes(stretch: _Stretch) -> Iterator[_Change]:
+def _page_changes(chunk: _Chunk) -> Iterator[_Change]:
     """Yield page changes, each at the first frame that is closer to the page after than to the one before."""
-    ticks = (stretch.clock[stretch.paged] / PAGE_TICK).astype(int)
-    seen = _last_seen(~stretch.faded)
+    ticks = (chunk.clock[chunk.paged] / PAGE_TICK).astype(int)
+    seen = _last_seen(~chunk.faded)
     if not len(seen):
         return
     shown = seen[np.searchsorted(ticks, np.arange(ticks[0], ticks[-1] + 1), side="right") - 1]  # at the end of a tick
-    for change in page_changes(stretch.pages, shown):
-        before, after = (int(stretch.paged[shown[tick]]) for tick in (change.first, change.last))
-        between = stretch.pixels[before : after + 1]
+    for change in page_changes(chunk.pages, shown):
+        before, after = (int(chunk.paged[shown[tick]]) for tick in (change.first, change.last))
+        between = chunk.pixels[before : after + 1]
         closer = np.linalg.norm(between - between[-1], axis=1) < np.linalg.norm(between - between[0], axis=1)
         reach = (change.last - change.first - 1) * PAGE_TICK / 2
-        yield _Change(float(stretch.times[before + int(closer.argmax())]), change.strength, reach)
+        yield _Change(float(chunk.times[before + int(closer.argmax())]), change.strength, reach)
 
 
 def _standardize(pixels: np.ndarray) -> np.ndarray:
@@ -266,8 +271,10 @@ def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
     standard = _standardize(pixels)
     steps = 1 - np.sum(standard[1:] * standard[:-1], axis=1)  # steps[i] is from frame i to i + 1
     parts = dict(_changed_parts(pixels))
-    for i in np.union1d(np.flatnonzero(steps > _STEP), np.array(list(parts), int)):
-        strength = _strength(times, pixels, i) if steps[i] > _STEP and _all_over(*pixels[i : i + 2]) else 0.0
+    for i in np.union1d(np.flatnonzero(steps > _CUT_THRESHOLD), np.array(list(parts), int)):
+        strength = (
+            _strength(times, pixels, i) if steps[i] > _CUT_THRESHOLD and _mostly_changed(*pixels[i : i + 2]) else 0.0
+        )
         if i in parts:
             strength = max(strength, _strength(times, pixels, i, parts[i]) * parts[i].mean() ** 2)
         if strength:
@@ -276,14 +283,14 @@ def _cuts(times: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
 
 def _strength(times: np.ndarray, pixels: np.ndarray, i: int, part: np.ndarray | slice = slice(None)) -> float:
     """Return the strength of the cut from frame i to the next in some pixels; 0 if there is none."""
-    first = min(i, int(np.searchsorted(times, times[i + 1] - _AROUND)))
-    end = max(i + 2, int(np.searchsorted(times, times[i + 1] + _AROUND)))
+    first = min(i, int(np.searchsorted(times, times[i + 1] - _CUT_WINDOW)))
+    end = max(i + 2, int(np.searchsorted(times, times[i + 1] + _CUT_WINDOW)))
     standard, at = _standardize(pixels[first:end, part]), i - first
     steps = 1 - np.sum(standard[1:] * standard[:-1], axis=1)
     apart = np.quantile(1 - standard[: at + 1] @ standard[at + 1 :].T, 0.25)
     # A flash beside it is two steps.
     others = np.sort(np.delete(steps, at))[-2:].sum() / 2
-    if steps[at] > _STEP and apart > _APART and steps[at] > _ALONE * others:
+    if steps[at] > _CUT_THRESHOLD and apart > _SIDES_THRESHOLD and steps[at] > _CUT_RATIO * others:
         return float(steps[at] * apart)
     return 0.0
 
@@ -292,21 +299,21 @@ def _changed_parts(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield frames after which most of a large rectangle changes more than around it, and its pixels [P]."""
     steps = np.abs(np.diff(pixels, axis=0)).reshape(-1, HEIGHT, WIDTH, 3).mean(axis=-1)
     beside = np.pad(steps, ((1, 1), (0, 0), (0, 0)))
-    out = (steps > _STEP_OF_PIXEL) & (steps > _OUT * np.maximum(beside[:-2], beside[2:]))
-    for i in np.flatnonzero(out.mean(axis=(1, 2)) > _PART * _FILLED):
+    out = (steps > _PIXEL_THRESHOLD) & (steps > _PIXEL_RATIO * np.maximum(beside[:-2], beside[2:]))
+    for i in np.flatnonzero(out.mean(axis=(1, 2)) > _MIN_PART * _MIN_FILL):
         lines = [out[i].sum(axis=axis) for axis in (1, 0)]
         rows, columns = (line >= line.max() / 2 for line in lines)
         part = np.logical_and.outer(rows, columns)
-        if part.mean() > _PART and out[i][part].mean() > _FILLED:
+        if part.mean() > _MIN_PART and out[i][part].mean() > _MIN_FILL:
             yield int(i), np.repeat(part.ravel(), 3)
 
 
-def _all_over(before: np.ndarray, after: np.ndarray) -> bool:
+def _mostly_changed(before: np.ndarray, after: np.ndarray) -> bool:
     """Return whether most of the picture changed color."""
     down, across = _CELLS
     change = (after - before).reshape(down, HEIGHT // down, across, WIDTH // across, 3).mean(axis=(1, 3))
     contrast = (before.std() + after.std()) / 2
-    return bool(np.mean(np.abs(change).max(axis=-1) > _CHANGED * contrast) > 0.5)
+    return bool(np.mean(np.abs(change).max(axis=-1) > _CELL_THRESHOLD * contrast) > 0.5)
 
 
 def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iterator[_Change]:
@@ -317,7 +324,7 @@ def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iter
     frames = np.searchsorted(clock, np.arange(clock[0], clock[-1], _TICK) + 1e-6, side="right") - 1
     standard = _standardize(pixels[frames])
     distances = _squared_distances(pixels[frames])
-    for half in _HALVES:
+    for half in _HALF_LENGTHS:
         first = np.arange(max(0, len(frames) - 2 * half))
         last = first + 2 * half
         between = first[:, None] + np.arange(2 * half + 1)
@@ -328,7 +335,7 @@ def _dissolves(times: np.ndarray, clock: np.ndarray, pixels: np.ndarray) -> Iter
         strength = (1 - np.sum(standard[first] * standard[last], axis=1)) * (1 - 4 * off)
         # No step is more than double the average.
         even = np.diff(along, axis=1).max(axis=1, initial=0) <= 1 / half
-        for i in np.flatnonzero(even & (strength > _DISSOLVED)):
+        for i in np.flatnonzero(even & (strength > _DISSOLVE_THRESHOLD)):
             yield _Change(float(times[frames[i + half]]), float(strength[i]), half * _TICK)
 
 
