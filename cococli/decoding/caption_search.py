@@ -1,8 +1,7 @@
 """Search for captions token by token, of many clips at once: beam search, greedy search and sampling.
 
 Arrays are [K, B, ...]: B sequences of each of K clips. Each clip has a slot; clips in different slots may be at
-different lengths. A step looks at the most likely tokens of each sequence (`top`), which the engine returns, and at the
-whole vocabulary only for those clips for which other tokens could matter.
+different lengths. A step reads the top tokens of each sequence, and the vocabulary only where these do not decide.
 """
 
 from collections.abc import Sequence
@@ -55,7 +54,7 @@ class Search:
         first = self._sequences[slot]
         first["ids"][:, : len(self._start)] = self._start
         first["count"], first["logprob"], first["beam"] = len(self._start), 0, np.arange(len(first))
-        first["score"] = np.where(first["beam"], -np.inf, 0)  # all are still equal: only the first may be continued
+        first["score"] = np.where(first["beam"], -np.inf, 0)  # all are equal: only the first may be continued
         self._captions[slot]["score"] = -np.inf
         self._length[slot], self._read[slot] = len(self._start), 0
         if self._options.method in ("top-k", "top-p"):
@@ -74,10 +73,10 @@ class Search:
         """
         self._read[slots] += 1
         ready = self._read[slots] == self._length[slots]  # the others read their prompt
+        if not ready.any():
+            return slots[ready]
         if not ready.all():
             slots, scores = slots[ready], scores.rows(np.repeat(ready, self._options.rows))
-        if not len(slots):
-            return slots
         step = self._extend_beams if self._options.method in ("beam", "legacy") else self._extend_samples
         over = step(slots, scores)
         self._length[slots] += 1
@@ -87,7 +86,7 @@ class Search:
         """Return the captions of a clip: of beams the best first, of samples in the order of their index."""
         found = self._captions[slot][self._captions[slot]["score"] > -np.inf]
         means = (found["logprob"] / (found["count"] - len(self._start))).tolist()
-        ids = [tuple(row[:count]) for row, count in zip(found["ids"].tolist(), found["count"].tolist(), strict=True)]
+        ids = [tuple(row["ids"][: row["count"]].tolist()) for row in found]
         return [Hypothesis(row, mean, row[-1] == self._config.eot_id) for row, mean in zip(ids, means, strict=True)]
 
     def resized(self, kept: np.ndarray, slots: int) -> "Search":
@@ -110,8 +109,10 @@ class Search:
         full = length[:, None] == self._options.max_length
         norm = self._norms[length if legacy else length - len(self._start)][:, None]
         ended = best["ids"][np.arange(len(slots)), :, length - 1] == self._config.eot_id
+        # The best B that did not end are the next beams; of the best B, those that ended are captions.
         running = np.take_along_axis(best, np.argsort(ended, axis=1, kind="stable")[:, :beams], axis=1)
         self._collect(slots, best[:, :beams], ended[:, :beams] | (full & (not legacy)), norm)
+        # The search is over once the best beam, at its present length, is no better than the worst caption.
         attainable = (best if legacy else running)["score"][:, :1] / norm
         over = attainable <= self._captions["score"][slots, -1:]
         if legacy:
@@ -131,8 +132,8 @@ class Search:
 
     def _best(self, slots: np.ndarray, choices: Choices) -> np.ndarray:
         """Return the 2 * B best sequences [K, 2 * B] that choices [K, B, N] lead to."""
-        totals = choices.scores + self._sequences["score"][slots].astype(np.float32)[..., None]
-        totals = totals.reshape(len(slots), -1)
+        past = self._sequences["score"][slots, :, None].astype(np.float32)
+        totals = (choices.scores + past).reshape(len(slots), -1)
         chosen = top_k(totals, 2 * self._options.rows)
         return self._extended(slots, choices, chosen, np.take_along_axis(totals, chosen, axis=1))
 
@@ -194,5 +195,5 @@ class Search:
         return self._filtered(slots[[index]], filters.all_choices(scores.rows(rows), self._options))
 
     def _filtered(self, slots: np.ndarray, choices: Choices) -> Choices:
-        ids = self._sequences["ids"][slots]
-        return filters.apply(ids, self._length[slots], choices, self._options, self._config.eot_id)
+        ids, length = self._sequences["ids"][slots], self._length[slots]
+        return filters.apply(ids, length, choices, self._options, self._config.eot_id)
