@@ -1,6 +1,6 @@
 """Time coca and open_clip on one NVIDIA GPU: vit-l-14 of random weights, 6 beams, 30 tokens. Takes under four minutes.
 
-    python benchmarks/card.py [--only encode,step,captions,folder] [--oracle-python ORACLE/bin/python]
+    python benchmarks/card.py [--only encode,step,captions,folder,train] [--oracle-python ORACLE/bin/python]
 
 Each row is measured with frames in memory; `folder` runs `coca caption` on clips of 640x360 pixels. open_clip runs in
 its own environment (see README.md in this folder); without `--oracle-python` its column stays empty.
@@ -15,14 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).parent
-PARTS = ("encode", "step", "captions", "folder")
+PARTS = ("encode", "step", "captions", "folder", "train")
 ENCODED, CAPTIONED, ROWS = (1, 8, 64, 256), (1, 8, 64, 128, 256), (6, 48, 192, 768)
+TRAINED = (("whole", 64), ("checkpointed", 256), ("locked", 64), ("locked", 256))  # see `train`
 
 
 def frames(count: int) -> np.ndarray:
@@ -42,17 +44,16 @@ def median_of(action: Callable[[], object], seconds: float = 1.5) -> float:
 
 
 class Ours:
-    """coca, on random weights made on the GPU."""
+    """coca, on random weights."""
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, weights: dict[str, np.ndarray]) -> None:
         import torch
 
         from cococli.catalog import VIT_L_14
         from cococli.engines.cuda import CudaEngine
 
         torch.set_num_threads(1)
-        self.weights = random_weights()
-        self.engine = CudaEngine(VIT_L_14, self.weights, "cuda", precision)
+        self.engine = CudaEngine(VIT_L_14, weights, "cuda", precision)
         self.wait = torch.cuda.synchronize
 
     def encode(self, count: int) -> float:
@@ -86,6 +87,42 @@ class Ours:
         return statistics.median(found[options.max_length :])
 
 
+def captions(count: int) -> np.ndarray:
+    """Return ids of random captions of 8 to 20 tokens: [count, 76] int64."""
+    random = np.random.default_rng(0)
+    ids = np.zeros((count, 76), np.int64)
+    for row in ids:
+        length = random.integers(8, 21)
+        row[: length + 2] = [49406, *random.integers(1000, 40000, length), 49407]
+    return ids
+
+
+def train(kind: str, count: int, precision: str, weights: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Train with coca; return the time of a step and the peak of GPU memory in GB.
+
+    Args:
+        kind: `whole`, `checkpointed` (activations are recomputed), or `locked` (the vision tower, features are cached).
+    """
+    import torch
+
+    from cococli.catalog import VIT_L_14
+    from cococli.training.objective import Batch, Objective
+    from cococli.training.torch_trainer import Trainer
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    objective = Objective(caption=2.0, contrastive=1.0, lock_image=kind == "locked")
+    checkpointing = kind == "checkpointed"
+    trainer = Trainer(VIT_L_14, weights, objective, device="cuda", precision=precision, checkpointing=checkpointing)
+    ids, pixels = captions(count).astype(np.int32), frames(count)[:, None]
+    batch = Batch(ids, pixels)
+    if kind == "locked":
+        parts = [trainer.encode_images(part) for part in np.array_split(pixels, max(1, count // 64))]
+        batch = Batch(ids, images=np.concatenate(parts))
+    seconds = median_of(lambda: (trainer.step([batch], 1e-5, 1.0), torch.cuda.synchronize()))
+    return seconds, (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
 def random_weights() -> dict[str, np.ndarray]:
     import torch
 
@@ -105,14 +142,18 @@ class Oracle:
     """open_clip, in this environment."""
 
     def __init__(self, precision: str) -> None:
-        import open_clip
         import torch
 
         self.torch, self.dtype = (
             torch,
             {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision],
         )
-        self.model = open_clip.create_model("coca_ViT-L-14").to("cuda", self.dtype).eval()
+
+    @cached_property
+    def model(self) -> Any:
+        import open_clip
+
+        return open_clip.create_model("coca_ViT-L-14").to("cuda", self.dtype).eval()
 
     def _pixels(self, count: int) -> Any:
         return self.torch.randn(count, 3, 224, 224, device="cuda").to(self.dtype)
@@ -130,15 +171,43 @@ class Oracle:
             self.model.generate(pixels, seq_len=30)
             return time.perf_counter() - start
 
+    def train(self, kind: str, count: int) -> tuple[float, float]:
+        """Train; return the time of a step and the peak of GPU memory in GB."""
+        import open_clip
 
-def start_oracle(python: str, precision: str) -> "Callable[[str, int], float]":
+        torch = self.torch
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        model = open_clip.create_model("coca_ViT-L-14", output_dict=True).to("cuda").train()
+        if kind == "locked":
+            model.visual.requires_grad_(False)
+        model.set_grad_checkpointing(kind == "checkpointed")
+        weights = [one for one in model.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)
+        loss = open_clip.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
+        pixels, ids = torch.randn(count, 3, 224, 224, device="cuda"), torch.from_numpy(captions(count)).cuda()
+
+        def step() -> None:
+            optimizer.zero_grad()
+            with torch.autocast("cuda", dtype=self.dtype):
+                total = sum(loss(**model(pixels, ids), output_dict=True).values())
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            total.item()
+
+        seconds = median_of(step)
+        return seconds, (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
+def start_oracle(python: str, precision: str) -> "Callable[..., Any]":
     command = [python, str(HERE / "card.py"), "--oracle", "--precision", precision]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(job: str, count: int) -> float:
+    def ask(job: str, *arguments: Any) -> Any:
         assert process.stdin and process.stdout
-        print(json.dumps([job, count]), file=process.stdin, flush=True)
-        return float(process.stdout.readline())
+        print(json.dumps([job, *arguments]), file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
 
     return ask
 
@@ -149,8 +218,9 @@ def answer(precision: str) -> None:
     os.dup2(2, 1)
     oracle = Oracle(precision)
     for line in sys.stdin:
-        job, count = json.loads(line)
-        print(getattr(oracle, job)(count), file=answers, flush=True)
+        job, *arguments = json.loads(line)
+        print(json.dumps(getattr(oracle, job)(*arguments)), file=answers, flush=True)
+        oracle.torch.cuda.empty_cache()
 
 
 def row(*cells: str) -> None:
@@ -210,6 +280,24 @@ def write_model(path: Path, weights: dict[str, np.ndarray]) -> None:
     path.with_suffix(".json").write_text(json.dumps(VIT_L_14.to_file()))
 
 
+def infer(parts: list[str], precision: str, weights: dict[str, np.ndarray], ask: "Callable[..., Any] | None") -> None:
+    """Compare encoding and captions, and time steps."""
+    ours = Ours(precision, weights)
+
+    def compare(job: str, count: int, unit: str) -> None:
+        mine = count / getattr(ours, job)(count)
+        theirs = count / ask(job, count) if ask else 0.0
+        others = (f"{theirs:,.1f}", f"{mine / theirs:.1f}") if ask else ("", "")
+        row(f"{job}, batch {count}", f"{mine:,.1f} {unit}", *others)
+
+    for count in ENCODED if "encode" in parts else ():
+        compare("encode", count, "frames/s")
+    for rows in ROWS if "step" in parts else ():
+        row(f"step, {rows} rows", f"{1000 * ours.step(rows):.2f} ms", "", "")
+    for count in CAPTIONED if "captions" in parts else ():
+        compare("captions", count, "captions/s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
@@ -225,31 +313,22 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--only takes some of {','.join(PARTS)}, not {', '.join(sorted(unknown))}")
     python, precision = arguments.oracle_python, arguments.precision
-    ask = start_oracle(python, precision) if python and {"encode", "captions"} & {*parts} else None
+    ask = start_oracle(python, precision) if python and {"encode", "captions", "train"} & {*parts} else None
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {precision}\n")
     row("measurement", "coca", "open_clip", "ratio")
     row("---", "---:", "---:", "---:")
-    ours = Ours(precision)
-
-    def compare(job: str, count: int, unit: str) -> None:
-        mine = count / getattr(ours, job)(count)
-        theirs = count / ask(job, count) if ask else 0.0
-        row(
-            f"{job}, batch {count}",
-            f"{mine:,.1f} {unit}",
-            *(f"{theirs:,.1f}", f"{mine / theirs:.1f}") if ask else ("", ""),
-        )
-
-    for count in ENCODED if "encode" in parts else ():
-        compare("encode", count, "frames/s")
-    for rows in ROWS if "step" in parts else ():
-        row(f"step, {rows} rows", f"{1000 * ours.step(rows):.2f} ms", "", "")
-    for count in CAPTIONED if "captions" in parts else ():
-        compare("captions", count, "captions/s")
-    if "folder" in parts:
-        weights = ours.weights
-        del ours
+    weights = random_weights()
+    if {"encode", "step", "captions"} & {*parts}:
+        infer(parts, precision, weights, ask)
+    for kind, count in TRAINED if "train" in parts else ():
+        seconds, memory = train(kind, count, precision, weights)
         torch.cuda.empty_cache()
+        others, ratio = "", ""
+        if ask:
+            theirs, more = ask("train", kind, count)
+            others, ratio = f"{count / theirs:,.0f}, {more:.0f} GB", f"{theirs / seconds:.1f}"
+        row(f"train {kind}, batch {count}", f"{count / seconds:,.0f} images/s, {memory:.0f} GB", others, ratio)
+    if "folder" in parts:
         seconds = {}
         for name, count, spent in folder_runs(weights, precision):
             seconds[name, count] = spent
