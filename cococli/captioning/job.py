@@ -76,16 +76,10 @@ class CaptionJob:
                         reporter.record(outcome)
             if todo:
                 captioner = self._captioner(engine or load_engine(self.model, self.choice, reporter))
-                summary.incomplete |= not caption_tasks(
-                    run,
-                    captioner,
-                    self.read,
-                    self._sizes(len(todo)),
-                    reporter,
-                    spent,
-                    request.merge,
-                    request.min_score,
-                )
+                paths, sizes = [Path(task.name) for task in todo], self._sizes(len(todo))
+                limits = request.merge, request.min_score
+                results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
+                summary.incomplete |= not write_results(run, results, reporter)
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
             report_pace(spent, started, reporter)
@@ -176,26 +170,16 @@ class Result:
     embeddings: np.ndarray  # [K, D] float32, L2-normalized, of its K records
 
 
-def caption_tasks(
-    run: Run,
-    captioner: Captioner,
-    read: ReadRequest,
-    sizes: Sizes = SMALL,
-    reporter: Reporter = SILENT,
-    spent: Spent | None = None,
-    merge: float | None = None,
-    min_score: float | None = None,
-) -> bool:
-    """Caption the videos of a run that are not done. See `caption_videos`.
+def write_results(run: Run, results: Generator[Result, None, None], reporter: Reporter = SILENT) -> bool:
+    """Write the results of the videos of a run that are not done, each as soon as it is there.
 
     Returns:
         Whether all of their captions could be written.
     """
     todo, ok = run.todo, True
-    paths = [Path(task.name) for task in todo]
     with (
         reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
-        closing(caption_videos(paths, captioner, read, sizes, reporter, spent, merge, min_score)) as results,
+        closing(results),
     ):
         for result in results:
             # An interrupt waits, so that everything written is counted.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..captioning.captioner import Captioner, check_request
-from ..captioning.job import caption_tasks
+from ..captioning.job import caption_videos, write_results
 from ..captioning.resume import Plan, open_run
 from ..checkpoints.store import ModelFiles
 from ..datasets.classes import class_folders
@@ -258,10 +258,11 @@ class _Predictor:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         with open_run(plan) as run:
-            if run.todo:
+            if todo := [Path(task.name) for task in run.todo]:
                 captioner = Captioner(self.engine, self.model.name, search, self.about.pool)
-                sizes = self._sizes(len(run.todo), search.rows, search.max_length)
-                caption_tasks(run, captioner, self.read_request, sizes, self.reporter)
+                sizes = self._sizes(len(todo), search.rows, search.max_length)
+                results = caption_videos(todo, captioner, self.read_request, sizes, self.reporter)
+                write_results(run, results, self.reporter)
             self._raise_if_stopped()
             outcomes = list(run.in_order())
         captions = {outcome.video: outcome.caption for outcome in outcomes if not isinstance(outcome, Failure)}
