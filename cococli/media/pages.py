@@ -17,21 +17,27 @@ TICK = 0.1  # seconds
 _BLOCK = 8  # pixels
 _DOWN, _ACROSS = HEIGHT // _BLOCK, WIDTH // _BLOCK
 
-_NOISE = 256.0  # energy of a block from which it shows something: 2 gray levels from pixel to pixel
-_MOVING = 0.15  # squared distance of a block from one tick to the next, by its energy at both
-_STILL = 2  # ticks before and after a change in which nothing moves
-_STEADY = 5  # ticks before and after a change in which nothing moves slowly either
-_LENGTHS = (1, 2, 4, 8)  # ticks that a change takes: 1 for a cut, more for animated slides
+_NOISE_ENERGY = 256.0  # of a block that shows nothing, at most: 2 gray levels from pixel to pixel
+# Least squared distance of a moving block from one tick to the next, as a share of its energy at both.
+_MOTION_THRESHOLD = 0.15
+_STILL_TICKS = 2  # before and after a change, in which nothing moves
+_STEADY_TICKS = 5  # before and after a change, in which nothing moves slowly either
+_CHANGE_LENGTHS = (1, 2, 4, 8)  # ticks: 1 for a cut, more for animated slides
 
-_CORRELATED = 0.6  # blocks that show the same
-_LARGE = 0.27  # of the picture: a region that changes
-_DENSE = 0.08  # of the picture: blocks that change in it, at least
-_REPLACED = 0.5  # of the blocks that show something, before and after: another page, even of few words
-_FEW = 0.015  # of the picture: blocks that change in it, at least
-_SHARP = 32  # gray levels by which the sharpest quarter of the changed blocks differ; compressed film grain: up to 24
+_SAME_CORRELATION = 0.6  # least correlation of blocks that show the same
 
-_SHIFTED = 0.45  # of the blocks of a region show the same after it was scrolled
-_LEFT = 0.25  # of the energy of a region: so much is still on screen after scrolling
+# A page changes if a large region of it does,
+_MIN_REGION = 0.27  # share of the picture
+_MIN_CHANGED_OF_REGION = 0.08  # share of the picture whose blocks change in such a region
+# or most of what it shows, even if that is few words.
+_MIN_REPLACED = 0.5  # share of the blocks that show something, before and after
+_MIN_CHANGED = 0.015  # share of the picture whose blocks change
+# Gray levels by which the sharpest quarter of the changed blocks differ; compressed film grain has up to 24.
+_MIN_SHARPNESS = 32
+
+# A region was scrolled if
+_MIN_SHIFTED = 0.45  # of its blocks show the same after a shift, and
+_MIN_LEFT = 0.25  # of its energy is still on screen.
 
 
 class PageChange(NamedTuple):
@@ -50,20 +56,20 @@ def page_changes(pictures: np.ndarray, ticks: np.ndarray) -> Iterator[PageChange
         ticks: [T] which of them is on screen at each tick, ascending.
     """
     moving = _moving(pictures)[ticks[1:] - 1] & (np.diff(ticks) > 0)[:, None]  # [T - 1, B] from tick i to i + 1
-    edge = np.zeros((_STILL, moving.shape[1]), bool)
-    calm = ~_any_of(np.concatenate([edge, moving, edge]), _STILL)
-    before, after = calm[: len(ticks)], calm[_STILL:]  # [T, B] still for some ticks until, and from, tick i
+    edge = np.zeros((_STILL_TICKS, moving.shape[1]), bool)
+    calm = ~_any_of(np.concatenate([edge, moving, edge]), _STILL_TICKS)
+    before, after = calm[: len(ticks)], calm[_STILL_TICKS:]  # [T, B] still for some ticks until, and from, tick i
     found = np.zeros(len(ticks), bool)
-    for length in _LENGTHS:
+    for length in _CHANGE_LENGTHS:
         if len(ticks) <= length:
             return
         still = before[:-length] & after[length:]
         blocks = np.mean(_any_of(moving, length) & still, axis=1)
-        for first in _peaks(blocks, _FEW):
+        for first in _peaks(blocks, _MIN_CHANGED):
             last = first + length
             if found[first : last + 1].any():
                 continue
-            around = (max(0, first - _STEADY), first, last, min(len(ticks) - 1, last + _STEADY))
+            around = (max(0, first - _STEADY_TICKS), first, last, min(len(ticks) - 1, last + _STEADY_TICKS))
             strokes = [_strokes(pictures[ticks[tick]]) for tick in around]
             steady = ~_differ(*strokes[:2]) & ~_differ(*strokes[2:])
             strength = _change(strokes[1], strokes[2], still[first] & steady)
@@ -112,7 +118,7 @@ def _moving(pictures: np.ndarray) -> np.ndarray:
 def _differ(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return whether the strokes of each block moved: [B]."""
     energy = _by_block(before**2 + after**2)
-    return _by_block((before - after) ** 2) > _MOVING * (energy + _NOISE)
+    return _by_block((before - after) ** 2) > _MOTION_THRESHOLD * (energy + _NOISE_ENERGY)
 
 
 def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
@@ -122,15 +128,15 @@ def _change(before: np.ndarray, after: np.ndarray, still: np.ndarray) -> float:
     """
     old, new = _by_block(before**2), _by_block(after**2)
     common = _by_block(before * after)
-    differs = (np.maximum(old, new) > _NOISE) & _uncorrelated(old, new, common)
-    changed, shown_before, shown_after = differs & still, still & (old > _NOISE), still & (new > _NOISE)
+    differs = (np.maximum(old, new) > _NOISE_ENERGY) & _uncorrelated(old, new, common)
+    changed, shown_before, shown_after = differs & still, still & (old > _NOISE_ENERGY), still & (new > _NOISE_ENERGY)
     gone = np.sum(changed & shown_before & (common < old / 2)) / max(1, np.sum(shown_before))
     come = np.sum(changed & shown_after & (common < new / 2)) / max(1, np.sum(shown_after))
-    if not changed.any() or np.percentile(_largest(np.abs(before - after))[changed], 75) < _SHARP:
+    if not changed.any() or np.percentile(_largest(np.abs(before - after))[changed], 75) < _MIN_SHARPNESS:
         return 0.0
     share, extent = float(changed.mean()), float(_region(changed).mean())
-    large = extent >= _LARGE and share >= _DENSE
-    if not large and not (min(gone, come) >= _REPLACED and share >= _FEW):
+    large = extent >= _MIN_REGION and share >= _MIN_CHANGED_OF_REGION
+    if not large and not (min(gone, come) >= _MIN_REPLACED and share >= _MIN_CHANGED):
         return 0.0
     return 0.0 if _shift(before, after) else float(max(extent, min(gone, come)))
 
@@ -163,7 +169,7 @@ def _shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int] | None:
     """Return how far the changed region moved: half pixels up and pixels to the left; None if it did not."""
     mask = np.kron(_region(_differ(before, after)), np.ones((_BLOCK, _BLOCK), bool))
     old, new, shift = _aligned(before * mask, after * mask)
-    kept = np.sum(old**2) > _LEFT * np.sum((before * mask) ** 2)
+    kept = np.sum(old**2) > _MIN_LEFT * np.sum((before * mask) ** 2)
     return shift if any(shift) and kept and _is_same(old, new) else None
 
 
@@ -171,13 +177,13 @@ def _is_same(before: np.ndarray, after: np.ndarray) -> bool:
     """Return whether most blocks with fine details keep them; soft gradients match others by chance."""
     before, after = (np.diff(one, axis=1, append=one[:, -1:]) for one in (before, after))
     old, new, common = _by_block(before**2), _by_block(after**2), _by_block(before * after)
-    shown = np.maximum(old, new) > _NOISE
+    shown = np.maximum(old, new) > _NOISE_ENERGY
     same = shown & ~_uncorrelated(old, new, common)
-    return bool(shown.mean() > _FEW and same.sum() > _SHIFTED * shown.sum())
+    return bool(shown.mean() > _MIN_CHANGED and same.sum() > _MIN_SHIFTED * shown.sum())
 
 
 def _uncorrelated(old: np.ndarray, new: np.ndarray, common: np.ndarray) -> np.ndarray:
-    return common < _CORRELATED * np.sqrt(np.maximum(old * new, 1))
+    return common < _SAME_CORRELATION * np.sqrt(np.maximum(old * new, 1))
 
 
 def _aligned(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
