@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from cli import fork_server
@@ -23,3 +24,14 @@ def engine() -> Iterator[None]:
 def coca() -> "Callable[..., subprocess.CompletedProcess[str]]":
     """Run `coca` with these arguments, stdout and stderr in pipes."""
     return fork_server.run
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder of 30 identical clips."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    clip = Path(__file__).parents[2] / "examples" / "grows.mp4"
+    for i in range(30):
+        (folder / f"{i:02}.mp4").write_bytes(clip.read_bytes())
+    return folder

@@ -66,16 +66,6 @@ def test_subtitles_of_one_video(coca, tmp_path: Path) -> None:
     assert re.fullmatch(r"1\n00:00:00,000 --> 00:00:04,000\na .+\n.+\n\n", (tmp_path / "moves.srt").read_text())
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """A folder of 30 clips that are alike."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for i in range(30):
-        (folder / f"{i:02}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
-    return folder
-
-
 def started(folder: Path, output: Path, *arguments: str) -> "subprocess.Popen[str]":
     """A run on a folder that has written its first records."""
     options = ["-o", output, "--search", "greedy", "--batch-size", "4", *arguments]

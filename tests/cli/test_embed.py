@@ -34,16 +34,6 @@ def few(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """A folder of 30 identical clips."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for i in range(30):
-        (folder / f"{i:02}.mp4").write_bytes((EXAMPLES / "grows.mp4").read_bytes())
-    return folder
-
-
 def content(folder: Path) -> dict[str, list[bytes]]:
     """Return the vectors of each video and text."""
     index, found = Index(folder), dict[str, list[bytes]]()
