@@ -161,7 +161,7 @@ def test_files_that_are_damaged_fail_for_good(long: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("blow", "message"),
     [
-        (signal.SIGSTOP, "gave up after 10 s"),
+        (signal.SIGSTOP, "gave up after 4 s"),
         (signal.SIGSEGV, "the decoder crashed (SIGSEGV)"),
         (signal.SIGABRT, "the decoder crashed (SIGABRT)"),
         (signal.SIGKILL, "the decoder was killed, probably for lack of memory"),
@@ -171,7 +171,7 @@ def test_files_that_are_damaged_fail_for_good(long: Path, tmp_path: Path) -> Non
 def test_crashing_videos_fail_alone(long: Path, short: Path, blow: signal.Signals, message: str):
     before = children()
     # A process that is stopped is given up soon; others may take as long as a loaded machine needs.
-    request = replace(PIECES, timeout=10 if blow == signal.SIGSTOP else 900)
+    request = replace(PIECES, timeout=4 if blow == signal.SIGSTOP else 900)
     events = read_videos(each([long, short, short], request), processes=1)
     next(events)
     (process,) = children() - before
