@@ -36,7 +36,7 @@ Run = Callable[..., Any]  # calls a function
 
 def call_with_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     """Call a function, but recompute its intermediate results in the backward pass instead of keeping them."""
-    return checkpoint(function, *inputs, use_reentrant=False)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # which would wait for the GPU
 
 
 def encode_images(config: CocaConfig, w: Weights, pixels: Tensor, run: Run = call) -> Tensor:
