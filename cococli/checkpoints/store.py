@@ -51,7 +51,7 @@ class ModelFiles:
     config: CocaConfig
     # Changes with the weights (their SHA-256, or else size and modification time) and the preprocessing.
     identity: str = field(default="", compare=False)
-    note: str = field(default="", compare=False)  # for whoever uses the model
+    note: str = field(default="", compare=False)  # to show to the user
 
 
 def with_preprocess(identity: str, config: CocaConfig) -> str:

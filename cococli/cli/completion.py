@@ -16,16 +16,16 @@ from .typer_internals import SHELLS, completion_script, install_completion, name
 SCRIPTS = {"bash": "coca.bash", "zsh": "coca.zsh", "fish": "coca.fish"}
 
 
-def _install(context: typer.Context, asked: bool) -> None:
-    if asked:
+def _install(context: typer.Context, requested: bool) -> None:
+    if requested:
         shell = _shell(context)
         console.result(f"installed completion for {shell} in {install_completion(shell)}")
         console.note("open a new terminal to use it")
         raise typer.Exit
 
 
-def _show(context: typer.Context, asked: bool) -> None:
-    if asked:
+def _show(context: typer.Context, requested: bool) -> None:
+    if requested:
         console.result(completion_script(_shell(context)))
         raise typer.Exit
 

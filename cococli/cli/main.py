@@ -115,8 +115,8 @@ def _report(error: Exception) -> int:
     return 1
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.result(f"coca {__version__}")
         raise typer.Exit
 

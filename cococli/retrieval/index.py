@@ -403,15 +403,15 @@ def _is_index(folder: Path) -> bool:
     return False
 
 
-def check_model(folder: Path, kept: About, asked: About) -> None:
+def check_model(folder: Path, kept: About, requested: About) -> None:
     """Refuse to mix vectors of two models.
 
     Raises:
         UsageError: The models differ.
     """
-    if kept.identity != asked.identity:
-        what = f"vectors of {kept.model}, not {asked.model}"
-        if kept.model == asked.model:
+    if kept.identity != requested.identity:
+        what = f"vectors of {kept.model}, not {requested.model}"
+        if kept.model == requested.model:
             what = f"vectors of another model named {kept.model}"
         raise UsageError(f"{folder} holds {what}", "vectors of two models cannot be compared: name another folder")
 

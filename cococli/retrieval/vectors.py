@@ -35,7 +35,7 @@ class VectorFile:
             raise
         self.count = _rows(path, self._offset, self._size)
         # A killed run may not have written the count.
-        self._tell_count()
+        self._write_count()
 
     @property
     def _size(self) -> int:
@@ -55,9 +55,9 @@ class VectorFile:
             os.fsync(self._file.fileno())
         if rows and (count := max(rows) + 1) > self.count:
             self.count = count
-            self._tell_count()
+            self._write_count()
 
-    def _tell_count(self) -> None:
+    def _write_count(self) -> None:
         _write_at(self._file.fileno(), 0, _header(self.count, self.dimension, self.dtype))
 
     def close(self) -> None:
