@@ -21,7 +21,7 @@ FLOORS = (
     {"captioning"},
     {"retrieval"},
     {"benchmark"},
-    {"jobs", "requests"},
+    {"jobs", "requests", "devices"},
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},

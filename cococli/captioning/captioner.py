@@ -1,7 +1,8 @@
 """Captions of clips, with their confidence and embeddings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -11,8 +12,10 @@ from ..checkpoints.store import ModelFiles
 from ..decoding.caption_search import Hypothesis
 from ..decoding.decoder import Decoder, check_prompt
 from ..decoding.search_options import SearchOptions
+from ..devices import Devices
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine, resolve
+from ..engines.sizes import Sizes
 from ..errors import ModelError, UsageError
 from ..tokenizer import EOT_ID, decode, detokenize, encode, tokenize
 from .records import Candidate
@@ -188,6 +191,29 @@ def distinct(hypotheses: Iterable[Hypothesis], count: int) -> dict[str, Hypothes
         if len(by_text) == count:
             break
     return by_text
+
+
+class RemoteCaptioner:
+    """Captioners of one model on several devices."""
+
+    def __init__(
+        self, model: str, devices: Devices[Caption], make: Callable[[Engine], Captioner], sizes: Sizes
+    ) -> None:
+        """
+        Args:
+            make: Returns the captioner of a device; a partial of `Captioner`.
+            sizes: Clips that each device encodes and decodes at once.
+        """
+        self.model = model
+        self._devices, self._make, self._sizes = devices, make, sizes
+
+    def stream(self, slots: int) -> Devices[Caption]:
+        """Caption clips as they arrive, at most `slots` at once on each device."""
+        return self._devices.prepare(partial(_open_stream, self._make, slots), self._sizes)
+
+
+def _open_stream(make: Callable[[Engine], Captioner], slots: int, engine: Engine) -> Stream[Any]:
+    return make(engine).stream(slots)
 
 
 def load_captioner(

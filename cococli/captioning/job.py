@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from .. import interrupts
 from ..checkpoints.store import ModelFiles
+from ..devices import open_devices, spread
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
@@ -33,7 +35,7 @@ from ..model.arrays import l2_normalize
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
-from .captioner import Caption, Captioner, check_request
+from .captioner import Caption, Captioner, RemoteCaptioner, check_request
 from .formats import check_template, default_template
 from .outputs import STDOUT, check_outputs, only_subtitles
 from .records import Outcome, Record
@@ -75,11 +77,10 @@ class CaptionJob:
                     for outcome in run.in_order():
                         reporter.record(outcome)
             if todo:
-                captioner = self._captioner(engine or load_engine(self.model, self.choice, reporter))
-                paths, sizes = [Path(task.name) for task in todo], self._sizes(len(todo))
-                limits = request.merge, request.min_score
-                results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
-                summary.incomplete |= not write_results(run, results, reporter)
+                paths, limits = [Path(task.name) for task in todo], (request.merge, request.min_score)
+                with self._loaded(len(todo), reporter, engine) as (captioner, sizes):
+                    results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
+                    summary.incomplete |= not write_results(run, results, reporter)
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
             report_pace(spent, started, reporter)
@@ -92,23 +93,31 @@ class CaptionJob:
 
     def estimate(self, videos: Sequence[str], reporter: Reporter = SILENT) -> float:
         """Caption videos without writing anything; return the seconds that one takes."""
-        captioner = self._captioner(load_engine(self.model, self.choice, reporter))
-        # The first pass compiles.
-        for _ in range(2):
-            started = time.perf_counter()
-            sizes = self._sizes(len(videos))
-            list(caption_videos([Path(video) for video in videos], captioner, self.read, sizes))
-        return (time.perf_counter() - started) / len(videos)
+        with self._loaded(len(videos), reporter) as (captioner, sizes):
+            # The first pass compiles.
+            for _ in range(2):
+                started = time.perf_counter()
+                list(caption_videos([Path(video) for video in videos], captioner, self.read, sizes))
+            return (time.perf_counter() - started) / len(videos)
 
-    def _sizes(self, videos: int) -> Sizes:
-        request = self.request
-        frames = self.read.sampling.count
-        rows, length = request.search.rows, request.search.max_length
-        return choose_sizes(self.model.config, self.choice, request.model, videos, frames, rows, length)
-
-    def _captioner(self, engine: Engine[Any]) -> Captioner:
-        request = self.request
-        return Captioner(engine, self.model.name, request.search, request.pool, request.prompt, request.rerank)
+    @contextmanager
+    def _loaded(
+        self, videos: int, reporter: Reporter, engine: Engine[Any] | None = None
+    ) -> Iterator[tuple[Captioner | RemoteCaptioner, Sizes]]:
+        """Load the model, on all devices that there is work for, and choose the sizes of the run."""
+        request, model, search = self.request, self.model, self.request.search
+        make = partial(
+            Captioner, model=model.name, search=search, pool=request.pool, prompt=request.prompt, rerank=request.rerank
+        )
+        choices = [self.choice] if engine else spread(self.choice, self.read.count(videos))
+        frames, beams, length = self.read.sampling.count, search.rows, search.max_length
+        sizes = partial(choose_sizes, model.config, choices[0], request.model, videos, frames, beams, length)
+        if len(choices) == 1:
+            yield make(engine or load_engine(model, choices[0], reporter)), sizes()
+            return
+        with open_devices(model, choices, reporter) as devices:
+            found = sizes(len(choices), devices.memory)
+            yield RemoteCaptioner(model.name, devices, make, found), found
 
 
 def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
@@ -195,7 +204,7 @@ def write_results(run: Run, results: Generator[Result, None, None], reporter: Re
 
 def caption_videos(
     paths: Sequence[Path],
-    captioner: Captioner,
+    captioner: Captioner | RemoteCaptioner,
     read: ReadRequest,
     sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,

@@ -36,6 +36,8 @@ def choose_sizes(
     frames: int = 1,
     beams: int = 0,
     max_length: int = 0,
+    devices: int = 1,
+    free: float | None = None,
 ) -> Sizes:
     """Return the sizes of a run. Call it when the model is loaded, as they depend on the memory that is left.
 
@@ -44,8 +46,10 @@ def choose_sizes(
         frames: Frames of a clip.
         beams: Sequences per clip; 0 if nothing is decoded.
         max_length: Most tokens of a caption.
+        devices: Number of devices that share the work.
+        free: Memory that each device has left, in bytes; by default that of the device of the choice.
     """
-    readers = min(_idle_readers(choice), videos or 1) if options.readers == AUTO else options.readers
+    readers = min(_idle_readers(choice, devices), videos or 1) if options.readers == AUTO else options.readers
     if options.batch_size != AUTO:
         return Sizes(options.batch_size, options.batch_size, readers)
     kind = choice.device.partition(":")[0]
@@ -54,7 +58,7 @@ def choose_sizes(
         "cuda": (GPU_FRAMES, GPU_CLIPS),
     }.get(kind, (OTHER_FRAMES, OTHER_CLIPS))
     item = 4 if choice.precision in ("fp32", "tf32") or kind == "cpu" else 2
-    memory = SHARE * free_memory(choice.device)
+    memory = SHARE * (free_memory(choice.device) if free is None else free)
     batch = min(max(1, most_frames // frames), memory // encoding_bytes(config, frames, item))
     slots = min(most_clips, memory // decoding_bytes(config, beams, max_length, item))
     return Sizes(_power_of_two(int(batch)), _power_of_two(int(slots)), readers)
@@ -82,7 +86,7 @@ def _power_of_two(number: int) -> int:
     return 1 << max(number, 1).bit_length() - 1
 
 
-def _idle_readers(choice: Choice) -> int:
+def _idle_readers(choice: Choice, devices: int) -> int:
     """Return how many processes can read videos.
 
     On CPUs, reading takes a twentieth of the time of computing, so a few processes are enough.
@@ -90,7 +94,7 @@ def _idle_readers(choice: Choice) -> int:
     cores = usable_cores()
     if choice.device == "cpu":
         return max(2, choice.threads // 16, min(8, cores - choice.threads))
-    return min(MOST_READERS, max(2, cores - 2))
+    return min(MOST_READERS, max(2, cores - 1 - devices))
 
 
 def free_memory(device: str) -> float:

@@ -26,7 +26,7 @@ from ..overwrite import write_output
 from ..parsing import read_json
 from ..reporting import SILENT, Reporter
 from ..requests import EvaluateRequest
-from ..retrieval.embed import embed_tasks
+from ..retrieval.embed import embed_tasks, embedding_computer
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column
@@ -275,8 +275,9 @@ class _Predictor:
         with open_index(self.index, self.about, self.model.config.embed_dim, tasks) as index:
             failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
             if todo := [task for task in tasks if task.name not in index.reused]:
-                pool, sizes = self.about.pool, self._sizes(len(paths))
-                failures = embed_tasks(index, todo, self.engine, pool, self.read_request, sizes, self.reporter)
+                computer = embedding_computer(self.about.pool, self.engine)
+                sizes = self._sizes(len(paths))
+                failures = embed_tasks(index, todo, computer, self.engine, self.read_request, sizes, self.reporter)
                 failed |= {failure.video for failure in failures}
         self._raise_if_stopped()
         return failed

@@ -1,5 +1,6 @@
 """Clips: spans of a video and the frames that represent them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, repeat
@@ -72,6 +73,10 @@ class ReadRequest:
     crop_seed: int | None = None  # of a random crop, the same for all frames; None crops the center
     preprocess: Preprocess = CLIP
     timeout: float = 60.0  # seconds without progress after which reading fails
+
+    def count(self, videos: int) -> float:
+        """Return the number of clips of some videos; infinity where they are divided."""
+        return videos if self.segments.kind == "none" else math.inf
 
 
 @dataclass(frozen=True)

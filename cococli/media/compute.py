@@ -73,6 +73,76 @@ class FunctionComputer(Generic[T]):
         return 0
 
 
+class FittingComputer(Generic[T]):
+    """A `Computer` that passes on smaller batches, and has fewer clips computed at once, when memory runs out."""
+
+    def __init__(self, computer: Computer[T], note: Callable[[str], object]) -> None:
+        """
+        Args:
+            note: Receives one message when memory runs out for the first time.
+        """
+        self._computer, self._note = computer, note
+        self._most: int | None = None  # clips of a batch
+        self._noted = False
+        self._values: dict[Any, T] = {}
+
+    @property
+    def queued(self) -> int:
+        return self._computer.queued
+
+    @property
+    def busy(self) -> bool:
+        return self._computer.busy or bool(self._values)
+
+    def submit(self, keys: Sequence[Any], pixels: np.ndarray, seeds: list[int]) -> None:
+        """Submit a batch, in halves if there is not enough memory.
+
+        Raises:
+            CocaError: There is not enough memory for a single clip.
+        """
+        size = min(len(keys), self._most or len(keys))
+        for start in range(0, len(keys), size):
+            part = slice(start, start + size)
+            self._submit(keys[part], pixels[part], seeds[part])
+
+    def _submit(self, keys: Sequence[Any], pixels: np.ndarray, seeds: list[int]) -> None:
+        try:
+            self._computer.submit(keys, pixels, seeds)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(keys) > 1:
+            self._most = -(-len(keys) // 2)
+            self._back_off(self._most)
+        else:
+            if not self._computer.busy:
+                raise CocaError("not enough memory for a single clip", _LESS_MEMORY)
+            while self._computer.busy:  # finishing what is under way frees memory
+                self._values |= self.step()
+        self.submit(keys, pixels, seeds)
+
+    def step(self) -> dict[Any, T]:
+        values, self._values = self._values, {}
+        try:
+            return values | self._computer.step()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        if not (fewer := self.shrink()):
+            raise CocaError("not enough memory for a single clip", _LESS_MEMORY)
+        self._back_off(fewer)
+        return values
+
+    def shrink(self) -> int:
+        return self._computer.shrink()
+
+    def _back_off(self, clips: int) -> None:
+        if not self._noted:
+            self._note(f"not enough memory: continuing with at most {clips} clips at once")
+        self._noted = True
+
+
 @dataclass(frozen=True)
 class Computed(Generic[T]):
     """The results of a video."""
@@ -147,7 +217,8 @@ def compute_videos(
     Raises:
         CocaError: There is not enough memory for a single clip.
     """
-    return _Computation(paths, computer, request, batch_size, reporter, spent or Spent(), readers).results()
+    fitting = FittingComputer(computer, reporter.note)
+    return _Computation(paths, fitting, request, batch_size, reporter, spent or Spent(), readers).results()
 
 
 @dataclass(eq=False)
@@ -161,7 +232,6 @@ class _Computation(Generic[T]):
     reporter: Reporter
     spent: Spent
     readers: int
-    backed_off: bool = False  # for lack of memory
     videos: dict[int, _VideoState[T]] = field(default_factory=dict)
     waiting: list[_Item[T]] = field(default_factory=list)  # read, but not submitted
 
@@ -220,52 +290,18 @@ class _Computation(Generic[T]):
 
     def _submit(self, batch: list[_Item[T]]) -> None:
         """Submit a batch, and compute until none of it is queued."""
-        self._accept(batch)
+        with self._computing():
+            pixels = np.stack([item.pixels for item in batch])
+            self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
+            for item in batch:
+                item.pixels = _FREED
         self._step()
         while self.computer.queued:
             self._step()
 
-    def _accept(self, batch: list[_Item[T]]) -> None:
-        """Submit a batch as a whole, or in halves if there is not enough memory."""
-        try:
-            with self._computing():
-                pixels = np.stack([item.pixels for item in batch])
-                self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
-            for item in batch:
-                item.pixels = _FREED
-            return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        if len(batch) == 1:
-            if not self.computer.busy:
-                raise CocaError("not enough memory for a single clip", _LESS_MEMORY)
-            self._finish()  # which frees memory
-        half = -(-len(batch) // 2)
-        self._back_off(half)
-        self.batch_size = min(self.batch_size, half)
-        for part in (batch[:half], batch[half:]):
-            if part:
-                self._accept(part)
-
-    def _back_off(self, clips: int) -> None:
-        if not self.backed_off:
-            self.backed_off = True
-            self.reporter.note(f"not enough memory: continuing with at most {clips} clips at once")
-
     def _step(self) -> None:
-        values = None
-        try:
-            with self._computing():
-                values = self.computer.step()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        if values is None:
-            if not (fewer := self.computer.shrink()):
-                raise CocaError("not enough memory for a single clip", _LESS_MEMORY)
-            self._back_off(fewer)
-            return
+        with self._computing():
+            values = self.computer.step()
         for item, value in values.items():
             item.value, item.computed = value, True
         self.spent.clips += len(values)

@@ -5,8 +5,9 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from .. import interrupts
 from ..checkpoints.store import ModelFiles
+from ..devices import open_devices, spread
 from ..engines.base import Engine
-from ..engines.choice import resolve_options
+from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
 from ..errors import UsageError
 from ..files import check_regular, io_errors, os_reason, temporary_folder
@@ -32,7 +34,7 @@ from ..jobs import (
 )
 from ..journal import Failure, Task, cache_path, file_tasks, text_of, text_tasks
 from ..media.clips import ReadRequest, Sampling, parse_segments, read_clip
-from ..media.compute import Computed, FunctionComputer, Spent, compute_videos
+from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute_videos
 from ..media.discover import discover
 from ..overwrite import refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
@@ -112,20 +114,57 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
             reporter.note(f"{before} of {len(tasks)} inputs already embedded (use --overwrite to redo them)")
         try:
             if todo:
-                engine = engine or load_engine(model, choice, reporter)
-                sizes = choose_sizes(model.config, choice, options, len(todo), sampling.count)
-                failed += embed_tasks(index, todo, engine, request.pool, read, sizes, reporter)
+                with _loaded(model, choice, request, todo, read, reporter, engine) as (computer, engine, sizes):
+                    failed += embed_tasks(index, todo, computer, engine, read, sizes, reporter)
         finally:
             _write_outputs(outputs, index.folder, tasks, reporter)
     reasons = report_failures((failure.error for failure in failed), reporter)
     return Summary(len(tasks), reasons, incomplete=bool(problems))
 
 
+@contextmanager
+def _loaded(
+    model: ModelFiles,
+    choice: Choice,
+    request: EmbedRequest,
+    tasks: Sequence[Task],
+    read: ReadRequest,
+    reporter: Reporter,
+    engine: Engine[Any] | None,
+) -> Iterator[tuple[Computer[np.ndarray], Engine[Any] | None, Sizes]]:
+    """Load the model, on all devices that there is work for, and choose the sizes of the run.
+
+    Yields:
+        What embeds clips; the engine that embeds texts, perhaps None if there are none; and the sizes.
+    """
+    videos = sum(text_of(task.name) is None for task in tasks)
+    choices = [choice] if engine or not videos else spread(choice, read.count(videos))
+    sizes = partial(choose_sizes, model.config, choices[0], request.model, videos, read.sampling.count)
+    if len(choices) == 1 or videos < len(tasks):
+        engine = engine or load_engine(model, choices[0], reporter)
+    if len(choices) == 1:
+        assert engine
+        yield embedding_computer(request.pool, engine), engine, sizes()
+        return
+    with open_devices(model, choices, reporter) as devices:
+        found = sizes(devices=len(choices), free=devices.memory)
+        yield devices.prepare(partial(embedding_computer, request.pool), found), engine, found
+
+
+def embedding_computer(pool: str, engine: Engine[Any]) -> FunctionComputer[np.ndarray]:
+    """Return a `Computer` of embeddings.
+
+    Args:
+        pool: How several frames become one vector, `joint` or `mean`.
+    """
+    return FunctionComputer(lambda pixels, seeds: list(engine.encode_clips(pixels, pool).embedding))
+
+
 def embed_tasks(
     index: IndexWriter,
     tasks: Sequence[Task],
-    engine: Engine[Any],
-    pool: str,
+    computer: Computer[np.ndarray],
+    engine: Engine[Any] | None,
     request: ReadRequest,
     sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
@@ -133,7 +172,8 @@ def embed_tasks(
     """Embed videos and texts into an index until a stop is requested; return what failed.
 
     Args:
-        pool: How several frames become one vector, `joint` or `mean`.
+        computer: Embeds clips.
+        engine: Embeds texts; None if there are none.
         request: What to read of each video.
         sizes: Clips that are encoded at once, and processes that read.
     """
@@ -142,7 +182,7 @@ def embed_tasks(
     paths = [Path(task.name) for task in videos]
     failed, spent, started = [], Spent(), time.perf_counter()
     with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
-        for embedded in embed_videos(paths, engine, pool, request, sizes, reporter, spent):
+        for embedded in embed_videos(paths, computer, request, sizes, reporter, spent):
             # An interrupt waits, so that everything written is counted.
             with interrupts.held():
                 index.append(videos[embedded.index], embedded.entries, embedded.vectors)
@@ -151,10 +191,11 @@ def embed_tasks(
                     reporter.warning(f"{failure.video}: {failure.error}")
                 failed += failures
                 progress.advance(ok=not failures)
-        for i, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, reporter):
-            with interrupts.held():
-                index.append(texts[i], [entry], vector)
-                progress.advance()
+        if engine:
+            for i, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, reporter):
+                with interrupts.held():
+                    index.append(texts[i], [entry], vector)
+                    progress.advance()
     report_pace(spent, started, reporter)
     return failed
 
@@ -170,19 +211,13 @@ class Embedded:
 
 def embed_videos(
     paths: Sequence[Path],
-    engine: Engine[Any],
-    pool: str,
+    computer: Computer[np.ndarray],
     request: ReadRequest,
     sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
     spent: Spent | None = None,
 ) -> Iterator[Embedded]:
     """Embed every segment of every video, in the given order. See `embed_tasks` and `compute_videos`."""
-
-    def compute(pixels: np.ndarray, _: list[int]) -> Sequence[np.ndarray]:
-        return list(engine.encode_clips(pixels, pool).embedding)
-
-    computer = FunctionComputer(compute)
     with closing(compute_videos(paths, computer, request, sizes.batch, reporter, spent, sizes.readers)) as videos:
         for video in videos:
             yield _embedded(video, str(paths[video.index]))

@@ -33,6 +33,7 @@ from cococli.retrieval.embed import (
     embed_file,
     embed_texts,
     embed_videos,
+    embedding_computer,
     parse_outputs,
     read_texts,
     write_vectors,
@@ -85,7 +86,7 @@ def test_videos_match_the_python_api(engine, coca, tmp_path: Path) -> None:
     Image.new("RGB", (80, 60), (200, 30, 30)).save(picture)
     broken.write_bytes(b"this is not a video")
     paths, spent = [MOVES, broken, picture, GROWS], Spent()
-    moves, failed, red, grows = embed_videos(paths, engine, "joint", read(), spent=spent)
+    moves, failed, red, grows = embed_videos(paths, embedding_computer("joint", engine), read(), spent=spent)
     for embedded, path in ((moves, MOVES), (red, picture), (grows, GROWS)):
         np.testing.assert_allclose(embedded.vectors, [coca.embed(path)], atol=CLOSE)
         assert embedded.vectors.dtype == np.float32
@@ -102,7 +103,7 @@ def test_videos_match_the_python_api(engine, coca, tmp_path: Path) -> None:
 
 
 def test_every_segment_has_its_own_vector(engine) -> None:
-    (whole,) = embed_videos([APPEARS], engine, "joint", read("2", Sampling()))
+    (whole,) = embed_videos([APPEARS], embedding_computer("joint", engine), read("2", Sampling()))
     assert [(entry.start, entry.end, entry.segments) for entry in whole.entries] == [(0.0, 2.0, 2), (2.0, 4.0, 2)]
     before, after = whole.vectors
     assert before @ after < 0.99  # something appears
@@ -110,7 +111,9 @@ def test_every_segment_has_its_own_vector(engine) -> None:
 
 
 def test_pool_changes_vectors(engine) -> None:
-    (joint,), (mean,) = (list(embed_videos([APPEARS], engine, pool, read())) for pool in ("joint", "mean"))
+    (joint,), (mean,) = (
+        list(embed_videos([APPEARS], embedding_computer(pool, engine), read())) for pool in ("joint", "mean")
+    )
     assert np.abs(joint.vectors - mean.vectors).max() > 1e-3
     np.testing.assert_allclose(joint.vectors[0], embed_file(APPEARS, engine, MULTI, "joint"), atol=CLOSE)
     np.testing.assert_allclose(mean.vectors[0], embed_file(APPEARS, engine, MULTI, "mean"), atol=CLOSE)
@@ -122,7 +125,7 @@ def test_unreadable_file_raises(engine, tmp_path: Path) -> None:
 
 
 def test_stop_request_ends_embedding(engine) -> None:
-    assert list(embed_videos([MOVES, GROWS], engine, "joint", read(), reporter=Stopping())) == []
+    assert list(embed_videos([MOVES, GROWS], embedding_computer("joint", engine), read(), reporter=Stopping())) == []
     assert list(embed_texts(["a red circle"], engine, Stopping())) == []
 
 
@@ -139,7 +142,9 @@ def test_texts_match_the_python_api(engine, coca) -> None:
 def test_caption_is_nearest_to_its_video(engine, coca) -> None:
     said = coca.caption(MOVES).text
     ((_, _, vector),) = embed_texts([said], engine)
-    vectors = np.concatenate([each.vectors for each in embed_videos([GROWS, MOVES], engine, "joint", read())])
+    vectors = np.concatenate(
+        [each.vectors for each in embed_videos([GROWS, MOVES], embedding_computer("joint", engine), read())]
+    )
     assert (vectors @ vector[0]).argmax() == 1
 
 

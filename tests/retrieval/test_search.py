@@ -20,7 +20,7 @@ from cococli.media.clips import ReadRequest, Sampling, parse_segments
 from cococli.options import EngineOptions
 from cococli.reporting import Progress, Reporter
 from cococli.requests import SearchRequest
-from cococli.retrieval.embed import embed_texts, embed_videos
+from cococli.retrieval.embed import embed_texts, embed_videos, embedding_computer
 from cococli.retrieval.index import About, Index, open_index
 from cococli.retrieval.nearest import GRAPH
 from cococli.retrieval.search import Found, Part, Query, Searcher, open_searcher, parse_query, search
@@ -82,7 +82,7 @@ def index(made: Path, tmp_path: Path) -> Index:
 def fill(folder: Path, engine: TorchEngine, paths: Sequence[Path], texts: Sequence[str] = ()) -> None:
     tasks = [Task(str(path), "") for path in paths] + [Task(text_name(text), "") for text in texts]
     with open_index(folder, About("shapes", "same"), engine.config.embed_dim, tasks) as writer:
-        for embedded in embed_videos(paths, engine, "joint", READ):
+        for embedded in embed_videos(paths, embedding_computer("joint", engine), READ):
             writer.append(tasks[embedded.index], embedded.entries, embedded.vectors)
         for i, entry, vector in embed_texts(texts, engine):
             writer.append(tasks[len(paths) + i], [entry], vector)
@@ -120,7 +120,7 @@ def test_query_is_pooled_like_its_index(engine, tmp_path: Path) -> None:
     request = ReadRequest(Sampling("multi", 3), parse_segments("none"), 64)
     task = Task(str(CHANGES), "")
     with open_index(tmp_path / "index", about, engine.config.embed_dim, [task]) as writer:
-        for embedded in embed_videos([CHANGES], engine, "mean", request):
+        for embedded in embed_videos([CHANGES], embedding_computer("mean", engine), request):
             writer.append(task, embedded.entries, embedded.vectors)
     (found,) = Searcher(Index(tmp_path / "index"), engine).search(Query((Part(CHANGES),)))
     assert found.score == pytest.approx(1, abs=1e-5)
@@ -140,7 +140,7 @@ def test_parts_are_weighted(engine, index: Index, pictures: dict[str, Path]) -> 
 def searched(index: Index, engine: TorchEngine, path: Path) -> np.ndarray:
     """Embed a file without segments."""
     reading = ReadRequest(Sampling(), parse_segments("none"), 64)
-    (embedded,) = embed_videos([path], engine, index.about.pool, reading)
+    (embedded,) = embed_videos([path], embedding_computer(index.about.pool, engine), reading)
     return embedded.vectors[0]
 
 
