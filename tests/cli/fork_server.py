@@ -29,10 +29,9 @@ PRELOADED = (
     "cococli.cli.main", "cococli.engines.torch", "cococli.evaluation.evaluate", "cococli.retrieval.embed",
     "cococli.retrieval.search",
 )  # fmt: skip
-# Variables that Python, or what is preloaded, reads when it starts. Not those that libraries set in the tests' process:
-# LD_LIBRARY_PATH (MindSpore) and TORCHINDUCTOR_CACHE_DIR (torch), which would make each command a fresh process.
+# Variables that Python, or what is preloaded, reads when it starts. Not LD_LIBRARY_PATH, which MindSpore sets in tests.
 READ_EARLY = re.compile(
-    "(PYTHON|LANG|LC_|TZ|MKL_|OPENBLAS_|NPY_|TORCH(?!INDUCTOR)|PYTORCH_|CUDA_|PYDANTIC_|_TYPER_|PY_COLORS).*"
+    "(PYTHON|LANG|LC_|TZ|MKL_|OPENBLAS_|NPY_|TORCH|PYTORCH_|CUDA_|PYDANTIC_|_TYPER_|PY_COLORS).*"
     "|LD_PRELOAD|TERMINAL_WIDTH|FORCE_COLOR|NO_COLOR|GITHUB_ACTIONS"
 )
 PYTHONPATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
