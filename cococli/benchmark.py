@@ -9,26 +9,34 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import repeat
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 
+from .catalog import CocaConfig
 from .checkpoints.store import find_model
 from .decoding.search_options import SearchOptions
 from .engines.base import Engine
 from .engines.choice import Choice, available, open_engine, resolve
+from .engines.sizes import Sizes, choose_sizes
 from .errors import CocaError, UsageError
+from .files import temporary_folder
 from .jobs import choose_model
+from .media.clips import ReadRequest, Sampling, Segments
+from .media.pool import VideoRead, read_videos
+from .options import AUTO, ModelOptions
 from .processes import Channel, start_process
 from .reporting import SILENT, Progress, Reporter
 from .requests import BenchRequest
 
 TOKENS = 15  # of a typical caption, including start and end
-BATCH = 8  # frames per batch on a GPU
-_BATCHED_BELOW = 0.1  # seconds per frame below which batches are timed, too
+VIDEOS = 1000  # of the run whose sizes are timed
+_READ_FOR = 2.0  # seconds
 _MAX_RUNS, _MAX_SECONDS = 5, 2.0  # per measurement
 
 
@@ -38,20 +46,42 @@ class Timing:
 
     choice: Choice
     start: float  # from the start of the process to its first frame and step
-    frame: float  # through the vision tower
+    frame: float  # through the vision tower, in a batch of a run
     steps: dict[int, float]  # one token, by number of rows
+    sizes: Sizes  # of a run
+    read: float  # the middle frame of a clip, by one process
 
     @property
     def captions_per_minute(self) -> float:
-        """Captions per minute with the default search and the largest number of rows."""
+        """Captions per minute with the default search and the largest number of rows, if frames are there in time."""
+        return 60 * self._computed
+
+    @property
+    def _computed(self) -> float:
+        """Clips per second that are encoded and decoded in turn."""
+        return 1 / (1 / self.rates["encoder"] + 1 / self.rates["decoder"])
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Clips per second of each stage."""
         rows = max(self.steps)
-        return 60 / (self.frame + (TOKENS - 1) * self.steps[rows] / (rows // _beams(rows)))
+        decoding = (TOKENS - 1) * self.steps[rows] / (rows // _beams(rows))
+        return {"readers": self.sizes.readers / self.read, "encoder": 1 / self.frame, "decoder": 1 / decoding}
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that limits a run: readers, encoder or decoder."""
+        rates = self.rates
+        if rates["readers"] < self._computed:
+            return "readers"
+        return "encoder" if rates["encoder"] < rates["decoder"] else "decoder"
 
     def facts(self) -> dict[str, object]:
         """Return it in the types of JSON."""
         settings = {name: getattr(self.choice, name) for name in ("engine", "device", "precision", "threads")}
         seconds = {"start": self.start, "frame": self.frame, "steps": self.steps}
-        return settings | seconds | {"captions_per_minute": self.captions_per_minute}
+        speed = {"captions_per_minute": self.captions_per_minute, "clips_per_second": self.rates}
+        return settings | seconds | asdict(self.sizes) | speed | {"bottleneck": self.bottleneck}
 
 
 @dataclass(frozen=True)
@@ -80,10 +110,12 @@ def benchmark(request: BenchRequest, reporter: Reporter = SILENT) -> Benchmark:
     model = choose_model(request.model)
     result = Benchmark()
     reporter.checked()
+    with reporter.progress("timing readers"):
+        read = read_seconds(model.config)
     for choice in choices:
         with reporter.progress(f"timing {choice.flags}") as progress:
             try:
-                timing = time_engine(request.model or model.name, choice, rows, progress)
+                timing = time_engine(request.model or model.name, choice, rows, read, progress)
             except CocaError as error:
                 reporter.warning(f"{choice.flags}: {error.message}")
                 result.failed.append(choice)
@@ -94,9 +126,12 @@ def benchmark(request: BenchRequest, reporter: Reporter = SILENT) -> Benchmark:
 
 
 def _rows(text: str) -> list[int]:
+    """Return numbers of rows; none for `auto`."""
+    if text == AUTO:
+        return []
     counts = text.split(",")
     if not all(count.isdecimal() and 0 < int(count) <= 1000 for count in counts):
-        raise UsageError(f"--rows cannot be {text!r}", "choose numbers from 1 to 1000, such as 6,48")
+        raise UsageError(f"--rows cannot be {text!r}", "choose auto, or numbers from 1 to 1000, such as 6,48")
     return sorted(set(map(int, counts)))
 
 
@@ -117,12 +152,39 @@ def _beams(rows: int) -> int:
     return math.gcd(rows, SearchOptions().beams)
 
 
-def time_engine(model: str, choice: Choice, rows: Sequence[int], progress: Progress) -> Timing:
+def read_seconds(config: CocaConfig) -> float:
+    """Return the time in which a process reads a clip of 7 s, 640x360, H.264."""
+    request = ReadRequest(Sampling(), Segments(), config.vision.image_size, None, config.preprocess)
+    with temporary_folder() as folder:
+        path = folder / "clip.mp4"
+        _make_clip(path)
+        with closing(read_videos(repeat((path, request)), processes=1)) as events:
+            ends = [time.perf_counter()]
+            while len(ends) < 3 or ends[-1] - ends[1] < _READ_FOR:
+                ends += [time.perf_counter() for event in [next(events)] if isinstance(event, VideoRead)]
+    return (ends[-1] - ends[1]) / (len(ends) - 2)  # without the first, which waits for the process
+
+
+def _make_clip(path: Path) -> None:
+    import av
+
+    x, y = np.meshgrid(np.arange(640), np.arange(360))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for index in range(25 * 7):
+            gradient = (x + y + 3 * index).astype(np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.stack([gradient] * 3, -1))))
+        file.mux(stream.encode())
+
+
+def time_engine(model: str, choice: Choice, rows: Sequence[int], read: float, progress: Progress) -> Timing:
     """Time one engine in a new process.
 
     Args:
         model: Argument of `find_model`.
-        rows: At least one number of rows.
+        rows: Numbers of rows; without any, one clip's and as many as a run decodes at once.
+        read: Time in which a process reads a clip, in seconds.
         progress: Describes steps that are needed only once, such as compiling; they are not timed.
 
     Raises:
@@ -141,7 +203,8 @@ def time_engine(model: str, choice: Choice, rows: Sequence[int], progress: Progr
             if isinstance(message, CocaError) or isinstance(message := socket.receive(), CocaError):
                 raise message
             break
-    return Timing(choice, seconds, *message)
+    frame, steps, sizes = message
+    return Timing(choice, seconds, frame, steps, sizes, read)
 
 
 @contextmanager
@@ -165,12 +228,17 @@ def main() -> None:
         name, choice, rows = parent.receive()
         Thread(target=_exit_with, args=(parent,), daemon=True).start()
         model = find_model(name)
-        size = model.config.vision.image_size
+        size, search = model.config.vision.image_size, SearchOptions()
         engine = open_engine(model, choice, _Sender(parent))
-        _step_seconds(engine, np.zeros((1, 1, 3, size, size), np.float32), rows[0], steps=1)
+        sizes = choose_sizes(
+            model.config, choice, ModelOptions(), VIDEOS, beams=search.beams, max_length=search.max_length
+        )
+        rows = rows or sorted({search.beams, sizes.slots * search.beams})
+        clips = np.random.default_rng(0).integers(0, 256, (sizes.batch, 1, size, size, 3), np.uint8)
+        _step_seconds(engine, clips, rows[0], steps=1)
         parent.send(None)
-        clips = np.random.default_rng(0).standard_normal((BATCH, 1, 3, size, size), np.float32)
-        parent.send((_frame_seconds(engine, clips), {count: _step_seconds(engine, clips, count) for count in rows}))
+        frame = _median(lambda: engine.encode_clips(clips)) / len(clips)
+        parent.send((frame, {count: _step_seconds(engine, clips, count) for count in rows}, sizes))
     except CocaError as error:
         parent.send(error)
 
@@ -188,11 +256,6 @@ class _Sender(Progress):
 def _exit_with(parent: Channel) -> None:
     parent.wait()  # the parent sends nothing more: this returns once it is gone
     os._exit(0)
-
-
-def _frame_seconds(engine: Engine[Any], clips: np.ndarray) -> float:
-    single = _median(lambda: engine.encode_clips(clips[:1]))
-    return single if single > _BATCHED_BELOW else min(single, _median(lambda: engine.encode_clips(clips)) / len(clips))
 
 
 def _median(action: Callable[[], object]) -> float:

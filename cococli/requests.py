@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from .decoding.search_options import SearchOptions
 from .options import (
     ADVANCED,
+    AUTO,
     DATA,
     FRAMES,
     INPUT,
@@ -630,6 +631,8 @@ class BenchRequest:
     rows: Annotated[
         str,
         Option(
-            "Numbers of sequences that are decoded at once; the default search has 6 for each clip.", metavar="N,..."
+            "Numbers of sequences decoded at once, 6 for each clip in the default search. auto times one clip, "
+            "and as many as a run decodes at once.",
+            metavar="auto|N,...",
         ),
-    ] = "6,48"
+    ] = AUTO
