@@ -31,20 +31,20 @@ def cut_command(entry: Entry, taken: set[str] | None = None) -> str:
     start = max(0.0, entry.start - _ROUNDING) + offset
     seek = start - _EARLY if entry.start > _EARLY else 0.0
     words = [
-        *("ffmpeg", "-nostdin"),  # otherwise it reads the commands that follow in a pipe
-        *(
-            "-protocol_whitelist",
-            "file",
-            "-f",
-            demuxer,
-        ),  # keeps the file from opening others, whatever it holds by then
-        *("-seek_timestamp", "1"),  # versions of ffmpeg differ in the start of a file
+        # Otherwise it reads the commands that follow in a pipe.
+        *("ffmpeg", "-nostdin"),
+        # Keeps the file from opening others, whatever it holds by then.
+        *("-protocol_whitelist", "file", "-f", demuxer),
+        # Versions of ffmpeg differ in the start of a file.
+        *("-seek_timestamp", "1"),
         *_seconds("-ss", seek),
         *("-i", _argument(path)),
         *_seconds("-ss", start - seek),
         *_seconds("-t", entry.end - _ROUNDING + offset - start),
-        *("-fps_mode", "vfr"),  # otherwise ffmpeg 5 repeats frames up to the time base
-        *("-enc_time_base:v", "1/90000"),  # rounding to a frame rate may drop the last frame
+        # Otherwise ffmpeg 5 repeats frames up to the time base.
+        *("-fps_mode", "vfr"),
+        # Rounding to a frame rate may drop the last frame.
+        *("-enc_time_base:v", "1/90000"),
         *("-c:v", "libx264", "-crf", "18", "-c:a", "aac"),
         _argument(Path(_name(path, entry, set() if taken is None else taken))),
     ]
