@@ -15,6 +15,7 @@ from .kv_cache import KVCache
 from .openvino_graphs import ov
 
 ROWS_AT_ONCE = 1024  # tokens in one matrix product: more are not faster
+CACHE_TYPES = {"bf16": np.uint16}  # NumPy has no bfloat16, and need not compute with it
 QUANTIZATION_GROUP = 256  # activations that share a scale in int8: fewer cost time, more lose precision
 
 
@@ -47,6 +48,7 @@ class OpenVinoEngine:
         """
         architecture.check(config, {name: array.shape for name, array in weights.items()})
         self.config = config
+        self._cache_type = CACHE_TYPES.get(precision, np.float32)
         self._weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
         self._core = ov.Core()
         self._compiled: dict[str, ov.CompiledModel] = {}
@@ -78,6 +80,8 @@ class OpenVinoEngine:
             model = openvino_graphs.bind(self._graphs / f"{name}.xml", self._weights)
             if name == "DecodeStep":
                 openvino_graphs.add_log_sum(model)
+            if name in ("CrossKeysValues", "DecodeStep") and self._cache_type != np.float32:
+                model = openvino_graphs.with_bf16_caches(model)
             self._compiled[name] = self._core.compile_model(model, "CPU", self._options)
         return self._compiled[name]
 
@@ -101,11 +105,15 @@ class OpenVinoEngine:
         return l2_normalize(latents)
 
     def begin(self, slots: int, beams: int, max_length: int, top_k: int = 1) -> "OpenVinoCache":
-        return OpenVinoCache(self.config, slots, beams, max_length, top_k, self._graph("DecodeStep"))
+        graph = self._graph("DecodeStep")
+        return OpenVinoCache(self.config, slots, beams, max_length, top_k, graph, self._cache_type)
 
     def admit(self, state: "OpenVinoCache", slot: int, tokens: np.ndarray) -> None:
         state.reset(slot)
-        state.image[:, slot] = np.concatenate(self._run("CrossKeysValues", tokens[None]))
+        request = self._graph("CrossKeysValues").create_infer_request()
+        for index, part in enumerate(state.image[:, slot : slot + 1]):
+            request.set_output_tensor(index, _shared(part))
+        request.infer([tokens[None]])
 
     def step(self, state: "OpenVinoCache", slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> Scores:
         logits, log_sum = state.step(slots, ids, parents)
@@ -126,18 +134,30 @@ class OpenVinoCache(KVCache):
     """Keys and values that OpenVINO reads in place.
 
     Attributes:
-        caches: Of the text tower and of the decoder, each [2 * layers, C, H, S, E]: keys and values by turns.
+        caches: Of the text tower and of the decoder, each [2 * layers, C, H, S, E]: keys and values by turns; in the
+            precision of the graph, which would convert others in every step.
         image: [2 * layers, C, H, N, E], likewise of each cross-attention.
     """
 
     def __init__(
-        self, config: CocaConfig, slots: int, beams: int, max_length: int, top_k: int, graph: ov.CompiledModel
+        self,
+        config: CocaConfig,
+        slots: int,
+        beams: int,
+        max_length: int,
+        top_k: int,
+        graph: ov.CompiledModel,
+        dtype: type[np.generic],
     ) -> None:
         super().__init__(slots, beams, max_length, config.pad_id, top_k)
+
+        def zeros(tower: TextConfig, entries: int) -> np.ndarray:
+            return np.zeros((2 * tower.layers, slots, tower.heads, entries, tower.width // tower.heads), dtype)
+
         towers = (config.text, config.decoder)
-        self.caches = [_zeros(tower, slots, self.entries) for tower in towers]
-        self.image = _zeros(config.decoder, slots, config.vision.pooler_queries - 1)
-        self._new = [_zeros(tower, slots, beams) for tower in towers]
+        self.caches = [zeros(tower, self.entries) for tower in towers]
+        self.image = zeros(config.decoder, config.vision.pooler_queries - 1)
+        self._new = [zeros(tower, beams) for tower in towers]
         self._all_ids, self._positions = np.zeros((slots, beams), np.int64), np.zeros(slots, np.int64)
         self._masks = [np.zeros((slots, 1, beams, self.entries + 1), np.float32) for _ in towers]
         inputs = [self._all_ids, self._positions, *self._masks, *(c for part in self.caches for c in part), *self.image]
@@ -146,9 +166,9 @@ class OpenVinoCache(KVCache):
         outputs = [self._logits, *(new for part in self._new for new in part), self._log_sum]
         self._request = graph.create_infer_request()
         for index, array in enumerate(inputs):
-            self._request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+            self._request.set_input_tensor(index, _shared(array))
         for index, array in enumerate(outputs):
-            self._request.set_output_tensor(index, ov.Tensor(array, shared_memory=True))
+            self._request.set_output_tensor(index, _shared(array))
 
     def step(self, slots: np.ndarray, ids: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return logits [C, B, V] of the next token and `Scores.log_sum` [C, B], valid until the next step."""
@@ -165,5 +185,8 @@ class OpenVinoCache(KVCache):
         return self._logits, self._log_sum
 
 
-def _zeros(tower: TextConfig, slots: int, entries: int) -> np.ndarray:
-    return np.zeros((2 * tower.layers, slots, tower.heads, entries, tower.width // tower.heads), np.float32)
+def _shared(array: np.ndarray) -> ov.Tensor:
+    """Return the memory of an array as a tensor; uint16 stands for bfloat16."""
+    if array.dtype == np.uint16:
+        return ov.Tensor(array, ov.Shape(array.shape), ov.Type.bf16)
+    return ov.Tensor(array, shared_memory=True)

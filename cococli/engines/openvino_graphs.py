@@ -90,6 +90,16 @@ def add_log_sum(model: ov.Model) -> None:
     model.add_outputs([log_sum.output(0)])
 
 
+def with_bf16_caches(model: ov.Model) -> ov.Model:
+    """Return a graph whose inputs and outputs of keys and values, [C, H, ., E] with a fixed E, are bfloat16."""
+    edited = ov.preprocess.PrePostProcessor(model)
+    for ports, edit in ((model.inputs, edited.input), (model.outputs, edited.output)):
+        for index, port in enumerate(ports):
+            if len(port.partial_shape) == 4 and port.partial_shape[3].is_static:
+                edit(index).tensor().set_element_type(ov.Type.bf16)
+    return edited.build()
+
+
 def quantize(folder: Path, weights: Weights, progress: Progress) -> Path:
     """Return a folder next to the graphs with their int8 versions, matrices included; build it if it is missing.
 
