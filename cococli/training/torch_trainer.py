@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ class Trainer:
             fused=self._device.type in ("cpu", "cuda"),
         )
         for one in parameters:
-            step = torch.zeros((), device=self._device)
+            step = torch.zeros((), device=self._device if optimizer.defaults["fused"] else "cpu")
             optimizer.state[one] = {"step": step, "exp_avg": torch.zeros_like(one), "exp_avg_sq": torch.zeros_like(one)}
         return optimizer
 
@@ -135,7 +136,11 @@ class Trainer:
 
     def _network(self) -> dict[str, Tensor]:
         """Return all weights in the precision of the computation; gradients reach those under training."""
-        return self._constants | {name: self._lowered(name, weight) for name, weight in self._merged().items()}
+        weights = dict(self._merged())
+        if self._type != torch.float32:
+            lowered = [name for name in weights if name not in KEPT_IN_FP32]
+            weights |= zip(lowered, _Lowered.apply(self._type, *map(weights.get, lowered)), strict=True)
+        return self._constants | weights
 
     @torch.no_grad()
     def _current(self) -> Mapping[str, Tensor]:
@@ -273,7 +278,7 @@ class Trainer:
         x = forcing.decode(self.config, network, features.words, features.images, constant, self._run)
         labels = trimmed(batch.ids, self.config.pad_id)[:, 1:].reshape(-1)
         words = np.flatnonzero(labels != self.config.pad_id)
-        rows = x.flatten(0, 1)[self._sent(words)]
+        rows = x.flatten(0, 1).index_select(0, self._sent(words))
         return forcing.caption_loss(rows, network["text_decoder.text_projection"], self._sent(labels[words]).long())
 
     def _contrastive(self, features: "Sequence[_Features]") -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
@@ -326,6 +331,26 @@ class Trainer:
         if self._device.type == "cuda":
             from ..engines.cuda import CudaEngine as engine
         return engine(self.config, self._locked | {**self._current()}, str(self._device), self._precision)
+
+
+class _Lowered(torch.autograd.Function):
+    """Copies of weights in a lower precision, all at once: on GPUs, hundreds of small operators take longer."""
+
+    @staticmethod
+    def forward(context: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        context.set_materialize_grads(False)
+        lowered = tuple(torch.empty_like(weight, dtype=dtype) for weight in weights)
+        torch._foreach_copy_(lowered, weights)
+        return lowered
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [gradient for gradient in gradients if gradient is not None]
+        raised = [torch.empty_like(gradient, dtype=torch.float32) for gradient in given]
+        if given:
+            torch._foreach_copy_(raised, given)
+        found = iter(raised)
+        return None, *(None if gradient is None else next(found) for gradient in gradients)
 
 
 @dataclass(frozen=True)
