@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ KINDS: dict[str, dict[str, Any]] = {
 FFMPEGS = {"bundled": imageio_ffmpeg.get_ffmpeg_exe(), "installed": shutil.which("ffmpeg")}
 
 
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that makes a video of one of the `KINDS`, once for both programs."""
+    folder = tmp_path_factory.mktemp("videos")
+    return cache(lambda name: make_video(folder / name, **KINDS[name]))
+
+
 @pytest.fixture(params=FFMPEGS)
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """Return a function that runs a command in an empty folder, and returns the file that it writes."""
@@ -66,6 +74,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return run
 
 
+@cache
 def content(path: Path) -> tuple[list[int], np.ndarray]:
     """Return the numbers and timestamps of the frames."""
     video = open_video(path)
@@ -91,8 +100,8 @@ def check(path: Path, shell: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_cut_holds_exactly_the_frames_of_its_moment(tmp_path: Path, shell, name: str) -> None:
-    check(make_video(tmp_path / name, **KINDS[name]), shell)
+def test_cut_holds_exactly_the_frames_of_its_moment(videos, shell, name: str) -> None:
+    check(videos(name), shell)
 
 
 @pytest.mark.parametrize("name", ["sound.mp4", "sound.mkv", "sound.ts"])
