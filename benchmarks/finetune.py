@@ -38,12 +38,12 @@ def random_batch(count: int) -> Batch:
 def real_batches(folder: Path, count: int) -> list[Batch]:
     """Return the batches of the first epoch of a run on this data."""
     from cococli.catalog import CLIP
+    from cococli.datasets.feeding import Feeding, feed
+    from cococli.datasets.pairs import Order, compiled_lengths, pairs_of
     from cococli.media.clips import Sampling
     from cococli.model.arrays import normalize
     from cococli.requests import FinetuneRequest
     from cococli.training.data import find_data
-    from cococli.training.feeding import Feeding, feed
-    from cococli.training.pairs import Order, compiled_lengths, pairs_of
 
     pairs = pairs_of(find_data(FinetuneRequest(folder, hold_out=0), 76).train, 76)
     order = Order(0, compiled_lengths(pairs.ids, 0), count)

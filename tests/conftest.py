@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put training first: one of several processes compiles its graphs, and the others take its later tests."""
+    """Put training first: it takes longest."""
     items.sort(key=lambda item: item.path.parent.name != "training")
 
 

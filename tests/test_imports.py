@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"cli"},
     {"training"},
+    {"runs"},
     {"evaluation"},
     {"api"},
     {"captioning"},

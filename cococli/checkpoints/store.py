@@ -1,6 +1,6 @@
 """Find models that are ready to be loaded: bundled ones, those in the cache, those of training runs, and any path.
 
-A training run is a folder `COCA_HOME/runs/NAME`, laid out by `training.folder`.
+A training run is a folder `COCA_HOME/runs/NAME`, laid out by `runs.folder`.
 """
 
 import atexit

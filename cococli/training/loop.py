@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..datasets.feeding import StepBatch
 from ..errors import CocaError
 from ..reporting import SILENT, Reporter
-from .feeding import StepBatch
 from .objective import Batch, Step
 from .parallel import ALONE, Workers
 from .validation import Trainer, Validation

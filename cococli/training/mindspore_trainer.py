@@ -14,11 +14,11 @@ from mindspore.experimental import optim
 
 from ..catalog import CocaConfig
 from ..checkpoints import architecture
+from ..datasets.pairs import trimmed
 from ..engines.mindspore import MindSporeEngine, as_tensor
 from ..model import mindspore_teacher_forcing as forcing
 from ..model.arrays import normalize, text_mask
 from .objective import MAX_LOGIT_SCALE, AdamWOptions, Batch, Losses, Objective, Step, token_count
-from .pairs import trimmed
 from .parallel import ALONE, Workers
 
 Arrays = Mapping[str, np.ndarray]

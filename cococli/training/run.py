@@ -13,7 +13,10 @@ from ..catalog import CocaConfig
 from ..checkpoints import ckpt
 from ..checkpoints.architecture import load_config
 from ..checkpoints.cache import slug
+from ..checkpoints.initial import initial
 from ..checkpoints.store import find_model, run_folder, with_preprocess
+from ..datasets.feeding import Feeding, StepBatch, feed
+from ..datasets.pairs import Order, Pairs, compiled_lengths, pairs_of
 from ..engines.choice import Choice, resolve
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
@@ -21,21 +24,19 @@ from ..files import digest
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..reporting import SILENT, Reporter
 from ..requests import FinetuneRequest
-from .card import write_card
+from ..runs.card import write_card
+from ..runs.features import Tower, cached_feed, identity_of, prepare
+from ..runs.folder import EVENTS, METRICS, PLOT, RunFolder, open_run_folder, stored_settings
+from ..runs.plot import draw
 from .data import ENOUGH, TrainingData, find_data
-from .features import Tower, cached_feed, identity_of, prepare
-from .feeding import Feeding, StepBatch, feed
-from .folder import EVENTS, METRICS, PLOT, RunFolder, open_run_folder, stored_settings
-from .initial import initial
 from .loop import Diverged, Recorder, TrainingPlan, TrainingState, state_of, train
 from .objective import AdamWOptions, Objective
-from .pairs import Order, Pairs, compiled_lengths, pairs_of
 from .parallel import ALONE, Workers
-from .plot import draw
 from .validation import Trainer, Validation, validate
 
 WARMUP = 0.1  # share of the steps
 VALIDATIONS, LEAST_BETWEEN = 10, 50  # validations of a run, and the fewest steps between two
+MOST_READERS = 8  # processes, by default
 SHOWN = 3  # files in a message
 
 
@@ -66,7 +67,8 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
     choice = _device(request)
     if choice.device != "cpu":
         reporter.note(f"training in {choice.precision} on {choice.device}")
-    request = replace(request, precision=choice.precision)  # type: ignore[arg-type]
+    readers = 2 if choice.device == "cpu" else max(1, min(MOST_READERS, choice.threads // workers.count))
+    request = replace(request, precision=choice.precision, workers=request.workers or readers)  # type: ignore[arg-type]
     context = base.config.context_length
     data = find_data(request, context, reporter, before.get("data.held_out", 0))
     pairs = pairs_of(data.train, context)
@@ -297,7 +299,7 @@ def _batches(
     config = trainer.config
     if not _objective(request).constant_images or not steps:
         size = config.vision.image_size
-        processes = request.workers or 2
+        processes = request.workers or 1
         feeding = Feeding(
             _sampling(request), size, processes=processes, preprocess=config.preprocess, strict=request.strict
         )
@@ -327,11 +329,11 @@ def _events(
     report_to: str | None, folder: RunFolder, facts: Mapping[str, Any], state: TrainingState, stack: ExitStack
 ) -> Callable[[dict[str, Any]], object]:
     if report_to == "tensorboard":
-        from .tensorboard import open_events
+        from ..runs.trackers import open_events
 
         return stack.enter_context(open_events(folder.path / EVENTS, state.step))
     if report_to == "wandb":
-        from .tensorboard import open_wandb
+        from ..runs.trackers import open_wandb
 
         return stack.enter_context(open_wandb(folder.path, folder.name, facts))
     return lambda record: None

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..catalog import CocaConfig
 from ..checkpoints import architecture
+from ..datasets.pairs import trimmed
 from ..engines.torch import TYPES, TorchEngine, check_device, tensor
 from ..model import torch_teacher_forcing as forcing
 from .objective import MAX_LOGIT_SCALE, AdamWOptions, Batch, Losses, Objective, Step, token_count
-from .pairs import trimmed
 from .parallel import ALONE, Workers
 
 FIRST_LOSS_SCALE, STEPS_PER_LOSS_SCALE = 2.0**15, 2000

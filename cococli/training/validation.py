@@ -10,6 +10,7 @@ import numpy as np
 from ..captioning.captioner import Caption, Captioner
 from ..catalog import CocaConfig
 from ..datasets.dataset import Dataset
+from ..datasets.pairs import pairs_of
 from ..decoding.search_options import SearchOptions
 from ..engines.base import ClipFeatures, Engine
 from ..errors import CocaError
@@ -17,7 +18,6 @@ from ..evaluation.model import joined, measure_captions, measure_retrieval
 from ..media.clips import ReadRequest
 from ..media.compute import FunctionComputer, compute_videos
 from .objective import Batch, Losses, Objective, Step
-from .pairs import pairs_of
 
 GREEDY = SearchOptions(method="greedy")  # a third of the time of beam search, and ranks models equally well
 METRICS = ("BLEU-4", "ROUGE-L", "CIDEr")  # those that need no Java

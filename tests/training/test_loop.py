@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cococli.datasets.feeding import StepBatch
 from cococli.reporting import Reporter
-from cococli.training.feeding import StepBatch
 from cococli.training.loop import Diverged, TrainingPlan, TrainingState, state_of, train
 from cococli.training.objective import AdamWOptions, Batch, Objective
 from cococli.training.torch_trainer import Trainer

@@ -21,15 +21,15 @@ from cococli.catalog import CLIP, Preprocess
 from cococli.checkpoints import ckpt
 from cococli.checkpoints.convert import to_open_clip
 from cococli.checkpoints.store import find_model
+from cococli.datasets.pairs import Order
 from cococli.decoding.search_options import SearchOptions
 from cococli.errors import ModelError, UsageError, VideoError
 from cococli.media.clips import Sampling, read_clip
 from cococli.requests import FinetuneRequest
+from cococli.runs.folder import open_run_folder
 from cococli.training.data import find_data
 from cococli.training.finetune import finetune
-from cococli.training.folder import open_run_folder
 from cococli.training.loop import Diverged, TrainingPlan
-from cococli.training.pairs import Order
 from cococli.training.run import make_plan, open_base, run_facts
 
 PLAN = TrainingPlan(steps=6, learning_rate=0.01, warmup=1)

@@ -8,9 +8,9 @@ import torch
 from training.trainer_fixtures import BOTH, assert_close, batch, captions, copied, gradients, norm, split, trainer
 
 from cococli.checkpoints.tensors import parameters_of
+from cococli.datasets import pairs
 from cococli.errors import ModelError
 from cococli.model import torch_teacher_forcing
-from cococli.training import pairs
 from cococli.training.objective import AdamWOptions, Batch, Objective
 from cococli.training.torch_trainer import FIRST_LOSS_SCALE, Trainer, is_adapted
 

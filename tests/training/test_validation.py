@@ -9,14 +9,14 @@ from training.tiny_run import CONFIG
 from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import Captioner
+from cococli.checkpoints.initial import initial
 from cococli.datasets.dataset import Dataset, Example
+from cococli.datasets.pairs import pairs_of
 from cococli.errors import CocaError
 from cococli.evaluation.model import joined, measure_captions, measure_retrieval
 from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
 from cococli.training import validation
-from cococli.training.initial import initial
 from cococli.training.objective import Batch, Objective
-from cococli.training.pairs import pairs_of
 from cococli.training.torch_trainer import Trainer
 from cococli.training.validation import GREEDY, METRICS, validate
 

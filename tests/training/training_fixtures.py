@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cococli.datasets.dataset import Dataset, Example
-from cococli.training.pairs import Order, Pairs, compiled_lengths, pairs_of
+from cococli.datasets.pairs import Order, Pairs, compiled_lengths, pairs_of
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
-from cococli.training.tensorboard import open_events
+from cococli.runs.trackers import open_events
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = {"path": "a.png", "caption": "a `red` | <b>circle</b>", "reference": "ein\nKreis \udcff"}
@@ -75,7 +75,7 @@ def test_events_of_killed_process_are_kept(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
-from cococli.training.tensorboard import open_events
+from cococli.runs.trackers import open_events
 with open_events(Path({str(tmp_path)!r})) as log:
     log({{"step": 1, "loss": 1.0}})
     log({{"step": 1, "scores": {{"CIDEr": 1.0}}, "samples": []}})
@@ -91,7 +91,7 @@ def test_without_tensorboardx_it_is_told(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from cococli.errors import UsageError
-from cococli.training.tensorboard import open_events
+from cococli.runs.trackers import open_events
 sys.modules["tensorboardX"] = None
 try:
     open_events(Path("none")).__enter__()

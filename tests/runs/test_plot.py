@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cococli.errors import CocaError
-from cococli.training.plot import COLORS, curve, draw, smoothed
+from cococli.runs.plot import COLORS, curve, draw, smoothed
 
 ROOT = Path(__file__).parents[2]
 STEPS = [{"step": step, "loss": 5 / step, "caption": 1.0} for step in range(1, 101)]
@@ -78,7 +78,7 @@ def test_smoothing_averages_around_each_value() -> None:
 DRAW = """
 import sys
 from pathlib import Path
-from cococli.training.plot import draw
+from cococli.runs.plot import draw
 print(draw([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path(sys.argv[1])))
 """
 

@@ -20,8 +20,8 @@ from cococli.catalog import CLIP, CocaConfig, Preprocess
 from cococli.errors import CocaError, VideoError
 from cococli.media.clips import Sampling, read_clip
 from cococli.reporting import Progress, Reporter
-from cococli.training import features
-from cococli.training.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
+from cococli.runs import features
+from cococli.runs.features import CONTENTS, ROWS, Tower, cached_feed, identity_of, prepare
 
 TOWER = Tower("a" * 64, Sampling(), 8, 3, 64)
 
@@ -211,8 +211,8 @@ RUN = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from training.test_features import TOWER, Encoder, OnUpdate
-from cococli.training import features
+from runs.test_features import TOWER, Encoder, OnUpdate
+from cococli.runs import features
 features.AT_ONCE = 1
 def die(done):
     if done == 2:

@@ -7,7 +7,9 @@ of these contents in the same order. A line is written after its row is flushed 
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ import numpy as np
 from .. import settings
 from ..catalog import CLIP, CocaConfig, Preprocess
 from ..checkpoints.cache import acquire
+from ..datasets.feeding import StepBatch, report_unreadable
+from ..datasets.pairs import Order, Pairs
 from ..errors import CocaError, UsageError
 from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason, sync
 from ..media.clips import ReadRequest, Sampling, Segments
@@ -24,8 +28,6 @@ from ..media.compute import FunctionComputer, compute_videos
 from ..media.frames import reason
 from ..reporting import SILENT, Reporter
 from ..retrieval.vectors import VectorFile, create, map_vectors
-from .feeding import StepBatch, report_unreadable
-from .pairs import Order, Pairs
 
 ROWS, CONTENTS = "rows.npy", "contents.txt"
 AT_ONCE = 32  # rows flushed together
@@ -124,10 +126,19 @@ def cached_feed(
         VideoError: No file can be read.
     """
     broken = set(np.flatnonzero(features.row < 0).tolist())
-    for step in steps:
+
+    def batch(step: int) -> StepBatch:
         chosen = np.array([pairs.readable(pair, broken) for pair in order.batch(step)[part].tolist()])
-        images = features.images[features.row[pairs.file[chosen]]].astype(np.float32)
-        yield StepBatch(step, chosen, pairs.ids[chosen], images=images)
+        images = features.images[features.row[pairs.file[chosen]]].astype(np.float32, copy=False)
+        return StepBatch(step, chosen, pairs.ids[chosen], images=images)
+
+    with ThreadPoolExecutor(1) as pool:  # reads the next batch while a step computes
+        pending: deque[Future[StepBatch]] = deque()
+        for step in steps:
+            pending.append(pool.submit(batch, step))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        yield from (future.result() for future in pending)
 
 
 class _Store:

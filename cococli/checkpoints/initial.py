@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..catalog import CocaConfig
-from ..checkpoints.architecture import Shape, parameters
+from .architecture import Shape, parameters
 
 FIRST_LOGIT_SCALE = math.log(1 / 0.07)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cococli.datasets.dataset import Dataset, Example
+from cococli.datasets.pairs import WINDOW, Order, Pairs, compiled_lengths, pairs_of, trimmed
 from cococli.errors import UsageError, VideoError
 from cococli.tokenizer import EOT_ID, SOT_ID, encode
-from cococli.training.pairs import WINDOW, Order, Pairs, compiled_lengths, pairs_of, trimmed
 
 A, B, C = Path("a.jpg"), Path("b.jpg"), Path("c.jpg")
 
@@ -83,7 +83,7 @@ def test_id_0_inside_caption_is_not_padding() -> None:
 
 
 ALIKE = np.ones(100)
-IMPORTS = "import numpy as np; from cococli.training.pairs import Order"
+IMPORTS = "import numpy as np; from cococli.datasets.pairs import Order"
 
 
 @given(seed=st.integers(0, 2**32), pairs=st.integers(1, 50), data=st.data())

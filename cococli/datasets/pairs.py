@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.dataset import Dataset
 from ..errors import UsageError, VideoError
 from ..model import arrays
 from ..tokenizer import tokenize
+from .dataset import Dataset
 
 LENGTHS = (12, 16, 20, 28, 44)  # tokens that captions are padded to, or else to the whole context
 WINDOW = 32  # batches within which pairs are grouped by length

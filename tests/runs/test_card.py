@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cococli import __version__
 from cococli.checkpoints.cache import is_name
-from cococli.training.card import model_card, write_card
-from cococli.training.folder import RunFolder
+from cococli.runs.card import model_card, write_card
+from cococli.runs.folder import RunFolder
 
 SCORES = {"CIDEr": 1.2534, "BLEU-4": 0.35, "text to image recall@1": 0.5}
 CARD = f"""\

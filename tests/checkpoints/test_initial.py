@@ -5,7 +5,7 @@ import pytest
 
 from cococli.catalog import CocaConfig, TextConfig, VisionConfig
 from cococli.checkpoints.architecture import parameters
-from cococli.training.initial import initial
+from cococli.checkpoints.initial import initial
 
 CONFIG = CocaConfig(
     96,

@@ -13,11 +13,11 @@ from PIL import Image
 from training.tiny_run import RecordingReporter
 from training.training_fixtures import ordered, pairs, picture, pictures
 
+from cococli.datasets import feeding
+from cococli.datasets.feeding import Feeding, StepBatch, feed, fit_in_memory, load, replay
 from cococli.errors import VideoError
 from cococli.media.clips import ReadRequest, Sampling, Segments, read_clip
 from cococli.media.pool import ClipRead, read_videos
-from cococli.training import feeding
-from cococli.training.feeding import Feeding, StepBatch, feed, fit_in_memory, load, replay
 
 MIDDLE = Feeding(Sampling(), 16)
 
@@ -72,7 +72,7 @@ import sys, zlib
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from training.training_fixtures import ordered, pairs
-from cococli.training.feeding import Feeding, feed
+from cococli.datasets.feeding import Feeding, feed
 from cococli.media.clips import Sampling
 made = pairs([Path(path) for path in sys.argv[2:]])
 for batch in feed(made, ordered(made, 1, 3), range(3), Feeding(Sampling(), 16)):

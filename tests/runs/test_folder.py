@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cococli import __version__
 from cococli.checkpoints import architecture
 from cococli.errors import CocaError, ModelError, UsageError
-from cococli.training.folder import RunFolder, open_run_folder
+from cococli.runs.folder import RunFolder, open_run_folder
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = {"model": "shapes", "rate": 1e-5, "data": {"pictures": 80}}
@@ -225,7 +225,7 @@ MANY_FILES = """
 import resource, sys
 from pathlib import Path
 from cococli.errors import CocaError
-from cococli.training.folder import RunFolder
+from cococli.runs.folder import RunFolder
 
 run = RunFolder("mine", Path(sys.argv[1]))
 for room in range(8):
@@ -329,8 +329,8 @@ def test_rewinding_leaves_what_an_uninterrupted_run_had(
 SAVING = """
 import sys
 from checkpoints.stored_models import CONFIG
-from cococli.training.folder import open_run_folder
-from training.test_folder import SETTINGS, arrays, save, state
+from cococli.runs.folder import open_run_folder
+from runs.test_folder import SETTINGS, arrays, save, state
 
 class Endless(dict):
     def items(self):
@@ -388,8 +388,8 @@ import resource
 import numpy as np
 from checkpoints.stored_models import CONFIG
 from cococli.errors import CocaError
-from cococli.training.folder import open_run_folder
-from training.test_folder import SETTINGS, arrays, save
+from cococli.runs.folder import open_run_folder
+from runs.test_folder import SETTINGS, arrays, save
 
 with open_run_folder("mine", SETTINGS) as run:
     save(run, 1)
