@@ -13,7 +13,7 @@ test: $(VENV)/installed ## install everything and run the tests, in two processe
 test-full: $(VENV)/installed ## checks at full model size with random weights: minutes and gigabytes
 	$(VENV)/bin/python -m pytest -m "full_size or slow"
 
-test-card: $(VENV)/installed ## tests that need a GPU of NVIDIA; they are skipped elsewhere
+test-card: $(VENV)/installed ## tests that need an NVIDIA GPU; they are skipped elsewhere
 	$(VENV)/bin/python -m pytest -rs tests/engines/test_cuda.py
 
 lint: $(VENV)/installed ## style and types

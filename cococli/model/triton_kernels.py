@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Triton kernels of `in_place_step`, for GPUs of NVIDIA."""
+"""Triton kernels of `in_place_step`, for NVIDIA GPUs. Arithmetic is in float32, whatever the precision of the tensors."""
 
 import torch
 import triton
@@ -8,10 +8,12 @@ from torch import Tensor
 
 BLOCK = 32  # tokens of a history that are read at once
 CHUNK = 4096  # logits that one program reads
-MANY = ("beams", "entries", "steps")  # numbers that need no kernel of their own
+SIZES = ("beams", "entries", "steps")  # one kernel serves all
 
 
-@triton.jit(do_not_specialize=MANY)
+# One program attends for one head of one row. It reads only entries of earlier tokens, so that no other program writes
+# what it reads. The softmax is computed block by block (arXiv 2205.14135): `total` and `mixed` are relative to `peak`.
+@triton.jit(do_not_specialize=SIZES)
 def _attend_kernel(
     qkv, keys, values, history, positions, out, beams, entries, steps, scale,
     HEADS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,

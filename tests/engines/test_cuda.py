@@ -1,4 +1,4 @@
-"""The engine of NVIDIA's GPUs: `make test-card`. Its steps run on CPUs, too, where they are not recorded."""
+"""The engine of NVIDIA GPUs: `make test-card`. Its steps run on CPUs, too, where they are not recorded."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from searches import search
 
 from cococli.engines.cuda import CudaEngine
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
 class TestInPlaceStep(EngineCases):
