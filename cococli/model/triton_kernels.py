@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Triton kernels of `in_place_step`, for NVIDIA GPUs. Arithmetic is in float32, whatever the precision of the tensors."""
+"""Triton kernels of `in_place_step`, for NVIDIA GPUs. They compute in float32, whatever the type of the tensors."""
 
 import torch
 import triton
