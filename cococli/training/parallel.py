@@ -4,6 +4,7 @@ All have the same weights and take the same steps. Values that depend on the who
 the same calls in the same order. Only the first worker validates and writes. When one ends, so do the others.
 """
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -128,6 +129,7 @@ def _join_torchrun() -> Workers:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+    atexit.register(torch.distributed.destroy_process_group)
     return Workers(torch.distributed.get_rank(), torch.distributed.get_world_size(), os.getppid())
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from cococli.runs.trackers import open_events
+from cococli.errors import UsageError
+from cococli.runs.trackers import open_events, open_wandb
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = {"path": "a.png", "caption": "a `red` | <b>circle</b>", "reference": "ein\nKreis \udcff"}
@@ -75,6 +77,7 @@ def test_events_of_killed_process_are_kept(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
+from cococli.errors import UsageError
 from cococli.runs.trackers import open_events
 with open_events(Path({str(tmp_path)!r})) as log:
     log({{"step": 1, "loss": 1.0}})
@@ -91,6 +94,7 @@ def test_without_tensorboardx_it_is_told(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from cococli.errors import UsageError
+from cococli.errors import UsageError
 from cococli.runs.trackers import open_events
 sys.modules["tensorboardX"] = None
 try:
@@ -100,3 +104,26 @@ except UsageError as error:
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.stdout == "--report-to tensorboard needs tensorboardX; pip install 'cococli[tensorboard]'\n"
+
+
+def test_wandb_receives_steps_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with open_wandb(tmp_path, "mine", {"steps": 2}) as log:
+        log({"step": 1, "loss": 2.5, "caption": 1.0})
+        log({"step": 1, "score": 0.5, "held_out_loss": 2.0, "scores": {"CIDEr": 0.5}})
+        log({"step": 2, "caption": 1.0})
+        run = wandb.run
+        assert (run.project, run.name, run.config["steps"]) == ("coca", "mine", 2)
+        assert (run.summary["train/loss"], run.summary["held-out/CIDEr"]) == (2.5, 0.5)
+    assert list(tmp_path.glob("wandb/offline-run-*-mine/*.wandb"))
+
+
+def test_missing_wandb_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UsageError) as caught, open_wandb(tmp_path, "mine", {}):
+        pass
+    assert (caught.value.message, caught.value.hint) == (
+        "--report-to wandb needs wandb",
+        "pip install 'cococli[wandb]'",
+    )

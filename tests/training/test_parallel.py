@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,13 @@ def options(run: FinetuneRequest) -> list[str]:
     return ["--from-scratch", *(f"--{name}={value}" for name, value in named.items() if value is not None)]
 
 
-def launch(run: FinetuneRequest, log: Path, launcher: list[str], program: list[str]) -> str:
+def launch(
+    run: FinetuneRequest,
+    log: Path,
+    launcher: list[str],
+    program: list[str],
+    disturb: Callable[[psutil.Popen], None] | None = None,
+) -> str:
     """Start two processes and return what they print; whatever happens, none is left."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # msrun starts what `python` is there
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
@@ -63,6 +71,8 @@ def launch(run: FinetuneRequest, log: Path, launcher: list[str], program: list[s
     with log.open("w+") as output:
         process = psutil.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
+            if disturb:
+                disturb(process)
             process.wait(WAIT)
         finally:
             left = [*process.children(recursive=True), process] if process.is_running() else []
@@ -111,6 +121,23 @@ def test_two_processes_resume_a_single_process_run(home: Path, tmp_path: Path) -
     for name, array in weights(home, "two").items():
         if not name.endswith("k_proj.bias"):  # its gradient is rounding alone, of which AdamW makes whole steps
             assert np.linalg.norm(array - wanted[name]) <= 1e-3 * np.linalg.norm(wanted[name]), name
+
+
+@pytest.mark.slow
+def test_killed_process_restarts_all_from_the_last_checkpoint(home: Path, tmp_path: Path) -> None:
+    wanted = request(uneven(tmp_path / "data"), name="two", steps=40, save_every=4)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+
+    def kill(process: psutil.Popen) -> None:
+        metrics = home / "runs" / "two" / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count("\n") < 6:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.children()[-1].kill()
+
+    printed = launch(wanted, tmp_path / "torchrun.log", launcher, ["-m", "cococli"], kill)
+    assert "resuming run two at step " in printed
+    assert [record["step"] for record in records(home, "two")] == [*range(1, 41)]
 
 
 @pytest.mark.slow

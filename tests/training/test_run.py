@@ -75,6 +75,18 @@ def test_resumed_run_equals_uninterrupted_one(data: Path, home: Path, kind: str)
         np.testing.assert_array_equal(mine[name], array)
 
 
+def test_mindspore_resumes_a_run_of_torch(data: Path, home: Path) -> None:
+    pytest.importorskip("mindspore")
+    wanted = request(data, steps=2, hold_out=2, validate_every=2)
+    train(replace(wanted, name="whole"))
+    train(wanted, stop_after=1)
+    reporter = train(replace(wanted, engine="mindspore"))
+    assert reporter.steps == [2]
+    for one, other in zip(records(home), records(home, "whole"), strict=True):
+        for number in one.keys() & {"loss", "norm", "held_out_loss"}:
+            assert one[number] == pytest.approx(other[number], rel=1e-3), number
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
