@@ -79,8 +79,9 @@ class Coca:
             options = {**options, **search, "model": fspath(model) if isinstance(model, PathLike) else model}
             request = _request(options, "load()")
             Sampling(request.frames, request.num_frames)  # refuses invalid numbers
-            choice = resolve_options(request.model)
+            resolve_options(request.model)  # which refuses invalid ones
             files = find_model(str(request.model.model))
+            choice = resolve_options(request.model, files.config)
             return cls(load_captioner(files, request.search, request.pool, request.prompt, choice=choice), options)
 
     def __repr__(self) -> str:
@@ -173,7 +174,7 @@ class Coca:
         request = ReadRequest(self._sampling, Segments(), captioner.image_size, None, config.preprocess, timeout)
         options = _request(self._options, "load()").model
         frames, rows, length = self._sampling.count, search.rows, search.max_length
-        sizes = choose_sizes(config, resolve_options(options), options, len(files), frames, rows, length)
+        sizes = choose_sizes(config, resolve_options(options, config), options, len(files), frames, rows, length)
         stream = captioner.stream(sizes.slots)
         computed = compute_videos(files, stream, request, sizes.batch, _Log(), readers=sizes.readers)
         with closing(computed) as results:

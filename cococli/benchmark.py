@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from .catalog import CocaConfig
 from .checkpoints.store import find_model
 from .decoding.search_options import SearchOptions
+from .engines import measured
 from .engines.base import Engine
 from .engines.choice import Choice, available, open_engine, resolve
 from .engines.sizes import Sizes, choose_sizes
@@ -121,6 +122,9 @@ def benchmark(request: BenchRequest, reporter: Reporter = SILENT) -> Benchmark:
                 result.failed.append(choice)
                 continue
         result.timings.append(timing)
+        if request.rows == AUTO and timing.choice.device == "cpu":
+            with suppress(CocaError):  # the cache may be read-only
+                measured.record(model.config, timing.choice, 60 / timing.captions_per_minute)
         reporter.record(timing)
     return result
 

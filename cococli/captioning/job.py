@@ -128,7 +128,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
         ModelError: The model does not exist.
     """
     options, outputs = request.model, request.output
-    choice = resolve_options(options)
+    resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     style = CueStyle(max_seconds=request.max_cue)
     if request.template is not None:
@@ -139,6 +139,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
         videos = [path for path in videos if not is_image(path)]
     model = choose_model(options.model)
+    choice = resolve_options(options, model.config)
     check_request(model.config, request.search, request.pool, request.prompt, request.rerank)
     if request.rerank or request.embed or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)

@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..catalog import CocaConfig
 from ..checkpoints.store import ModelFiles, compiled_folder
 from ..errors import UsageError
 from ..options import EngineOptions
 from ..reporting import Progress
 from .base import Engine
+from .measured import fastest
 
 AUTO = "auto"
 MAX_THREADS = 1024  # with several thousand, OpenMP crashes or runs out of memory
@@ -39,11 +41,14 @@ class Choice:
         return f"--engine {self.engine}{device} --precision {self.precision}"
 
 
-def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threads: int = 0) -> Choice:
+def resolve(
+    engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threads: int = 0, config: CocaConfig | None = None
+) -> Choice:
     """Return the best choice that this machine supports. Loads torch only if there is a GPU driver, MindSpore likewise.
 
     Args:
         threads: 0 for OMP_NUM_THREADS, or else the number of cores that this process may use.
+        config: Architecture of the model, to choose among engines on the CPU by what `coca bench` measured.
 
     Raises:
         UsageError: This machine does not support the request.
@@ -59,13 +64,18 @@ def resolve(engine: str = AUTO, device: str = AUTO, precision: str = AUTO, threa
     ]
     if not choices:
         raise _unsupported(engine, device, precision)
-    note = _note(choices[0]) if len(choices) > 1 or engine == AUTO else ""
-    return replace(choices[0], threads=threads, note=note)
+    choices = [replace(choice, threads=threads) for choice in choices]
+    best, why = choices[0], ""
+    exact = [choice for choice in choices if choice.device == "cpu" and choice.precision != "int8"]
+    if config and best in exact[:1] and len(exact) > 1:
+        best, why = fastest(config, exact)
+    note = _note(best) if len(choices) > 1 or engine == AUTO else ""
+    return replace(best, note=f"{note} ({why})" if why else note)
 
 
-def resolve_options(options: EngineOptions) -> Choice:
+def resolve_options(options: EngineOptions, config: CocaConfig | None = None) -> Choice:
     """Return the choice for the options of a command. See `resolve`."""
-    return resolve(options.engine, options.device, options.precision, options.threads)
+    return resolve(options.engine, options.device, options.precision, options.threads, config)
 
 
 def available(device: str = AUTO, engine: str = AUTO) -> Iterator[Choice]:

@@ -109,11 +109,12 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     if request.data and request.only != "retrieval":
         check_installed()
     options = request.model
-    choice = resolve_options(options)
+    resolve_options(options)  # which refuses invalid ones
     sampling = Sampling(request.frames, request.num_frames)
     dataset, incomplete = _find_examples(request, reporter)
     classes = class_folders(request.classes, request.class_names, reporter) if request.classes else {}
     model = choose_model(options.model)
+    choice = resolve_options(options, model.config)
     check_request(model.config, request.search, request.pool, "")
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     size, preprocess = model.config.vision.image_size, model.config.preprocess

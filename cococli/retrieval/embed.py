@@ -78,13 +78,14 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
         CocaError: An output cannot be written.
     """
     options = request.model
-    choice = resolve_options(options)
+    resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     if not request.paths and not request.texts:
         raise UsageError("nothing to embed", "name videos, pictures or folders, or --texts FILE")
     videos, problems = discover(request.paths, request.files, reporter) if request.paths else ([], [])
     texts = read_texts(request.texts) if request.texts else []
     model = choose_model(options.model)
+    choice = resolve_options(options, model.config)
     outputs = parse_outputs(request.output, repr((model.identity, request.half)))
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     _protect(request, outputs, about, videos, model, reporter)

@@ -206,7 +206,7 @@ def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: E
         UsageError: An option is invalid, or the index is damaged or belongs to another model.
         ModelError: The model does not exist, or its weights are damaged.
     """
-    choice = resolve_options(request.compute)
+    resolve_options(request.compute)  # which refuses invalid ones
     reporter.checked()
     with reporter.progress("reading the index"):
         index = Index(request.index, request.root)
@@ -223,4 +223,5 @@ def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: E
         if not approximate:
             count = len(index.rows)
             reporter.note(f"{count} vectors: pip install 'cococli[usearch]' makes searching that many faster")
-    return Searcher(index, engine or load_engine(model, choice, reporter), request.among, bool(approximate), reporter)
+    engine = engine or load_engine(model, resolve_options(request.compute, model.config), reporter)
+    return Searcher(index, engine, request.among, bool(approximate), reporter)

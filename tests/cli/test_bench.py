@@ -15,6 +15,7 @@ from cli.fork_server import start
 from cococli.benchmark import Timing
 from cococli.cli import bench
 from cococli.engines.choice import Choice
+from cococli.engines.measured import MARGIN
 from cococli.engines.sizes import Sizes
 
 
@@ -35,6 +36,18 @@ def test_table_ends_with_the_flags_to_use(coca) -> None:
     )
     assert max(map(len, run.stdout.splitlines())) < 80
     assert (run.stderr, run.returncode) == ("", 0)
+
+
+def test_auto_follows_the_measurement(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COCA_PRECISION")
+    run = coca("bench", "--engines", "torch", "--device", "cpu", "--json")
+    seconds = {timing["precision"]: 60 / timing["captions_per_minute"] for timing in json.loads(run.stdout)}
+    run = coca("caption", Path(__file__).parents[2] / "examples" / "grows.mp4", "--device", "cpu")
+    if len(seconds) > 1:  # this CPU multiplies in bf16
+        best = min(seconds, key=seconds.__getitem__)
+        chosen = best if seconds[best] < MARGIN * seconds["bf16"] else "bf16"
+        times = ", ".join(f"torch {precision} {time:.2g} s" for precision, time in seconds.items())
+        assert run.stderr.startswith(f"using torch in {chosen} (coca bench: {times} a caption)")
 
 
 def test_json_has_seconds_of_each_engine(capsys: pytest.CaptureFixture[str]) -> None:
