@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 BATCH = 8  # clips that go through the model at once
 TEXTS = 64  # texts that do
 
+_LOG = logging.getLogger("cococli")
+_LOG.setLevel(logging.WARNING)  # converting a model for OpenVINO raises the root logger's to ERROR
+
 T = TypeVar("T")
 Many = list[Any] | tuple[Any, ...] | Iterator[Any]
 PathOrPaths = str | PathLike[str] | Iterable[str | PathLike[str]]
@@ -47,7 +50,7 @@ class _Log(Reporter):
     """Logs notes and warnings of methods that take no reporter."""
 
     def note(self, text: str) -> None:
-        logging.getLogger("cococli").warning(text)
+        _LOG.warning(text)
 
     warning = note
 
