@@ -39,14 +39,14 @@ def real_batches(folder: Path, count: int) -> list[Batch]:
     """Return the batches of the first epoch of a run on this data."""
     from cococli.catalog import CLIP
     from cococli.datasets.feeding import Feeding, feed
-    from cococli.datasets.pairs import Order, compiled_lengths, pairs_of
+    from cococli.datasets.pairs import Order, bucket_lengths, pairs_of
     from cococli.media.clips import Sampling
     from cococli.model.arrays import normalize
     from cococli.requests import FinetuneRequest
     from cococli.training.data import find_data
 
     pairs = pairs_of(find_data(FinetuneRequest(folder, hold_out=0), 76).train, 76)
-    order = Order(0, compiled_lengths(pairs.ids, 0), count)
+    order = Order(0, bucket_lengths(pairs.ids, 0), count)
     steps = feed(pairs, order, range(order.steps), Feeding(Sampling("middle"), 224))
     return [(step.ids, normalize(step.pixels, CLIP)) for step in steps if step.pixels is not None]
 

@@ -12,7 +12,8 @@ from ..model import arrays
 from ..tokenizer import tokenize
 from .dataset import Dataset
 
-LENGTHS = (12, 16, 20, 28, 44)  # tokens that captions are padded to, or else to the whole context
+LENGTHS = (12, 16, 20, 28, 44)  # tokens of captions that share batches; longer ones are grouped, too
+ROUNDED = 4  # batches are padded to multiples of this
 WINDOW = 32  # batches within which pairs are grouped by length
 
 
@@ -50,17 +51,18 @@ def pairs_of(dataset: Dataset, context_length: int) -> Pairs:
     return Pairs(files, file, tokenize(captions, context_length))
 
 
-def compiled_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
-    """Return the compiled length that fits each caption: [P, T] -> [P] int64.
-
-    The CLS attends to the first pad (see `arrays.text_mask`), so one pad must remain.
-    """
+def bucket_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
+    """Return the length of the captions that each caption shares batches with: [P, T] -> [P] int64."""
     return arrays.padded_lengths(ids, pad_id, LENGTHS, ids.shape[1])
 
 
 def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
-    """Remove pads that all captions [B, T] end with and that change neither losses nor gradients."""
-    return ids[:, : compiled_lengths(ids, pad_id).max()]
+    """Remove pads that all captions [B, T] end with and that change neither losses nor gradients.
+
+    The CLS attends to the first pad (see `arrays.text_mask`), so one pad remains.
+    """
+    longest = int(((ids != pad_id) * np.arange(1, ids.shape[1] + 1)).max())  # an id 0 inside a caption is not a pad
+    return ids[:, : -(-(longest + 1) // ROUNDED) * ROUNDED]
 
 
 class Order:
@@ -73,7 +75,7 @@ class Order:
     def __init__(self, seed: int, lengths: np.ndarray, batch_size: int, accumulate: int = 1, workers: int = 1) -> None:
         """
         Args:
-            lengths: [P], the `compiled_lengths` of the pairs.
+            lengths: [P], the `bucket_lengths` of the pairs.
             accumulate: Micro-batches of `batch_size` in one batch of this order.
             workers: Processes that share each micro-batch.
 

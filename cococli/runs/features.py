@@ -84,6 +84,7 @@ def prepare(
     reporter: Reporter = SILENT,
     strict: bool = False,
     batch_size: int = 8,
+    readers: int = 2,
 ) -> Features:
     """Return the features of files, computing those that are not on disk. Interrupted runs resume where they stopped.
 
@@ -93,6 +94,7 @@ def prepare(
         encode: The tower.
         reporter: Receives progress, and a warning for each file that cannot be read.
         strict: Whether a file that cannot be read raises a VideoError.
+        readers: Processes that read files.
 
     Raises:
         CocaError: The disk is full or cannot be written.
@@ -112,7 +114,7 @@ def prepare(
         if missing:
             size = format_size(len(missing) * tower.row_bytes)
             reporter.note(f"encoding {len(missing)} files once with the frozen vision tower: {size} in {tower.folder}")
-            _compute(missing, request, batch_size, encode, store, failed, reporter)
+            _compute(missing, request, batch_size, readers, encode, store, failed, reporter)
     images = map_vectors(tower.folder / ROWS).reshape(-1, tower.queries, tower.width)
     return Features(images, np.array([store.rows.get(content, -1) for content in contents], np.int64))
 
@@ -206,6 +208,7 @@ def _compute(
     files: Mapping[str, Path],
     request: ReadRequest,
     batch_size: int,
+    readers: int,
     encode: Encode,
     store: _Store,
     failed: Callable[[Path, str], None],
@@ -216,7 +219,7 @@ def _compute(
     computer = FunctionComputer(lambda pixels, _: list(encode(pixels)))
     with (
         reporter.progress("encoding", len(paths), on_stop="saving") as progress,
-        closing(compute_videos(paths, computer, request, batch_size, reporter)) as videos,
+        closing(compute_videos(paths, computer, request, batch_size, reporter, readers=readers)) as videos,
     ):
         for done, video in enumerate(videos, start=1):
             if video.failure:

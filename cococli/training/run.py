@@ -16,7 +16,7 @@ from ..checkpoints.cache import slug
 from ..checkpoints.initial import initial
 from ..checkpoints.store import find_model, run_folder, with_preprocess
 from ..datasets.feeding import Feeding, StepBatch, feed
-from ..datasets.pairs import Order, Pairs, compiled_lengths, pairs_of
+from ..datasets.pairs import Order, Pairs, bucket_lengths, pairs_of
 from ..engines.choice import Choice, resolve
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
@@ -72,7 +72,7 @@ def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Wo
     context = base.config.context_length
     data = find_data(request, context, reporter, before.get("data.held_out", 0))
     pairs = pairs_of(data.train, context)
-    lengths = compiled_lengths(pairs.ids, base.config.pad_id)
+    lengths = bucket_lengths(pairs.ids, base.config.pad_id)
     order = Order(request.seed, lengths, request.batch_size, request.accumulate, workers.count)
     if request.batch_size % workers.count:
         raise UsageError(f"a batch of {request.batch_size} cannot be shared evenly among {workers.count} workers")
@@ -296,18 +296,17 @@ def _batches(
     workers: Workers,
 ) -> Iterator[StepBatch]:
     """Return the batches of the steps: pixels, or image features if the vision tower is frozen."""
-    config = trainer.config
+    config, readers = trainer.config, request.workers or 1
     if not _objective(request).constant_images or not steps:
         size = config.vision.image_size
-        processes = request.workers or 1
         feeding = Feeding(
-            _sampling(request), size, processes=processes, preprocess=config.preprocess, strict=request.strict
+            _sampling(request), size, processes=readers, preprocess=config.preprocess, strict=request.strict
         )
         return feed(pairs, order, steps, feeding, reporter, workers.part)
     weights = trainer.weights()
     vision = config.vision
     tower = Tower(
-        identity_of(config, weights),
+        identity_of(config, weights) + f" {request.precision}" * (request.precision != "fp32"),
         _sampling(request),
         vision.image_size,
         vision.pooler_queries,
@@ -321,6 +320,8 @@ def _batches(
             trainer.encode_images,
             reporter,
             request.strict,
+            batch_size=max(8, min(64, request.batch_size)),
+            readers=readers,
         )
     return cached_feed(pairs, order, steps, features, workers.part)
 

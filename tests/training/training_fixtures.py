@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cococli.datasets.dataset import Dataset, Example
-from cococli.datasets.pairs import Order, Pairs, compiled_lengths, pairs_of
+from cococli.datasets.pairs import Order, Pairs, bucket_lengths, pairs_of
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
@@ -29,4 +29,4 @@ def pairs(files: Sequence[Path]) -> Pairs:
 
 def ordered(made: Pairs, seed: int, batch_size: int) -> Order:
     """The order in which a run takes these pairs."""
-    return Order(seed, compiled_lengths(made.ids, 0), batch_size)
+    return Order(seed, bucket_lengths(made.ids, 0), batch_size)
