@@ -90,6 +90,19 @@ class FileOptions:
     timeout: Timeout = 60.0
 
 
+ShardOption = Annotated[
+    str | None,
+    Option(
+        "Take only one of several disjoint parts of the inputs, from 0/16 to 15/16, into an output named after it, as "
+        "out-00003-of-00016.jsonl. auto takes the index and number of a SLURM array, of RANK and WORLD_SIZE, and the "
+        "like; auto/16 only the index. coca merge joins the parts.",
+        metavar="I/N|auto",
+        default_shown=False,
+        panel=INPUT,
+    ),
+]
+
+
 LogFile = Annotated[
     Path | None,
     Option("Append notes, warnings and errors to this file, with timestamps.", metavar="FILE", default_shown=False),

@@ -26,6 +26,7 @@ from .options import (
     Pool,
     RunOptions,
     Segments,
+    ShardOption,
     Threads,
     Timeout,
 )
@@ -90,6 +91,7 @@ class CaptionRequest:
     ] = None
     run: RunOptions = field(default_factory=RunOptions)
     files: FileOptions = field(default_factory=FileOptions)
+    shard: ShardOption = None
     segments: Segments = "none"
     merge: Annotated[
         float | None,
@@ -154,6 +156,7 @@ class EmbedRequest:
     )
     run: RunOptions = field(default_factory=RunOptions)
     files: FileOptions = field(default_factory=FileOptions)
+    shard: ShardOption = None
     segments: Segments = "none"
     frames: Frames = "middle"
     num_frames: NumFrames = 8
@@ -164,6 +167,31 @@ class EmbedRequest:
     def dtype(self) -> str | None:
         """Type of the vectors; None for that of an existing index, or float32 in a new one."""
         return "float16" if self.half else None
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """Outputs of shards, and where they are joined."""
+
+    paths: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Outputs of all shards: .jsonl files of coca caption, or indexes of coca embed.",
+            metavar="SHARDS",
+            default_shown=False,
+            argument=True,
+        ),
+    ]
+    output: Annotated[
+        Path,
+        Option(
+            "Output: a .jsonl file, or a folder for an index.",
+            flags=("--output", "-o"),
+            metavar="FILE|FOLDER/",
+            default_shown=False,
+        ),
+    ]
+    overwrite: Annotated[bool, Option("Overwrite existing output.")] = False
 
 
 RESULTS = "Results"

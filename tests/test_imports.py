@@ -18,7 +18,7 @@ FLOORS = (
     {"training"},
     {"runs"},
     {"evaluation"},
-    {"api"},
+    {"api", "merge"},
     {"captioning"},
     {"retrieval"},
     {"benchmark"},
@@ -26,7 +26,7 @@ FLOORS = (
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},
-    {"overwrite"},
+    {"overwrite", "shards"},
     {"files", "parsing", "processes"},
     {"settings", "errors", "reporting", "interrupts", "options"},
 )

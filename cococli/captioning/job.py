@@ -27,7 +27,7 @@ from ..jobs import (
     report_pace,
     warn_of_embeddings,
 )
-from ..journal import Failure
+from ..journal import Failure, fingerprint
 from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
 from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import discover, is_image
@@ -35,9 +35,10 @@ from ..model.arrays import l2_normalize
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
+from ..shards import Listing, parse_shard
 from .captioner import Caption, Captioner, RemoteCaptioner, check_request
 from .formats import check_template, default_template
-from .outputs import STDOUT, check_outputs, only_subtitles
+from .outputs import STDOUT, check_outputs, is_folder, only_subtitles
 from .records import Outcome, Record
 from .resume import Plan, Run, open_run, preview
 from .subtitles import CueStyle
@@ -127,7 +128,10 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
         UsageError: The options do not fit each other, the files or the model, or an output would overwrite a file.
         ModelError: The model does not exist.
     """
-    options, outputs = request.model, request.output
+    options, outputs, folder, shard = request.model, request.output, request.embed, parse_shard(request.shard)
+    if shard:
+        outputs = tuple(o if o == STDOUT or is_folder(o) else str(shard.file(Path(o))) for o in outputs)
+        folder = shard.folder(folder) if folder else None
     resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     style = CueStyle(max_seconds=request.max_cue)
@@ -135,13 +139,13 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
         check_template(request.template)
     videos, problems = discover(request.paths, request.files, reporter)
     check_outputs(outputs, videos, request.beside)
-    if not request.embed and only_subtitles(outputs, request.beside) and (pictures := sum(map(is_image, videos))):
+    if not folder and only_subtitles(outputs, request.beside) and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
         videos = [path for path in videos if not is_image(path)]
     model = choose_model(options.model)
     choice = resolve_options(options, model.config)
     check_request(model.config, request.search, request.pool, request.prompt, request.rerank)
-    if request.rerank or request.embed or request.min_score is not None:
+    if request.rerank or folder or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     vision, timeout = model.config.vision, request.files.timeout
@@ -149,8 +153,9 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
     precision = precision_key(options.precision)
     key = (*identity, request.min_score, *precision), asdict(request.search), sampling, segments
+    listing = Listing(shard, [*map(str, videos)], fingerprint(*key)) if shard else None
     plan = Plan(
-        videos,
+        [Path(name) for _, name in listing.own] if listing else videos,
         options=key,
         outputs=outputs,
         beside=request.beside,
@@ -160,14 +165,17 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
         style=style,
         overwrite=request.run.overwrite,
         retry_failed=request.run.retry_failed,
-        index=(request.embed, about, model.config.embed_dim) if request.embed else None,
+        index=(folder, about, model.config.embed_dim) if folder else None,
+        listing=listing,
     )
-    if request.embed:
-        check_index(request.embed, about, None, request.run.overwrite)
+    if folder:
+        check_index(folder, about, None, request.run.overwrite)
     protect_files(plan.written, [*videos, *list_files(request.paths)], model, request.run.log_file, reporter)
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")
+    if listing:
+        reporter.note(listing.describe())
     return CaptionJob(request, plan, read, model, choice, bool(problems))
 
 

@@ -13,6 +13,7 @@ from ..files import io_errors
 from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journal, preview_journal
 from ..overwrite import find_foreign, refuse_foreign
 from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
+from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
 from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
@@ -31,6 +32,7 @@ class Plan:
         subtitles: Suffix of the subtitles in folders and next to videos.
         folders: Folders that the user named, for `outputs.mirrored`.
         index: Folder that takes the embeddings, how they are made, and their dimension.
+        listing: All inputs, if the videos are those of one shard. Outputs are those of the shard.
     """
 
     videos: Sequence[Path]
@@ -44,6 +46,7 @@ class Plan:
     overwrite: bool = False
     retry_failed: bool = False
     index: tuple[Path, About, int] | None = None
+    listing: Listing | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -58,14 +61,19 @@ class Plan:
         places = [str(Path(output).absolute()) for output in self.outputs if output != STDOUT]
         if self.beside:
             places += ["beside", *(str(folder.absolute()) for folder in self.folders)]
+        if places and self.listing:
+            places.append(str(self.listing.shard))
         return cache_path(*places, suffix=".jsonl") if places else None
 
     @cached_property
     def subtitle_files(self) -> list[dict[Path, Path]]:
         """Subtitle file of each video, for each output that takes subtitles."""
         folders = [Path(output) for output in self.outputs if output != STDOUT and is_folder(output)]
-        files = [mirrored(self.videos, folder, self.subtitles, self.folders) for folder in folders]
-        return [*files, beside(self.videos, self.subtitles)] if self.beside else files
+        # Names depend on all videos: those of shards equal those of one run.
+        videos = [Path(name) for name in self.listing.names] if self.listing else self.videos
+        files = [mirrored(videos, folder, self.subtitles, self.folders) for folder in folders]
+        files += [beside(videos, self.subtitles)] if self.beside else []
+        return [{video: names[video] for video in self.videos if video in names} for names in files]
 
     @property
     def written(self) -> Iterator[tuple[str, Path]]:
@@ -76,6 +84,15 @@ class Plan:
         yield from ((str(path), path) for files in self.subtitle_files for path in files.values())
         if self.index:
             yield from ((str(path), path) for path in index_files(self.index[0]))
+        yield from ((str(path), path) for path in self.manifests)
+
+    @property
+    def manifests(self) -> list[Path]:
+        """Manifests that declare a shard complete."""
+        if not self.listing:
+            return []
+        lines = [manifest_of(path) for path in self.files if path == self.journal]
+        return [*lines, self.index[0] / MANIFEST] if self.index else lines
 
 
 @dataclass
@@ -87,7 +104,7 @@ class Run:
     journal: Journal[Outcome] | None
     outcomes: dict[str, list[Outcome]]  # of each video that has some
     index: IndexWriter | None = None
-    indexed: Mapping[str, object] | None = None  # tasks that the index had before; None without an index
+    indexed: set[str] | None = None  # tasks that the index has; None without an index
 
     @property
     def todo(self) -> list[Task]:
@@ -112,6 +129,8 @@ class Run:
         """
         if self.index and task.name not in self.index.reused:
             self.index.append(task, [_entry(outcome) for outcome in outcomes], embeddings)
+        if self.indexed is not None:
+            self.indexed.add(task.name)
         if self.journal and task.name not in self.journal.reused:
             self.journal.append(task, outcomes)
         self.outcomes[task.name] = outcomes
@@ -132,6 +151,17 @@ class Run:
             for failure in write_subtitles(missing, self.in_order(), self.plan.style):
                 raise CocaError(failure.error)
 
+    def complete(self) -> None:
+        """Write the manifests of a shard if nothing is left to do.
+
+        Raises:
+            CocaError: One of them cannot be written.
+        """
+        if self.plan.listing and not self.todo:
+            for path in self.plan.manifests:
+                is_index = self.index and path.parent == self.index.folder
+                self.plan.listing.write_manifest(path, self.index.kept_name if self.index and is_index else str)
+
     def in_order(self) -> Iterator[Outcome]:
         """Iterate over all records in the order of the videos."""
         return (outcome for task in self.tasks for outcome in self.outcomes.get(task.name, ()))
@@ -149,20 +179,16 @@ def open_run(plan: Plan) -> Iterator[Run]:
     _refuse_foreign(plan)
     with ExitStack() as stack:
         index = stack.enter_context(_open_index(plan, tasks)) if plan.index else None
-        before = index.reused if index else None
-        if plan.journal is None:
-            yield Run(plan, tasks, None, {}, index, before)
-            return
-        if plan.journal not in plan.files:
-            with io_errors("write", plan.journal):
-                plan.journal.parent.mkdir(parents=True, exist_ok=True)
-        opened = open_journal(plan.journal, tasks, from_json, plan.overwrite, plan.retry_failed)
-        journal = stack.enter_context(opened)
-        run = Run(plan, tasks, journal, dict(journal.reused), index, before)
+        journal = stack.enter_context(_open_journal(plan, tasks)) if plan.journal else None
+        outcomes = dict(journal.reused) if journal else {}
+        run = Run(plan, tasks, journal, outcomes, index, set(index.reused) if index else None)
+        for path in plan.manifests:
+            withdraw_manifest(path)
         try:
             yield run
         finally:
             run.finish()
+            run.complete()
 
 
 def preview(plan: Plan) -> Run:
@@ -183,7 +209,15 @@ def _state(plan: Plan) -> Run:
         reused = preview_journal(plan.journal, tasks, from_json, plan.retry_failed)
     if plan.index and not plan.overwrite:
         before = preview_index(plan.index[0], tasks, plan.retry_failed)
-    return Run(plan, tasks, None, dict(reused), None, before if plan.index else None)
+    return Run(plan, tasks, None, dict(reused), None, set(before) if plan.index else None)
+
+
+def _open_journal(plan: Plan, tasks: list[Task]) -> AbstractContextManager[Journal[Outcome]]:
+    assert plan.journal
+    if plan.journal not in plan.files:
+        with io_errors("write", plan.journal):
+            plan.journal.parent.mkdir(parents=True, exist_ok=True)
+    return open_journal(plan.journal, tasks, from_json, plan.overwrite, plan.retry_failed)
 
 
 def _open_index(plan: Plan, tasks: list[Task]) -> AbstractContextManager[IndexWriter]:

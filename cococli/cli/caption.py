@@ -59,7 +59,7 @@ class _Shower:
         to_stdout = "-" in request.output
         self._table = console.stdout_is_terminal() and not to_stdout
         self._silent = bool(request.output or request.beside) and not to_stdout
-        self._width = min(max(console.cells(str(path)) for path in videos), NAME_COLUMN)
+        self._width = min(max((console.cells(str(path)) for path in videos), default=0), NAME_COLUMN)
         self._verbose = verbose
 
     def __call__(self, outcome: "Outcome") -> None:

@@ -21,6 +21,7 @@ from .embed import embed
 from .evaluate import evaluate
 from .fetch import fetch
 from .finetune import finetune
+from .merge import merge
 from .models import app as models
 from .search import search
 from .typer_internals import Command, CommandGroup, describe_error, prepare_completion
@@ -41,6 +42,7 @@ app.command()(demo)
 app.command()(fetch)
 app.command()(caption)
 app.command()(embed)
+app.command()(merge)
 app.command()(search)
 app.command()(evaluate)
 app.command()(finetune)

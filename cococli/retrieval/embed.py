@@ -32,13 +32,14 @@ from ..jobs import (
     report_pace,
     warn_of_embeddings,
 )
-from ..journal import Failure, Task, cache_path, file_tasks, text_of, text_tasks
+from ..journal import Failure, Task, cache_path, file_tasks, fingerprint, text_name, text_of, text_tasks
 from ..media.clips import ReadRequest, Sampling, parse_segments, read_clip
 from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute_videos
 from ..media.discover import discover
 from ..overwrite import refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest
+from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
 from ..tables import load_pyarrow
 from ..tokenizer import tokenize
 from .index import About, Entry, Index, IndexWriter, check_index, index_files, open_index
@@ -77,7 +78,7 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
         ModelError: The model does not exist, or its weights are damaged.
         CocaError: An output cannot be written.
     """
-    options = request.model
+    options, shard = request.model, parse_shard(request.shard)
     resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     if not request.paths and not request.texts:
@@ -86,7 +87,8 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
     texts = read_texts(request.texts) if request.texts else []
     model = choose_model(options.model)
     choice = resolve_options(options, model.config)
-    outputs = parse_outputs(request.output, repr((model.identity, request.half)))
+    named = [_output_of(shard, output) for output in request.output] if shard else request.output
+    outputs = parse_outputs(named, repr((model.identity, request.half)))
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     _protect(request, outputs, about, videos, model, reporter)
     reporter.checked()
@@ -94,7 +96,15 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
         reporter.warning(f"{problem.message}; {problem.hint}")
     warn_of_embeddings(model.name, reporter)
     key = precision_key(options.precision)
-    tasks = file_tasks(videos, model.identity, request.pool, sampling, segments, *key) + text_tasks(texts, *key)
+    affecting = (model.identity, request.pool, sampling, segments, *key)
+    listing = None
+    if shard:
+        names = [*map(str, videos), *map(text_name, texts)]
+        listing = Listing(shard, names, fingerprint(request.dtype, *affecting))
+        videos = [path for path in videos if shard.takes(str(path))]
+        texts = [text for text in texts if shard.takes(text_name(text))]
+        reporter.note(listing.describe())
+    tasks = file_tasks(videos, *affecting) + text_tasks(texts, *key)
     size, preprocess = model.config.vision.image_size, model.config.preprocess
     read = ReadRequest(sampling, segments, size, None, preprocess, request.files.timeout)
     with (
@@ -111,6 +121,9 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
     ):
         failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
         todo = [task for task in tasks if task.name not in index.reused]
+        manifest = index.folder / MANIFEST
+        if listing:
+            withdraw_manifest(manifest)
         if before := len(tasks) - len(todo):
             reporter.note(f"{before} of {len(tasks)} inputs already embedded (use --overwrite to redo them)")
         try:
@@ -119,6 +132,8 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
                     failed += embed_tasks(index, todo, computer, engine, read, sizes, reporter)
         finally:
             _write_outputs(outputs, index.folder, tasks, reporter)
+            if listing and index.appended == len(todo):
+                listing.write_manifest(manifest, index.kept_name)
     reasons = report_failures((failure.error for failure in failed), reporter)
     return Summary(len(tasks), reasons, incomplete=bool(problems))
 
@@ -292,7 +307,7 @@ class Outputs:
     @property
     def written(self) -> list[tuple[str, Path]]:
         """Every file that may be written, with how the user named it."""
-        index = index_files(self.index) if self.index else []
+        index = [*index_files(self.index), self.index / MANIFEST] if self.index else []
         return [*((f"-o {path}", path) for path in self.files), *((str(path), path) for path in index)]
 
 
@@ -318,6 +333,13 @@ def parse_outputs(outputs: Sequence[str], kind: str) -> Outputs:
     if files and not folders:
         index = cache_path(kind, *map(os.path.realpath, files), suffix=".index")
     return Outputs(index, files, STDOUT in outputs)
+
+
+def _output_of(shard: Shard, output: str) -> str:
+    """Return the output that a shard writes instead of a common one."""
+    if output == STDOUT:
+        return output
+    return f"{shard.folder(Path(output))}/" if _is_folder(output) else str(shard.file(Path(output)))
 
 
 def _is_folder(output: str) -> bool:

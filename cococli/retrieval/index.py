@@ -56,6 +56,11 @@ class About:
     pool: Literal["joint", "mean"] = "joint"
     version: int = field(default=VERSION, repr=False)  # of the format; says nothing about the vectors
 
+    def to_json(self) -> str:
+        """Return the content of `index.json`."""
+        facts = asdict(self)
+        return json.dumps({"coca_index": facts.pop("version"), **facts}, indent=1)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -276,6 +281,7 @@ class IndexWriter:
         # After a power failure some rows lie past the end.
         named = _used_rows(folder / ENTRIES, journal.lines)
         self._free = (row for row in count() if row not in named)
+        self.appended = 0  # tasks
 
     def append(self, task: Task, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
         """Write all entries of a task and their vectors.
@@ -297,6 +303,11 @@ class IndexWriter:
         placed = [replace(entry, row=next(row)) if isinstance(entry, Entry) else entry for entry in entries]
         name = _kept_name(self._paths, task.name)
         self._journal.append(Task(name, task.key), [_renamed(entry, name) for entry in placed])
+        self.appended += 1
+
+    def kept_name(self, name: str) -> str:
+        """Return the name of a task as entries spell it."""
+        return _kept_name(self._paths, name)
 
 
 @contextmanager
@@ -445,9 +456,8 @@ def read_about(folder: Path) -> About:
 
 
 def _write_about(folder: Path, about: About) -> None:
-    facts = asdict(about)
     with write_atomically(folder / ABOUT) as (file,):
-        file.write(json.dumps({"coca_index": facts.pop("version"), **facts}, indent=1).encode())
+        file.write(about.to_json().encode())
 
 
 def _paths(folder: Path, about: About) -> IndexPaths:

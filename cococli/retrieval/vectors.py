@@ -58,7 +58,7 @@ class VectorFile:
             self._write_count()
 
     def _write_count(self) -> None:
-        _write_at(self._file.fileno(), 0, _header(self.count, self.dimension, self.dtype))
+        _write_at(self._file.fileno(), 0, header(self.count, self.dimension, self.dtype))
 
     def close(self) -> None:
         self._file.close()
@@ -71,7 +71,7 @@ def create(path: Path, dimension: int, dtype: str) -> None:
         OSError: The disk is full or failed.
     """
     with write_atomically(path) as (file,):
-        file.write(_header(0, dimension, np.dtype(dtype)))
+        file.write(header(0, dimension, np.dtype(dtype)))
 
 
 def map_vectors(path: Path) -> np.ndarray:
@@ -98,12 +98,12 @@ def are_unit(vectors: np.ndarray) -> np.ndarray:
     return np.abs(lengths - 1) < TOLERANCE  # False for NaN
 
 
-def _header(count: int, dimension: int, dtype: np.dtype) -> bytes:
-    """Return the header, whose length does not depend on the count: numpy leaves room for growth."""
-    header = io.BytesIO()
+def header(count: int, dimension: int, dtype: np.dtype) -> bytes:
+    """Return the header of a file, whose length does not depend on the count: numpy leaves room for growth."""
+    written = io.BytesIO()
     facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, dimension)}
-    np.lib.format.write_array_header_1_0(header, facts)
-    return header.getvalue()
+    np.lib.format.write_array_header_1_0(written, facts)
+    return written.getvalue()
 
 
 def _read_header(path: Path) -> tuple[int, np.dtype, int]:
@@ -121,7 +121,7 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
         offset = file.tell()
     if len(shape) != 2 or fortran or dtype not in (np.float32, np.float16) or not 1 <= shape[1] <= _MAX_DIMENSION:
         raise UsageError(f"{path} does not hold vectors of coca, but {dtype} {shape}", REBUILD)
-    if offset != len(_header(shape[0], shape[1], dtype)):
+    if offset != len(header(shape[0], shape[1], dtype)):
         raise UsageError(f"{path} was written by another program", REBUILD)
     return shape[1], dtype, offset
 
