@@ -222,6 +222,13 @@ def test_run_resumes_and_its_index_is_searched(coca, tmp_path: Path) -> None:
     assert same.entry.video.endswith("grows.mp4") and same.score > 0.999
 
 
+def test_run_takes_one_shard(coca, tmp_path: Path) -> None:
+    totals = [coca.run(ROOT / "examples", tmp_path / "out.jsonl", shard=f"{index}/2").total for index in range(2)]
+    assert sum(totals) == len(list((ROOT / "examples").glob("*.mp4")))
+    written = [(tmp_path / f"out-0000{index}-of-00002.jsonl").read_text().splitlines() for index in range(2)]
+    assert [*map(len, written)] == totals
+
+
 class Heard(cococli.Reporter):
     """Keeps the records of a run."""
 

@@ -100,6 +100,25 @@ def test_killed_shard_is_not_merged_until_complete(coca, many: Path, tmp_path: P
     assert names(output) == sorted(map(str, many.iterdir()))
 
 
+@pytest.mark.parametrize("command", ["caption", "embed"])
+def test_shard_is_incomplete_once_it_runs_again(coca, many: Path, tmp_path: Path, command: str) -> None:
+    output, shard, manifest = {
+        "caption": ("out.jsonl", "out-00000-of-00001.jsonl", "out-00000-of-00001.jsonl.shard"),
+        "embed": ("index/", "index-00000-of-00001", "index-00000-of-00001/shard.jsonl"),
+    }[command]
+    words = [command, many, "-o", f"{tmp_path}/{output}", "--shard", "0/1", "--batch-size", "2"]
+    assert coca(*words).returncode == 0
+    again = start(*words, "--overwrite", stderr=subprocess.DEVNULL)
+    while (tmp_path / manifest).exists():
+        assert again.poll() is None
+    again.kill()
+    again.communicate()
+    run = coca("merge", tmp_path / shard, "-o", f"{tmp_path}/{output}")
+    assert run.stderr.startswith("warning: shard 0/1 is incomplete: ")
+    assert coca(*words).returncode == 0
+    assert coca("merge", tmp_path / shard, "-o", f"{tmp_path}/{output}").returncode == 0
+
+
 def test_missing_shard_is_named(coca, shards: list[Path]) -> None:
     run = coca("merge", shards[0], shards[2], "-o", "out.jsonl")
     assert run.stderr.startswith("warning: shard 1/3 is missing\nerror: nothing was merged\n")
