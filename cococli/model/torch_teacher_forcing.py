@@ -34,9 +34,14 @@ LOSS_ROWS = 4096  # tokens whose logits are in memory at once
 Run = Callable[..., Any]  # calls a function
 
 
-def call_with_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
+def call_with_checkpoint(function: Callable[..., Any], x: Tensor, *rest: Any) -> Any:
     """Call a function, but recompute its intermediate results in the backward pass instead of keeping them."""
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # which would wait for the GPU
+
+    def call_with_rest(x: Tensor) -> Any:  # torch would look for devices in each of hundreds of weights
+        return function(x, *rest)
+
+    # To save the state of random numbers would wait for the GPU.
+    return checkpoint(call_with_rest, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def encode_images(config: CocaConfig, w: Weights, pixels: Tensor, run: Run = call) -> Tensor:

@@ -1,6 +1,7 @@
 """Training on PyTorch: gradients of one or several micro-batches, clipping, and AdamW."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from .parallel import ALONE, Workers
 
 FIRST_LOSS_SCALE, STEPS_PER_LOSS_SCALE = 2.0**15, 2000
 LORA_ALPHA = 1.0  # the update is LORA_ALPHA * B @ A for any rank, so one learning rate fits all
+JOINING = ("cuda",)  # devices
 KEPT_IN_FP32 = ("logit_scale", "text.token_embedding")  # rounded after they are looked up
 
 Arrays = Mapping[str, np.ndarray]
@@ -81,6 +83,7 @@ class Trainer:
         self._trained = {name: self._moved(np.array(weights[name], np.float32)) for name in names}
         self._bases = {name: weight.clone() for name, weight in self._trained.items()} if lora else {}
         self._parameters = self._adapters(lora, seed) if lora else self._trained
+        self._joined = self._projections(joins=self._device.type in JOINING and not lora)
         for parameter in self._parameters.values():
             parameter.requires_grad_()
         self._optimizer = self._adamw(adamw or AdamWOptions())
@@ -99,6 +102,20 @@ class Trainer:
     def _lowered(self, name: str, weight: Tensor) -> Tensor:
         """Return a weight in the precision of the computation."""
         return weight if name in KEPT_IN_FP32 else weight.to(self._type)
+
+    def _projections(self, joins: bool) -> dict[str, list[str]]:
+        """Return the names of weights that are lowered, by the name of what they are joined to.
+
+        Args:
+            joins: Whether queries, keys and values of self-attention are one product, as `torch_network.projections`
+                uses it. GPUs start one faster than three.
+        """
+        joined: dict[str, list[str]] = {}
+        for name in self._trained:
+            if name not in KEPT_IN_FP32:
+                whole = re.sub(r"(.*\.resblocks\..*\.attn\.)[qkv]_proj", r"\1qkv_proj", name) if joins else name
+                joined.setdefault(whole, []).append(name)
+        return joined
 
     def _adapters(self, rank: int, seed: int) -> dict[str, Tensor]:
         """Return low-rank updates (LoRA, arXiv 2106.09685) of matrices: A [rank, in] at random, B [out, rank] 0."""
@@ -138,8 +155,9 @@ class Trainer:
         """Return all weights in the precision of the computation; gradients reach those under training."""
         weights = dict(self._merged())
         if self._type != torch.float32:
-            lowered = [name for name in weights if name not in KEPT_IN_FP32]
-            weights |= zip(lowered, _Lowered.apply(self._type, *map(weights.get, lowered)), strict=True)
+            given = [weights.pop(name) for group in self._joined.values() for name in group]
+            sizes = [len(group) for group in self._joined.values()]
+            weights |= zip(self._joined, _Lowered.apply(self._type, sizes, *given), strict=True)
         return self._constants | weights
 
     @torch.no_grad()
@@ -198,36 +216,38 @@ class Trainer:
         if self._scaler.is_enabled():
             self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.get_total_norm(gradients)
-        losses, length = self._losses(*torch.stack((caption, contrastive, norm)).tolist())
-        finite = math.isfinite(losses.total + length)
-        if finite:
-            self._update(learning_rate, max(1.0, (length + 1e-6) / max_norm))  # as torch.nn.utils.clip_grad_norm_
-        skipped = not finite and self._scaler.is_enabled() and self._scaler.get_scale() > 1
+        finite = (self.objective.caption * caption + self.objective.contrastive * contrastive + norm).isfinite()
+        self._update(learning_rate, ((norm + 1e-6) / max_norm).clamp(min=1), finite)  # as torch's clip_grad_norm_
+        losses, length = self._losses(*torch.stack((caption, contrastive, norm)).tolist())  # waits for the device
+        applied = math.isfinite(losses.total + length)
+        skipped = not applied and self._scaler.is_enabled() and self._scaler.get_scale() > 1
         if self._scaler.is_enabled():
             self._scaler.update()
-        return Step(losses, length, finite, skipped)
+        self._steps += applied
+        if applied and self._averages:
+            decay = min(self._ema, (1 + self._steps) / (10 + self._steps))  # so that the first weights fade at once
+            with torch.no_grad():
+                torch._foreach_lerp_([*self._averages.values()], [*self._merged().values()], 1 - decay)
+        return Step(losses, length, applied, skipped)
 
     def _losses(self, caption: float, contrastive: float, norm: float = 0.0) -> tuple[Losses, float]:
         total = self.objective.caption * caption + self.objective.contrastive * contrastive
         return Losses(caption, contrastive, total), norm
 
     @torch.no_grad()
-    def _update(self, learning_rate: float, divisor: float) -> None:
-        """Change the weights by gradients that are divided first."""
+    def _update(self, learning_rate: float, divisor: Tensor, finite: Tensor) -> None:
+        """Change the weights by gradients that are divided first, unless these are not finite."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._optimizer.defaults["fused"]:  # divides in the same pass over the memory, as GradScaler makes it do
-            self._optimizer.grad_scale = torch.tensor(divisor, device=self._device)
-            self._optimizer.found_inf = torch.zeros((), device=self._device)
-        elif divisor > 1:
+        if self._optimizer.defaults["fused"]:  # divides and skips on the device, as GradScaler makes it do
+            self._optimizer.grad_scale, self._optimizer.found_inf = divisor, (~finite).float()
+        elif not finite:
+            return
+        else:
             torch._foreach_div_([one.grad for one in self._parameters.values() if one.grad is not None], divisor)
         self._optimizer.step()
-        self._steps += 1
         if (scale := self._parameters.get("logit_scale")) is not None:
             scale.clamp_(0, MAX_LOGIT_SCALE)
-        if self._averages:
-            decay = min(self._ema, (1 + self._steps) / (10 + self._steps))  # so that the first weights fade at once
-            torch._foreach_lerp_([*self._averages.values()], [*self._merged().values()], 1 - decay)
 
     def _backward(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Compute all gradients; return this worker's part of the caption loss, and the contrastive loss.
@@ -337,20 +357,31 @@ class _Lowered(torch.autograd.Function):
     """Copies of weights in a lower precision, all at once: on GPUs, hundreds of small operators take longer."""
 
     @staticmethod
-    def forward(context: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(context: Any, dtype: torch.dtype, sizes: list[int], *weights: Tensor) -> tuple[Tensor, ...]:
+        """Join as many consecutive weights as `sizes` has for each result, along their rows."""
         context.set_materialize_grads(False)
-        lowered = tuple(torch.empty_like(weight, dtype=dtype) for weight in weights)
-        torch._foreach_copy_(lowered, weights)
+        remaining = iter(weights)
+        groups = [[next(remaining) for _ in range(size)] for size in sizes]
+        context.rows = [[len(weight) for weight in group] for group in groups]
+        lowered = tuple(
+            group[0].new_empty((sum(rows), *group[0].shape[1:]), dtype=dtype)
+            for group, rows in zip(groups, context.rows, strict=True)
+        )
+        parts = [part for whole, rows in zip(lowered, context.rows, strict=True) for part in whole.split(rows)]
+        torch._foreach_copy_(parts, weights)
         return lowered
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = [gradient for gradient in gradients if gradient is not None]
-        raised = [torch.empty_like(gradient, dtype=torch.float32) for gradient in given]
+        parts: list[Tensor | None] = []
+        for gradient, rows in zip(gradients, context.rows, strict=True):
+            parts += [None] * len(rows) if gradient is None else gradient.split(rows)
+        given = [part for part in parts if part is not None]
+        raised = [torch.empty_like(part, dtype=torch.float32) for part in given]
         if given:
             torch._foreach_copy_(raised, given)
         found = iter(raised)
-        return None, *(None if gradient is None else next(found) for gradient in gradients)
+        return None, None, *(None if part is None else next(found) for part in parts)
 
 
 @dataclass(frozen=True)

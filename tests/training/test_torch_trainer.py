@@ -11,6 +11,7 @@ from cococli.checkpoints.tensors import parameters_of
 from cococli.datasets import pairs
 from cococli.errors import ModelError
 from cococli.model import torch_teacher_forcing
+from cococli.training import torch_trainer
 from cococli.training.objective import AdamWOptions, Batch, Objective
 from cococli.training.torch_trainer import FIRST_LOSS_SCALE, Trainer, is_adapted
 
@@ -143,6 +144,18 @@ def test_bf16_is_close_to_float32(tiny):
         assert other.losses.total == pytest.approx(one.losses.total, rel=2e-2)
         assert other.norm == pytest.approx(one.norm, rel=5e-2)
         assert one.losses.caption != other.losses.caption
+
+
+def test_joined_projections_keep_gradients(tiny, monkeypatch):
+    """As on GPUs."""
+
+    def found() -> dict[str, np.ndarray]:
+        every = gradients(trainer(tiny, precision="bf16"), [batch(tiny)])
+        return {name: array for name, array in every.items() if not name.endswith("k_proj.bias")}
+
+    apart = found()
+    monkeypatch.setattr(torch_trainer, "JOINING", ("cpu",))
+    assert_close(found(), apart, 2e-2)
 
 
 def test_training_on_one_batch_learns_it(tiny):
