@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import CocaError, UsageError
-from .files import check_regular, io_errors
+from .files import io_errors
 from .jobs import protect_files, report_failures
 from .journal import dump, text_name, text_of
 from .overwrite import find_foreign, write_output
@@ -19,7 +19,7 @@ from .requests import MergeRequest
 from .retrieval.index import ABOUT, ENTRIES, VECTORS, IndexPaths, check_index, read_about
 from .retrieval.nearest import remove_graph
 from .retrieval.vectors import header, map_vectors
-from .shards import VERSION, Header, Shard, manifest_of, parse_shard, shard_of_name
+from .shards import MANIFEST_SUFFIX, VERSION, Header, Shard, manifest_of, parse_shard, shard_of_name
 
 _OPEN = 256  # files at a time
 
@@ -80,7 +80,9 @@ def merge(request: MergeRequest, reporter: Reporter = SILENT) -> None:
         UsageError: The files are not outputs of shards, or the output is one of them or a file that coca did not write.
         CocaError: Records are missing or contradict each other: nothing is written. Or the output cannot be written.
     """
-    sources = list(map(_open, dict.fromkeys(request.paths)))
+    # A pattern such as out-* matches manifests, too.
+    paths = [path for path in request.paths if path.suffix != MANIFEST_SUFFIX or path.is_dir()]
+    sources = list(map(_open, dict.fromkeys(paths or request.paths)))
     is_index = sources[0].path.is_dir()
     _check_kinds(sources, is_index)
     _check_output(request, sources, is_index)
@@ -131,7 +133,6 @@ def _open(path: Path) -> Source:
 
 def _check_kinds(sources: list[Source], is_index: bool) -> None:
     for source in sources:
-        check_regular(source.lines)
         if source.path.is_dir() != is_index:
             raise UsageError(f"{sources[0].path} and {source.path}: one is an index, the other is not")
         if source.shard.count != sources[0].shard.count:
@@ -146,6 +147,8 @@ def _check_output(request: MergeRequest, sources: list[Source], is_index: bool) 
     output = request.output
     written = [output / name for name in (ABOUT, ENTRIES, VECTORS)] if is_index else [output]
     if is_index:
+        if output.suffix.lower() == ".jsonl":
+            raise UsageError(f"{output} cannot hold an index", "name a folder, as -o index/")
         first, *others = (read_about(source.path) for source in sources)
         for source, about in zip(sources[1:], others, strict=True):
             if about != first:
@@ -296,10 +299,10 @@ class _Reader:
             return False
         if not is_index:
             return self.lines(one) == self.lines(other)
-        pairs = list(zip(self.entries(one), self.entries(other), strict=False))
-        rows = [(a.pop("row", None), b.pop("row", None)) for a, b in pairs]
-        return all(a == b for a, b in pairs) and all(
-            a == b or self.vector(one, a) == self.vector(other, b) for a, b in rows if a is not None
+        first, second = self.entries(one), self.entries(other)
+        rows = [[fields.pop("row", None) for fields in entries] for entries in (first, second)]
+        return first == second and all(
+            self.vector(one, a) == self.vector(other, b) for a, b in zip(*rows, strict=True) if a is not None
         )
 
 

@@ -17,7 +17,7 @@ from .errors import UsageError
 from .files import digest, io_errors, write_atomically
 from .options import AUTO
 
-MANIFEST = "shard.jsonl"  # in an index; other outputs have one beside them
+MANIFEST, MANIFEST_SUFFIX = "shard.jsonl", ".shard"  # in an index; beside a file
 VERSION = 1
 _TAG = re.compile(r"-([0-9]{5,9})-of-([0-9]{5,9})(?=\.|$)")
 _HINT = "write it as 3/16, from 0/16 to 15/16, as auto, or as auto/16"
@@ -179,7 +179,7 @@ class Listing:
 
 def manifest_of(output: Path) -> Path:
     """Return the manifest of a JSONL file or an index."""
-    return output / MANIFEST if output.is_dir() else output.with_name(f"{output.name}.shard")
+    return output / MANIFEST if output.is_dir() else output.with_name(output.name + MANIFEST_SUFFIX)
 
 
 def withdraw_manifest(path: Path) -> None:

@@ -50,7 +50,7 @@ def names(path: Path) -> list[str]:
 
 def test_merged_shards_equal_unsharded_run(coca, videos: Path, shards: list[Path]) -> None:
     assert coca("caption", videos, "-o", "whole.jsonl", *OPTIONS).returncode == 1
-    run = coca("merge", *reversed(shards), "-o", "out.jsonl")
+    run = coca("merge", *sorted(Path().glob("out-*"), reverse=True), "-o", "out.jsonl")
     assert (run.stdout, run.returncode) == ("", 0)
     merged, failed = run.stderr.splitlines()
     assert merged == "merged 11 inputs of 3 shards into out.jsonl"
@@ -267,6 +267,9 @@ def test_merge_refuses_what_is_not_of_shards(coca, videos: Path, shards: list[Pa
     coca("embed", "--texts", "texts.txt", "-o", "vectors.jsonl", "--shard", "0/1")
     run = coca("merge", "vectors-00000-of-00001.jsonl", "-o", "a.jsonl")
     assert run.stderr.startswith("error: vectors-00000-of-00001.jsonl holds vectors without their keys\n")
+    coca("embed", "--texts", "texts.txt", "-o", "index/", "--shard", "0/1")
+    run = coca("merge", "index-00000-of-00001", "-o", "a.jsonl")
+    assert run.stderr.startswith("error: a.jsonl cannot hold an index\n")
     shutil.copy(shards[0], "other-00000-of-00002.jsonl")
     run = coca("merge", *shards, "other-00000-of-00002.jsonl", "-o", "a.jsonl")
     assert run.stderr.startswith(f"error: {shards[0]} is one of 3 shards, other-00000-of-00002.jsonl one of 2\n")
