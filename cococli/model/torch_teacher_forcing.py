@@ -158,7 +158,7 @@ def caption_loss(x: Tensor, projection: Tensor, labels: Tensor) -> Tensor:
         return _CaptionLoss.apply(x, projection, labels)
     loss = x.new_zeros((), dtype=torch.float32)
     for part, wanted in zip(x.split(LOSS_ROWS), labels.split(LOSS_ROWS), strict=True):
-        loss += _cross_entropy(project(part, projection).float(), wanted)[0]
+        loss += functional.cross_entropy(project(part, projection).float(), wanted, reduction="sum")
     return loss
 
 
@@ -173,9 +173,11 @@ class _CaptionLoss(torch.autograd.Function):
             rows = slice(start, start + LOSS_ROWS)
             part = x[rows]
             logits = onednn.matmul(part, projection).float()
-            value, log_sum = _cross_entropy(logits, labels[rows])
-            loss += value
-            surplus = logits.sub_(log_sum).exp_()
+            peak, own = logits.amax(-1, keepdim=True), logits.gather(1, labels[rows, None])
+            surplus = logits.sub_(peak).exp_()
+            total = surplus.sum(-1, keepdim=True)
+            loss += (total.log() + peak - own).sum()
+            surplus /= total
             surplus[torch.arange(len(part), device=x.device), labels[rows]] -= 1
             surplus = surplus.to(x.dtype)
             x_gradient[rows] = onednn.matmul(surplus, projection.T)
@@ -188,12 +190,6 @@ class _CaptionLoss(torch.autograd.Function):
     def backward(context: Any, *weight: Tensor) -> tuple[Tensor, Tensor, None]:
         x_gradient, gradient = context.saved_tensors
         return x_gradient * weight[0].to(x_gradient.dtype), gradient * weight[0], None
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the cross-entropies, and the logarithm of the sum of each row."""
-    log_sum = logits.logsumexp(-1, keepdim=True)
-    return (log_sum - logits.gather(1, labels[:, None])).sum(), log_sum
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
