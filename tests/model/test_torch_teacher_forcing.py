@@ -27,16 +27,12 @@ def test_caption_loss_is_exact(certainty: float) -> None:
     for row, label in zip(x, labels, strict=True):
         if certainty:
             projection[:, label] = certainty * row / (row @ row)
-    inputs, exact = (
-        [x.requires_grad_(), projection.requires_grad_()],
-        [x.detach().double(), projection.detach().double()],
-    )
-    logits = exact[0].requires_grad_() @ exact[1].requires_grad_()
-    assert_close(
-        caption_loss(*inputs, labels), inputs, functional.cross_entropy(logits, labels, reduction="sum"), exact
-    )
+    exact = [tensor.double().requires_grad_() for tensor in (x, projection)]
+    expected = functional.cross_entropy(exact[0] @ exact[1], labels, reduction="sum")
+    inputs = [x.requires_grad_(), projection.requires_grad_()]
+    assert_close(caption_loss(*inputs, labels), inputs, expected, exact)
     with torch.no_grad():
-        assert caption_loss(*inputs, labels).item() == pytest.approx(caption_loss(*exact, labels).item(), rel=1e-3)
+        assert caption_loss(*inputs, labels).item() == pytest.approx(expected.item(), rel=1e-2)
 
 
 @pytest.mark.parametrize(("alike", "scale"), [(0.0, 2.66), (0.7, 2.66), (0.1, 4.6)])
