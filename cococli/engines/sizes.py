@@ -54,7 +54,7 @@ def choose_sizes(
         return Sizes(options.batch_size, options.batch_size, readers)
     kind = choice.device.partition(":")[0]
     most_frames, most_clips = {
-        "cpu": (8, _power_of_two(min(64, max(16, 2 * choice.threads)))),
+        "cpu": (8, _power_of_two(min(64, max(32, 2 * choice.threads)))),
         "cuda": (GPU_FRAMES, GPU_CLIPS),
     }.get(kind, (OTHER_FRAMES, OTHER_CLIPS))
     item = 4 if choice.precision in ("fp32", "tf32") or kind == "cpu" else 2

@@ -28,8 +28,8 @@ def chosen(choice: Choice, frames: int = 1, videos: int = 1000, **options: int) 
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        (CPU, Sizes(8, 16, 8)),
-        (Choice("openvino", "cpu", "fp32", 16), Sizes(8, 32, 2)),
+        (CPU, Sizes(8, 32, 8)),
+        (Choice("openvino", "cpu", "fp32", 32), Sizes(8, 64, 2)),
         (GPU, Sizes(64, 128, 14)),
         (Choice("torch", "mps", "fp16", 8), Sizes(16, 32, 14)),
     ],
@@ -50,7 +50,7 @@ def test_there_are_no_more_readers_than_videos() -> None:
 
 def test_batches_of_several_frames_are_smaller() -> None:
     assert chosen(GPU, frames=8) == Sizes(8, 128, 14)
-    assert chosen(CPU, frames=16) == Sizes(1, 16, 8)
+    assert chosen(CPU, frames=16) == Sizes(1, 32, 8)
 
 
 def test_sizes_fit_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
