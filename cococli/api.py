@@ -39,7 +39,6 @@ BATCH = 8  # clips that go through the model at once
 TEXTS = 64  # texts that do
 
 _LOG = logging.getLogger("cococli")
-_LOG.setLevel(logging.WARNING)  # converting a model for OpenVINO raises the root logger's to ERROR
 
 T = TypeVar("T")
 Many = list[Any] | tuple[Any, ...] | Iterator[Any]

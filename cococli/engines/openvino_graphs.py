@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -171,7 +171,7 @@ def _trace(network: str, config: CocaConfig, inputs: Sequence[_Input]) -> ov.Mod
         for shape, integer in inputs
     ]
     specs += [(ov.PartialShape(shape), ov.Type.f32) for shape in shapes.values()]
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _same_root_logger():
         warnings.simplefilter("ignore")  # tracing is deprecated, but the only input that OpenVINO reads of every torch
         traced = torch.jit.trace(Unbound(), tuple(examples), check_trace=False)
         model = ov.convert_model(traced, input=specs)
@@ -180,6 +180,21 @@ def _trace(network: str, config: CocaConfig, inputs: Sequence[_Input]) -> ov.Mod
         if not parameter.output(0).get_target_inputs():
             model.remove_parameter(parameter)
     return model
+
+
+@contextlib.contextmanager
+def _same_root_logger() -> Iterator[None]:
+    """Undo what a conversion does to the root logger: it hides all messages but errors, of every package."""
+    root = logging.getLogger()
+    level, filters, levels = root.level, root.filters[:], {handler: handler.level for handler in root.handlers}
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:] = filters
+        root.handlers[:] = levels
+        for handler, before in levels.items():
+            handler.setLevel(before)
 
 
 def _key() -> str:

@@ -1,6 +1,7 @@
 """The OpenVINO engine."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -55,6 +56,12 @@ def low_precision(request: pytest.FixtureRequest, cache: Path) -> tuple[OpenVino
     """Return an engine of lower precision, and the cosine that its embeddings must reach."""
     engine = OpenVinoEngine(*golden_weights("shapes"), request.param, cache, Progress())
     return engine, {"bf16": 0.999, "int8": 0.99}[request.param]
+
+
+def test_building_graphs_keeps_the_root_logger(tmp_path, caplog):
+    openvino_graphs.build(golden_weights("tiny")[0], tmp_path, Progress())
+    logging.getLogger("other").warning("still shown")
+    assert caplog.messages == ["still shown"]
 
 
 def test_low_precision_embeddings_are_close_to_float32(low_precision):
