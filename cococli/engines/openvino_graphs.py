@@ -121,7 +121,7 @@ def quantize(folder: Path, weights: Weights, progress: Progress) -> Path:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 import nncf
 
-                nncf.set_log_level(logging.ERROR)
+                logging.getLogger("nncf").setLevel(logging.ERROR)
                 model = bind(folder / f"{name}.xml", weights, without=_TABLES)
                 model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
             ov.save_model(model, part / f"{name}.xml", compress_to_fp16=False)
