@@ -151,7 +151,8 @@ def test_code_in_a_plain_pickle_is_never_run(tmp_path: Path) -> None:
         (b"hello", "truncated or not a checkpoint"),
         (b"PK\x03\x04 and no more", "truncated or not a checkpoint"),
         (b"\x80\x02}q\x00.", "truncated or not a checkpoint"),
-        (os.urandom(4096), "truncated or not"),
+        (np.random.default_rng(0).bytes(4096), "truncated or not"),
+        (b"X\xff\xff\xff\x97 and not 2.5 GB of text", "takes more memory"),
     ],
 )
 def test_other_files_are_refused_on_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
