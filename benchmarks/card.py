@@ -213,7 +213,7 @@ def start_oracle(python: str, precision: str) -> "Callable[..., Any]":
 
 
 def answer(precision: str) -> None:
-    """Time what is asked for, line by line."""
+    """Run the measurements requested on stdin, one per line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     oracle = Oracle(precision)

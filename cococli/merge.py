@@ -63,7 +63,7 @@ class Source:
 
 @dataclass
 class Problems:
-    """What keeps shards from being merged."""
+    """Reasons why shards cannot be merged."""
 
     found: list[str] = field(default_factory=list)
     again: set[int] = field(default_factory=set)  # shards to run again

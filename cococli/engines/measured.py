@@ -19,7 +19,7 @@ MARGIN = 0.95  # of the time of the engine that is preferred: others must be fas
 
 
 class Settings(Protocol):
-    """What of a `choice.Choice` the speed depends on."""
+    """Fields of a `choice.Choice` that affect speed."""
 
     @property
     def engine(self) -> str: ...

@@ -15,7 +15,7 @@ from .kv_cache import KVCache
 from .openvino_graphs import ov
 
 ROWS_AT_ONCE = 1024  # tokens in one matrix product: more are not faster
-CACHE_TYPES = {"bf16": np.uint16}  # NumPy has no bfloat16, and need not compute with it
+CACHE_TYPES = {"bf16": np.uint16}  # NumPy has no bfloat16; its bits are only copied
 QUANTIZATION_GROUP = 256  # activations that share a scale in int8: fewer cost time, more lose precision
 
 

@@ -18,7 +18,7 @@ MOST_READERS = 32
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a run does at once."""
+    """Batch sizes of a run, and its number of readers."""
 
     batch: int = 8  # clips that are encoded
     slots: int = 8  # clips that are decoded
