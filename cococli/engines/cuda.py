@@ -13,8 +13,8 @@ from ..catalog import CocaConfig, TextConfig
 from ..model import in_place_step
 from ..model.in_place_step import InPlaceStep, extend_histories
 from ..model.torch_network import join_projections
-from .base import Scores, top_k_scores
-from .torch import SURPLUS, TorchEngine, as_array
+from .base import Scores
+from .torch import SURPLUS, TorchEngine, scores_of_candidates
 
 SPARE = 2  # graphs that are kept for later searches
 
@@ -174,11 +174,8 @@ class _Graph:
         return self._scores(self._host_outputs.numpy().copy())
 
     def _scores(self, outputs: np.ndarray) -> Scores:
-        logits, k = self._logits, self.shape[3]
         ids, values = outputs[:, : self._count].view(np.int32), outputs[:, self._count : -1]
-        if self._count < logits.shape[1] and (values[:, -1] == values[:, k - 1]).any():
-            return top_k_scores(as_array(logits), k)  # so many are equal that those of the lowest ids may be missing
-        return Scores(ids[:, :k], values[:, :k], outputs[:, -1], lambda rows, tokens: as_array(logits[rows, tokens]))
+        return scores_of_candidates(self._logits, ids, values, outputs[:, -1], self.shape[3])
 
 
 def _kernels(device: torch.device) -> ModuleType:

@@ -12,8 +12,20 @@ from torch.nn import functional
 from ..catalog import CocaConfig, TextConfig
 from ..checkpoints import architecture, ckpt
 from ..errors import ModelError, UsageError
-from ..model.arrays import group_by_length, normalize, split_rows, text_mask
-from ..model.torch_network import CrossKeysValues, DecodeStep, Pooler, TextTower, VisionTower, join_projections, pack
+from ..model.arrays import group_by_length, split_rows, text_mask
+from ..model.torch_network import (
+    BLOCK,
+    CrossKeysValues,
+    DecodeStep,
+    Pooler,
+    TextTower,
+    VisionTower,
+    block_top_k,
+    has_blocks,
+    join_projections,
+    normalize,
+    pack,
+)
 from .base import ClipFeatures, Scores, pool_frames, top_k_scores
 from .kv_cache import KVCache
 
@@ -21,7 +33,6 @@ TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "
 ROWS_ON_CPU, ROWS_ON_GPU = 768, 33_000  # tokens in one matrix product: more are not faster
 GROWTH = 8  # positions that caches grow by
 SCORE_ROWS = 16  # rows of logits that fit into the processor's cache
-BLOCK = 64  # adjacent logits whose maximum is compared first
 SURPLUS = 20  # candidates beyond the top k, which usually include all that equal the last one
 
 
@@ -63,23 +74,11 @@ class TorchEngine:
     def encode_clips(self, pixels: np.ndarray, pool: str = "joint") -> ClipFeatures:
         clips, frames = pixels.shape[:2]
         rows = self.config.vision.tokens
-        normalized = self._normalized(pixels.reshape(clips * frames, *pixels.shape[2:]))
+        sent = send(pixels.reshape(clips * frames, *pixels.shape[2:]), self._device)  # as uint8, a quarter of the bytes
+        normalized = normalize(sent, self.config.preprocess).to(self._type).contiguous()
         tokens = torch.cat([self._vision(part) for part in normalized.split(max(1, self._rows_at_once // rows))])
         latents, pooled = pool_frames(tokens, clips, pool, self._pooler)
         return ClipFeatures(l2_normalized_array(latents), as_array(pooled) if pooled.device.type == "cpu" else pooled)
-
-    def _normalized(self, frames: np.ndarray) -> Tensor:
-        """Return frames, see `Engine.encode_clips`, as normalized pixels [N, 3, S, S]. To GPUs they travel as uint8."""
-        preprocess = self.config.preprocess
-        if frames.dtype != np.uint8 or self._device.type == "cpu":
-            return self._tensor(normalize(frames, preprocess))
-        # Of tensors, as GPUs multiply by the reciprocal of a number instead of dividing.
-        levels, mean, std = (
-            tensor(np.array(row, np.float32)).to(self._device) for row in (255, preprocess.mean, preprocess.std)
-        )
-        pinned = tensor(frames).pin_memory() if self._device.type == "cuda" else tensor(frames)
-        pixels = (pinned.to(self._device, non_blocking=True).float() / levels - mean) / std
-        return pixels.permute(0, 3, 1, 2).to(self._type).contiguous()
 
     @torch.inference_mode()
     def encode_texts(self, ids: np.ndarray) -> np.ndarray:
@@ -217,8 +216,16 @@ def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(array, order="C"))
 
 
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array on a device. To an NVIDIA GPU it is copied while that computes; on CPUs it is not copied."""
+    return (
+        tensor(array).pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor(array).to(device)
+    )
+
+
 def as_array(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()
+    """Return a tensor as an array of float32; one in float32 on a CPU is not copied."""
+    return values.detach().float().cpu().numpy()
 
 
 def l2_normalized_array(vectors: Tensor) -> np.ndarray:
@@ -228,28 +235,30 @@ def l2_normalized_array(vectors: Tensor) -> np.ndarray:
 
 def top_k_scores_of(logits: Tensor, k: int) -> Scores:
     """Return `top_k_scores` of [R, V] logits. They stay on the device; only the top k are transferred."""
-    vocabulary = logits.shape[1]
-    parts = [most_likely(part.float(), min(k + SURPLUS, vocabulary)) for part in logits.split(SCORE_ROWS)]
+    parts = [most_likely(part.float(), min(k + SURPLUS, logits.shape[1])) for part in logits.split(SCORE_ROWS)]
     ids, values, log_sum = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-    if values.shape[1] < vocabulary and (values[:, -1] == values[:, k - 1]).any():
-        return top_k_scores(as_array(logits), k)  # so many are equal that those of the lowest ids may be missing
-    order = np.lexsort((ids, -values))[:, :k]
+    order = np.lexsort((ids, -values))
     ids, values = (np.take_along_axis(part, order, axis=1) for part in (ids, values))
-    return Scores(ids.astype(np.int32), values, log_sum, lambda rows, tokens: as_array(logits[rows, tokens]))
+    return scores_of_candidates(logits, ids.astype(np.int32), values, log_sum, k)
+
+
+def scores_of_candidates(logits: Tensor, ids: np.ndarray, values: np.ndarray, log_sum: np.ndarray, k: int) -> Scores:
+    """Return `top_k_scores` of [R, V] logits, of which more than k of the highest are known.
+
+    Args:
+        ids: [R, N], of the candidates, best first, of equal ones the lower id first.
+        values: [R, N], their logits.
+        log_sum: [R], of `Scores`.
+    """
+    if values.shape[1] < logits.shape[1] and (values[:, -1] == values[:, k - 1]).any():
+        return top_k_scores(as_array(logits), k)  # so many are equal that those of the lowest ids may be missing
+    return Scores(ids[:, :k], values[:, :k], log_sum, lambda rows, tokens: as_array(logits[rows, tokens]))
 
 
 def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids and values of the highest of [R, V] float32 logits, any of equal ones, and `Scores.log_sum`."""
-    ids, values = block_top_k(logits, count)
-    return ids, values, (logits - values[:, :1]).exp_().sum(-1).log()
-
-
-def block_top_k(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return ids and values like `Tensor.topk`, but sort only the blocks of the highest maxima, which contain them."""
-    if logits.shape[1] % BLOCK or logits.shape[1] < 2 * count * BLOCK:
+    if has_blocks(logits.shape[1], count):
+        ids, values = block_top_k(logits, logits.unflatten(1, (-1, BLOCK)).amax(-1), count)
+    else:
         values, ids = logits.topk(count)
-        return ids, values
-    blocks = logits.unflatten(1, (-1, BLOCK)).amax(-1).topk(count).indices
-    ids = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
-    values, indices = logits.gather(1, ids).topk(count)
-    return ids.gather(1, indices), values
+    return ids, values, (logits - values[:, :1]).exp_().sum(-1).log()

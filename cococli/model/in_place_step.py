@@ -11,9 +11,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..catalog import CocaConfig
-from .torch_network import EPSILON, Weights, attend, feed_forward, join_heads, linear, split_heads
-
-BLOCK = 64  # adjacent logits whose maximum is compared first
+from .torch_network import (
+    BLOCK,
+    EPSILON,
+    Weights,
+    attend,
+    block_top_k,
+    feed_forward,
+    has_blocks,
+    hidden,
+    join_heads,
+    linear,
+    split_heads,
+)
 
 
 class InPlaceStep:
@@ -59,15 +69,12 @@ class InPlaceStep:
 
         Of equal values the lower id is first, but of those that equal the last one any may be missing.
         """
-        if logits.shape[1] % BLOCK or logits.shape[1] < 2 * count * BLOCK:
+        if has_blocks(logits.shape[1], count):
+            maxima, log_sum = self.kernels.block_maxima(logits, BLOCK)
+            ids, values = block_top_k(logits, maxima, count)
+        else:
             values, ids = logits.float().topk(count)
             log_sum = (logits.float() - values[:, :1]).exp_().sum(-1).log()
-        else:
-            maxima, log_sum = self.kernels.block_maxima(logits, BLOCK)
-            blocks = maxima.topk(count, sorted=False).indices  # they contain the highest logits
-            ids = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
-            values, chosen = logits.gather(1, ids).float().topk(count)
-            ids = ids.gather(1, chosen)
         ids, order = ids.sort(dim=1)
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         return ids.gather(1, order), values, log_sum
@@ -126,7 +133,7 @@ def extend_histories(
     last.copy_(torch.where(active[:, None], ids, before))
 
 
-# What `triton_kernels` computes in one kernel each, where there is no Triton.
+# The operations that `triton_kernels` has a kernel for, in torch.
 
 
 def attend_history(qkv: Tensor, keys: Tensor, values: Tensor, history: Tensor, positions: Tensor, heads: int) -> Tensor:
@@ -149,7 +156,7 @@ def attend_history(qkv: Tensor, keys: Tensor, values: Tensor, history: Tensor, p
         cache.view(-1, width)[at].unflatten(-1, (heads, -1)).transpose(1, 2) for cache in (keys, values)
     )
     later = torch.arange(history.shape[1], device=qkv.device) > positions.repeat_interleave(beams)[:, None]
-    mask = torch.where((history < 0) | later, -1e9, 0.0).clamp(min=torch.finfo(qkv.dtype).min / 2).to(qkv.dtype)
+    mask = torch.where((history < 0) | later, hidden(qkv), 0.0).to(qkv.dtype)
     mixed = attend(query.unflatten(-1, (heads, -1))[:, :, None], own_keys, own_values, mask[:, None, None])
     return mixed.flatten(1)
 

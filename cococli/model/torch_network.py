@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..catalog import CocaConfig
+from ..catalog import CocaConfig, Preprocess
 from . import onednn
+from .arrays import HIDDEN
 
 EPSILON = 1e-5  # of every layer norm
+BLOCK = 64  # adjacent logits whose maximum is compared first
 PROJECTIONS = ("visual.proj", "text.text_projection", "text_decoder.text_projection")
 
 Weights = Mapping[str, Tensor]
@@ -197,6 +199,40 @@ def feed_forward(normed: Tensor, w: Weights, name: str, quick_gelu: bool) -> Ten
     hidden = linear(normed, w, f"{name}.mlp.c_fc")
     hidden = hidden * torch.sigmoid(1.702 * hidden) if quick_gelu else functional.gelu(hidden)
     return linear(hidden, w, f"{name}.mlp.c_proj")
+
+
+def has_blocks(vocabulary: int, count: int) -> bool:
+    """Return whether `block_top_k` can find this many of the highest logits, and faster than `Tensor.topk`."""
+    return vocabulary % BLOCK == 0 and vocabulary >= 2 * count * BLOCK
+
+
+def block_top_k(logits: Tensor, maxima: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return ids and float32 values like `Tensor.topk`, but sort only the blocks of the highest maxima.
+
+    Args:
+        logits: [R, V]
+        maxima: [R, V / BLOCK], of each block of adjacent logits.
+    """
+    blocks = maxima.topk(count, sorted=False).indices  # they contain the highest logits
+    ids = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
+    values, chosen = logits.gather(1, ids).float().topk(count)
+    return ids.gather(1, chosen), values
+
+
+def normalize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Compute `arrays.normalize`, equal to the last bit: [..., S, S, 3] uint8 -> [..., 3, S, S] float32."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    # Tensors, as GPUs multiply by the reciprocal of a number instead of dividing.
+    levels, mean, std = (
+        pixels.new_tensor(values, dtype=torch.float32) for values in (255, preprocess.mean, preprocess.std)
+    )
+    return ((pixels / levels - mean) / std).movedim(-1, -3)
+
+
+def hidden(x: Tensor) -> float:
+    """Return what is added to a score to mask it, finite in the precision of a tensor."""
+    return max(HIDDEN, torch.finfo(x.dtype).min / 2)
 
 
 def projections(x: Tensor, w: Weights, name: str, parts: str, heads: int) -> list[Tensor]:

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ..catalog import CocaConfig, Preprocess
+from ..catalog import CocaConfig
 from . import onednn
-from .arrays import HIDDEN
 from .torch_network import (
     Pooler,
     VisionTower,
@@ -21,10 +20,12 @@ from .torch_network import (
     attention,
     block,
     call,
+    hidden,
     join_heads,
     linear,
     mlp,
     norm,
+    normalize,
     project,
     split_heads,
 )
@@ -45,19 +46,11 @@ def call_with_checkpoint(function: Callable[..., Any], x: Tensor, *rest: Any) ->
 
 
 def encode_images(config: CocaConfig, w: Weights, pixels: Tensor, run: Run = call) -> Tensor:
-    """Encode clips: frames as in `normalized` -> [B, Q, D]."""
-    frames = normalized(pixels, config.preprocess, w["visual.conv1.weight"].dtype)
+    """Encode clips: [B, F, S, S, 3] uint8, or [B, F, 3, S, S], normalized -> [B, Q, D]."""
+    frames = normalize(pixels, config.preprocess).to(w["visual.conv1.weight"].dtype)
     tokens = VisionTower(config, w, run)(frames.flatten(0, 1))
     latents, pooled = run(Pooler(config, w), tokens.reshape(len(frames), -1, tokens.shape[-1]))
     return torch.cat((latents[:, None], pooled), 1)
-
-
-def normalized(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
-    """Normalize frames: [B, F, S, S, 3] uint8 -> [B, F, 3, S, S]. Others are normalized already."""
-    if pixels.dtype != torch.uint8:
-        return pixels.to(dtype)
-    mean, std = (pixels.new_tensor(values, dtype=torch.float32) * 255 for values in (preprocess.mean, preprocess.std))
-    return ((pixels - mean) / std).to(dtype).permute(0, 1, 4, 2, 3)
 
 
 def encode_texts(config: CocaConfig, w: Weights, ids: Tensor, latents: bool, run: Run = call) -> tuple[Tensor, Tensor]:
@@ -89,11 +82,6 @@ def encode_texts(config: CocaConfig, w: Weights, ids: Tensor, latents: bool, run
 def causal_mask(x: Tensor) -> Tensor:
     """Return the causal mask [L, L] of tokens [B, L, D]."""
     return x.new_full((x.shape[1], x.shape[1]), hidden(x)).triu(1)
-
-
-def hidden(x: Tensor) -> float:
-    """Return what is added to a score to mask it, finite in the precision of a tensor."""
-    return max(HIDDEN, torch.finfo(x.dtype).min / 2)
 
 
 def decode(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..catalog import CocaConfig
 from ..checkpoints import architecture
 from ..datasets.pairs import trimmed
-from ..engines.torch import TYPES, TorchEngine, check_device, tensor
+from ..engines.torch import TYPES, TorchEngine, as_array, check_device, send, tensor
 from ..model import torch_teacher_forcing as forcing
 from .objective import MAX_LOGIT_SCALE, AdamWOptions, Batch, Losses, Objective, Step, token_count
 from .parallel import ALONE, Workers
@@ -262,7 +262,7 @@ class Trainer:
             with torch.set_grad_enabled(len(batches) == 1):
                 network = self._network()
                 features = [self._features(network, batch) for batch in batches]
-            contrastive, gradients = self._contrastive(features)
+            contrastive, gradients = self._contrastive(features, network["logit_scale"])
         for index, batch in enumerate(batches):
             if len(batches) > 1 or not features:
                 network = self._network()
@@ -284,11 +284,11 @@ class Trainer:
 
     def _features(self, network: Mapping[str, Tensor], batch: Batch) -> "_Features":
         if batch.images is not None:
-            images = self._sent(batch.images).to(self._type)
+            images = send(batch.images, self._device).to(self._type)
         else:
             assert batch.pixels is not None
-            images = forcing.encode_images(self.config, network, self._sent(batch.pixels), self._run)
-        ids = self._sent(trimmed(batch.ids, self.config.pad_id)).long()
+            images = forcing.encode_images(self.config, network, send(batch.pixels, self._device), self._run)
+        ids = send(trimmed(batch.ids, self.config.pad_id), self._device).long()
         latents = self.objective.contrastive > 0
         return _Features(images, *forcing.encode_texts(self.config, network, ids, latents, self._run))
 
@@ -298,15 +298,19 @@ class Trainer:
         x = forcing.decode(self.config, network, features.words, features.images, constant, self._run)
         labels = trimmed(batch.ids, self.config.pad_id)[:, 1:].reshape(-1)
         words = np.flatnonzero(labels != self.config.pad_id)
-        rows = x.flatten(0, 1).index_select(0, self._sent(words))
-        return forcing.caption_loss(rows, network["text_decoder.text_projection"], self._sent(labels[words]).long())
+        rows = x.flatten(0, 1).index_select(0, send(words, self._device))
+        return forcing.caption_loss(
+            rows, network["text_decoder.text_projection"], send(labels[words], self._device).long()
+        )
 
-    def _contrastive(self, features: "Sequence[_Features]") -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def _contrastive(
+        self, features: "Sequence[_Features]", logit_scale: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return the contrastive loss of all batches and workers, and its gradients for the latents of each batch."""
         sizes = [len(one.texts) for one in features]
         own = [torch.cat([one.images[:, 0] for one in features]), torch.cat([one.texts for one in features])]
         images, texts = (self._workers.gather(latents.detach().float()).requires_grad_() for latents in own)
-        scale = self._network()["logit_scale"].detach().requires_grad_()
+        scale = logit_scale.detach().requires_grad_()
         with torch.enable_grad():
             loss = forcing.contrastive_loss(images, texts, scale)
             gradients = torch.autograd.grad(self.objective.contrastive * loss, (images, texts, scale))
@@ -315,12 +319,6 @@ class Trainer:
         first = self._workers.rank * sum(sizes)
         parts = (gradient[first : first + sum(sizes)].split(sizes) for gradient in gradients[:2])
         return loss.detach(), list(zip(*parts, strict=True))
-
-    def _sent(self, array: np.ndarray) -> Tensor:
-        """Return an array on the device; it is copied while the device computes."""
-        if self._device.type != "cuda":
-            return self._moved(array)
-        return tensor(array).pin_memory().to(self._device, non_blocking=True)
 
     @torch.no_grad()
     def losses(self, batches: Sequence[Batch], objective: Objective) -> Losses:
@@ -343,7 +341,7 @@ class Trainer:
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> np.ndarray:
         """Encode frames, as in `Batch` -> [B, Q, D] float32: the latent in row 0, not normalized, then image tokens."""
-        return as_array(forcing.encode_images(self.config, self._network(), self._sent(pixels)).float())
+        return as_array(forcing.encode_images(self.config, self._network(), send(pixels, self._device)).float())
 
     def engine(self) -> TorchEngine:
         """Return an engine with the weights to save, not copied where it computes in float32."""
@@ -396,8 +394,3 @@ class _Features:
 def is_adapted(name: str) -> bool:
     """Return whether a weight has an adapter: those of queries, keys, values and outputs of every attention."""
     return ".attn." in name and name.endswith("_proj.weight")
-
-
-def as_array(weight: Tensor) -> np.ndarray:
-    """Return a tensor as an array, on CPUs not copied."""
-    return weight.detach().cpu().numpy()

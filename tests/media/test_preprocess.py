@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from cococli.catalog import CLIP, Preprocess
 from cococli.media.preprocess import crop, random_box, random_crop
+from cococli.model import torch_network
 from cococli.model.arrays import normalize
 
 # What open_clip's evaluation transform makes of a picture, turned back into gray levels; lossless WebP.
@@ -36,6 +38,12 @@ def test_normalizing_is_open_clips_arithmetic_whatever_the_shape():
         mean, std = np.float32(CLIP.mean), np.float32(CLIP.std)
         np.testing.assert_array_equal(frame, ((expected.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))
         np.testing.assert_allclose(gray_levels(frame), expected, atol=1e-4)
+
+
+def test_torch_normalizes_to_the_same_bits():
+    levels = np.arange(2 * 8 * 16 * 3, dtype=np.uint8).reshape(2, 8, 16, 3)
+    pixels = torch_network.normalize(torch.from_numpy(levels), CLIP)
+    np.testing.assert_array_equal(pixels.numpy(), normalize(levels, CLIP), strict=True)
 
 
 @pytest.mark.parametrize("case", [0, 1, 2, 3, 4, 6])
