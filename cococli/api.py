@@ -228,6 +228,28 @@ class Coca:
         """Embed a text: [D] float32. Several give [N, D], as from `embed_texts`."""
         return self.embed_texts([text])[0] if isinstance(text, str) else self.embed_texts(text)
 
+    @overload
+    def score(self, source: Any, captions: str) -> float: ...
+
+    @overload
+    def score(self, source: Any, captions: Iterable[str]) -> np.ndarray: ...
+
+    def score(self, source: Any, captions: str | Iterable[str]) -> float | np.ndarray:
+        """Compare a video or picture with captions.
+
+        Args:
+            source: As for `caption`.
+
+        Returns:
+            Cosine similarity in the joint space; of several captions [N] float32.
+
+        Raises:
+            VideoError: The file cannot be read.
+            UsageError: The source is something else, or a caption is not text.
+        """
+        found = self.embed_text(captions) @ self.embed(source)
+        return float(found) if isinstance(captions, str) else found
+
     def search(
         self,
         query: PathOrPaths,

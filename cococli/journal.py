@@ -295,7 +295,7 @@ def _reusable(
         records = [_parse(path, line, parse) for line in lines]
     except (KeyError, TypeError, ValueError, OverflowError):  # another version wrote it
         return []
-    return records if len(records) == first.get("segments", 1) else []
+    return records if len(records) == first.get("segments", first.get("records", 1)) else []
 
 
 def _parse(path: Path, line: _Line, parse: Callable[[dict[str, Any]], R]) -> R:

@@ -298,6 +298,11 @@ DATA_HELP = (
     "Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
     "list.tsv:column, Parquet, WebDataset tars, or a .txt beside each file."
 )
+Split = Annotated[Literal["train", "val", "test"], Option("Split of the data.", metavar="train|val|test", panel=DATA)]
+Limit = Annotated[
+    int | None,
+    Option("Use only the first N files.", metavar="N", minimum=1, maximum=_MOST, default_shown=False, panel=DATA),
+]
 Karpathy = Annotated[
     Path | None,
     Option(
@@ -323,22 +328,10 @@ class EvaluateRequest:
     """Captions or a model to evaluate, on which data, and where the report goes."""
 
     data: Annotated[Path | None, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA)] = None
-    split: Annotated[
-        Literal["train", "val", "test"], Option("Split of the data.", metavar="train|val|test", panel=DATA)
-    ] = "val"
+    split: Split = "val"
     karpathy: Karpathy = None
     images: Images = None
-    limit: Annotated[
-        int | None,
-        Option(
-            "Use only the first N files.",
-            metavar="N",
-            minimum=1,
-            maximum=1_000_000_000,
-            default_shown=False,
-            panel=DATA,
-        ),
-    ] = None
+    limit: Limit = None
     classes: Annotated[
         Path | None,
         Option(
@@ -412,6 +405,34 @@ class EvaluateRequest:
     pool: Pool = "joint"
     model: ModelOptions = field(default_factory=ModelOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Captions to compare with their pictures or videos, how, and where the scores go."""
+
+    data: Annotated[Path, Option(DATA_HELP, metavar="DATA", default_shown=False, argument=True)]
+    output: Annotated[
+        tuple[str, ...],
+        Option(
+            "Output file; repeat for several formats: .jsonl, .csv or .parquet, - for stdout. By default JSONL is "
+            "printed.",
+            flags=("--output", "-o"),
+            metavar="FILE",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = ()
+    run: RunOptions = field(default_factory=RunOptions)
+    split: Split = "train"
+    karpathy: Karpathy = None
+    images: Images = None
+    limit: Limit = None
+    timeout: Timeout = 60.0
+    frames: Frames = "middle"
+    num_frames: NumFrames = 8
+    pool: Pool = "joint"
+    model: ModelOptions = field(default_factory=ModelOptions)
 
 
 _training = partial(Option, panel="Training")

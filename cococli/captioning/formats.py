@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CocaError, UsageError
+from ..files import io_errors
 from ..journal import Failure
 from ..overwrite import write_output
 from ..tables import load_pyarrow
-from .records import Outcome, Record
+from .records import Outcome, Record, Score
 from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 
 SUBTITLES: dict[str, SubtitleFormat] = {".srt": "srt", ".vtt": "vtt"}
 SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", *SUBTITLES)
-_NUMBERS = ("start", "end", "logprob", "similarity")
+_NUMBERS = ("start", "end", "logprob", "similarity", "clipscore")
 _COLUMNS = (
     "video", "start", "end", "caption", "logprob", "similarity", "weak", "candidates", "frames", "model",
     "status", "error",
 )  # fmt: skip
+SCORE_COLUMNS = ("video", "id", "caption", "similarity", "clipscore", "model", "status", "error")
 CAPTION_ONLY, NAMED = "{caption}", r"{video}\t{caption}"  # templates of a line of text, for one video and for several
 STANDARD = CueStyle()
 
@@ -58,6 +60,21 @@ def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY,
             _write(file, suffix, outcomes, template, style)
     except OSError as error:
         raise CocaError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_scores(path: Path, scores: Iterable[Score | Failure]) -> None:
+    """Write scores to a file in the format of its suffix: CSV or Parquet, else JSONL.
+
+    Raises:
+        CocaError: The file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    with io_errors("write", path), write_output(path) as (file,):
+        if suffix == ".parquet":
+            _write_parquet(file, scores, SCORE_COLUMNS)
+        else:
+            lines = _csv_lines(scores, SCORE_COLUMNS) if suffix == ".csv" else (f"{one.to_json()}\n" for one in scores)
+            file.writelines(line.encode(errors="backslashreplace") for line in lines)
 
 
 def content(path: Path, outcomes: Iterable[Outcome], template: str, style: CueStyle) -> bytes:
@@ -146,11 +163,11 @@ def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueSt
     return (outcome.to_json() + "\n" for outcome in outcomes)
 
 
-def _csv_lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
+def _csv_lines(outcomes: Iterable[Outcome | Score], columns: Sequence[str] = _COLUMNS) -> Iterator[str]:
     """Yield the lines of a CSV file (RFC 4180)."""
-    yield _csv_line(_COLUMNS)
+    yield _csv_line(columns)
     for outcome in outcomes:
-        yield _csv_line([_cell(column, value) for column, value in _row(outcome).items()])
+        yield _csv_line([_cell(column, value) for column, value in _row(outcome, columns).items()])
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
@@ -166,13 +183,14 @@ def _cell(column: str, value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _write_parquet(file: BinaryIO, outcomes: Iterable[Outcome]) -> None:
+def _write_parquet(file: BinaryIO, outcomes: Iterable[Outcome | Score], columns: Sequence[str] = _COLUMNS) -> None:
     pyarrow, parquet = load_pyarrow()
     text, number = pyarrow.string(), pyarrow.float64()
     candidate = pyarrow.struct({"caption": text, "logprob": number, "similarity": number})
     special = {"weak": pyarrow.bool_(), "candidates": pyarrow.list_(candidate), "frames": pyarrow.list_(number)}
-    schema = pyarrow.schema(dict.fromkeys(_COLUMNS, text) | dict.fromkeys(_NUMBERS, number) | special)
-    rows = map(_row, outcomes)
+    types = dict.fromkeys(_NUMBERS, number) | special
+    schema = pyarrow.schema([(name, types.get(name, text)) for name in columns])
+    rows = (_row(outcome, columns) for outcome in outcomes)
     with parquet.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROW_GROUP)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema))
@@ -190,11 +208,11 @@ def _in_line(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: Outcome | Score, columns: Sequence[str] = _COLUMNS) -> dict[str, Any]:
     """Return the fields of an outcome in the order of the columns; None where it has none."""
     defaults = {"weak": False, "candidates": []} if isinstance(outcome, Record) else {}
     values = defaults | outcome.fields()
-    return {name: _utf8(values.get(name)) for name in _COLUMNS}
+    return {name: _utf8(values.get(name)) for name in columns}
 
 
 def _utf8(value: Any) -> Any:

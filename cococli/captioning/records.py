@@ -70,7 +70,54 @@ class Record:
         return dump(self.fields() | ({"key": key} if key else {}))
 
 
+@dataclass(frozen=True)
+class Score:
+    """Similarity of an existing caption to its picture or video."""
+
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}  # in JSON
+    video: str  # path, as of a record
+    id: str  # of the picture or video, in its data set
+    caption: str
+    similarity: float  # cosine of the picture and the caption in the joint space
+    model: str
+    records: int = 1  # of this picture or video
+
+    @property
+    def clipscore(self) -> float:
+        """CLIPScore (Hessel et al., arXiv 2104.08718): 2.5 times the similarity, or 0 if that is negative."""
+        return 2.5 * max(self.similarity, 0.0) if math.isfinite(self.similarity) else math.nan
+
+    def fields(self) -> dict[str, Any]:
+        """Return the JSON fields: scores to four decimals."""
+        return {
+            "video": self.video,
+            "id": self.id,
+            **({"records": self.records} if self.records > 1 else {}),
+            "caption": self.caption,
+            "similarity": rounded(self.similarity, 4),
+            "clipscore": rounded(self.clipscore, 4),
+            "model": self.model,
+            "status": "ok",
+        }
+
+    def to_json(self, key: str = "") -> str:
+        """Return one line of JSON, with the record's key in a journal."""
+        return dump(self.fields() | ({"key": key} if key else {}))
+
+
 Outcome = Record | Failure
+
+
+def score_from_json(fields: dict[str, Any]) -> Score | Failure:
+    """Read a score or a failure from the fields of its line.
+
+    Raises:
+        KeyError: A field is missing.
+        UsageError: A field has the wrong type.
+    """
+    if fields["status"] != "ok":
+        return failure_from_json(fields)
+    return _scored(Score, {name: fields[name] for name in ("video", "id", "caption", "similarity", "model")} | fields)
 
 
 def from_json(fields: dict[str, Any]) -> Outcome:
@@ -83,7 +130,7 @@ def from_json(fields: dict[str, Any]) -> Outcome:
     if fields["status"] != "ok":
         return failure_from_json(fields)
     candidates = [
-        _scored(Candidate, candidate | {"text": candidate["caption"]})
+        _scored(Candidate, {name: candidate[name] for name in _SCORES} | {"text": candidate["caption"]})
         for candidate in validate(fields.get("candidates", []), list[dict[str, Any]], "damaged record")
     ]
     return _scored(Record, {name: fields[name] for name in _REQUIRED} | fields | {"candidates": candidates})
@@ -91,6 +138,6 @@ def from_json(fields: dict[str, Any]) -> Outcome:
 
 def _scored(kind: type[T], fields: dict[str, Any]) -> T:
     """Build a dataclass from JSON, in which null stands for a score that is not finite."""
-    unknown = [name for name in _SCORES if fields[name] is None]
+    unknown = [name for name in _SCORES if name in fields and fields[name] is None]
     valid = validate(fields | dict.fromkeys(unknown, 0.0), kind, "damaged record")
     return replace(valid, **dict.fromkeys(unknown, math.nan))  # type: ignore[type-var]

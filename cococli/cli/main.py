@@ -23,6 +23,7 @@ from .fetch import fetch
 from .finetune import finetune
 from .merge import merge
 from .models import app as models
+from .score import score
 from .search import search
 from .typer_internals import Command, CommandGroup, describe_error, prepare_completion
 
@@ -44,6 +45,7 @@ app.command()(caption)
 app.command()(embed)
 app.command()(merge)
 app.command()(search)
+app.command()(score)
 app.command()(evaluate)
 app.command()(finetune)
 app.command()(bench)

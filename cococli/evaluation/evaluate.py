@@ -25,7 +25,7 @@ from ..media.clips import ReadRequest, Sampling, Segments
 from ..overwrite import write_output
 from ..parsing import read_json
 from ..reporting import SILENT, Reporter
-from ..requests import EvaluateRequest
+from ..requests import EvaluateRequest, ScoreRequest
 from ..retrieval.embed import embed_tasks, embedding_computer
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
@@ -111,7 +111,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     options = request.model
     resolve_options(options)  # which refuses invalid ones
     sampling = Sampling(request.frames, request.num_frames)
-    dataset, incomplete = _find_examples(request, reporter)
+    dataset, incomplete = find_examples(request, reporter)
     classes = class_folders(request.classes, request.class_names, reporter) if request.classes else {}
     model = choose_model(options.model)
     choice = resolve_options(options, model.config)
@@ -146,7 +146,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     return Evaluation(joined(*reports), settings, report_folder, incomplete)
 
 
-def _find_examples(request: EvaluateRequest, reporter: Reporter) -> tuple[Dataset | None, bool]:
+def find_examples(request: EvaluateRequest | ScoreRequest, reporter: Reporter) -> tuple[Dataset | None, bool]:
     """Return the examples whose files exist, and whether others are missing."""
     if not request.data:
         return None, False

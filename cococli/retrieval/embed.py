@@ -38,7 +38,7 @@ from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute
 from ..media.discover import discover
 from ..overwrite import refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
-from ..requests import EmbedRequest
+from ..requests import EmbedRequest, ScoreRequest
 from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
 from ..tables import load_pyarrow
 from ..tokenizer import tokenize
@@ -128,7 +128,9 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
             reporter.note(f"{before} of {len(tasks)} inputs already embedded (use --overwrite to redo them)")
         try:
             if todo:
-                with _loaded(model, choice, request, todo, read, reporter, engine) as (computer, engine, sizes):
+                count = sum(text_of(task.name) is None for task in todo)
+                needed = request, count, count < len(todo)
+                with open_embedder(model, choice, *needed, read, reporter, engine) as (computer, engine, sizes):
                     failed += embed_tasks(index, todo, computer, engine, read, sizes, reporter)
         finally:
             _write_outputs(outputs, index.folder, tasks, reporter)
@@ -139,24 +141,28 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
 
 
 @contextmanager
-def _loaded(
+def open_embedder(
     model: ModelFiles,
     choice: Choice,
-    request: EmbedRequest,
-    tasks: Sequence[Task],
+    request: EmbedRequest | ScoreRequest,
+    videos: int,
+    texts: bool,
     read: ReadRequest,
     reporter: Reporter,
     engine: Engine[Any] | None,
 ) -> Iterator[tuple[Computer[np.ndarray], Engine[Any] | None, Sizes]]:
     """Load the model, on all devices that there is work for, and choose the sizes of the run.
 
+    Args:
+        videos: Number of videos and pictures to embed.
+        texts: Whether texts are embedded, too.
+
     Yields:
         What embeds clips; the engine that embeds texts, perhaps None if there are none; and the sizes.
     """
-    videos = sum(text_of(task.name) is None for task in tasks)
     choices = [choice] if engine or not videos else spread(choice, read.count(videos))
     sizes = partial(choose_sizes, model.config, choices[0], request.model, videos, read.sampling.count)
-    if len(choices) == 1 or videos < len(tasks):
+    if len(choices) == 1 or texts:
         engine = engine or load_engine(model, choices[0], reporter)
     if len(choices) == 1:
         assert engine
