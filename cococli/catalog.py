@@ -222,6 +222,10 @@ class CocaConfig:
                 "this is not an open_clip config of a CoCa: it needs embed_dim, vision_cfg, text_cfg and multimodal_cfg"
             )
         vision, text, decoder = parts
+        if not vision.get("attentional_pool"):
+            raise ModelError(UNSUPPORTED)
+        if not text.get("embed_cls"):
+            raise ModelError("text_cfg: `embed_cls` must be true")
         _refuse_foreign(vision, _VISION_KEYS, _VISION_FIXED, "vision_cfg")
         _refuse_foreign(text, _TEXT_KEYS, _TEXT_FIXED, "text_cfg")
         _refuse_foreign(decoder, _DECODER_KEYS, {}, "multimodal_cfg")
@@ -276,15 +280,11 @@ _TEXT_KEYS = {name: name for name in ("context_length", "vocab_size", "width", "
 _DECODER_KEYS = _TEXT_KEYS
 _VISION_FIXED = {"attentional_pool": (True,), "output_tokens": (True,), "pool_type": ("tok",)}
 _TEXT_FIXED = {"embed_cls": (True,), "output_tokens": (True,), "correct_cls_mask": (False,), "pad_id": (0,)}
-_REQUIRED = {"attentional_pool", "embed_cls"}
 _IGNORED = {"patch_dropout", "dim_head", "n_queries", "attn_pooler_heads", "final_ln_after_pool", "eos_id"}
 
 
 def _refuse_foreign(part: dict[str, Any], keys: dict[str, str], fixed: dict[str, tuple], where: str) -> None:
     """Refuse a part of a config that changes the network in an unsupported way."""
-    for key in sorted(_REQUIRED & fixed.keys()):
-        if not part.get(key):
-            raise ModelError(f"{where}: `{key}` must be true: only CoCa with a single attentional pooler is supported")
     for key, value in part.items():
         if key in fixed:
             if value not in fixed[key]:
@@ -344,6 +344,12 @@ class KnownModel:
         return not self.repository
 
 
+UNSUPPORTED = (
+    "CoCa without an attentional pooler, as coca_base and coca_roberta-ViT-B-32, is not supported: "
+    "no weights of it are published"
+)
+_UNSUPPORTED_NAMES = re.compile(r"coca[_-](base|roberta[_-]vit[_-]b[_-]32)([/:].*)?", re.IGNORECASE)
+
 BUNDLED = "shapes"
 SUGGESTED = "vit-l-14-coco"  # for users without a model
 MODELS = {
@@ -395,6 +401,28 @@ MODELS = {
     ),
 }
 
+# Apple's captioners of MobileCLIP2 (arXiv 2508.20691). Those of longer captions are fetched by repository.
+APPLE = "apple/mobileclip2_coca_dfn2b_s13b_"
+MODELS |= {
+    f"mobileclip2-coca{name}": KnownModel(
+        config=VIT_L_14,
+        repository=f"{APPLE}{tag}context77",
+        summary=f"large, {trained}",
+        captions=captions,
+        license="apple-amlr",
+    )
+    for name, tag, trained, captions in (
+        ("", "", "trained on DFN-2B", "weak"),
+        ("-coco", "mscoco38k_s12m_", "fine-tuned on COCO", "short"),
+        ("-dci-short", "dci-short_s12m_", "fine-tuned on DCI", "short"),
+        ("-dci", "dci-extended_s12m_", "fine-tuned on DCI", "long"),
+        ("-dci-full", "dci-complete_s12m_", "fine-tuned on DCI", "long"),
+        ("-docci", "docci_s12m_", "fine-tuned on DOCCI", "long"),
+        ("-gbc", "gbc1m-short_", "fine-tuned on GBC", "short"),
+        ("-recap", "recap-coco-30k_s12m_", "fine-tuned on Recap-COCO", "long"),
+    )
+}
+
 _SIZE = re.compile(r"vit-?(l-?14|b-?32)")
 _FILLERS = {"coca", "laion2b", "s13b", "b90k"}  # parts of open_clip's names without meaning here
 _COCO = {"coco", "mscoco", "finetuned"}
@@ -403,9 +431,19 @@ _COCO = {"coco", "mscoco", "finetuned"}
 def known_name(name: str) -> str | None:
     """Return the catalog name of a model by its name in open_clip or its repository on the hub; None for others.
 
-    Accepts `coca_ViT-L-14`, with a pretrained tag (`coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k`) or without.
+    Accepts `coca_ViT-L-14`, with a pretrained tag (`coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k`) or without, a
+    tag alone, which means `coca_ViT-L-14`, and a repository of Apple's without `apple/`.
+
+    Raises:
+        ModelError: It is a model of open_clip's that is not supported.
     """
+    if _UNSUPPORTED_NAMES.fullmatch(name.strip()):
+        raise ModelError(UNSUPPORTED)
+    if apple := next((own for own, model in MODELS.items() if model.repository == f"apple/{name.strip()}"), None):
+        return apple
     plain = re.sub(r"[\s_/:-]+", "-", name.strip().lower())
+    if re.fullmatch("(mscoco-finetuned-)?laion2b-s13b-b90k", plain):
+        plain = f"vit-l-14-{plain}"
     found = _SIZE.search(plain)
     if found is None or ("/" in name and not _SIZE.search(plain[: name.strip().index("/")])):
         return None

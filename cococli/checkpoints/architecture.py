@@ -12,7 +12,7 @@ from .. import catalog
 from ..catalog import CocaConfig, Preprocess, TextConfig, VisionConfig
 from ..errors import ModelError, UsageError
 from ..files import check_regular, os_reason
-from ..parsing import parse_json, read_json
+from ..parsing import parse_json, read_errors, read_json
 
 Shape = tuple[int, ...]
 
@@ -169,7 +169,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def load_config(name_or_path: str | Path) -> CocaConfig:
-    """Return a catalog model's config, or the one in a JSON file in open_clip's format, with or without `model_cfg`.
+    """Return a catalog model's config, or the one in a file in open_clip's format, with or without `model_cfg`.
+
+    Names of open_clip's are names of the catalog, too. The file is JSON or, as MindONE's, YAML.
 
     Raises:
         ModelError: There is no such name or file, or it is not the config of a CoCa.
@@ -179,6 +181,9 @@ def load_config(name_or_path: str | Path) -> CocaConfig:
         return known.config
     path = Path(name_or_path)
     if not os.path.isfile(path):  # noqa: PTH113 (a name too long for a path is not a file either)
+        known = catalog.MODELS.get(catalog.known_name(str(name_or_path)) or "")
+        if known and known.config:
+            return known.config
         names = [name for name, model in catalog.MODELS.items() if model.config]
         close = difflib.get_close_matches(str(name_or_path), names)
         raise ModelError(f"no config file or model is called {name_or_path}", f"known: {', '.join(close or names)}")
@@ -209,12 +214,23 @@ def read_config(path: Path) -> dict[str, Any]:
         ModelError: It cannot be read, or is not a JSON object.
     """
     try:
-        config = read_json(path)
+        config = _read_yaml(path) if path.suffix in (".yaml", ".yml") else read_json(path)
     except UsageError as error:
         raise ModelError(error.message, error.hint) from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a model config but a {type(config).__name__}")
     return config
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    with read_errors(path):
+        text = path.read_text("utf-8-sig")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{path} is not YAML") from None
 
 
 def find_config(weights: Path) -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import settings
-from ..catalog import CLIP, MODELS, CocaConfig, known_name
+from ..catalog import APPLE, CLIP, MODELS, CocaConfig, known_name
 from ..errors import ModelError, UsageError
 from ..files import check_regular, check_space, hash_file, os_reason
 from ..reporting import SILENT, Reporter
@@ -20,7 +20,7 @@ from .cache import check_name, locked
 from .convert import OPEN_CLIP_CONFIG, Dtype, to_mindspore
 from .fetch_options import FetchRequest
 from .manifest import CONFIG, WEIGHTS, Manifest, Origin, record
-from .source import HUB_NAMES, INDEX, INDEX_NAMES, find_checkpoint, read_index
+from .source import HUB_NAMES, INDEX, INDEX_NAMES, find_checkpoint, likely_names, read_index
 
 _LOCAL = "local-dir:"  # open_clip's prefix of folders
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:\s]+))?")
@@ -85,6 +85,8 @@ def _find_source(model: str, path: Path | None) -> ModelSource:
         return _local_source(Path(model.removeprefix(_LOCAL)).expanduser())
     model = hub.parse_address(model)
     name = known_name(model) or model
+    if f"apple/{name}".startswith(APPLE):
+        model = f"apple/{name}"
     if known := MODELS.get(name):
         check_name(name)
         config = known.config and replace(known.config, preprocess_cfg=CLIP)
@@ -173,10 +175,7 @@ def _local_origin(path: Path, reporter: Reporter) -> Origin:
 
 
 def _fetch_from_hub(source: ModelSource, dtype: Dtype, keep_download: bool, reporter: Reporter) -> FetchedModel:
-    file = _find_file(source, source.files)
-    if file is None:
-        problem = f"{source.repository} has no {', '.join(source.files)}"
-        raise ModelError(problem, f"name one of its files: coca fetch {source.repository}:FILE")
+    file = _find_file(source, source.files) or _find_only_weights(source)
     _check_pinned(source, file.name, file.sha256)
     downloads = settings.home() / "downloads" / source.name
     folder = None if keep_download else downloads
@@ -209,17 +208,31 @@ def _find_file(source: ModelSource, names: tuple[str, ...]) -> hub.HubFile | Non
         raise ModelError(error.message, f"download {file} from {page} by other means, then: {command}") from None
 
 
+def _find_only_weights(source: ModelSource) -> hub.HubFile:
+    """Find the only file of weights in a repository, whatever its name."""
+    problem = f"{source.repository} has no {', '.join(source.files)}"
+    hint = f"name one of its files: coca fetch {source.repository}:FILE"
+    if source.files != ModelSource.files:
+        raise ModelError(problem, hint)
+    found = likely_names(hub.list_files(source.repository, source.revision))
+    if len(found) == 1 and (file := _find_file(source, (found[0],))):
+        return file
+    raise ModelError(f"{problem}, but {', '.join(found)}" if found else problem, hint)
+
+
 def _config(source: ModelSource, folder: Path | None) -> CocaConfig | None:
     """Return the requested config, completed by the one beside the weights on the hub; or only the latter."""
     if source.config and source.config.preprocess_cfg:
         return source.config
-    file = _find_file(source, (OPEN_CLIP_CONFIG,))
-    if file is None:
-        return source.config
-    path = hub.download(file, folder)
-    if source.config:
-        return replace(source.config, preprocess_cfg=architecture.load_preprocess(path))
-    return architecture.load_config(path)
+    for name in (OPEN_CLIP_CONFIG, "config.json"):
+        if file := _find_file(source, (name,)):
+            path = hub.download(file, folder)
+            if not architecture.is_config(path) and name != OPEN_CLIP_CONFIG:
+                continue
+            if source.config:
+                return replace(source.config, preprocess_cfg=architecture.load_preprocess(path))
+            return architecture.load_config(path)
+    return source.config
 
 
 def _find_shard(source: ModelSource, index: hub.HubFile, name: str) -> hub.HubFile:

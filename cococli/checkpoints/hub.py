@@ -94,6 +94,26 @@ def find_file(repository: str, revision: str, names: Sequence[str]) -> HubFile |
         return cached
 
 
+def list_files(repository: str, revision: str) -> list[str]:
+    """Return the names of all files of a repository.
+
+    Raises:
+        Unreachable: The hub does not answer.
+        ModelError: There is no such repository or revision, or this user has no access to it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    _silence_library()
+    api = HfApi(_endpoint(), library_name="coca", library_version=__version__)
+    try:
+        return _retry(
+            lambda: api.list_repo_files(repository, revision=revision), hint=f"name a file: {repository}:FILE"
+        )
+    except HfHubHTTPError as error:
+        raise _refusal(error, repository, revision) from None
+
+
 def parse_address(name: str) -> str:
     """Turn a pasted address of the hub or its mirror, or open_clip's `hf-hub:` form, into `ORG/REPO[@REVISION][:FILE]`.
 

@@ -13,7 +13,7 @@ import shlex
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,8 +170,7 @@ def find_checkpoint(path: Path, command: str) -> Path:
         raise ModelError(f"cannot read {path}: {os_reason(error)}") from None
     if usual := next(filter(files.get, (*HUB_NAMES, *INDEX_NAMES)), None):
         return files[usual]
-    found = [file for name, file in files.items() if _is_likely(name)]
-    found = found or [file for file in files.values() if file.suffix == ".ckpt"]
+    found = [files[name] for name in likely_names(files)]
     if not found:
         raise ModelError(f"{path} is a folder without a checkpoint", "name the checkpoint itself")
     if len(found) > 1:
@@ -179,6 +178,13 @@ def find_checkpoint(path: Path, command: str) -> Path:
         hint = f"name one of them; the newest: {command} {shlex.quote(str(newest))}"
         raise ModelError(f"{path} is a folder with {len(found)} checkpoints", hint)
     return found[0]
+
+
+def likely_names(paths: Iterable[str]) -> list[str]:
+    """Return the paths of files that may be checkpoints: open_clip's, or else MindSpore's."""
+    paths = list(paths)
+    likely = [path for path in paths if _is_likely(path.rpartition("/")[2])]
+    return likely or [path for path in paths if path.endswith(".ckpt")]
 
 
 def _is_likely(name: str) -> bool:

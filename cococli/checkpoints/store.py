@@ -197,7 +197,8 @@ def _in_folder(folder: Path, name: str) -> ModelFiles:
 def _with_config(weights: Path, name: str) -> ModelFiles:
     path = find_config(weights)
     if path is None:
-        hint = f"put open_clip's config there as {weights.with_suffix('.json').name}"
+        fetch = f"coca fetch {shlex.quote(str(weights))}"
+        hint = f"put open_clip's config there as {weights.with_suffix('.json').name}, or: {fetch}"
         raise ModelError(f"{weights} has no config beside it", hint)
     check_regular(weights)
     config, status = load_config(path), weights.stat()

@@ -7,7 +7,7 @@ this order.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..catalog import CLIP, CocaConfig
+from ..catalog import CLIP, UNSUPPORTED, CocaConfig
 from ..errors import ModelError
 from . import architecture
 from .architecture import Shape
@@ -82,6 +82,17 @@ PARAMETERS = {
 }
 
 DERIVED = frozenset({"text.attn_mask", "text_decoder.attn_mask"})  # buffers that follow from the config
+BIAS = "logit_bias"  # of SigLIP's loss, which CoCa is not trained with here
+
+# MindONE's names of open_clip's tensors, by which its converter replaces parts of them.
+_MINDONE = {
+    r"^visual\.visual\.": "visual.",
+    r"^text\.embedding_table$": "text.token_embedding.weight",
+    r"^text\.transformer_layer\.": "text.transformer.",
+    r"\.(c_fc|c_proj)\.": r".mlp.\1.",
+    r"\.gamma$": ".weight",
+    r"\.beta$": ".bias",
+}
 
 
 def parameters_of(tensor: str) -> tuple[str, ...]:
@@ -173,21 +184,38 @@ def open_model(path: Path, config: CocaConfig | None = None) -> Iterator[OpenMod
     """
     with open_checkpoint(path) as tensors:
         try:
-            parameters = _assign(tensors, converted=is_ckpt(path))
+            converted = is_ckpt(path)
+            if converted and is_mindone(tensor.name for tensor in tensors):
+                tensors, converted = [replace(it, name=_from_mindone(it.name)) for it in tensors], False
+            parameters = _assign(tensors, converted)
             shapes = {name: parameter.shape for name, parameter in parameters.items()}
             config, notes = _choose_config(shapes, path, config)
+            if any(tensor.name == BIAS for tensor in tensors):
+                notes += (f"{BIAS} is left out: it shifts all similarities alike, which changes no order",)
         except ModelError as error:
             raise ModelError(f"{path}: {error.message}", error.hint) from None
         yield OpenModel(config, {name: parameters[name] for name in architecture.parameters(config)}, notes)
 
 
+def is_mindone(names: Iterable[str]) -> bool:
+    """Return whether the parameters of a `.ckpt` are named as by MindONE's converter."""
+    return "text.embedding_table" in names
+
+
+def _from_mindone(name: str) -> str:
+    """Return open_clip's name of a tensor."""
+    for pattern, replacement in _MINDONE.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _assign(tensors: Sequence[SourceTensor], converted: bool) -> dict[str, Parameter]:
-    """Assign every tensor, apart from masks that follow from the config, to the parameters that it fills."""
+    """Assign every tensor to the parameters that it fills, apart from masks that follow from the config and `BIAS`."""
     _refuse_other_models([tensor.name for tensor in tensors])
     targets = {
         tensor.name: (tensor.name,) if converted else parameters_of(tensor.name)
         for tensor in tensors
-        if tensor.name not in DERIVED
+        if tensor.name not in DERIVED and tensor.name != BIAS
     }
     if unknown := [name for name, parameters in targets.items() if not parameters]:
         raise ModelError(f"no CoCa has tensors called {architecture.listed(unknown)}")
@@ -202,6 +230,8 @@ def _assign(tensors: Sequence[SourceTensor], converted: bool) -> dict[str, Param
 
 def _refuse_other_models(tensors: list[str]) -> None:
     if any(name.startswith("text_decoder.") for name in tensors):
+        if not any(name.startswith("visual.attn_pool.") for name in tensors):
+            raise ModelError(UNSUPPORTED)
         return
     if any(name.startswith(("visual.", "vision_model.")) for name in tensors):
         raise ModelError("this is a CLIP, not a CoCa: it has no text_decoder")

@@ -1,6 +1,7 @@
 """A model hub on this machine: a real HTTP server with the Hugging Face hub's protocol, and faults to switch on."""
 
 import hashlib
+import json
 import os
 import re
 import threading
@@ -77,6 +78,8 @@ class Hub:
             return self._stored(request.headers, *map(unquote, stored.groups()))
         if file := re.fullmatch(f"{self._prefix}/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request.path):
             return self._resolved(request.headers, *map(unquote, file.groups()))
+        if listed := re.fullmatch(rf"{self._prefix}/api/models/([^/]+/[^/]+)/tree/([^/?]+)\?.*", request.path):
+            return self._listed(*map(unquote, listed.groups()))
         return Answer(404, {})
 
     def _resolved(self, headers: dict[str, str], repository: str, revision: str, name: str) -> Answer:
@@ -102,6 +105,11 @@ class Hub:
             "Link": f'<https://huggingface.co/api/models/{repository}/xet-read-token/{commit}>; rel="xet-auth"',
         }
         return Answer(302, about | self.claims)
+
+    def _listed(self, repository: str, revision: str) -> Answer:
+        files = self._files[repository][revision].items()
+        entries = [{"type": "file", "path": name, "size": len(it), "oid": etag(it)} for name, it in files]
+        return Answer(200, {"Content-Type": "application/json"}, json.dumps(entries).encode())
 
     def _stored(self, headers: dict[str, str], repository: str, commit: str, name: str) -> Answer:
         if "authorization" in headers:

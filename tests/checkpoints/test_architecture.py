@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoints.open_clip_state import SMALL
 
-from cococli.catalog import VIT_B_32, VIT_L_14, CocaConfig
+from cococli.catalog import UNSUPPORTED, VIT_B_32, VIT_L_14, CocaConfig
 from cococli.checkpoints import architecture
 from cococli.errors import ModelError
 
@@ -68,13 +68,32 @@ def test_both_open_clip_config_formats_are_read(tmp_path: Path, wrapped: bool) -
     assert architecture.load_config(tmp_path / "a.json") == SMALL
 
 
+def test_yaml_of_mindone_is_read(tmp_path: Path) -> None:
+    text = json.dumps(VIT_L_14.to_open_clip())
+    (tmp_path / "coca_vit-l-14.yaml").write_text(text.removesuffix("}") + ",}")
+    assert architecture.load_config(tmp_path / "coca_vit-l-14.yaml") == VIT_L_14
+    (tmp_path / "coca_vit-l-14.yaml").write_text("{")
+    with pytest.raises(ModelError, match=r"coca_vit-l-14\.yaml is not YAML"):
+        architecture.load_config(tmp_path / "coca_vit-l-14.yaml")
+
+
+def test_configs_without_pooler_are_explained() -> None:
+    model = VIT_B_32.to_open_clip()
+    del model["vision_cfg"]["attentional_pool"]
+    with pytest.raises(ModelError) as caught:
+        CocaConfig.from_open_clip(model)
+    assert caught.value.message == UNSUPPORTED
+    assert UNSUPPORTED in (Path(__file__).parents[2] / "docs" / "open-clip.md").read_text()
+
+
 def test_catalog_name_is_a_config() -> None:
+    assert architecture.load_config("coca_ViT-B-32") == VIT_B_32
     assert architecture.load_config("vit-b-32-coco") == VIT_B_32
 
 
 def test_unknown_config_name_lists_close_ones() -> None:
-    with pytest.raises(ModelError, match="vit-l14") as caught:
-        architecture.load_config("vit-l14")
+    with pytest.raises(ModelError, match="vit-l15") as caught:
+        architecture.load_config("vit-l15")
     assert "vit-l-14" in caught.value.hint
     with pytest.raises(ModelError):
         architecture.load_config("x" * 5000)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy_engine import from_open_clip
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cococli.catalog import CLIP, VIT_L_14, CocaConfig, TextConfig, VisionConfig
+from cococli.catalog import CLIP, UNSUPPORTED, VIT_L_14, CocaConfig, TextConfig, VisionConfig
 from cococli.checkpoints import architecture, ckpt, tensors
 from cococli.checkpoints.convert import OPEN_CLIP_CONFIG, default_destination, to_mindspore, to_open_clip
 from cococli.errors import CocaError, ModelError, UsageError
@@ -137,7 +138,8 @@ LAYER = "text.transformer.resblocks"
 REFUSED = {
     "a CLIP": (without("text_decoder."), "is a CLIP, not a CoCa: it has no text_decoder"),
     "another model": ({"encoder.weight": torch.ones(1)}, "is not a CoCa: its tensors are encoder.weight"),
-    "an unknown key": ({**state_dict(SMALL), "logit_bias": torch.ones(1)}, "no CoCa has tensors called logit_bias"),
+    "an unknown key": ({**state_dict(SMALL), "logit_shift": torch.ones(1)}, "no CoCa has tensors called logit_shift"),
+    "no pooler": (without("visual.attn_pool."), UNSUPPORTED),
     "a missing key": (without("text_decoder.ln_final.bias"), "missing: text_decoder.ln_final.beta"),
     "a missing layer": (without(f"{LAYER}.0."), "no text.transformer.resblocks.0.mlp.c_fc.weight"),
     "a layer far out": ({**state_dict(SMALL), f"{LAYER}.999999999.ln_1.bias": torch.ones(64)}, "resblocks.2"),
@@ -165,6 +167,38 @@ def test_incomplete_or_foreign_models_are_refused(tmp_path: Path, case: str) -> 
     assert reason in caught.value.message
     assert "\n" not in caught.value.message
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_logit_bias_is_reported_and_left_out(tmp_path: Path) -> None:
+    state = state_dict(SMALL)
+    save({**state, "logit_bias": torch.ones(1)}, tmp_path / "a.bin")
+    conversion = to_mindspore(tmp_path / "a.bin", tmp_path / "a.ckpt", verify=True)
+    assert conversion.notes[-1].startswith("logit_bias is left out")
+    assert_holds(tmp_path / "a.ckpt", state)
+
+
+# What MindONE's converter does to the names in a checkpoint, in this order.
+MINDONE = [
+    *[("module.logit_scale", "logit_scale"), ("module.text", "text"), ("token_embedding.weight", "embedding_table")],
+    *[("text.transformer", "text.transformer_layer"), (".mlp.", "."), ("module.visual", "visual.visual")],
+    *[(f"{norm}.weight", f"{norm}.gamma") for norm in ("ln_1", "ln_2", "ln_final", "ln_pre", "ln_q", "ln_k")],
+    *[(f"{norm}.bias", f"{norm}.beta") for norm in ("ln_1", "ln_2", "ln_final", "ln_pre", "ln_q", "ln_k")],
+    *[("ln_post.weight", "ln_post.gamma"), ("ln_post.bias", "ln_post.beta"), ("module.text_decoder", "text_decoder")],
+    *[("ln_1_kv.weight", "ln_1_kv.gamma"), ("ln_1_kv.bias", "ln_1_kv.beta")],
+]
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_checkpoint_of_mindone_converts_exactly(tmp_path: Path, prefix: str) -> None:
+    state = state_dict(SMALL)
+    with (tmp_path / "coca_model.ckpt").open("wb") as file:
+        for name, tensor in {**state, "text.attn_mask": torch.zeros(7, 7)}.items():
+            renamed = reduce(lambda name, pair: name.replace(*pair), MINDONE, prefix + name)
+            ckpt.write(file, renamed, tuple(tensor.shape), [tensor.numpy()])
+    to_mindspore(tmp_path / "coca_model.ckpt", tmp_path / "a.ckpt", verify=True)
+    assert_holds(tmp_path / "a.ckpt", state)
+    to_open_clip(str(tmp_path / "coca_model.ckpt"), tmp_path / "a.safetensors", verify=True)
+    assert load_file(tmp_path / "a.safetensors").keys() == state.keys()
 
 
 def test_long_lists_of_names_are_abbreviated(tmp_path: Path) -> None:
@@ -296,6 +330,7 @@ def test_verification_finds_a_wrong_bit(tmp_path: Path) -> None:
 INTERRUPTED = """
 import os, resource, signal, sys
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from cococli.checkpoints.convert import to_mindspore
 from cococli.errors import CocaError

@@ -16,8 +16,8 @@ from checkpoints.open_clip_state import SMALL, save, state_dict
 from checkpoints.reporters import OnUpdate
 from safetensors.torch import save as safetensors_bytes
 
-from cococli.catalog import CLIP, MODELS
-from cococli.checkpoints import cache, ckpt, fetch, hub, store
+from cococli.catalog import CLIP, MODELS, UNSUPPORTED
+from cococli.checkpoints import architecture, cache, ckpt, fetch, hub, store
 from cococli.checkpoints.convert import to_mindspore
 from cococli.checkpoints.fetch import ModelSource, find_source
 from cococli.checkpoints.fetch_options import FetchRequest
@@ -80,6 +80,26 @@ def test_revision_and_file_can_be_named(server: Hub) -> None:
     fetched = fetch.fetch_source(find(f"{REPOSITORY}@v2:epoch_3.pt"))
     assert fetched.name == "org--coca@v2--epoch_3.pt"
     assert (fetched.manifest.source.revision, fetched.manifest.source.file) == (commit, "epoch_3.pt")
+
+
+def test_only_weights_are_found_by_any_name(server: Hub) -> None:
+    files = {"README.md": b"CoCa", "mobileclip2_coca.pt": WEIGHTS, "config.json": CONFIG, "optimizer.pt": WEIGHTS}
+    server.add("org/other", files)
+    fetched = fetch.fetch_source(find("org/other"))
+    assert fetched.manifest.source.file == "mobileclip2_coca.pt"
+    assert store.find_model("org/other").config == store.find_model(fetched.name).config
+    server.add("org/two", files | {"second.pt": WEIGHTS})
+    with pytest.raises(ModelError, match="has no") as caught:
+        fetch.fetch_source(find("org/two"))
+    assert caught.value.message.endswith("but mobileclip2_coca.pt, second.pt")
+    assert caught.value.hint == "name one of its files: coca fetch org/two:FILE"
+
+
+def test_foreign_config_beside_weights_is_skipped(server: Hub) -> None:
+    weights = safetensors_bytes(state_dict(SMALL))
+    server.add("org/other", {"model.safetensors": weights, "config.json": b'{"model_type": "coca"}'})
+    assert fetch.fetch_source(find("org/other")).manifest.parameters
+    assert store.find_model("org/other").config == SMALL
 
 
 def test_present_model_is_fetched_again_only_by_force(server: Hub) -> None:
@@ -231,6 +251,35 @@ def test_unknown_models_are_refused_with_hints(model: str) -> None:
 def test_missing_file_is_an_error(path: str) -> None:
     with pytest.raises(CocaError, match="No such file or directory"):
         fetch.fetch_source(find(path))
+
+
+OPEN_CLIP = {
+    "coca_ViT-L-14/mscoco_finetuned_laion2B-s13B-b90k": "vit-l-14-coco",
+    "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k": "vit-b-32-coco",
+    "coca_ViT-L-14:laion2b_s13b_b90k": "vit-l-14",
+    "mscoco_finetuned_laion2B-s13B-b90k": "vit-l-14-coco",
+    "laion2b_s13b_b90k": "vit-l-14",
+    "mobileclip2_coca_dfn2b_s13b_docci_s12m_context77": "mobileclip2-coca-docci",
+}
+
+
+@pytest.mark.parametrize("model", OPEN_CLIP)
+def test_names_of_open_clip_are_resolved(model: str) -> None:
+    assert find(model).name == OPEN_CLIP[model]
+
+
+def test_other_names_of_apple_are_repositories() -> None:
+    name = "mobileclip2_coca_dfn2b_s13b_docci_s12m_context256"
+    assert (find(name).repository, find(name).config) == (f"apple/{name}", None)
+    assert find(f"hf-hub:apple/{name}").repository == f"apple/{name}"
+
+
+@pytest.mark.parametrize("model", ["coca_base", "coca_roberta-ViT-B-32", "coca_base/tag"])
+def test_models_without_pooler_are_explained_alike(model: str) -> None:
+    for attempt in (find, store.find_model, architecture.load_config):
+        with pytest.raises(ModelError) as caught:
+            attempt(model)
+        assert caught.value.message == UNSUPPORTED
 
 
 def test_catalog_names_set_repository_and_config() -> None:
