@@ -30,7 +30,8 @@ from .reporting import Progress
 _FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
 _CHUNK_BYTES = 1 << 20
-_MEMBER = re.compile(r"(.+)/@(\d+)\+(\d+)/[^/]*", re.DOTALL)
+_RANGE = re.compile(r"/@([0-9]{1,18})\+([0-9]{1,18})/")
+_SAMPLE = re.compile(rf"\.tar{_RANGE.pattern}((?:.*/)?[^/.]+)[^/]*", re.DOTALL | re.IGNORECASE)
 
 
 @contextmanager
@@ -203,20 +204,53 @@ def member_path(container: Path, offset: int, size: int, name: str) -> Path:
     """Return the path of a file inside an uncompressed container, as in `a.tar/@1536+20480/dog.jpg`.
 
     It holds all that is needed to read the file, so that neither reader processes nor later runs need an index.
+
+    Args:
+        name: May have folders in it, but is relative and never leads up.
     """
-    return container / f"@{offset}+{size}" / name
+    return Path(member_name(str(container), offset, size, name))
+
+
+def member_name(container: str, offset: int, size: int, name: str) -> str:
+    """Return a `member_path` as text, which is faster to make."""
+    return f"{container}/@{offset}+{size}/{name}"
 
 
 def find_member(path: Path) -> Member | None:
     """Return what a `member_path` stands for; None for other paths."""
-    match = _MEMBER.fullmatch(str(path))
-    return Member(Path(match[1]), int(match[2]), int(match[3])) if match and os.path.isfile(match[1]) else None  # noqa: PTH113
+    name = str(path)
+    for match in _RANGE.finditer(name):
+        if os.path.isfile(container := name[: match.start()]):  # noqa: PTH113
+            return Member(Path(container), int(match[1]), int(match[2]))
+    return None
+
+
+def without_range(path: Path) -> Path:
+    """Return where a `member_path` would be if its container were a folder; other paths unchanged."""
+    return Path(_RANGE.sub("/", str(path), count=1)) if find_member(path) else path
+
+
+def exists(path: str) -> bool:
+    """Return whether there is a file, a broken link, or a container that may hold the file."""
+    return os.path.lexists(path) or find_member(Path(path)) is not None
 
 
 def container_of(path: Path) -> Path:
     """Return the container of a `member_path`; other paths unchanged."""
     member = find_member(path)
     return member.container if member else path
+
+
+def sample_key(path: str) -> str | None:
+    """Return WebDataset's key of a file in a tar, `train/17` for `a.tar/@1536+20480/train/17.jpg`; else None."""
+    match = _SAMPLE.search(path)
+    return match[3] if match else None
+
+
+def sample_fields(path: str) -> dict[str, str]:
+    """Return the field of a record that holds the key of a file in a tar; none for other files."""
+    key = sample_key(path)
+    return {} if key is None else {"__key__": key}
 
 
 def open_binary(path: Path) -> BinaryIO:

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from . import settings
 from .errors import UsageError
-from .files import container_of, copy_mode, create_temporary, digest, io_errors, sync_folder
+from .files import container_of, copy_mode, create_temporary, digest, io_errors, sample_fields, sync_folder
 from .parsing import parse_json, validate
 
 SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
@@ -41,7 +41,7 @@ class Failure:
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON fields."""
-        fields = {"video": self.video, "status": "error", "error": self.error}
+        fields = {"video": self.video, **sample_fields(self.video), "status": "error", "error": self.error}
         return fields | ({"transient": True} if self.transient else {})
 
     def to_json(self, key: str = "") -> str:

@@ -16,6 +16,7 @@ from ..devices import open_devices, spread
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
+from ..files import container_of
 from ..jobs import (
     Summary,
     choose_model,
@@ -170,7 +171,13 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     )
     if folder:
         check_index(folder, about, None, request.run.overwrite)
-    protect_files(plan.written, [*videos, *list_files(request.paths)], model, request.run.log_file, reporter)
+    protect_files(
+        plan.written,
+        [*set(map(container_of, videos)), *list_files(request.paths)],
+        model,
+        request.run.log_file,
+        reporter,
+    )
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..files import digest
+from ..files import digest, sample_key, without_range
 from ..media.discover import VIDEO_SUFFIXES, is_image
 from ..tables import load_pyarrow
 from .formats import SUBTITLES, SUFFIXES
@@ -42,6 +42,8 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
     """
     if beside:
         _check_subtitles(videos)
+        if inside := next((video for video in videos if sample_key(str(video)) is not None), None):
+            raise UsageError(f"nothing can be written next to {inside}", "use -o FOLDER/ for what is in tars")
     seen = set()
     for output in outputs:
         try:
@@ -176,8 +178,8 @@ def _unique_name(path: Path, suffix: str) -> str:
 
 
 def _absolute(path: Path) -> Path:
-    """Return an absolute path without `..`, which could lead out of the tree."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib's keeps them
+    """Return an absolute path without `..`, which could lead out of the tree; a tar counts as a folder."""
+    return Path(os.path.abspath(without_range(path)))  # noqa: PTH100 - pathlib's keeps them
 
 
 def _folded(name: str) -> str:

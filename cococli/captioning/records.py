@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
+from ..files import sample_fields
 from ..journal import Failure, dump, failure_from_json, rounded
 from ..parsing import validate
 
@@ -52,6 +53,7 @@ class Record:
         """Return the JSON fields: times to the millisecond, scores to four decimals."""
         return {
             "video": self.video,
+            **sample_fields(self.video),
             "start": rounded(self.start, 3),
             "end": rounded(self.end, 3),
             **({"segments": self.segments} if self.segments > 1 else {}),

@@ -12,7 +12,7 @@ from ..tables import SUFFIXES, split_column
 from .caption_lists import read_caption_list, read_sidecars
 from .coco import read_coco, read_karpathy
 from .dataset import Dataset, RawExample, Split, gather, no_split, split_named, split_of
-from .tars import expand_braces, holds_captions, read_tars
+from .tars import find_tars, holds_captions, read_tars
 
 _COCO = re.compile(r"captions_(train|val|test)\d*\.json")
 _PICTURES = re.compile(r"(train|val|test)\d*")
@@ -73,7 +73,7 @@ def _file(data: Path, split: Split, images: Path | None, reporter: Reporter) -> 
     suffix = path.suffix.lower()
     notes: list[str] = []
     if suffix == ".tar":
-        paths = expand_braces(str(data)) if "{" in str(data) and not data.exists() else [data]
+        paths = find_tars(str(data)) if "{" in str(data) and not data.exists() else [data]
         return _tars(paths[0], paths, split, "", reporter)
     if suffix == ".json" and path.is_file():
         return _json(path, split, images)

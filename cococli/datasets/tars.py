@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import UsageError
 from ..files import member_path
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..media.tars import clean_name, expand_braces, read_members
 from ..parsing import read_errors
 from ..reporting import SILENT, Reporter
 from .caption_lists import SIDECARS, parse_captions
@@ -25,16 +26,13 @@ _FIRST = 100
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
-def expand_braces(pattern: str) -> list[Path]:
-    """Return the files that a pattern such as `shards/{000..012}.tar` stands for.
+def find_tars(pattern: str) -> list[Path]:
+    """Return the files that a pattern such as `shards/{000..012}.tar` stands for; `::` separates several.
 
     Raises:
         UsageError: One does not exist, or the package is not installed.
     """
-    _require_webdataset()
-    from webdataset.shardlists import expand_urls
-
-    paths = [Path(name) for name in expand_urls(pattern)]
+    paths = [Path(name) for part in pattern.split("::") for name in expand_braces(part)]
     if missing := [path for path in paths if not path.is_file()]:
         raise UsageError(f"{len(missing)} of {len(paths)} files of {pattern} do not exist (first: {missing[0]})")
     return paths
@@ -98,35 +96,16 @@ def _samples(path: Path, problems: list[str], counts: Counter[str]) -> Iterator[
 
 def _files(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the files in a tar as WebDataset groups them, up to where the tar is damaged or ends."""
+    found: list[str] = []
     with read_errors(path), path.open("rb") as file:
         if file.peek(6).startswith(_COMPRESSED):
             raise UsageError(f"{path} is compressed", "decompress it first: its samples are read in random order")
-        size = os.fstat(file.fileno()).st_size
-        end = 0
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while member := tar.next():
-                    end = tar.offset
-                    if not member.isreg() or member.issparse() or member.name.startswith("__"):
-                        continue
-                    if member.offset_data + member.size > size:
-                        break
-                    caption = member.name.lower().endswith(SIDECARS)
-                    data: Any = (member.offset_data, member.size)
-                    if caption and (content := tar.extractfile(member)):
-                        data = content.read()
-                    yield {"fname": member.name, "data": data, "__url__": ""}
-                    tar.members.clear()  # type: ignore[attr-defined]  # a tar of a million samples fills gigabytes
-        except tarfile.TarError as error:
-            problem = "is truncated" if "unexpected end" in str(error) else "is damaged"
-            problems.append(f"{path} {problem} at byte {end:,}")
-            return
-        file.seek(end)
-        rest = file.read(tarfile.BLOCKSIZE)
-        if end > size or len(rest) < tarfile.BLOCKSIZE:
-            problems.append(f"{path} is truncated at byte {size:,}")
-        elif rest.strip(b"\0"):
-            problems.append(f"{path} is damaged at byte {end:,}")
+        for name, offset, size in read_members(file, found):
+            if not name.startswith("__"):
+                caption = name.lower().endswith(SIDECARS)
+                data: Any = os.pread(file.fileno(), size, offset) if caption else (offset, size)
+                yield {"fname": name, "data": data, "__url__": ""}
+    problems += [f"{path} {problem}" for problem in found]
 
 
 def _entry(path: Path, prefix: str, sample: dict[str, Any], counts: Counter[str]) -> RawExample | None:
@@ -144,5 +123,5 @@ def _entry(path: Path, prefix: str, sample: dict[str, Any], counts: Counter[str]
             counts["captions that cannot be read"] += 1
     offset, size = sample[media]
     key = sample["__key__"]
-    name = f"{key.rpartition('/')[2]}.{media}"
-    return RawExample(f"{prefix}/{key}", member_path(path, offset, size, name), None, captions)
+    file = member_path(path, offset, size, clean_name(f"{key}.{media}"))
+    return RawExample(f"{prefix}/{key}", file, None, captions)

@@ -7,19 +7,21 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ..errors import UsageError
+from ..files import member_name
 from ..options import FileOptions
 from ..reporting import SILENT, Reporter
 from .lists import read_list, read_stdin
 from .pictures import reads_heif
+from .tars import TAR, clean_name, expand_braces, is_tar, read_members
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -75,12 +77,16 @@ def discover(
     stands for what it matches, unless a file has that very name. A missing path is kept, so that only reading it
     fails. `@list.csv` and `-` (stdin) stand for the files and folders that they list; see `lists`.
 
+    A tar, alone, in a folder or one of several as in `{000..012}.tar`, stands for the videos and pictures in it, each
+    as a `files.member_path`. A tar that is damaged or cannot be read is itself kept behind them, so that reading it
+    reports why, as is one that was named but holds no video or picture.
+
     `include` and `exclude` are globs. One without a slash matches names: of files, and of folders below the one that is
     searched. One with a slash matches paths: relative to the searched folder or, if it begins with a name, as they are
     given. A glob that matches a folder applies to everything in it.
 
     Args:
-        reporter: Receives notes on files skipped in folders because their format is not supported.
+        reporter: Receives notes on files skipped in folders because their format is not supported, and progress.
         stdin: Read instead of the process's own.
 
     Returns:
@@ -91,9 +97,10 @@ def discover(
         UsageError: A list, a glob or `since` is invalid, or no file is found.
     """
     finder = _Finder(Filter.of(options), stdin)
-    files = _by_location(file for argument in paths for file in finder.files_of(argument))
+    found = _by_location(file for argument in paths for file in finder.files_of(argument))
+    files = dict.fromkeys(finder.with_tars_read(found.values(), reporter))
     unsupported = _by_location(finder.unsupported)
-    notes = _describe_unsupported(unsupported[location] for location in unsupported.keys() - files.keys())
+    notes = _describe_unsupported(unsupported[location] for location in unsupported.keys() - found.keys())
     if not files:
         if not paths:
             raise UsageError("no file is named", _HINT)
@@ -103,13 +110,13 @@ def discover(
         raise UsageError(f"{', '.join(map(repr, paths))}: no video or picture found{limits}", "; ".join(notes) or _HINT)
     for note in notes:
         reporter.note(note)
-    return [Path(file) for file in files.values()], finder.problems
+    return [Path(file) for file in files], finder.problems
 
 
 def find_media(folder: Path, reporter: Reporter = SILENT) -> list[Path]:
-    """Find the videos and pictures in and below a folder, sorted; see `discover`."""
+    """Find the videos and pictures in and below a folder, but not in tars, sorted; see `discover`."""
     finder = _Finder(Filter(), None)
-    files = _by_location(finder.files_under(str(folder), 0, 0))
+    files = _by_location(file for file in finder.files_under(str(folder), 0, 0) if file not in finder.tars)
     for note in _describe_unsupported(finder.unsupported):
         reporter.note(f"{folder}: {note}")
     return [Path(file) for file in files.values()]
@@ -172,6 +179,9 @@ class Filter:
                 return False
             if _any_match(self.exclude, parts, first_name, top):
                 return False
+        return self.accepts_age(file)
+
+    def accepts_age(self, file: str) -> bool:
         return self.since is None or _modification_time(file) >= self.since
 
     def excludes_folder(self, folder: str, first_name: int, top: int) -> bool:
@@ -207,15 +217,26 @@ def _modification_time(file: str) -> float:
         return math.inf
 
 
+class _Tar(NamedTuple):
+    """How globs apply to a tar, which to them is a folder, and whether it was named rather than found."""
+
+    first_name: int
+    top: int
+    named: bool
+
+
 class _Finder:
     """Collects files, and what is wrong with arguments."""
 
     def __init__(self, filter: Filter, stdin: BinaryIO | None) -> None:
         self.filter, self.stdin = filter, stdin
         self.problems: list[UsageError] = []
-        self.unsupported: set[str] = set()  # files in folders, of formats that cannot be read
+        self.unsupported: set[str] = set()  # files in folders and tars, of formats that cannot be read
+        self.tars: dict[str, _Tar] = {}
 
     def files_of(self, argument: str) -> Iterable[str]:
+        if len(expanded := expand_braces(argument)) > 1:
+            return (file for name in expanded for file in self.files_of(name))
         if argument == "-":
             names = list(read_stdin(self.stdin))
         elif argument.startswith("@"):
@@ -240,8 +261,11 @@ class _Finder:
         return (file for match in matches for file in self.files_under(match, start, start))
 
     def files_under(self, path: str, first_name: int, top: int) -> list[str]:
-        """Return a file itself, or the videos and pictures below a folder, sorted, that the filter accepts."""
+        """Return a file itself, or the videos, pictures and tars below a folder, sorted, that the filter accepts."""
         if not os.path.isdir(path):  # noqa: PTH112 - pathlib's may raise
+            if is_tar(path) and os.path.isfile(path):  # noqa: PTH113
+                self.tars[path] = _Tar(first_name, len(Path(path).parts), named=True)
+                return [path]
             return [path] if self.filter.accepts(path, first_name, top) else []
         # Globs are relative to the folder.
         top = len(Path(path).parts)
@@ -250,13 +274,52 @@ class _Finder:
         # Folders that cannot be listed are kept, so that reading them reports why their files are missing.
         unlisted: list[str] = []
         walk = _walk(path, lambda folder: self.filter.excludes_folder(folder, first_name, top), unlisted)
-        media = (
-            file for _, files in walk for file in files if file.lower().endswith(_SUFFIXES + _UNSUPPORTED_SUFFIXES)
-        )
-        found = [file for file in media if self.filter.accepts(file, first_name, top) and not _is_typescript(file)]
-        unsupported = _UNSUPPORTED_SUFFIXES if reads_heif() else _UNSUPPORTED_SUFFIXES + _HEIF_SUFFIXES
-        self.unsupported.update(file for file in found if file.lower().endswith(unsupported))
+        suffixes = (*_SUFFIXES, *_UNSUPPORTED_SUFFIXES, TAR)
+        media = [file for _, files in walk for file in files if file.lower().endswith(suffixes)]
+        tars = {file: _Tar(first_name, top, named=False) for file in media if is_tar(file)}
+        self.tars = tars | self.tars
+        found = [file for file in media if file in tars or self.filter.accepts(file, first_name, top)]
+        found = [file for file in found if not _is_typescript(file)]
+        self.unsupported.update(file for file in found if file.lower().endswith(_unsupported_suffixes()))
         return sorted([file for file in found if file not in self.unsupported] + unlisted)
+
+    def with_tars_read(self, files: Collection[str], reporter: Reporter) -> Iterator[str]:
+        """Yield files, and what tars among them hold in their place."""
+        if not any(file in self.tars for file in files):
+            yield from files
+            return
+        with reporter.progress("reading tars", sum(file in self.tars for file in files)) as progress:
+            for file in files:
+                if file not in self.tars:
+                    yield file
+                else:
+                    yield from self._files_in(file, self.tars[file])
+                    progress.advance()
+
+    def _files_in(self, path: str, tar: _Tar) -> Iterator[str]:
+        """Yield the videos and pictures in a tar; then the tar itself if it cannot be read, or not to its end."""
+        if not self.filter.accepts_age(path) or self.filter.excludes_folder(path, tar.first_name, tar.top):
+            return
+        problems: list[str] = []
+        empty, unsupported = tar.named, _unsupported_suffixes()
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - pathlib's may raise other errors
+                for member in read_members(file, problems):
+                    name = clean_name(member.name)
+                    if not name.lower().endswith(_SUFFIXES + _UNSUPPORTED_SUFFIXES) or _is_hidden(name):
+                        continue
+                    empty = False
+                    if not self.filter.accepts(f"{path}/{name}", tar.first_name, tar.top):
+                        continue
+                    inside = member_name(path, member.offset, member.size, name)
+                    if name.lower().endswith(unsupported):
+                        self.unsupported.add(inside)
+                    elif not (name.lower().endswith(_TRANSPORT_STREAMS) and _is_source(member.head(file))):
+                        yield inside
+        except OSError:
+            empty = True
+        if empty or problems:
+            yield path
 
 
 def _is_url(name: str) -> bool:
@@ -287,10 +350,22 @@ def _is_typescript(file: str) -> bool:
         return False
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - pathlib's may raise other errors
-            head = stream.read(4096)
+            return _is_source(stream.read(4096))
     except (OSError, ValueError):
         return False
+
+
+def _is_source(head: bytes) -> bool:
     return b"\0" not in head or _PACKETS.search(head) is None
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a file in a tar is hidden, or in a hidden or system folder."""
+    return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in name.split("/"))
+
+
+def _unsupported_suffixes() -> tuple[str, ...]:
+    return _UNSUPPORTED_SUFFIXES if reads_heif() else _UNSUPPORTED_SUFFIXES + _HEIF_SUFFIXES
 
 
 def _by_location(files: Iterable[str]) -> dict[tuple[str, str], str]:

@@ -10,6 +10,7 @@ from ..files import find_member
 from ..reporting import SILENT, Reporter
 from .frames import Reader, open_file, reason
 from .pictures import open_picture, reads_heif
+from .tars import describe_tar, is_tar
 from .videos import open_video
 
 _MOTION_JPEG = (".mjpeg", ".mjpg")  # consecutive JPEGs, of which Pillow would read only the first
@@ -39,7 +40,10 @@ def open_reader(path: Path, reporter: Reporter = SILENT) -> Reader:
     _require_content(path)
     with open_file(path) as file:
         head = file.read(512)
-    if archive := _archive(head):
+    archive = _archive(head)
+    if is_tar(path) and archive in ("tar", None):
+        raise VideoError(describe_tar(path))
+    if archive:
         raise VideoError(f"a {archive} archive, not a video or picture: unpack it first")
     if path.suffix.lower() not in _MOTION_JPEG and (picture := open_picture(path)):
         return picture

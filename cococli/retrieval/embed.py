@@ -20,7 +20,7 @@ from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
 from ..errors import UsageError
-from ..files import check_regular, io_errors, os_reason, temporary_folder
+from ..files import check_regular, container_of, io_errors, os_reason, temporary_folder
 from ..jobs import (
     Summary,
     choose_model,
@@ -378,7 +378,7 @@ def _protect(
         check_index(outputs.index, about, request.dtype, request.run.overwrite)
     if not request.run.overwrite:
         refuse_foreign(*outputs.files)
-    read = [*videos, *list_files(request.paths), *request.texts]
+    read = [*set(map(container_of, videos)), *list_files(request.paths), *request.texts]
     protect_files(outputs.written, read, model, request.run.log_file, reporter)
 
 

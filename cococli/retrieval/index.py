@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import UsageError
-from ..files import check_regular, io_errors, write_atomically
+from ..files import check_regular, exists, io_errors, sample_fields, write_atomically
 from ..journal import (
     Failure,
     Journal,
@@ -86,6 +86,7 @@ class Entry:
             return {"text": self.text}
         return {
             "video": self.video,
+            **sample_fields(self.video),
             "start": rounded(self.start, 3),
             "end": rounded(self.end, 3),
             **({"segments": self.segments} if self.segments > 1 else {}),
@@ -143,7 +144,7 @@ def find_below(path: str, root: Path) -> str:
     """
     parts = Path(_absolute(path)).parts[1:]
     candidates = (os.path.join(root, *parts[start:]) for start in range(len(parts)))  # noqa: PTH118
-    return next(filter(os.path.lexists, candidates), path)
+    return next(filter(exists, candidates), path)
 
 
 def _absolute(path: str) -> str:
@@ -209,7 +210,7 @@ class Index:
     def warn_of_missing(self, videos: Iterable[str], reporter: Reporter) -> None:
         """Warn of videos that do not exist any more."""
         named = list(dict.fromkeys(filter(None, videos)))
-        if missing := [video for video in named if not os.path.lexists(video)]:
+        if missing := [video for video in named if not exists(video)]:
             advice = f"they are not in {self.root} either" if self.root else "--root FOLDER says where they were moved"
             reporter.warning(f"{len(missing)} of {len(named)} files are missing (first: {missing[0]}); {advice}")
 

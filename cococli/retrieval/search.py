@@ -14,6 +14,7 @@ from ..checkpoints.store import find_model
 from ..engines.base import Engine
 from ..engines.choice import resolve_options
 from ..errors import CocaError, UsageError, VideoError
+from ..files import exists
 from ..jobs import load_engine, warn_of_embeddings
 from ..media.clips import Sampling
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
@@ -100,7 +101,7 @@ class Found:
     @property
     def missing(self) -> bool:
         """True if the file does not exist."""
-        return bool(self.entry.video) and not os.path.lexists(self.entry.video)
+        return bool(self.entry.video) and not exists(self.entry.video)
 
     def fields(self) -> dict[str, Any]:
         """Return what JSON holds of it."""

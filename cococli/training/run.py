@@ -1,6 +1,6 @@
 """A training run: from a checked request to a better model, with one folder for everything it writes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,12 +15,13 @@ from ..checkpoints.architecture import load_config
 from ..checkpoints.cache import slug
 from ..checkpoints.initial import initial
 from ..checkpoints.store import find_model, run_folder, with_preprocess
+from ..datasets.dataset import Example
 from ..datasets.feeding import Feeding, StepBatch, feed
 from ..datasets.pairs import Order, Pairs, bucket_lengths, pairs_of
 from ..engines.choice import Choice, resolve
 from ..errors import UsageError
 from ..evaluation.captions import check_installed
-from ..files import digest
+from ..files import digest, find_member, member_path
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..reporting import SILENT, Reporter
 from ..requests import FinetuneRequest
@@ -214,6 +215,15 @@ def _check_validation(request: FinetuneRequest, plan: TrainingPlan, data: Traini
         reporter.warning(f"--patience {plan.patience} has no effect: {why}; for more, use --val-frequency")
 
 
+def _identified(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Return examples without the folders that files have in tars, as runs of earlier versions left them out."""
+    members = ((example, find_member(example.path)) for example in examples)
+    return tuple(
+        replace(example, path=member_path(*member, example.path.name)) if member else example
+        for example, member in members
+    )
+
+
 def run_facts(request: FinetuneRequest, base: Base, data: TrainingData, plan: TrainingPlan) -> dict[str, Any]:
     """Return everything that determines the steps of a run, which must not change when it resumes."""
     held_out = data.held_out.examples if data.held_out else ()
@@ -225,7 +235,7 @@ def run_facts(request: FinetuneRequest, base: Base, data: TrainingData, plan: Tr
             "files": len(data.train.examples),
             "captions": data.train.captions,
             "held_out": len(held_out),
-            "digest": digest(repr([data.train.examples, held_out])),
+            "digest": digest(repr([_identified(data.train.examples), _identified(held_out)])),
         },
         "base": {"model": base.name, "identity": base.identity, "config": base.config.to_open_clip()},
         "steps": plan.steps,

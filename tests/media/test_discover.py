@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from media.tar_fixtures import write_tar
 
 from cococli.errors import UsageError
 from cococli.media.discover import Filter, discover, is_image, parse_since
@@ -510,3 +511,20 @@ def folder_of_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder
+
+
+def test_tars_stand_for_what_they_hold(folder: Path) -> None:
+    png = ("2.png", b"x")
+    write_tar(
+        folder / "videos" / "t.tar", [("a/1.jpg", b"123"), ("1.txt", b""), ("._1.jpg", b""), (".x/3.jpg", b""), png]
+    )
+    write_tar(folder / "videos" / "notes.tar", [("notes.txt", b"x")])
+    inside = ["videos/t.tar/@512+3/a/1.jpg", "videos/t.tar/@3072+1/2.png"]
+    files = ["videos/a.MP4", "videos/b.mp4", "videos/photo.jpg", "videos/sub/c.mkv", "videos/sub/deep/d.webm"]
+    assert names("videos") == [*files, *inside]
+    assert names("videos/t.tar", "./videos/t.tar", inside[0]) == inside
+    assert names("videos/{t,notes}.tar") == [*inside, "videos/notes.tar"]
+    assert names("videos/t.tar", include=("*.jpg",)) == inside[:1]
+    assert names("videos/t.tar", exclude=("a",)) == inside[1:]
+    os.utime(folder / "videos" / "t.tar", (0, 0))
+    assert names("videos", since="1d") == files
