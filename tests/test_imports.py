@@ -20,6 +20,7 @@ FLOORS = (
     {"evaluation"},
     {"api", "merge"},
     {"captioning"},
+    {"report"},
     {"retrieval"},
     {"benchmark"},
     {"jobs", "requests", "devices"},

@@ -1,0 +1,1 @@
+"""A page of results to look at in a browser."""
