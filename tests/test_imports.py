@@ -22,7 +22,7 @@ FLOORS = (
     {"captioning"},
     {"report"},
     {"retrieval"},
-    {"benchmark"},
+    {"benchmark", "doctor"},
     {"jobs", "requests", "devices"},
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},

@@ -1,6 +1,7 @@
 """Requirements on every platform that is supported, and the program without those that some lack."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def test_videos_are_read_without_decord(tmp_path: Path) -> None:
     run = without("decord", tmp_path, "caption", "examples/moves.mp4", "--model", "shapes", "-q", "--engine", "torch")
     assert (run.stderr, run.returncode) == ("", 0)
     assert "a large yellow circle" in run.stdout
+
+
+def test_doctor_names_missing_extras(tmp_path: Path) -> None:
+    run = without("openvino", tmp_path, "doctor", "--json")
+    checks = {(check["section"], check["name"]): check for check in json.loads(run.stdout)["checks"]}
+    for section in ("engines", "extras"):
+        check = checks[section, "openvino"]
+        assert (check["value"], check["status"]) == ("not installed", "missing")
+        assert check["fix"] == "pip install 'cococli[openvino]'"
+    assert "--engine torch" in checks["engines", "auto"]["value"]
+    assert run.returncode == 0
 
 
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from .. import __version__
-from ..catalog import MODELS
+from ..catalog import MODELS, SUGGESTED
 from ..errors import ModelError, UsageError
 from ..files import check_space, hash_file, os_reason
 from ..reporting import SILENT, Progress, Reporter
@@ -112,6 +112,31 @@ def list_files(repository: str, revision: str) -> list[str]:
         )
     except HfHubHTTPError as error:
         raise _refusal(error, repository, revision) from None
+
+
+def check_hub(timeout: float) -> str:
+    """Return the address of the hub if it answers one request within so many seconds.
+
+    Raises:
+        Unreachable: It does not answer.
+        ModelError: It refuses access, or is not a hub.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+
+    _silence_library()
+    endpoint, repository = _endpoint(), MODELS[SUGGESTED].repository
+    url = hf_hub_url(repository, "open_clip_config.json", endpoint=endpoint)
+    hint = "check the network, or use files that were downloaded elsewhere: coca fetch NAME --from FILE"
+    try:
+        metadata = _retry(lambda: get_hf_file_metadata(url, timeout=timeout, library_name="coca"), hint, pauses=())
+    except RemoteEntryNotFoundError:
+        return endpoint
+    except HfHubHTTPError as error:
+        raise _refusal(error, repository, "main") from None
+    if not metadata.commit_hash:
+        raise _not_a_hub(endpoint)
+    return endpoint
 
 
 def parse_address(name: str) -> str:
@@ -226,7 +251,7 @@ def _on_hub(repository: str, revision: str, name: str) -> HubFile | None:
     # Both become file names.
     are_names = re.fullmatch(r"[\w-]+ [\w-]+", f"{commit} {etag}", re.ASCII)
     if not are_names or size is None or size < 0:
-        raise ModelError(f"{endpoint} does not answer as a model hub", "check HF_ENDPOINT and the network's proxy")
+        raise _not_a_hub(endpoint)
     # By commit, as the revision may move on. Not `metadata.location`, which expires before slow downloads end.
     url = hf_hub_url(repository, name, revision=commit, endpoint=endpoint)
     copies = hub_cache.possible_copies(repository, commit, name, etag)
@@ -249,13 +274,13 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _retry(attempt: Callable[[], T], hint: str) -> T:
+def _retry(attempt: Callable[[], T], hint: str, pauses: Sequence[float] = PAUSES) -> T:
     """Retry a request, with pauses, while the hub fails in ways that may pass."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     _check_proxies()
-    for pause in (*PAUSES, None):
+    for pause in (*pauses, None):
         requested = 0
         try:
             return attempt()
@@ -338,6 +363,10 @@ def _proxy_error(reason: str) -> ProxyError:
         return ProxyError(f"the proxy {address} ({variable}) asks for a user name and password (407)", hint)
     hint = f"check that it is running, set {variable} to another one, or unset it"
     return ProxyError(f"cannot reach {_endpoint()} through the proxy {address} ({variable}): {reason}", hint)
+
+
+def _not_a_hub(endpoint: str) -> ModelError:
+    return ModelError(f"{endpoint} does not answer as a model hub", "check HF_ENDPOINT and the network's proxy")
 
 
 def _refusal(error: "HfHubHTTPError", repository: str, revision: str) -> ModelError:

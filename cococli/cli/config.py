@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,6 @@ from .command import command
 from .typer_internals import ALIASES, TyperOption, convert, settable, subcommands, value_of
 
 BUILT_IN = "default"
-VARIABLES = (
-    *("COCA_HOME", "COCA_CONFIG", "COCA_MODEL", "COCA_ENGINE", "COCA_PRECISION", "COCA_DEBUG"),
-    *("HF_HOME", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"),
-)
 
 
 @command("coca config", "coca config --all", "coca config --path")
@@ -42,14 +37,14 @@ def config(
     if path:
         console.result(str(config_file()))
         return
+    from ..doctor import variables
+
     places = {"config": _place(config_file(), "COCA_CONFIG"), "cache": _place(home(), "COCA_HOME")}
-    environment = {name: _without_secrets(name, os.environ[name]) for name in VARIABLES if os.environ.get(name)}
+    environment = variables()
     # A person sees these even if the file is broken.
     if not as_json:
         _print_places(places, environment)
-    root = typer.Context(context.find_root().command, info_name="coca")
-    root.default_map = default_map(root)
-    settings = list(_settings(root))
+    settings = effective_settings(context)
     if as_json:
         listed = [dataclasses.asdict(setting) for setting in settings]
         console.json_result({**places, "environment": environment, "settings": listed})
@@ -73,6 +68,17 @@ class Setting:
     source: str  # `default`, the name of the config file, or an environment variable
 
 
+def effective_settings(context: typer.Context) -> list[Setting]:
+    """Return the settings of all commands.
+
+    Raises:
+        UsageError: config.toml is invalid.
+    """
+    root = typer.Context(context.find_root().command, info_name="coca")
+    root.default_map = default_map(root)
+    return list(_settings(root))
+
+
 def _settings(context: typer.Context) -> Iterator[Setting]:
     """Yield the settings of a command and of those below it."""
     command = context.command_path.partition(" ")[2]
@@ -89,10 +95,6 @@ def _settings(context: typer.Context) -> Iterator[Setting]:
 def _place(path: Path, variable: str) -> dict[str, Any]:
     source = variable if os.environ.get(variable) else BUILT_IN
     return {"path": str(path), "source": source, "exists": os.access(path, os.F_OK)}
-
-
-def _without_secrets(name: str, value: str) -> str:
-    return "set" if name == "HF_TOKEN" else re.sub("//[^/]*@", "//...@", value)
 
 
 def _print_places(places: dict[str, dict[str, Any]], environment: dict[str, str]) -> None:

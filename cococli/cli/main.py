@@ -17,6 +17,7 @@ from .completion import InstallCompletion, ShowCompletion
 from .config import config, default_map
 from .convert import convert
 from .demo import demo
+from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
 from .fetch import fetch
@@ -52,6 +53,7 @@ app.command()(bench)
 app.command()(convert)
 app.add_typer(models, name="models", cls=CommandGroup)
 app.command()(config)
+app.command()(doctor)
 for group in (app, models):
     for registered in group.registered_commands:
         registered.cls, registered.no_args_is_help = Command, False
@@ -142,6 +144,6 @@ def coca(
     except UsageError as error:
         if not set(context.help_option_names).isdisjoint(sys.argv):
             console.warning(error.message)
-        elif context.invoked_subcommand != "config":
-            # `coca config` reports its errors itself.
+        elif context.invoked_subcommand not in ("config", "doctor"):
+            # These report its errors themselves.
             raise

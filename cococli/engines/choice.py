@@ -197,7 +197,7 @@ def _on_ascend(device: str) -> Iterator[Choice]:
 
 def _on_gpus(device: str) -> Iterator[Choice]:
     """Yield what torch supports on GPUs."""
-    if sys.platform != "darwin" and not any(Path(driver).exists() for driver in _DRIVERS):
+    if not has_gpu_driver():
         return
     import torch
 
@@ -211,6 +211,11 @@ def _on_gpus(device: str) -> Iterator[Choice]:
     else:
         return
     yield from (Choice("torch", found, precision) for precision in precisions)
+
+
+def has_gpu_driver() -> bool:
+    """Return whether torch may find a GPU, without importing it."""
+    return sys.platform == "darwin" or any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def _has_bf16_instructions() -> bool:

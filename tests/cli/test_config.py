@@ -10,6 +10,7 @@ import typer
 
 from cococli.cli.config import default_map, toml
 from cococli.cli.typer_internals import Command
+from cococli.doctor import variables
 from cococli.errors import UsageError
 from cococli.settings import config_file
 
@@ -261,8 +262,8 @@ def test_broken_file_allows_help_and_completion_only(coca, monkeypatch: pytest.M
 
 
 def test_config_shows_places_environment_and_settings(coca, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HOME", "HF_HUB_OFFLINE", "COCA_ENGINE", "COCA_PRECISION"):
-        monkeypatch.delenv(name, raising=False)
+    for name in {*variables()} - {"COCA_HOME", "COCA_CONFIG"}:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_ENDPOINT", "https://me:secret@mirror.example")
     monkeypatch.setenv("COCA_MODEL", "tiny")
