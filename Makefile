@@ -24,7 +24,7 @@ lint: $(VENV)/installed ## style and types
 docs: $(VENV)/installed ## build the website in build/site; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
-completions: $(VENV)/installed ## write completions/ anew
+completions: $(VENV)/installed ## write completions/ and the man page anew
 	$(VENV)/bin/python -m cococli.cli.completion
 
 bundled: $(VENV)/installed ## train the bundled model anew: under 30 minutes on two quiet cores
