@@ -26,6 +26,7 @@ docs: $(VENV)/installed ## build the website in build/site; broken links are err
 
 completions: $(VENV)/installed ## write completions/ and the man page anew
 	$(VENV)/bin/python -m cococli.cli.completion
+	$(VENV)/bin/python -m cococli.cli.manual
 
 bundled: $(VENV)/installed ## train the bundled model anew: under 30 minutes on two quiet cores
 	$(VENV)/bin/python examples/shapes.py build/shapes --train 20000 --val 200 --clips 200

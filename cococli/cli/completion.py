@@ -1,6 +1,6 @@
 """Shell completion: words that complete options, and the scripts that shells load.
 
-`python -m cococli.cli.completion` writes the scripts into completions/, and the man page into man/.
+`python -m cococli.cli.completion` writes the scripts into completions/.
 """
 
 from collections.abc import Callable
@@ -83,8 +83,4 @@ def write_scripts(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from .manual import man_page
-
-    clone = Path(__file__).parents[2]
-    write_scripts(clone / "completions")
-    (clone / "man" / "coca.1").write_text(man_page(), encoding="utf-8")
+    write_scripts(Path(__file__).parents[2] / "completions")

@@ -1,7 +1,11 @@
-"""The manual: every command and its options, for the website and the man page."""
+"""The manual: every command and its options, for the website and the man page.
+
+`python -m cococli.cli.manual` writes man/coca.1.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -75,3 +79,7 @@ def _escape(text: str) -> str:
     """Escape what the formatter would read as a command, and keep the dashes of flags."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{text}" if text.startswith((".", "'")) else text
+
+
+if __name__ == "__main__":
+    (Path(__file__).parents[2] / "man" / "coca.1").write_text(man_page(), encoding="utf-8")
