@@ -35,6 +35,11 @@ def came() -> bool:
     return bool(_received)
 
 
+def forget() -> None:
+    """Treat an interrupt as handled: it was the usual end of what ran."""
+    _received.clear()
+
+
 def hung_up() -> bool:
     """Return whether the first interrupt was the end of the terminal."""
     return _received[:1] == [signal.SIGHUP]
@@ -61,11 +66,11 @@ def graceful(on_request: Callable[[], object]) -> Iterator[None]:
         on_request: Called at the first interrupt.
     """
     global _on_request
-    _on_request = on_request
+    outer, _on_request = _on_request, on_request
     try:
         yield
     finally:
-        _on_request = None
+        _on_request = outer
 
 
 def _on_signal(number: int, frame: object) -> None:

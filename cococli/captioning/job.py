@@ -122,8 +122,11 @@ class CaptionJob:
             yield RemoteCaptioner(model.name, devices, make, found), found
 
 
-def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
+def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool = True) -> CaptionJob:
     """Check a request and find its files, before anything is loaded.
+
+    Args:
+        required: Whether there must be files.
 
     Raises:
         UsageError: The options do not fit each other, the files or the model, or an output would overwrite a file.
@@ -138,7 +141,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT) -> CaptionJob:
     style = CueStyle(max_seconds=request.max_cue)
     if request.template is not None:
         check_template(request.template)
-    videos, problems = discover(request.paths, request.files, reporter)
+    videos, problems = discover(request.paths, request.files, reporter, required=required)
     check_outputs(outputs, videos, request.beside)
     if not folder and only_subtitles(outputs, request.beside) and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")

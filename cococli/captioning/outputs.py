@@ -103,7 +103,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _check_subtitles(videos: Sequence[Path]) -> None:
-    if all(map(is_image, videos)):
+    if videos and all(map(is_image, videos)):
         raise UsageError("pictures have no subtitles", "use -o captions.jsonl")
 
 

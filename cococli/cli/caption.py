@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from .. import console
-from ..options import Option
+from ..options import INPUT, Option
 from ..requests import CaptionRequest
 from .command import command
 
@@ -30,11 +30,20 @@ def caption(
     dry_run: Annotated[
         bool, Option("Show what would be captioned and how long it would take, without writing anything.")
     ] = False,
+    watch: Annotated[
+        bool,
+        Option("Stay, and caption new files in the folders once they are complete. Ctrl-C ends.", panel=INPUT),
+    ] = False,
 ) -> int:
     """Caption videos and pictures.
 
     Interrupted runs resume when the same command is given again.
     """
+    if watch and not dry_run:
+        from ..captioning.watch import watch_folders
+
+        reporter.on_record = _Shower([], request, verbose)
+        return watch_folders(request, reporter).exit_code
     return caption_request(request, reporter, verbose, dry_run)
 
 
@@ -59,7 +68,7 @@ class _Shower:
         to_stdout = "-" in request.output
         self._table = console.stdout_is_terminal() and not to_stdout
         self._silent = bool(request.output or request.beside) and not to_stdout
-        self._width = min(max((console.cells(str(path)) for path in videos), default=0), NAME_COLUMN)
+        self._width = min(max((console.cells(str(path)) for path in videos), default=NAME_COLUMN), NAME_COLUMN)
         self._verbose = verbose
 
     def __call__(self, outcome: "Outcome") -> None:

@@ -69,6 +69,7 @@ def discover(
     options: FileOptions = ALL_FILES,
     reporter: Reporter = SILENT,
     stdin: BinaryIO | None = None,
+    required: bool = True,
 ) -> tuple[list[Path], list[UsageError]]:
     """Find the files that the arguments of a command stand for.
 
@@ -88,6 +89,7 @@ def discover(
     Args:
         reporter: Receives notes on files skipped in folders because their format is not supported, and progress.
         stdin: Read instead of the process's own.
+        required: False to find nothing without an error.
 
     Returns:
         Files in the order of the arguments, sorted within each, each file once under its first spelling; files in a
@@ -101,7 +103,7 @@ def discover(
     files = dict.fromkeys(finder.with_tars_read(found.values(), reporter))
     unsupported = _by_location(finder.unsupported)
     notes = _describe_unsupported(unsupported[location] for location in unsupported.keys() - found.keys())
-    if not files:
+    if not files and required:
         if not paths:
             raise UsageError("no file is named", _HINT)
         if finder.problems:
