@@ -24,13 +24,14 @@ from .errors import CocaError, UsageError, VideoError
 from .jobs import Summary
 from .media.clips import ReadRequest, Sampling, Segments, read_clip
 from .media.compute import compute_videos
-from .media.discover import refuse_url
 from .media.memory import open_input
+from .media.remote import local_copy
 from .options import EngineOptions, build, types_of
 from .parsing import validate
 from .reporting import SILENT, Reporter
 from .requests import CaptionRequest, SearchRequest
 from .retrieval.search import Found, Searcher, open_searcher, parse_query
+from .urls import path_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -127,10 +128,10 @@ class Coca:
         """Caption a video or picture, or a list of them.
 
         Args:
-            source: A path, the bytes of a file or a file object, a PIL image, or a numpy array or torch tensor of one
-                picture [H, W, 3] or of a video's frames [F, H, W, 3]; 3 may stand before H, too. Integers are 0 to 255,
-                floats 0 to 1. `frames` and `num_frames` of `cococli.load` apply to arrays as well. Or a list or another
-                iterable of these, which are computed in batches.
+            source: A path or URL, the bytes of a file or a file object, a PIL image, or a numpy array or torch tensor
+                of one picture [H, W, 3] or of a video's frames [F, H, W, 3]; 3 may stand before H, too. Integers are 0
+                to 255, floats 0 to 1. `frames` and `num_frames` of `cococli.load` apply to arrays as well. Or a list or
+                another iterable of these, which are computed in batches.
 
         Returns:
             Text, logprob, similarity and embedding [D] float32; of a list a list.
@@ -157,7 +158,7 @@ class Coca:
         """Caption many files, which other processes decode while the model computes.
 
         Args:
-            paths: Video and picture files.
+            paths: Video and picture files, or their URLs.
             errors: `raise` an error at the first file that cannot be read, or `return` it instead of the caption.
             timeout: Skip a file after this many seconds without a new frame.
 
@@ -166,11 +167,9 @@ class Coca:
 
         Raises:
             VideoError: A file cannot be read.
-            UsageError: A path is a URL, or not a path.
+            UsageError: It is not a path.
         """
-        files = [Path(path) for path in _paths(paths, "caption_many()")]
-        for file in files:
-            refuse_url(str(file))
+        files = [path_of(path) for path in _paths(paths, "caption_many()")]
         captioner = self.captioner
         config, search = captioner.engine.config, captioner.search
         request = ReadRequest(self._sampling, Segments(), captioner.image_size, None, config.preprocess, timeout)
@@ -348,11 +347,12 @@ class Coca:
         if not isinstance(source, str | PathLike):
             with open_input(source) as readable:
                 return read_clip(readable, *how)[1]
-        refuse_url(fspath(source))
+        path = path_of(fspath(source))
         try:
-            return read_clip(Path(fspath(source)), *how)[1]
+            with local_copy(path) as file:
+                return read_clip(file, *how)[1]
         except VideoError as error:
-            raise VideoError(f"{fspath(source)}: {error.message}", error.hint) from None
+            raise VideoError(f"{path}: {error.message}", error.hint) from None
 
 
 def _request(given: Mapping[str, Any], where: str) -> CaptionRequest:

@@ -26,6 +26,7 @@ from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 from .errors import CocaError
 from .reporting import Progress
+from .urls import RemotePath, is_url, remote_path
 
 _FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
@@ -208,6 +209,9 @@ def member_path(container: Path, offset: int, size: int, name: str) -> Path:
     Args:
         name: May have folders in it, but is relative and never leads up.
     """
+    if isinstance(container, RemotePath):
+        url, text = member_name(container.url, offset, size, name), member_name(str(container), offset, size, name)
+        return remote_path(url, container.version, text)
     return Path(member_name(str(container), offset, size, name))
 
 
@@ -218,6 +222,10 @@ def member_name(container: str, offset: int, size: int, name: str) -> str:
 
 def find_member(path: Path) -> Member | None:
     """Return what a `member_path` stands for; None for other paths."""
+    if isinstance(path, RemotePath):
+        if not (inner := _RANGE.search(path.url)):
+            return None
+        return Member(remote_path(path.url[: inner.start()], path.version), int(inner[1]), int(inner[2]))
     name = str(path)
     for match in _RANGE.finditer(name):
         if os.path.isfile(container := name[: match.start()]):  # noqa: PTH113
@@ -231,8 +239,8 @@ def without_range(path: Path) -> Path:
 
 
 def exists(path: str) -> bool:
-    """Return whether there is a file, a broken link, or a container that may hold the file."""
-    return os.path.lexists(path) or find_member(Path(path)) is not None
+    """Return whether there is a file, a broken link, or a container that may hold the file. URLs count as existing."""
+    return os.path.lexists(path) or is_url(path) or find_member(Path(path)) is not None
 
 
 def container_of(path: Path) -> Path:

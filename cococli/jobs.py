@@ -17,6 +17,7 @@ from .media.lists import locate_list
 from .overwrite import check_log, check_paths
 from .reporting import Reporter
 from .settings import config_file
+from .urls import RemotePath
 
 if TYPE_CHECKING:
     from .engines.base import Engine
@@ -55,7 +56,8 @@ def protect_files(
     """
     log = [(f"--log-file {log_file}", log_file)] if log_file else []
     weights = [model.weights, find_config(model.weights) or model.weights] if model else []
-    check_paths([*written, *log], [config_file(), *weights, *read])
+    local = [path for path in read if not isinstance(path, RemotePath)]
+    check_paths([*written, *log], [config_file(), *weights, *local])
     if log_file and reporter:
         check_log(log_file)
         reporter.log_to(log_file)

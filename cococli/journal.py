@@ -19,6 +19,7 @@ from . import settings
 from .errors import UsageError
 from .files import container_of, copy_mode, create_temporary, digest, io_errors, sample_fields, sync_folder
 from .parsing import parse_json, validate
+from .urls import RemotePath, path_of
 
 SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
 
@@ -29,6 +30,12 @@ class Task:
 
     name: str  # path of a file, or `text_name` of a text
     key: str  # records with another key are recomputed
+    file: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Path of the file, which of a remote file holds more than the name."""
+        return self.file or path_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def file_tasks(paths: Iterable[Path], *options: object) -> list[Task]:
     Args:
         options: Everything besides the file that affects its records. See `fingerprint`.
     """
-    return [Task(str(path), fingerprint(*options, file=path)) for path in paths]
+    return [Task(str(path), fingerprint(*options, file=path), path) for path in paths]
 
 
 def text_tasks(texts: Iterable[str], *options: str) -> list[Task]:
@@ -97,7 +104,7 @@ def text_tasks(texts: Iterable[str], *options: str) -> list[Task]:
 
 
 def fingerprint(*options: object, file: Path | None = None) -> str:
-    """Hash options, and the size and modification time of a file, into 16 hex digits.
+    """Hash options, and the size and modification time of a file or the version of a remote one, into 16 hex digits.
 
     Runs, caches and evaluations resume by it, so what it returns for the same options must not change: options are
     hashed by their `repr`, which includes the names of dataclasses and of their fields.
@@ -119,6 +126,8 @@ def cache_path(*outputs: str, suffix: str) -> Path:
 
 
 def _status(path: Path) -> str:
+    if isinstance(path, RemotePath):
+        return f"remote {path.version}"
     try:
         status = container_of(path).stat()
     except (OSError, ValueError):

@@ -116,7 +116,6 @@ def test_lists_and_texts_are_computed_in_order(coca) -> None:
         (np.full((8, 8, 3), np.nan), "floats of 0 to 1"),
         (np.full((8, 8, 3), 256), "integers of 0 to 255"),
         (np.zeros((8, 8, 3), bool), "bool values"),
-        ("https://example.com/a.mp4", "https://example.com/a.mp4 is a URL"),
     ],
     ids=str,
 )

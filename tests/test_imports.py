@@ -28,8 +28,8 @@ FLOORS = (
     {"model", "tokenizer", "catalog"},
     {"tables"},
     {"overwrite", "shards"},
-    {"files", "parsing", "processes"},
-    {"settings", "errors", "reporting", "interrupts", "options"},
+    {"files", "parsing", "processes", "stores"},
+    {"settings", "errors", "reporting", "interrupts", "options", "urls"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor: search talks to an engine, an engine reads weights, a network is built from its config, a data set is of

@@ -16,6 +16,7 @@ from ..files import io_errors
 from ..journal import Failure
 from ..overwrite import write_output
 from ..tables import load_pyarrow
+from ..urls import path_of
 from .records import Outcome, Record, Score
 from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 
@@ -98,7 +99,7 @@ def write_subtitles(
     """
     failed = []
     for video, group in groupby(outcomes, key=lambda outcome: outcome.video):
-        if path := names.get(Path(video)):
+        if path := names.get(path_of(video)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path, group, style=style)

@@ -79,7 +79,7 @@ class CaptionJob:
                     for outcome in run.in_order():
                         reporter.record(outcome)
             if todo:
-                paths, limits = [Path(task.name) for task in todo], (request.merge, request.min_score)
+                paths, limits = [task.path for task in todo], (request.merge, request.min_score)
                 with self._loaded(len(todo), reporter, engine) as (captioner, sizes):
                     results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
                     summary.incomplete |= not write_results(run, results, reporter)
@@ -97,9 +97,10 @@ class CaptionJob:
         """Caption videos without writing anything; return the seconds that one takes."""
         with self._loaded(len(videos), reporter) as (captioner, sizes):
             # The first pass compiles.
+            paths = {str(path): path for path in self.plan.videos}
             for _ in range(2):
                 started = time.perf_counter()
-                list(caption_videos([Path(video) for video in videos], captioner, self.read, sizes))
+                list(caption_videos([paths[video] for video in videos], captioner, self.read, sizes))
             return (time.perf_counter() - started) / len(videos)
 
     @contextmanager
@@ -159,7 +160,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     key = (*identity, request.min_score, *precision), asdict(request.search), sampling, segments
     listing = Listing(shard, [*map(str, videos)], fingerprint(*key)) if shard else None
     plan = Plan(
-        [Path(name) for _, name in listing.own] if listing else videos,
+        [video for video in videos if listing.shard.takes(str(video))] if listing else videos,
         options=key,
         outputs=outputs,
         beside=request.beside,

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..files import digest, sample_key, without_range
 from ..media.discover import VIDEO_SUFFIXES, is_image
 from ..tables import load_pyarrow
+from ..urls import RemotePath
 from .formats import SUBTITLES, SUFFIXES
 
 STDOUT = "-"
@@ -41,6 +42,8 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
             are requested for several videos in one file, or for pictures.
     """
     if beside:
+        if remote := next((video for video in videos if isinstance(video, RemotePath)), None):
+            raise UsageError(f"nothing can be written beside {remote}", "use a folder, as -o subtitles/")
         _check_subtitles(videos)
         if inside := next((video for video in videos if sample_key(str(video)) is not None), None):
             raise UsageError(f"nothing can be written next to {inside}", "use -o FOLDER/ for what is in tars")

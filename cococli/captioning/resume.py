@@ -14,6 +14,7 @@ from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journ
 from ..overwrite import find_foreign, refuse_foreign
 from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
+from ..urls import path_of
 from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
@@ -70,7 +71,7 @@ class Plan:
         """Subtitle file of each video, for each output that takes subtitles."""
         folders = [Path(output) for output in self.outputs if output != STDOUT and is_folder(output)]
         # Names depend on all videos: those of shards equal those of one run.
-        videos = [Path(name) for name in self.listing.names] if self.listing else self.videos
+        videos = [path_of(name) for name in self.listing.names] if self.listing else self.videos
         files = [mirrored(videos, folder, self.subtitles, self.folders) for folder in folders]
         files += [beside(videos, self.subtitles)] if self.beside else []
         return [{video: names[video] for video in self.videos if video in names} for names in files]

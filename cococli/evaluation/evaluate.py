@@ -259,7 +259,7 @@ class _Predictor:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         with open_run(plan) as run:
-            if todo := [Path(task.name) for task in run.todo]:
+            if todo := [task.path for task in run.todo]:
                 captioner = Captioner(self.engine, self.model.name, search, self.about.pool)
                 sizes = self._sizes(len(todo), search.rows, search.max_length)
                 results = caption_videos(todo, captioner, self.read_request, sizes, self.reporter)

@@ -4,21 +4,23 @@ import glob
 import math
 import os
 import re
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+from urllib.request import url2pathname
 
 from ..errors import UsageError
 from ..files import member_name
 from ..options import FileOptions
 from ..reporting import SILENT, Reporter
+from ..stores import has_magic, is_prefix, list_files, open_store
+from ..urls import WEB, RemotePath, is_url, public_name, remote_path, scheme_of
 from .lists import read_list, read_stdin
 from .pictures import reads_heif
 from .tars import TAR, clean_name, expand_braces, is_tar, read_members
@@ -57,11 +59,12 @@ _HINT = "name files, folders, or a pattern such as 'videos/**/*.mp4'"
 ALL_FILES = FileOptions()
 
 _Glob = tuple[str, ...]  # split at slashes
+_File = str | RemotePath
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Return whether a file's suffix is that of a picture. WebP and PNG files may still be animated."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+    return (path if isinstance(path, RemotePath) else Path(path)).suffix.lower() in IMAGE_SUFFIXES
 
 
 def discover(
@@ -76,7 +79,9 @@ def discover(
     A file is taken whatever its suffix. A folder stands for the videos and pictures in and below it, by suffix, without
     hidden files and folders, system folders, and source code in `.ts` files. A pattern (`*`, `?`, `[...]`, `**`)
     stands for what it matches, unless a file has that very name. A missing path is kept, so that only reading it
-    fails. `@list.csv` and `-` (stdin) stand for the files and folders that they list; see `lists`.
+    fails. `@list.csv` and `-` (stdin) stand for the files and folders that they list; see `lists`. The URL of a web
+    server stands for a file or a page; that of a store for a file, for what it matches, or for the files below it if it
+    ends in a slash or has no suffix.
 
     A tar, alone, in a folder or one of several as in `{000..012}.tar`, stands for the videos and pictures in it, each
     as a `files.member_path`. A tar that is damaged or cannot be read is itself kept behind them, so that reading it
@@ -93,7 +98,7 @@ def discover(
 
     Returns:
         Files in the order of the arguments, sorted within each, each file once under its first spelling; files in a
-        list keep its order. And the problems: URLs, and patterns without a match.
+        list keep its order. And the problems: patterns without a match, and stores that cannot be listed.
 
     Raises:
         UsageError: A list, a glob or `since` is invalid, or no file is found.
@@ -109,10 +114,13 @@ def discover(
         if finder.problems:
             raise finder.problems[0]
         limits = " within --include, --exclude and --since" if finder.filter != Filter() else ""
-        raise UsageError(f"{', '.join(map(repr, paths))}: no video or picture found{limits}", "; ".join(notes) or _HINT)
+        named = ", ".join(repr(public_name(path) if is_url(path) else path) for path in paths)
+        raise UsageError(f"{named}: no video or picture found{limits}", "; ".join(notes) or _HINT)
     for note in notes:
         reporter.note(note)
-    return [Path(file) for file in files], finder.problems
+    if finder.same:
+        reporter.note(f"{finder.same} URLs differ from others only in signatures or tokens: taken for the same files")
+    return [file if isinstance(file, RemotePath) else Path(file) for file in files], finder.problems
 
 
 def find_media(folder: Path, reporter: Reporter = SILENT) -> list[Path]:
@@ -126,8 +134,8 @@ def find_media(folder: Path, reporter: Reporter = SILENT) -> list[Path]:
 
 def refuse_url(name: str) -> None:
     """Raise a UsageError if a name is a URL instead of that of a file."""
-    if _is_url(name):
-        raise _url_error([name])
+    if is_url(name):
+        raise UsageError(f"{public_name(name)} is a URL, not a file", "download it first")
 
 
 def parse_since(text: str) -> float:
@@ -174,17 +182,17 @@ class Filter:
         include, exclude = (tuple(map(_parse_glob, globs)) for globs in (options.include, options.exclude))
         return cls(include, exclude, parse_since(options.since) if options.since else None)
 
-    def accepts(self, file: str, first_name: int, top: int) -> bool:
+    def accepts(self, file: str, first_name: int, top: int, modified: float | None = None) -> bool:
         if self.include or self.exclude:
             parts = Path(file).parts
             if self.include and not _any_match(self.include, parts, first_name, top):
                 return False
             if _any_match(self.exclude, parts, first_name, top):
                 return False
-        return self.accepts_age(file)
+        return self.accepts_age(file, modified)
 
-    def accepts_age(self, file: str) -> bool:
-        return self.since is None or _modification_time(file) >= self.since
+    def accepts_age(self, file: str, modified: float | None = None) -> bool:
+        return self.since is None or (_modification_time(file) if modified is None else modified) >= self.since
 
     def excludes_folder(self, folder: str, first_name: int, top: int) -> bool:
         # An empty name matches `*`, but no glob that some files do not match.
@@ -235,22 +243,63 @@ class _Finder:
         self.problems: list[UsageError] = []
         self.unsupported: set[str] = set()  # files in folders and tars, of formats that cannot be read
         self.tars: dict[str, _Tar] = {}
+        self.same = 0  # URLs that differ from others in their secrets only
+        self._signed: dict[str, str] = {}  # URLs with secrets by their names
 
-    def files_of(self, argument: str) -> Iterable[str]:
+    def files_of(self, argument: str) -> Iterable[_File]:
         if len(expanded := expand_braces(argument)) > 1:
             return (file for name in expanded for file in self.files_of(name))
         if argument == "-":
             names = list(read_stdin(self.stdin))
         elif argument.startswith("@"):
             names = list(read_list(argument[1:]))
-        elif os.path.lexists(argument) or _is_url(argument) or not glob.has_magic(argument):
+        elif is_url(argument):
+            return self._remote_files(argument, is_argument=True)
+        elif os.path.lexists(argument) or not glob.has_magic(argument):
             names = [argument]
         else:
             return self._files_matching(argument)
-        if urls := list(filter(_is_url, names)):
-            self.problems.append(_url_error(urls))
-            names = [name for name in names if not _is_url(name)]
-        return (file for name in names for file in self.files_under(name, len(Path(name).parent.parts), 0))
+        return chain.from_iterable(
+            self._remote_files(name) if is_url(name) else self.files_under(name, len(Path(name).parent.parts), 0)
+            for name in names
+        )
+
+    def _remote_files(self, url: str, is_argument: bool = False) -> Iterable[_File]:
+        """Return a remote file, or those that a prefix or, as an argument, a pattern stands for."""
+        scheme, path = scheme_of(url), remote_path(url)
+        if scheme == "file":
+            local = url2pathname(url.partition("://")[2])
+            return self.files_under(local, len(Path(local).parent.parts), 0)
+        try:
+            if scheme not in WEB:
+                is_pattern = is_argument and has_magic(url)
+                is_unclear = is_argument and path.suffix.lower() not in _SUFFIXES
+                if is_pattern or url.endswith("/") or (is_unclear and is_prefix(url)):
+                    return self._files_in_store(url, is_pattern)
+                open_store(url)
+        except UsageError as error:
+            if all(error.message != other.message for other in self.problems):
+                self.problems.append(error)
+            return []
+        name = str(path)
+        if name != url and self._signed.setdefault(name, url) != url:
+            self.same += 1
+        matched = name.partition("?")[0] if scheme in WEB else name
+        return [path] if self.filter.accepts(matched, len(Path(matched).parent.parts), 0) else []
+
+    def _files_in_store(self, url: str, is_pattern: bool) -> list[_File]:
+        parts = Path(url).parts
+        top = len(list(takewhile(lambda part: not glob.has_magic(part), parts))) if is_pattern else len(parts)
+        found: list[_File] = []
+        for file, version, modified in list_files(url):
+            hidden = any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in Path(file).parts[top:])
+            if hidden or not self.filter.accepts(file, top, top, modified):
+                continue
+            if file.lower().endswith(_unsupported_suffixes()):
+                self.unsupported.add(file)
+            elif file.lower().endswith(_SUFFIXES):
+                found.append(remote_path(file, version))
+        return sorted(found, key=str)
 
     def _files_matching(self, pattern: str) -> Iterable[str]:
         parts = Path(pattern).parts
@@ -324,13 +373,8 @@ class _Finder:
             yield path
 
 
-def _is_url(name: str) -> bool:
-    return re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE) is not None and not os.path.lexists(name)
-
-
-def _url_error(urls: list[str]) -> UsageError:
-    are = "is a URL, not a file" if len(urls) == 1 else f"and {len(urls) - 1} more are URLs, not files"
-    return UsageError(f"{urls[0]} {are}", f"download it first, for example: yt-dlp {shlex.quote(urls[0])}")
+def _unsupported_suffixes() -> tuple[str, ...]:
+    return _UNSUPPORTED_SUFFIXES if reads_heif() else _UNSUPPORTED_SUFFIXES + _HEIF_SUFFIXES
 
 
 def _describe_unsupported(files: Iterable[str]) -> list[str]:
@@ -366,16 +410,13 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in name.split("/"))
 
 
-def _unsupported_suffixes() -> tuple[str, ...]:
-    return _UNSUPPORTED_SUFFIXES if reads_heif() else _UNSUPPORTED_SUFFIXES + _HEIF_SUFFIXES
-
-
-def _by_location(files: Iterable[str]) -> dict[tuple[str, str], str]:
+def _by_location(files: Iterable[_File]) -> dict[tuple[str, str], _File]:
     """Return the first spelling of each file by its real location."""
     real_folders: dict[str, str] = {}
-    spellings: dict[tuple[str, str], str] = {}
+    spellings: dict[tuple[str, str], _File] = {}
     for file in files:
-        spellings.setdefault(_real_location(file, real_folders), file)
+        remote = isinstance(file, RemotePath)
+        spellings.setdefault(("", str(file)) if remote else _real_location(str(file), real_folders), file)
     return spellings
 
 

@@ -22,6 +22,7 @@ from ..settings import debugging
 from .clips import ReadRequest, read_clips
 from .frames import PROGRESS_BYTES, listen_to_progress
 from .pool import ClipRead, Event, VideoFailed, VideoRead
+from .remote import local_copy
 
 MEMORY_LIMIT = 1_900_000_000  # bytes: several times what 8K takes; a malicious file must not fill the machine
 
@@ -57,10 +58,12 @@ def _receive_jobs(parent: Channel, jobs: "SimpleQueue[_Job]") -> None:
 def _read(index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
     clips, notes = 0, _NoteList()
     try:
-        for clip, pixels in read_clips(path, request, notes):
-            yield ClipRead(index, clip, pixels)
-            clips += 1
-        yield VideoRead(index, clips, tuple(notes.texts))
+        with local_copy(path) as file:
+            for clip, pixels in read_clips(file, request, notes):
+                yield ClipRead(index, clip, pixels)
+                clips += 1
+            named = tuple(note.replace(str(file), str(path)) for note in notes.texts)
+        yield VideoRead(index, clips, named)
     except CocaError as error:
         yield VideoFailed(index, error.message, is_transient(error))
     except MemoryError:

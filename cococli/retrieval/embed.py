@@ -36,6 +36,7 @@ from ..journal import Failure, Task, cache_path, file_tasks, fingerprint, text_n
 from ..media.clips import ReadRequest, Sampling, parse_segments, read_clip
 from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute_videos
 from ..media.discover import discover
+from ..media.remote import local_copy
 from ..overwrite import refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest, ScoreRequest
@@ -201,7 +202,7 @@ def embed_tasks(
     """
     videos = [task for task in tasks if text_of(task.name) is None]
     texts = [task for task in tasks if text_of(task.name) is not None]
-    paths = [Path(task.name) for task in videos]
+    paths = [task.path for task in videos]
     failed, spent, started = [], Spent(), time.perf_counter()
     with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
         for embedded in embed_videos(paths, computer, request, sizes, reporter, spent):
@@ -275,7 +276,8 @@ def embed_file(path: Path, engine: Engine[Any], sampling: Sampling, pool: str) -
     Raises:
         VideoError: It cannot be read. The message does not name the path.
     """
-    _, pixels = read_clip(path, sampling, engine.config.vision.image_size, engine.config.preprocess)
+    with local_copy(path) as file:
+        _, pixels = read_clip(file, sampling, engine.config.vision.image_size, engine.config.preprocess)
     return engine.encode_clips(pixels[None], pool).embedding[0]
 
 

@@ -3,7 +3,7 @@
 `entries.jsonl` is the journal of the runs that fill an index. Each of its lines names a row of `vectors.npy`. A vector
 is written before its line, so that no line lacks its vector, whenever a run is killed. Rows without a line are free.
 
-Paths in `entries.jsonl` are relative to the folder, or absolute if they only share the root with it.
+Paths in `entries.jsonl` are relative to the folder, or absolute if they only share the root with it; URLs are whole.
 """
 
 import json
@@ -36,6 +36,7 @@ from ..journal import (
 from ..media.clips import Frames, Sampling
 from ..parsing import parse_json, read_errors, read_json, validate
 from ..reporting import Reporter
+from ..urls import is_url
 from .nearest import graph_files, remove_graph
 from .vectors import REBUILD, VectorFile, are_unit, create, map_vectors
 
@@ -123,7 +124,7 @@ class IndexPaths:
 
     def keep(self, path: str) -> str:
         """Return a path relative to the index, or absolute if they only share the root."""
-        if not self.relative:
+        if not self.relative or is_url(path):
             return path
         absolute = _absolute(path)
         apart = os.path.commonpath((absolute, self.folder)) == os.sep
@@ -131,6 +132,8 @@ class IndexPaths:
 
     def find(self, kept: str) -> str:
         """Return a kept path relative to the working folder if it lies below it, else absolute."""
+        if is_url(kept):
+            return kept
         if self.relative:
             return _shown(os.path.normpath(os.path.join(self.folder, kept)))  # noqa: PTH118 - keeps bytes of odd names
         beside = os.path.join(self.folder, kept)  # noqa: PTH118

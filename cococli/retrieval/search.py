@@ -17,10 +17,11 @@ from ..errors import CocaError, UsageError, VideoError
 from ..files import exists
 from ..jobs import load_engine, warn_of_embeddings
 from ..media.clips import Sampling
-from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_url
+from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..reporting import SILENT, Reporter
 from ..requests import SearchRequest
 from ..tokenizer import tokenize
+from ..urls import is_url, remote_path
 from .embed import embed_file
 from .index import About, Entry, Index, check_model
 from .nearest import Limits, combined, nearest, nearest_in_graph, open_graph
@@ -44,7 +45,7 @@ def parse_part(text: str) -> Part:
     """Parse `a dog`, `a dog^0.5` or `dog.jpg^2`. Existing files, and names of videos and pictures, stand for files.
 
     Raises:
-        UsageError: It is empty or a URL, or the file does not exist.
+        UsageError: It is empty, or the file does not exist.
     """
     weighted = _WEIGHT.fullmatch(text)
     what, weight = (weighted[1], float(weighted[2])) if weighted and not os.path.lexists(text) else (text, 1.0)
@@ -52,7 +53,8 @@ def parse_part(text: str) -> Part:
         raise UsageError(f"the weight of {what!r} must be at most {MAX_WEIGHT}")
     if not what.strip():
         raise UsageError("the query is empty", EXAMPLE)
-    refuse_url(what)
+    if is_url(what):
+        return Part(remote_path(what), weight)
     path = Path(what)
     is_named_like_a_file = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not re.search(r"\s", path.suffix)
     if os.path.isfile(what):  # noqa: PTH113 (pathlib raises if a sentence is too long for a path)

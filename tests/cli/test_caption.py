@@ -278,20 +278,20 @@ def test_missing_files_are_warned_of(coca, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("const a = 1\n")
     (tmp_path / "moves.mp4").symlink_to(EXAMPLES / "moves.mp4")
-    url, pattern = "https://example.com/a.mp4", f"{tmp_path}/**/*.mov"
+    url, pattern = "nothing://example.com/a.mp4", f"{tmp_path}/**/*.mov"
     for command in (["caption"], ["embed", "-o", "-"]):
         run = coca(*command, tmp_path, url, pattern, "--engine", "torch", "--quiet")
         [record] = [json.loads(line) for line in run.stdout.splitlines()]
         assert record["video"] == f"{tmp_path}/moves.mp4"
         assert run.stderr.splitlines() == [
-            f"warning: {url} is a URL, not a file; download it first, for example: yt-dlp {url}",
+            "warning: files of nothing:// cannot be read; download them first",
             f"warning: {pattern!r} matches no file; name files, folders, or a pattern such as 'videos/**/*.mp4'",
         ]
         assert run.returncode == 1
         run = coca(*command, url, "--model", "no-such-model")
         assert run.stderr.splitlines() == [
-            f"error: {url} is a URL, not a file",
-            f"hint: download it first, for example: yt-dlp {url}",
+            "error: files of nothing:// cannot be read",
+            "hint: download them first",
         ]
         assert (run.stdout, run.returncode) == ("", 2)
 

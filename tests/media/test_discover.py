@@ -141,18 +141,16 @@ def test_unmatched_patterns_warn_and_the_rest_goes_on(folder: Path, pattern: str
         discover([pattern])
 
 
-def test_urls_are_named_unchanged_with_advice(folder: Path):
-    url = "https://example.com/a b/*.mp4?v=1&t=2"
-    (folder / "list.txt").write_text(f"{url}\nfile:///b.mp4\nvideos/b.mp4\n")
-    files, problems = discover([url, "@list.txt", "C:/a.mp4"])
-    assert list(map(str, files)) == ["videos/b.mp4", "C:/a.mp4"]
-    assert [problem.message for problem in problems] == [
-        f"{url} is a URL, not a file",
-        f"{url} and 1 more are URLs, not files",
-    ]
-    assert problems[0].hint == f"download it first, for example: yt-dlp '{url}'"
-    with pytest.raises(UsageError, match="is a URL"):
-        discover([url])
+def test_urls_are_files_wherever_they_stand(folder: Path):
+    url, signed = "https://example.com/a b/*.mp4?v=1&t=2", "https://example.com/c?v=3&X-Amz-Signature=no"
+    again = signed.replace("no", "neither")
+    (folder / "list.txt").write_text(f"{signed}\n{again}\nfile:///b.mp4\nvideos/b.mp4\n")
+    notes = Notes()
+    files, problems = discover([url, "@list.txt", "C:/a.mp4"], reporter=notes)
+    assert list(map(str, files)) == [url, "https://example.com/c?v=3", "/b.mp4", "videos/b.mp4", "C:/a.mp4"]
+    assert files[1].url == signed and not problems
+    assert notes.notes == ["1 URLs differ from others only in signatures or tokens: taken for the same files"]
+    assert list(map(str, discover([url, signed], FileOptions(include=("*.mp4",)))[0])) == [url]
     (folder / "http:").mkdir()
     (folder / "http:/a.mp4").touch()
     assert names("http://a.mp4") == ["http:/a.mp4"]

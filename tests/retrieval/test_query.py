@@ -6,6 +6,7 @@ import pytest
 
 from cococli.errors import UsageError
 from cococli.retrieval.search import Part, Query, parse_line, parse_part, parse_query
+from cococli.urls import RemotePath
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,7 @@ def test_incomplete_lines_are_refused(line: str) -> None:
     assert caught.value.message == "the query is empty"
 
 
-def test_urls_are_refused_unchanged() -> None:
-    with pytest.raises(UsageError, match=r"^https://example\.com/a\.jpg is a URL, not a file"):
-        parse_part("https://example.com/a.jpg^2")
+def test_urls_stand_for_files() -> None:
+    part = parse_part("https://example.com/a.jpg?token=x^2")
+    assert (str(part.what), part.weight) == ("https://example.com/a.jpg", 2)
+    assert isinstance(part.what, RemotePath)
