@@ -34,8 +34,8 @@ from .options import (
 Paths = Annotated[
     tuple[str, ...],
     Option(
-        "Videos and pictures, folders of them, patterns in quotes, as 'trip/**/*.mp4', lists, as @list.txt, or - for a "
-        "list on stdin.",
+        "Videos and pictures, their URLs, folders of them, patterns in quotes, as 'trip/**/*.mp4', lists, as "
+        "@list.txt, or - for a list on stdin.",
         metavar="PATHS",
         default_shown=False,
         argument=True,

@@ -33,6 +33,9 @@ class WebServer(ThreadingHTTPServer):
         self.hold = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
+    def handle_error(self, request: object, address: object) -> None:
+        """Print nothing about clients that have left."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
