@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full test-card lint docs completions bundled examples picture clean
+.PHONY: demo test test-full test-card lint docs completions release bundled examples picture clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
@@ -27,6 +27,13 @@ docs: $(VENV)/installed ## build the website in build/site; broken links are err
 completions: $(VENV)/installed ## write completions/ and the man page anew
 	$(VENV)/bin/python -m cococli.cli.completion
 	$(VENV)/bin/python -m cococli.cli.manual
+
+release: ## build the wheel and the source distribution in dist/, and check them
+	rm -rf dist
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	build/tools/bin/python -m build
+	build/tools/bin/python -m twine check --strict dist/*
 
 bundled: $(VENV)/installed ## train the bundled model anew: under 30 minutes on two quiet cores
 	$(VENV)/bin/python examples/shapes.py build/shapes --train 20000 --val 200 --clips 200

@@ -170,7 +170,7 @@ def _required(extra: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _engines(imports: dict[str, _Import]) -> Iterator[Check]:
-    from .engines.choice import available, resolve
+    from .engines.choice import available, no_mindspore, resolve
 
     working = [name for name in ("torch", "openvino", "mindspore") if imports[name].version]
     for name in ("torch", "openvino", "mindspore"):
@@ -178,6 +178,7 @@ def _engines(imports: dict[str, _Import]) -> Iterator[Check]:
         if error:
             install = "'cococli[openvino]'" if name == "openvino" else name
             fix = f"pip install {'' if error == 'not installed' else '--force-reinstall '}{install}"
+            fix = no_mindspore("").hint if (name, error) == ("mindspore", "not installed") else fix
             yield Check("engines", name, error, "missing" if error == "not installed" else "problem", fix)
             continue
         try:

@@ -1,21 +1,32 @@
 """Requirements on every platform that is supported, and the program without those that some lack."""
 
 import ast
+import email
 import json
 import os
+import re
+import runpy
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import cococli
+
 ROOT = Path(__file__).parents[1]
+URL = "https://git.example/me/coca"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -74,6 +85,100 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module.split(".")[0]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the wheel and the source distribution, as a clone builds them for a repository."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a clone")
+    clone, dist = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("dist")
+    for name in tracked(ROOT):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    code = f"from setuptools import build_meta as b; b.build_sdist({str(dist)!r}); b.build_wheel({str(dist)!r})"
+    environment = os.environ | {"COCA_URL": URL}
+    subprocess.run([sys.executable, "-c", code], cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return dist
+
+
+def tracked(folder: Path) -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [name for name in listed if (folder / name).exists()]
+
+
+def wheel(built: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(next(built.glob("*.whl")))
+
+
+def test_source_distribution_has_every_file(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
+    assert {*tracked(ROOT)} - {".gitignore"} <= files
+    assert not [name for name in files if name.endswith(".pyc")]
+
+
+def test_wheel_has_package_clips_licenses_and_manual(built: Path) -> None:
+    files = set(wheel(built).namelist())
+    assert {name for name in tracked(ROOT) if name.startswith("cococli/")} <= files
+    assert {"licenses/LICENSE", "share/man/man1/coca.1"} <= {name.split("/", 1)[1].split("data/")[-1] for name in files}
+    assert not [name for name in files if name.startswith(("tests/", "docs/", "setup"))]
+
+
+def test_metadata_has_one_version_and_absolute_links(built: Path) -> None:
+    [name] = (name for name in wheel(built).namelist() if name.endswith("/METADATA"))
+    metadata = email.message_from_bytes(wheel(built).read(name))
+    assert metadata["Version"] == cococli.__version__
+    text = metadata.get_payload()
+    targets = re.findall(r"\]\((.*?)\)", text)
+    assert f"{URL}/raw/v{cococli.__version__}/docs/images/demo.svg" in targets
+    assert f"{URL}/blob/v{cococli.__version__}/docs/captions.md" in targets
+    assert all(target.startswith("https://") for target in [*targets, *(
+        line.partition(", ")[2] for line in metadata.get_all("Project-URL"))])  # fmt: skip
+    assert metadata["License-Expression"] == "MIT" and metadata["Keywords"]
+    supported = {line.rpartition(" ")[2] for line in metadata.get_all("Classifier") if "Python :: 3." in line}
+    assert supported == {python for python in ("3.11", "3.12", "3.13", "3.14") if python in SpecifierSet(
+        metadata["Requires-Python"])}  # fmt: skip
+
+
+def test_version_is_written_in_one_place() -> None:
+    """The man page is generated, the changelog a history."""
+    pages = [
+        path for path in tracked(ROOT) if path.endswith((".toml", ".cff", ".yml", ".py", "Makefile", "Dockerfile"))
+    ]
+    assigned = re.compile(r"^\s*(version|__version__)\s*[:=]\s*[\"']?\d", re.MULTILINE)
+    found = [path for path in pages if not path.startswith("tests/") and assigned.search((ROOT / path).read_text())]
+    assert found == ["cococli/__init__.py"]
+
+
+def test_readme_has_no_dead_links_without_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COCA_URL", raising=False)
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", lambda **given: arguments.update(given))
+    runpy.run_path(str(ROOT / "setup.py"))
+    targets = re.findall(r"\]\((.*?)\)", arguments["long_description"])
+    assert targets and all(target.startswith("https://") for target in targets)
+    assert "Captions and subtitles" in arguments["long_description"] and arguments["project_urls"] == {}
+
+
+def test_licenses_of_bundled_files_are_named() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    own = ("cococli/assets/models/shapes/", "cococli/assets/examples/", "cococli/report/assets/")
+    files = [name for name in tracked(ROOT) if name.startswith("cococli/") and not name.endswith((".py", "py.typed"))]
+    assert [name for name in files if not name.startswith(own) and Path(name).parent.as_posix() not in text
+            and name not in text] == []  # fmt: skip
+
+
+def test_workflows_run_what_the_makefile_has() -> None:
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+        targets = [run.split()[1] for run in runs if run.startswith("make ")]
+        assert any(".ci/run" in run for run in runs) or targets
+        assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in targets)
+    assert {system for system in ("ubuntu", "macos", "windows") if f"{system}-latest" in
+            (ROOT / ".github/workflows/ci.yml").read_text()} == {"ubuntu", "macos", "windows"}  # fmt: skip
 
 
 def without(package: str, folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
