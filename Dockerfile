@@ -11,7 +11,7 @@ RUN python -m venv /opt/coca \
 FROM python:3.13-slim-bookworm
 COPY --from=build /opt/coca /opt/coca
 ENV PATH=/opt/coca/bin:$PATH COCA_HOME=/cache
-RUN useradd --create-home --uid 1000 coca && mkdir /cache /data && chown coca /cache /data
+RUN useradd --create-home --uid 1000 coca && mkdir /cache /data && chmod 1777 /cache /data
 USER 1000
 VOLUME /cache
 WORKDIR /data
