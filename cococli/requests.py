@@ -51,9 +51,9 @@ class CaptionRequest:
     output: Annotated[
         tuple[str, ...],
         Option(
-            "Output file; repeat for several formats: .jsonl, .csv, .txt or .parquet for all videos, .srt or .vtt for "
-            "one, a folder for the subtitles of each, - for stdout. By default captions are printed, as JSONL in a "
-            "pipe.",
+            "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet or .html for all videos, .srt or "
+            ".vtt for one, a folder for the subtitles of each, - for stdout. By default captions are printed, as JSONL "
+            "in a pipe.",
             flags=("--output", "-o"),
             metavar="FILE|FOLDER/",
             default_shown=False,
@@ -192,6 +192,33 @@ class MergeRequest:
         ),
     ]
     overwrite: Annotated[bool, Option("Overwrite existing output.")] = False
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """Captions, and the page that shows them."""
+
+    records: Annotated[
+        Path,
+        Option("Captions: a .jsonl file of coca caption.", metavar="FILE", default_shown=False, argument=True),
+    ]
+    output: Annotated[
+        Path,
+        Option("Output: an .html file.", flags=("--output", "-o"), metavar="FILE", default_shown=False),
+    ]
+    index: Annotated[
+        Path | None,
+        Option("Index of the same videos, for a map of their embeddings.", metavar="INDEX", default_shown=False),
+    ] = None
+    root: Annotated[
+        Path | None,
+        Option(
+            "Where the videos are now, if they were moved: the folder itself or one above it.",
+            metavar="FOLDER",
+            default_shown=False,
+        ),
+    ] = None
+    overwrite: Annotated[bool, Option("Replace a file that coca did not write.")] = False
 
 
 RESULTS = "Results"

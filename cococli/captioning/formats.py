@@ -21,7 +21,8 @@ from .records import Outcome, Record, Score
 from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 
 SUBTITLES: dict[str, SubtitleFormat] = {".srt": "srt", ".vtt": "vtt"}
-SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", *SUBTITLES)
+PAGE = ".html"  # of report.write_page
+SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", PAGE, *SUBTITLES)
 _NUMBERS = ("start", "end", "logprob", "similarity", "clipscore")
 _COLUMNS = (
     "video", "start", "end", "caption", "logprob", "similarity", "weak", "candidates", "frames", "model",

@@ -70,7 +70,7 @@ class CaptionJob:
             CocaError: An output cannot be written.
         """
         request, started, spent = self.request, time.perf_counter(), Spent()
-        with open_run(self.plan) as run:
+        with open_run(self.plan, reporter) as run:
             todo = run.todo
             summary = Summary(len(run.tasks), incomplete=self.incomplete)
             if before := len(run.tasks) - len(todo):

@@ -11,9 +11,10 @@ from pathlib import Path
 from ..errors import UsageError
 from ..files import digest, sample_key, without_range
 from ..media.discover import VIDEO_SUFFIXES, is_image
+from ..report.page import load_jinja
 from ..tables import load_pyarrow
 from ..urls import RemotePath
-from .formats import SUBTITLES, SUFFIXES
+from .formats import PAGE, SUBTITLES, SUFFIXES
 
 STDOUT = "-"
 _LONGEST_NAME = 255  # bytes, on nearly every file system
@@ -85,6 +86,8 @@ def _check_file(path: Path, videos: Sequence[Path]) -> None:
         path.open("r+b").close()
     if suffix == ".parquet":
         load_pyarrow()
+    if suffix == PAGE:
+        load_jinja()
     if suffix in SUBTITLES:
         _check_subtitles(videos)
         if len(videos) != 1:

@@ -12,12 +12,14 @@ from ..errors import CocaError
 from ..files import io_errors
 from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journal, preview_journal
 from ..overwrite import find_foreign, refuse_foreign
+from ..reporting import SILENT, Reporter
 from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
 from ..urls import path_of
-from .formats import CAPTION_ONLY, STANDARD, content, write, write_subtitles
+from .formats import CAPTION_ONLY, PAGE, STANDARD, content, write, write_subtitles
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
+from .report import write_page
 from .subtitles import CueStyle
 
 
@@ -106,6 +108,7 @@ class Run:
     outcomes: dict[str, list[Outcome]]  # of each video that has some
     index: IndexWriter | None = None
     indexed: set[str] | None = None  # tasks that the index has; None without an index
+    reporter: Reporter = SILENT
 
     @property
     def todo(self) -> list[Task]:
@@ -145,7 +148,10 @@ class Run:
             CocaError: One of them cannot be written.
         """
         for path in self.plan.files:
-            if path != self.plan.journal:
+            if path.suffix.lower() == PAGE:
+                index = self.plan.index[0] if self.plan.index else None
+                write_page(path, self.in_order(), path.name, index, reporter=self.reporter)
+            elif path != self.plan.journal:
                 write(path, self.in_order(), self.plan.template, self.plan.style)
         for names in self.plan.subtitle_files:
             missing = {video: path for video, path in names.items() if not path.exists()}
@@ -169,8 +175,11 @@ class Run:
 
 
 @contextmanager
-def open_run(plan: Plan) -> Iterator[Run]:
+def open_run(plan: Plan, reporter: Reporter = SILENT) -> Iterator[Run]:
     """Open the outputs of a run. When the block ends, even by an error, they hold all finished records.
+
+    Args:
+        reporter: Receives the progress of what takes long to write.
 
     Raises:
         UsageError: The journal is in use or is not a journal, or an output is a file that coca did not write.
@@ -182,7 +191,7 @@ def open_run(plan: Plan) -> Iterator[Run]:
         index = stack.enter_context(_open_index(plan, tasks)) if plan.index else None
         journal = stack.enter_context(_open_journal(plan, tasks)) if plan.journal else None
         outcomes = dict(journal.reused) if journal else {}
-        run = Run(plan, tasks, journal, outcomes, index, set(index.reused) if index else None)
+        run = Run(plan, tasks, journal, outcomes, index, set(index.reused) if index else None, reporter)
         for path in plan.manifests:
             withdraw_manifest(path)
         try:
@@ -253,6 +262,9 @@ def _refuse_foreign(plan: Plan) -> None:
         if path in subtitles:
             harmless = subtitles[path] in done
         else:
-            harmless = path.read_bytes() == content(path, run.in_order(), plan.template, plan.style)
+            # The thumbnails of a page are not read just to compare it.
+            harmless = path.suffix.lower() != PAGE and path.read_bytes() == content(
+                path, run.in_order(), plan.template, plan.style
+            )
         if not harmless:
             refuse_foreign(path)

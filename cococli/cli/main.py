@@ -24,6 +24,7 @@ from .fetch import fetch
 from .finetune import finetune
 from .merge import merge
 from .models import app as models
+from .report import report
 from .score import score
 from .search import search
 from .typer_internals import Command, CommandGroup, describe_error, prepare_completion
@@ -47,6 +48,7 @@ app.command()(embed)
 app.command()(merge)
 app.command()(search)
 app.command()(score)
+app.command()(report)
 app.command()(evaluate)
 app.command()(finetune)
 app.command()(bench)

@@ -13,7 +13,7 @@ from ..catalog import CLIP, Preprocess
 from ..errors import UsageError
 from ..reporting import SILENT, Reporter
 from .frames import Reader, report_progress
-from .preprocess import crop, random_crop
+from .preprocess import crop, random_crop, shrink
 from .readers import open_reader
 
 Frames = Literal["middle", "multi"]
@@ -25,6 +25,7 @@ MIN_SEGMENT = 0.1  # seconds
 # Containers round the times of a video differently (1/1000 s in Matroska, 1/90000 s in MPEG-TS): a time this close
 # before a frame's start is that start.
 _SLACK = 1e-6  # seconds
+_ROUNDED = 6e-4  # seconds; times of records are rounded to milliseconds
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class ReadRequest:
     crop_seed: int | None = None  # of a random crop, the same for all frames; None crops the center
     preprocess: Preprocess = CLIP
     timeout: float = 60.0  # seconds without progress after which reading fails
+    times: tuple[float, ...] = ()  # of frames to read instead of clips: whole, S pixels high, a clip each; ascending
 
     def count(self, videos: int) -> float:
         """Return the number of clips of some videos; infinity where they are divided."""
@@ -105,6 +107,11 @@ def read_clips(
     """
     reader = open_reader(source, reporter) if isinstance(source, Path) else source
     path = source if isinstance(source, Path) else Path()
+    if request.times:
+        on_screen = np.searchsorted(reader.starts, np.array(request.times) + _ROUNDED, side="right") - 1
+        for time, pixels in _read_frames(reader, on_screen.clip(0), request):
+            yield Clip(path, time, time, (time,)), pixels[None]
+        return
     spans = segment_spans(reader, request.segments)
     indices = sample_indices(reader.starts, spans, request.sampling)
     if reader.end == 0:
@@ -143,6 +150,8 @@ def view(frame: np.ndarray, request: ReadRequest) -> np.ndarray:
     """Resize and crop a frame [H, W, 3] uint8 to [S, S, 3] as requested."""
     if request.image_size is None:
         return frame
+    if request.times:
+        return shrink(frame, request.image_size)
     if request.crop_seed is None:
         return crop(frame, request.image_size, request.preprocess)
     return random_crop(frame, request.image_size, request.crop_seed)

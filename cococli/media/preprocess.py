@@ -62,6 +62,15 @@ def random_crop(frame: np.ndarray, image_size: int, seed: int) -> np.ndarray:
     return np.asarray(box.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 
+def shrink(frame: np.ndarray, height: int) -> np.ndarray:
+    """Resize a whole frame [H, W, 3] uint8 to a height, and at most four times as wide."""
+    from PIL import Image
+
+    image = Image.fromarray(frame)
+    image.thumbnail((4 * height, height))
+    return np.asarray(image)
+
+
 def random_box(height: int, width: int, random: Random) -> tuple[int, int, int, int]:
     """Draw a box as torchvision's `RandomResizedCrop` does: top, left, height and width."""
     for _ in range(10):

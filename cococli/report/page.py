@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..reporting import SILENT, Reporter
+from .thumbnails import add_thumbnails
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("store.js", "cards.js", "list.js", "charts.js", "map.js", "page.js")
@@ -25,6 +27,29 @@ def load_jinja() -> Any:
     except ImportError:
         raise UsageError("the page of results needs jinja2", "pip install 'cococli[review]'") from None
     return jinja2
+
+
+def make_page(
+    records: Sequence[Mapping[str, Any]],
+    title: str,
+    index: Path | None = None,
+    root: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> str:
+    """Return a page with thumbnails of what the records describe.
+
+    Args:
+        records: Fields of JSONL.
+        index: Folder of their embeddings, for a map of them.
+        root: Where the videos are now, if they were moved.
+
+    Raises:
+        UsageError: The index is damaged or holds none of the records.
+    """
+    from .map import place
+
+    found = add_thumbnails(records, root, reporter)
+    return render(found, title, place(found, index) if index else None)
 
 
 def render(
