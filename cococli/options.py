@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from .errors import UsageError
 
 INPUT, DATA, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Data", "Output", "Frames", "Model", "Advanced"
+CLUSTER = "Cluster"
 
 AUTO: Literal["auto"] = "auto"
 AutoNumber = int | Literal["auto"]
@@ -229,6 +230,43 @@ class ModelOptions(EngineOptions):
             panel=INPUT,
         ),
     ] = AUTO
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """A Ray cluster that computes, and what an engine takes of it."""
+
+    ray: Annotated[
+        str | None,
+        Option(
+            "Compute with Ray: local starts it on this machine, auto joins the cluster of this machine, or give the "
+            "address of another.",
+            metavar="local|auto|ADDRESS",
+            complete=("local", "auto"),
+            default_shown=False,
+            panel=CLUSTER,
+        ),
+    ] = None
+    ray_actors: Annotated[
+        str,
+        Option(
+            "Number of engines in the cluster, or least and most of them, as in 2:16. auto takes as many as fit.",
+            metavar="auto|N|MIN:MAX",
+            complete=(AUTO,),
+            panel=CLUSTER,
+        ),
+    ] = AUTO
+    ray_gpus: Annotated[
+        float | None,
+        Option(
+            "GPUs or NPUs of an engine, such as 0.25 if four share one; 0 for none.",
+            metavar="N",
+            minimum=0,
+            maximum=64,
+            default_shown="1 if the cluster has any",
+            panel=CLUSTER,
+        ),
+    ] = None
 
 
 JsonOutput = Annotated[bool, Option("Print JSON.", flags=("--json",))]

@@ -24,6 +24,7 @@ from .options import (
     NumFrames,
     Option,
     Pool,
+    RayOptions,
     RunOptions,
     Segments,
     ShardOption,
@@ -92,6 +93,7 @@ class CaptionRequest:
     run: RunOptions = field(default_factory=RunOptions)
     files: FileOptions = field(default_factory=FileOptions)
     shard: ShardOption = None
+    cluster: RayOptions = field(default_factory=RayOptions)
     segments: Segments = "none"
     merge: Annotated[
         float | None,
@@ -157,6 +159,7 @@ class EmbedRequest:
     run: RunOptions = field(default_factory=RunOptions)
     files: FileOptions = field(default_factory=FileOptions)
     shard: ShardOption = None
+    cluster: RayOptions = field(default_factory=RayOptions)
     segments: Segments = "none"
     frames: Frames = "middle"
     num_frames: NumFrames = 8

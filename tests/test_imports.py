@@ -23,7 +23,7 @@ FLOORS = (
     {"report"},
     {"retrieval"},
     {"benchmark", "doctor"},
-    {"jobs", "requests", "devices"},
+    {"jobs", "requests", "devices", "ray_run"},
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},

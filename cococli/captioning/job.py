@@ -1,7 +1,7 @@
 """Captioning of files: from a request to records and a summary."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import interrupts
+from .. import interrupts, ray_run
 from ..checkpoints.store import ModelFiles
 from ..devices import open_devices, spread
 from ..engines.base import Engine
@@ -33,11 +33,12 @@ from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
 from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import discover, is_image
 from ..model.arrays import l2_normalize
+from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
 from ..shards import Listing, parse_shard
-from .captioner import Caption, Captioner, RemoteCaptioner, check_request
+from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
 from .formats import check_template, default_template
 from .outputs import STDOUT, check_outputs, is_folder, only_subtitles
 from .records import Outcome, Record
@@ -53,7 +54,8 @@ class CaptionJob:
     plan: Plan
     read: ReadRequest
     model: ModelFiles
-    choice: Choice
+    choice: Choice | None  # None on a cluster, whose nodes choose
+    cluster: Cluster | None
     incomplete: bool  # some arguments matched nothing
 
     def run(self, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
@@ -80,9 +82,14 @@ class CaptionJob:
                         reporter.record(outcome)
             if todo:
                 paths, limits = [task.path for task in todo], (request.merge, request.min_score)
-                with self._loaded(len(todo), reporter, engine) as (captioner, sizes):
-                    results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
+                if self.cluster:
+                    videos = self._computed(paths, self.cluster, reporter)
+                    results = _results(videos, paths, self.model.name, *limits)
                     summary.incomplete |= not write_results(run, results, reporter)
+                else:
+                    with self._loaded(len(todo), reporter, engine) as (captioner, sizes):
+                        results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
+                        summary.incomplete |= not write_results(run, results, reporter)
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
             report_pace(spent, started, reporter)
@@ -108,19 +115,40 @@ class CaptionJob:
         self, videos: int, reporter: Reporter, engine: Engine[Any] | None = None
     ) -> Iterator[tuple[Captioner | RemoteCaptioner, Sizes]]:
         """Load the model, on all devices that there is work for, and choose the sizes of the run."""
-        request, model, search = self.request, self.model, self.request.search
-        make = partial(
-            Captioner, model=model.name, search=search, pool=request.pool, prompt=request.prompt, rerank=request.rerank
-        )
+        assert self.choice
+        model, make = self.model, self._make_captioner
         choices = [self.choice] if engine else spread(self.choice, self.read.count(videos))
-        frames, beams, length = self.read.sampling.count, search.rows, search.max_length
-        sizes = partial(choose_sizes, model.config, choices[0], request.model, videos, frames, beams, length)
+        sizes = partial(self._choose_sizes(videos), choice=choices[0])
         if len(choices) == 1:
             yield make(engine or load_engine(model, choices[0], reporter)), sizes()
             return
         with open_devices(model, choices, reporter) as devices:
-            found = sizes(len(choices), devices.memory)
+            found = sizes(devices=len(choices), free=devices.memory)
             yield RemoteCaptioner(model.name, devices, make, found), found
+
+    def _computed(
+        self, paths: Sequence[Path], cluster: Cluster, reporter: Reporter
+    ) -> Generator[Computed[Caption], None, None]:
+        """Caption videos on a cluster."""
+        make, choose = self._make_captioner, self._choose_sizes(len(paths))
+
+        def stream(engine: Engine[Any], sizes: Sizes) -> Stream[Any]:
+            return make(engine).stream(sizes.slots)
+
+        return ray_run.compute_videos(paths, cluster, self.read, choose, stream, reporter)
+
+    @property
+    def _make_captioner(self) -> Callable[[Engine[Any]], Captioner]:
+        request, model = self.request, self.model.name
+        options = {"pool": request.pool, "prompt": request.prompt, "rerank": request.rerank}
+        return partial(Captioner, model=model, search=request.search, **options)  # type: ignore[arg-type]
+
+    def _choose_sizes(self, videos: int) -> Callable[..., Sizes]:
+        """Return what chooses the sizes of the run for a `choice`."""
+        options, search = self.request.model, self.request.search
+        frames, beams, length = self.read.sampling.count, search.rows, search.max_length
+        given: dict[str, Any] = {"videos": videos, "frames": frames, "beams": beams, "max_length": length}
+        return partial(choose_sizes, self.model.config, options=options, **given)
 
 
 def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool = True) -> CaptionJob:
@@ -137,7 +165,8 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if shard:
         outputs = tuple(o if o == STDOUT or is_folder(o) else str(shard.file(Path(o))) for o in outputs)
         folder = shard.folder(folder) if folder else None
-    resolve_options(options)  # which refuses invalid ones
+    if request.cluster.ray is None:
+        resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     style = CueStyle(max_seconds=request.max_cue)
     if request.template is not None:
@@ -148,7 +177,8 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
         videos = [path for path in videos if not is_image(path)]
     model = choose_model(options.model)
-    choice = resolve_options(options, model.config)
+    cluster = check_cluster(request.cluster, model, options)
+    choice = None if cluster else resolve_options(options, model.config)
     check_request(model.config, request.search, request.pool, request.prompt, request.rerank)
     if request.rerank or folder or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)
@@ -187,7 +217,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         reporter.warning(f"{problem.message}; {problem.hint}")
     if listing:
         reporter.note(listing.describe())
-    return CaptionJob(request, plan, read, model, choice, bool(problems))
+    return CaptionJob(request, plan, read, model, choice, cluster, bool(problems))
 
 
 @dataclass(frozen=True)
@@ -241,9 +271,20 @@ def caption_videos(
         min_score: Captions of a lower similarity are marked as weak.
     """
     stream = captioner.stream(sizes.slots)
-    with closing(compute_videos(paths, stream, read, sizes.batch, reporter, spent, sizes.readers)) as videos:
+    videos = compute_videos(paths, stream, read, sizes.batch, reporter, spent, sizes.readers)
+    return _results(videos, paths, captioner.model, merge, min_score)
+
+
+def _results(
+    videos: Generator[Computed[Caption], None, None],
+    paths: Sequence[Path],
+    model: str,
+    merge: float | None,
+    min_score: float | None,
+) -> Generator[Result, None, None]:
+    with closing(videos):
         for video in videos:
-            yield _result(video, str(paths[video.index]), captioner.model, merge, min_score)
+            yield _result(video, str(paths[video.index]), model, merge, min_score)
 
 
 def merge_segments(

@@ -99,6 +99,6 @@ def _preview(job: "CaptionJob", reporter: console.ConsoleReporter) -> None:
         if not is_done:
             todo.append(name)
     reporter.note(f"{len(todo)} to caption, {done} already captioned; nothing was written")
-    if todo:
+    if todo and not job.cluster:
         seconds = job.estimate(todo[:TIMED], reporter) * len(todo)
         reporter.note(f"about {console.duration(seconds)}, estimated from {len(todo[:TIMED])} of them")

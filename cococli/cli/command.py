@@ -43,6 +43,7 @@ _MODEL = ("model", *_ENGINE, "frames", "method", "search", "only")
 # Flags, when they have no effect, and whether they have one.
 _EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
     (("num_frames", "pool"), "without --frames multi", lambda given: given.get("frames") == "multi"),
+    (("ray_actors", "ray_gpus"), "without --ray", lambda given: given.get("ray") is not None),
     (("merge",), "without --segments", lambda given: given.get("segments") != "none"),
     (("top_k",), "without --search top-k", _searches("top-k")),
     (("top_p",), "without --search top-p", _searches("top-p")),

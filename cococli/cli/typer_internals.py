@@ -130,7 +130,7 @@ def help_panels(context: typer.Context) -> dict[str, list[tuple[str, str]]]:
         panels[heading].sort(key=lambda row: row[0].startswith("--"))
     if below := subcommands(context):
         panels["Commands"] = [(name, help_paragraphs(child.command)[0]) for name, child in below.items()]
-    rank = {"Arguments": -1, "Options": 1, "Advanced": 2}
+    rank = {"Arguments": -1, "Options": 1, "Cluster": 2, "Advanced": 3}
     return dict(sorted(panels.items(), key=lambda panel: rank.get(panel[0], 0)))
 
 

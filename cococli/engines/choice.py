@@ -137,6 +137,15 @@ def open_engine(model: ModelFiles, choice: Choice, progress: Progress | None = N
     )
 
 
+def check_options(options: EngineOptions) -> None:
+    """Refuse values that no machine supports, for another machine than this.
+
+    Raises:
+        UsageError: A value is invalid.
+    """
+    _check(options.engine, options.device, options.precision)
+
+
 def _check(engine: str, device: str, precision: str) -> None:
     """Refuse values that no machine supports."""
     if engine not in (AUTO, "mindspore", "torch", "openvino"):

@@ -292,7 +292,7 @@ class _Computation(Generic[T]):
         """Submit a batch, and compute until none of it is queued."""
         with self._computing():
             pixels = np.stack([item.pixels for item in batch])
-            self.computer.submit(batch, pixels, [_seed(self.paths[item.video], item.index) for item in batch])
+            self.computer.submit(batch, pixels, [clip_seed(self.paths[item.video], item.index) for item in batch])
             for item in batch:
                 item.pixels = _FREED
         self._step()
@@ -325,7 +325,7 @@ class _Computation(Generic[T]):
                 return
 
 
-def _seed(path: Path, index: int) -> int:
+def clip_seed(path: Path, index: int) -> int:
     """Return a number that depends only on the clip, so that sampling gives it the same caption in every run."""
     return zlib.crc32(f"{index} {path}".encode("utf-8", "surrogateescape"))
 

@@ -140,24 +140,47 @@ def read_videos(
 
 
 def _serve(unread: "SimpleQueue[_QueuedVideo | None]", closed: Connection) -> None:
-    """Read one video after another in a process, and replace it when it fails or has read enough files."""
-    worker: _Worker | None = None
+    """Read one video after another."""
+    reader = VideoReader(closed)
     while (task := unread.get()) and not closed.poll():
+        for event in reader.read(task.index, task.path, task.request):
+            task.events.put(event)
+    reader.close()
+
+
+class VideoReader:
+    """A process that reads videos, which is replaced when it fails or has read enough files."""
+
+    def __init__(self, closed: Connection | None = None) -> None:
+        """
+        Args:
+            closed: Turns readable when reading should end early.
+        """
+        self._closed = closed
+        self._worker: _Worker | None = None
+
+    def read(self, index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
+        """Yield the events of a video, up to its end or until `closed` is readable."""
         try:
-            if worker is None or worker.has_ended():
-                worker = _Worker()
-            for event in worker.read(task, closed):
-                task.events.put(event)
-            spent = worker.files >= MAX_FILES
+            if self._worker is None or self._worker.has_ended():
+                self._worker = _Worker()
+            yield from self._worker.read((index, path, request), self._closed)
+            spent = self._worker.files >= MAX_FILES
         except Exception as error:
             spent = True
             why = error.message if isinstance(error, VideoError) else f"unexpected: {type(error).__name__}: {error}"
-            task.events.put(VideoFailed(task.index, why, is_transient(error)))
-        if worker and spent:
-            worker.end()
-            worker = None
-    if worker:
-        worker.end()
+            yield VideoFailed(index, why, is_transient(error))
+        except GeneratorExit:  # what is left of the video must not be taken for the next one
+            self.close()
+            raise
+        if spent:
+            self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker:
+            self._worker.end()
+            self._worker = None
 
 
 class _Worker:
@@ -168,17 +191,19 @@ class _Worker:
         self.process, self.socket = start_process("cococli.media.worker", OMP_NUM_THREADS="1")
         self._receive()  # it is ready: its start does not count as time to read a video
 
-    def read(self, task: _QueuedVideo, closed: Connection) -> Iterator[Event]:
+    def read(self, job: tuple[int, Path, ReadRequest], closed: Connection | None) -> Iterator[Event]:
         """Yield the events of a video, up to its end or until `closed` is readable.
 
         Raises:
             VideoError: The process hangs or has crashed.
         """
         self.files += 1
-        self.socket.send((task.index, task.path, task.request))
-        while closed not in (ready := wait([self.socket.fileno(), closed], task.request.timeout)):
+        self.socket.send(job)
+        timeout = job[2].timeout
+        waited: list[int | Connection] = [self.socket.fileno(), *([closed] if closed else [])]
+        while closed not in (ready := wait(waited, timeout)):
             if not ready:
-                raise VideoError(f"gave up after {task.request.timeout:g} s")
+                raise VideoError(f"gave up after {timeout:g} s")
             event = self._receive()
             if event:  # None only shows that it makes progress
                 yield event

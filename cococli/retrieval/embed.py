@@ -4,7 +4,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import interrupts
+from .. import interrupts, ray_run
 from ..checkpoints.store import ModelFiles
 from ..devices import open_devices, spread
 from ..engines.base import Engine
@@ -38,12 +38,15 @@ from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute
 from ..media.discover import discover
 from ..media.remote import local_copy
 from ..overwrite import refuse_foreign, write_output
+from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest, ScoreRequest
 from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
 from ..tables import load_pyarrow
 from ..tokenizer import tokenize
 from .index import About, Entry, Index, IndexWriter, check_index, index_files, open_index
+
+ComputeVideos = Callable[[Sequence[Path]], Generator[Computed[np.ndarray], None, None]]  # on a cluster
 
 STDOUT = "-"
 SUFFIXES = (".npz", ".jsonl", ".parquet")
@@ -80,14 +83,15 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
         CocaError: An output cannot be written.
     """
     options, shard = request.model, parse_shard(request.shard)
-    resolve_options(options)  # which refuses invalid ones
+    if request.cluster.ray is None:
+        resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     if not request.paths and not request.texts:
         raise UsageError("nothing to embed", "name videos, pictures or folders, or --texts FILE")
     videos, problems = discover(request.paths, request.files, reporter) if request.paths else ([], [])
     texts = read_texts(request.texts) if request.texts else []
     model = choose_model(options.model)
-    choice = resolve_options(options, model.config)
+    choice = check_cluster(request.cluster, model, options) or resolve_options(options, model.config)
     named = [_output_of(shard, output) for output in request.output] if shard else request.output
     outputs = parse_outputs(named, repr((model.identity, request.half)))
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
@@ -144,15 +148,17 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
 @contextmanager
 def open_embedder(
     model: ModelFiles,
-    choice: Choice,
+    choice: Choice | Cluster,
     request: EmbedRequest | ScoreRequest,
     videos: int,
     texts: bool,
     read: ReadRequest,
     reporter: Reporter,
     engine: Engine[Any] | None,
-) -> Iterator[tuple[Computer[np.ndarray], Engine[Any] | None, Sizes]]:
+) -> Iterator[tuple[Computer[np.ndarray] | ComputeVideos, Engine[Any] | None, Sizes]]:
     """Load the model, on all devices that there is work for, and choose the sizes of the run.
+
+    On a cluster, this machine embeds the texts.
 
     Args:
         videos: Number of videos and pictures to embed.
@@ -161,6 +167,15 @@ def open_embedder(
     Yields:
         What embeds clips; the engine that embeds texts, perhaps None if there are none; and the sizes.
     """
+    if isinstance(choice, Cluster):
+        if texts:
+            engine = engine or load_engine(model, resolve_options(request.model, model.config), reporter)
+        choose = partial(choose_sizes, model.config, options=request.model, videos=videos, frames=read.sampling.count)
+        pool = request.pool
+        make = lambda engine, sizes: embedding_computer(pool, engine)  # noqa: E731
+        compute = partial(ray_run.compute_videos, cluster=choice, request=read, choose_sizes=choose, make=make)
+        yield partial(compute, reporter=reporter), engine if texts else None, SMALL
+        return
     choices = [choice] if engine or not videos else spread(choice, read.count(videos))
     sizes = partial(choose_sizes, model.config, choices[0], request.model, videos, read.sampling.count)
     if len(choices) == 1 or texts:
@@ -186,7 +201,7 @@ def embedding_computer(pool: str, engine: Engine[Any]) -> FunctionComputer[np.nd
 def embed_tasks(
     index: IndexWriter,
     tasks: Sequence[Task],
-    computer: Computer[np.ndarray],
+    computer: Computer[np.ndarray] | ComputeVideos,
     engine: Engine[Any] | None,
     request: ReadRequest,
     sizes: Sizes = SMALL,
@@ -234,14 +249,18 @@ class Embedded:
 
 def embed_videos(
     paths: Sequence[Path],
-    computer: Computer[np.ndarray],
+    computer: Computer[np.ndarray] | ComputeVideos,
     request: ReadRequest,
     sizes: Sizes = SMALL,
     reporter: Reporter = SILENT,
     spent: Spent | None = None,
 ) -> Iterator[Embedded]:
     """Embed every segment of every video, in the given order. See `embed_tasks` and `compute_videos`."""
-    with closing(compute_videos(paths, computer, request, sizes.batch, reporter, spent, sizes.readers)) as videos:
+    if callable(computer):
+        computed = computer(paths)
+    else:
+        computed = compute_videos(paths, computer, request, sizes.batch, reporter, spent, sizes.readers)
+    with closing(computed) as videos:
         for video in videos:
             yield _embedded(video, str(paths[video.index]))
 

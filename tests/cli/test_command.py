@@ -57,7 +57,7 @@ def test_help_fits_terminal(context: typer.Context, columns: int, monkeypatch: p
 @pytest.mark.parametrize(
     ("name", "headings"),
     [
-        ("caption", ["Arguments", "Output", "Input", "Frames", "Model", "Options", "Advanced"]),
+        ("caption", ["Arguments", "Output", "Input", "Frames", "Model", "Options", "Cluster", "Advanced"]),
         ("search", ["Arguments", "Results", "Model", "Options", "Advanced"]),
         ("evaluate", ["Data", "Output", "Input", "Frames", "Model", "Options", "Advanced"]),
     ],
