@@ -462,6 +462,7 @@ class ScoreRequest:
     frames: Frames = "middle"
     num_frames: NumFrames = 8
     pool: Pool = "joint"
+    cluster: RayOptions = field(default_factory=RayOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
 
 

@@ -28,11 +28,12 @@ from ..jobs import (
 )
 from ..journal import Failure, Journal, Task, cache_path, fingerprint, open_journal
 from ..media.clips import ReadRequest, Sampling, Segments
-from ..media.compute import Computed, Spent, compute_videos
+from ..media.compute import Computed, Spent
 from ..overwrite import refuse_foreign
+from ..ray_run import check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import ScoreRequest
-from ..retrieval.embed import TEXTS_AT_ONCE, embed_texts, open_embedder
+from ..retrieval.embed import TEXTS_AT_ONCE, compute, embed_texts, open_embedder
 from .evaluate import find_examples
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -52,14 +53,15 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
         CocaError: An output cannot be written.
     """
     options, sampling = request.model, Sampling(request.frames, request.num_frames)
-    resolve_options(options)  # which refuses invalid ones
+    if request.cluster.ray is None:
+        resolve_options(options)  # which refuses invalid ones
     dataset, incomplete = find_examples(request, reporter)
     assert dataset
     captions = _captions_by_path(dataset)
     paths = [Path(name) for name in captions]
     files = _check_outputs(request, paths)
     model = choose_model(options.model)
-    choice = resolve_options(options, model.config)
+    choice = check_cluster(request.cluster, model, options) or resolve_options(options, model.config)
     read_only = [dataset.source, *filter(None, (request.data, request.karpathy)), *map(container_of, paths)]
     journal = next((path for path in files if path.suffix.lower() == ".jsonl"), None)
     if files and not journal:
@@ -91,7 +93,7 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
                 with embedder as (computer, engine, sizes):
                     assert engine
                     found = [Path(task.name) for task in todo]
-                    videos = compute_videos(found, computer, read, sizes.batch, reporter, spent, sizes.readers)
+                    videos = compute(found, computer, read, sizes, reporter, spent)
                     with closing(videos):
                         scored = _scores(videos, todo, captions, engine, model.name)
                         _write(scored, lines, outcomes, len(todo), reporter)

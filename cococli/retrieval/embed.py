@@ -238,6 +238,20 @@ def embed_tasks(
     return failed
 
 
+def compute(
+    paths: Sequence[Path],
+    computer: Computer[np.ndarray] | ComputeVideos,
+    request: ReadRequest,
+    sizes: Sizes,
+    reporter: Reporter,
+    spent: Spent | None,
+) -> Generator[Computed[np.ndarray], None, None]:
+    """Compute the vectors of videos with what `open_embedder` yields."""
+    if callable(computer):
+        return computer(paths)
+    return compute_videos(paths, computer, request, sizes.batch, reporter, spent, sizes.readers)
+
+
 @dataclass(frozen=True)
 class Embedded:
     """The entries and vectors of one video."""
@@ -256,11 +270,7 @@ def embed_videos(
     spent: Spent | None = None,
 ) -> Iterator[Embedded]:
     """Embed every segment of every video, in the given order. See `embed_tasks` and `compute_videos`."""
-    if callable(computer):
-        computed = computer(paths)
-    else:
-        computed = compute_videos(paths, computer, request, sizes.batch, reporter, spent, sizes.readers)
-    with closing(computed) as videos:
+    with closing(compute(paths, computer, request, sizes, reporter, spent)) as videos:
         for video in videos:
             yield _embedded(video, str(paths[video.index]))
 
