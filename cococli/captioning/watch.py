@@ -78,6 +78,8 @@ def _check(request: CaptionRequest) -> list[Path]:
         raise UsageError(f"--watch takes folders, and {others[0]} is not one")
     if request.shard:
         raise UsageError("--watch and --shard exclude each other", "watch a folder on each machine")
+    if request.cluster.ray:
+        raise UsageError("--watch and --ray exclude each other", "leave --ray out")
     if STDOUT in request.output and len(request.output) > 1:
         raise UsageError("with --watch, captions go to files or to stdout, not to both")
     if wrong := [output for output in request.output if Path(output).suffix.lower() in SUBTITLES]:
@@ -100,6 +102,7 @@ def _changes(folders: Sequence[Path]) -> Iterator[set[tuple[Any, str]]]:
 
 def _load(job: CaptionJob, first: bool, reporter: Reporter) -> Engine[Any] | None:
     """Load the model to keep, if there is work. Many files that were there before go to all devices instead."""
+    assert job.choice
     todo = sum(not done for _, done in job.preview())
     if not todo or (first and len(spread(job.choice, job.read.count(todo))) > 1):
         return None
