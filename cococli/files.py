@@ -33,6 +33,7 @@ _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
 _CHUNK_BYTES = 1 << 20
 _RANGE = re.compile(r"/@([0-9]{1,18})\+([0-9]{1,18})/")
 _SAMPLE = re.compile(rf"\.tar{_RANGE.pattern}((?:.*/)?[^/.]+)[^/]*", re.DOTALL | re.IGNORECASE)
+_SPAN = re.compile(r"(.+)/@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s/[^/]*", re.DOTALL)
 
 
 @contextmanager
@@ -243,8 +244,34 @@ def exists(path: str) -> bool:
     return os.path.lexists(path) or is_url(path) or find_member(Path(path)) is not None
 
 
+class Span(NamedTuple):
+    """A part of a video."""
+
+    video: Path
+    start: float  # seconds
+    end: float
+
+
+def span_path(video: Path, start: float, end: float) -> Path:
+    """Return the path of a part of a video, as in `dog.mp4/@1.5-7.25s/dog.mp4`, which is read as a video of its own."""
+    return video / f"@{format_span(start, end)}" / video.name
+
+
+def format_span(start: float, end: float) -> str:
+    """Return the times of a part of a video as in its path: `1.5-7.25s`."""
+    return f"{start:.12g}-{end:.12g}s"
+
+
+def find_span(path: Path) -> Span | None:
+    """Return what a `span_path` stands for; None for other paths."""
+    match = _SPAN.fullmatch(str(path))
+    return Span(Path(match[1]), float(match[2]), float(match[3])) if match else None
+
+
 def container_of(path: Path) -> Path:
-    """Return the container of a `member_path`; other paths unchanged."""
+    """Return the container of a `member_path`, or the video of a `span_path`; other paths unchanged."""
+    if span := find_span(path):
+        path = span.video
     member = find_member(path)
     return member.container if member else path
 

@@ -353,12 +353,44 @@ Images = Annotated[
 ]
 
 
+BenchmarkName = Literal[
+    "msr-vtt",
+    "msvd",
+    "vatex",
+    "activitynet",
+    "flickr30k",
+    "coco",
+    "nocaps",
+    "imagenet",
+    "kinetics",
+    "ucf101",
+    "hmdb51",
+    "ucf101-2",
+    "hmdb51-2",
+    "ucf101-3",
+    "hmdb51-3",
+]
+
+
 @dataclass(frozen=True)
 class EvaluateRequest:
     """Captions or a model to evaluate, on which data, and where the report goes."""
 
     data: Annotated[Path | None, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA)] = None
-    split: Split = "val"
+    benchmark: Annotated[
+        BenchmarkName | None,
+        Option(
+            "Public benchmark to evaluate on: msr-vtt, msvd, vatex, activitynet, flickr30k, coco, nocaps, imagenet, "
+            "kinetics, ucf101 or hmdb51. --data names the folder with its authors' files.",
+            metavar="NAME",
+            default_shown=False,
+            panel=DATA,
+        ),
+    ] = None
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        Option("Split of the data.", metavar="train|val|test", default_shown="val, or the benchmark's", panel=DATA),
+    ] = None
     karpathy: Karpathy = None
     images: Images = None
     limit: Limit = None
@@ -384,9 +416,11 @@ class EvaluateRequest:
     templates: Annotated[
         str,
         Option(
-            "Sentences that a class name is put into: CLIP's 80, its best 7, or the lines of a file.",
-            metavar="openai|simple|FILE",
-            complete=("openai", "simple"),
+            "Sentences that a class name is put into: CLIP's 80, its best 7, its 28 for actions, or the lines of a "
+            "file.",
+            metavar="openai|simple|actions|FILE",
+            complete=("openai", "simple", "actions"),
+            default_shown="openai; actions for benchmarks of actions",
             panel=DATA,
         ),
     ] = "openai"
@@ -400,6 +434,9 @@ class EvaluateRequest:
             panel=DATA,
         ),
     ] = None
+    allow_missing: Annotated[
+        bool, Option("Score --predictions even if some pictures have none; those are left out.", panel=DATA)
+    ] = False
     references: Annotated[
         Path | None,
         Option(

@@ -17,6 +17,7 @@ SCORE_COLUMN = 14  # cells of a terminal for the scores of the worst examples
     "coca evaluate --data coco/ --karpathy dataset_coco.json --split test",
     "coca evaluate --classes imagenet/val/ --templates simple",
     "coca evaluate --predictions out.jsonl --references captions.json",
+    "coca evaluate --benchmark msr-vtt --data MSRVTT/ --frames multi",
 )
 def evaluate(
     request: EvaluateRequest,
@@ -47,6 +48,8 @@ def evaluate(
 def _print(report: "Report", worst: int) -> None:
     """Print a table of the scores, and the worst examples."""
     console.table(("measure", "x 100"), report.rows())
+    if report.ranks:
+        console.table(("rank", "from 1"), [(name, f"{value:.1f}") for name, value in report.ranks.items()])
     for example in report.worst_of_each(worst):
         console.row(f"{example.by} {example.score:.3g}", example.what, SCORE_COLUMN)
         for name, text in (("  said", example.got), ("  wanted", example.wanted)):

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
@@ -10,7 +11,13 @@ from ..parsing import read_errors, read_json
 from ..reporting import SILENT, Reporter
 
 _NAMES = "classes.json"
-_IMAGENET = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "classnames.txt", "synset_words.txt", "words.txt")
+IMAGENET_LISTS = (
+    "LOC_synset_mapping.txt",
+    "imagenet_class_index.json",
+    "classnames.txt",
+    "synset_words.txt",
+    "words.txt",
+)
 _WNID = re.compile(r"n\d{8}")
 
 # ImageNet has two classes "crane" and two "maillot"; these are the names of CLIP's authors.
@@ -41,25 +48,35 @@ def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter
     folders = sorted(entry for entry in data.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(folders) < 2:
         raise UsageError(f"{data} has fewer than two folders", "each folder is a class")
-    names = read_names(names_file) if names_file else _names(data / _NAMES, folders)
-    wnids = [folder.name for folder in folders if _WNID.fullmatch(folder.name)]
-    if any(wnid not in names for wnid in wnids) and not names_file:
-        places = (place / name for place in (data, data.resolve().parent) for name in _IMAGENET)
-        names = next((read_names(path) for path in places if path.is_file()), {}) | names
-    if unnamed := [wnid for wnid in wnids if not names.get(wnid, "").strip()]:
-        some = f"{len(unnamed)} of {len(folders)} folders in {data} are numbers, not names of classes: {unnamed[0]}"
-        raise UsageError(some, f"put {_IMAGENET[0]} there, or give their names by --class-names FILE")
-    repeated = {name for name, count in Counter(names[wnid] for wnid in wnids).items() if count > 1}
-    names |= {wnid: _DISTINCT_NAMES[wnid] for wnid in wnids if names[wnid] in repeated and wnid in _DISTINCT_NAMES}
+    names = class_names(data, [folder.name for folder in folders], names_file)
     classes: dict[str, list[Path]] = {}
     for folder in folders:
-        name = names.get(folder.name, folder.name.replace("_", " "))
+        name = names[folder.name]
         if name in classes:
             raise UsageError(f"two folders in {data} are the class {name!r}: one is {folder.name}")
         classes[name] = find_media(folder, reporter)
         if not classes[name]:
             raise UsageError(f"{folder} holds no picture and no video", "each folder is a class")
     return classes
+
+
+def class_names(data: Path, folders: Sequence[str], names_file: Path | None = None) -> dict[str, str]:
+    """Return the names of the classes that are called like these folders. See `class_folders`.
+
+    Raises:
+        UsageError: A file of names is damaged, or a folder is a wnid without a name.
+    """
+    names = read_names(names_file) if names_file else _names(data / _NAMES, folders)
+    wnids = [folder for folder in folders if _WNID.fullmatch(folder)]
+    if any(wnid not in names for wnid in wnids) and not names_file:
+        places = (place / name for place in (data, data.resolve().parent) for name in IMAGENET_LISTS)
+        names = next((read_names(path) for path in places if path.is_file()), {}) | names
+    if unnamed := [wnid for wnid in wnids if not names.get(wnid, "").strip()]:
+        some = f"{len(unnamed)} of {len(folders)} folders in {data} are numbers, not names of classes: {unnamed[0]}"
+        raise UsageError(some, f"put {IMAGENET_LISTS[0]} there, or give their names by --class-names FILE")
+    repeated = {name for name, count in Counter(names[wnid] for wnid in wnids).items() if count > 1}
+    names |= {wnid: _DISTINCT_NAMES[wnid] for wnid in wnids if names[wnid] in repeated and wnid in _DISTINCT_NAMES}
+    return {folder: names.get(folder, folder.replace("_", " ")) for folder in folders}
 
 
 def read_names(path: Path) -> dict[str, str]:
@@ -96,13 +113,13 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
-def _names(path: Path, folders: list[Path]) -> dict[str, str]:
+def _names(path: Path, folders: Sequence[str]) -> dict[str, str]:
     if not path.exists():
         return {}
     names = read_json(path)
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise UsageError(f"{path} is not a JSON object of names", 'for example: {"n02099601": "golden retriever"}')
-    unknown = names.keys() - {folder.name for folder in folders}
+    unknown = names.keys() - set(folders)
     if unknown:
         raise UsageError(f"{path} names {min(unknown)!r}, but there is no such folder")
     return names

@@ -50,10 +50,19 @@ def read_karpathy(path: Path, folders: Sequence[Path]) -> list[RawExample]:
     Raises:
         UsageError: The file is damaged or of another kind.
     """
-    images = field(read_json(path), "images", list, str(path))
-    entries = [_karpathy_entry(image, f"images[{number}] of {path}") for number, image in enumerate(images)]
+    entries = karpathy_entries(path)
     places = _find_pictures([str(entry.path) for entry in entries], path, folders)
     return [entry._replace(path=place) for entry, place in zip(entries, places, strict=True)]
+
+
+def karpathy_entries(path: Path) -> list[RawExample]:
+    """Read the pictures of a Karpathy split; their paths are those in the file.
+
+    Raises:
+        UsageError: The file is damaged or of another kind.
+    """
+    images = field(read_json(path), "images", list, str(path))
+    return [_karpathy_entry(image, f"images[{number}] of {path}") for number, image in enumerate(images)]
 
 
 def id_field(record: Any, name: str, where: str) -> str:

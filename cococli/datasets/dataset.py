@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import UsageError
-from ..files import find_member
+from ..files import find_member, find_span
 from ..media.discover import is_image
 
 Split = Literal["train", "val", "test"]
@@ -22,6 +22,7 @@ _SPLITS: dict[str, Split] = {
     "restval": "train",
     "val": "val",
     "valid": "val",
+    "validate": "val",
     "validation": "val",
     "dev": "val",
     "test": "test",
@@ -90,6 +91,8 @@ def drop_missing(dataset: Dataset) -> tuple[Dataset, UsageError | None]:
 
 def _has_content(path: Path) -> bool:
     try:
+        if span := find_span(path):
+            path = span.video
         if member := find_member(path):
             return 0 < member.size <= member.container.stat().st_size - member.offset
         status = path.stat()

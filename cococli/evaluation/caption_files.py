@@ -9,7 +9,8 @@ from typing import Any
 from ..datasets.coco import id_field
 from ..datasets.dataset import image_id, split_of
 from ..errors import UsageError
-from ..parsing import field, read_json
+from ..files import format_span
+from ..parsing import field, read_json, validate
 from ..tables import CAPTIONS, PATHS, choose_column, read_table, require_utf8, split_column
 from ..tokenizer import decode, encode
 
@@ -190,11 +191,29 @@ def _entry(record: Any, column: str | None) -> tuple[Any, Any]:
     return record[picture] if picture else None, caption
 
 
+@dataclass(frozen=True)
+class _Segment:
+    timestamp: tuple[float, float]
+    sentence: str
+
+
+def _segments(path: Path, results: dict[str, Any]) -> dict[str, str]:
+    """Return the captions of segments in densevid_eval's format, named as those of ActivityNet Captions."""
+    videos = validate(results, dict[str, list[_Segment]], f"results in {path}")
+    return {
+        f"{video} {format_span(*segment.timestamp)}": segment.sentence
+        for video, own in videos.items()
+        for segment in own
+    }
+
+
 def _load(path: Path, column: str | None, notes: list[str] | None) -> Any:
     """Return what a .json holds, a list as pairs of a place and an entry; or the records of a table."""
     if path.suffix.lower() in (".jsonl", ".csv", ".tsv", ".txt", ".token", ".parquet"):
         return list(read_table(path, column, notes))
     content = read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("results"), dict):
+        return _segments(path, content["results"])
     if isinstance(content, list):
         return [(f"entry {number} of {path}", entry) for number, entry in enumerate(content, start=1)]
     return content

@@ -65,6 +65,22 @@ def score_captions(
     )
 
 
+def cider_of_groups(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], groups: Mapping[str, str]
+) -> dict[str, float]:
+    """Return the CIDEr of each group of pictures, as if each were a data set of its own.
+
+    Args:
+        groups: Picture -> its group.
+    """
+    scores = {}
+    for group in sorted(set(groups.values())):
+        own = {picture: captions for picture, captions in references.items() if groups.get(picture) == group}
+        if own:
+            scores[group] = score_captions(predictions, own, ["CIDEr"]).corpus["CIDEr"]
+    return scores
+
+
 def check_installed() -> None:
     """Check that pycocoevalcap is installed, before work that needs it only at the end.
 
@@ -88,7 +104,8 @@ def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str
     if bare := [picture for picture, captions in references.items() if not captions]:
         raise UsageError(f"{len(bare)} of {len(references)} pictures have no references: {_some(bare)}")
     if missing := [picture for picture in references if picture not in predictions]:
-        raise UsageError(f"{len(missing)} of {len(references)} pictures have no prediction: {_some(missing)}")
+        problem = f"{len(missing)} of {len(references)} pictures have no prediction: {_some(missing)}"
+        raise UsageError(problem, "--allow-missing leaves them out")
 
 
 def _notes(

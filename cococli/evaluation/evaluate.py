@@ -11,6 +11,9 @@ from ..captioning.captioner import Captioner, check_request
 from ..captioning.job import caption_videos, write_results
 from ..captioning.resume import Plan, open_run
 from ..checkpoints.store import ModelFiles
+from ..datasets.benchmark_folder import BenchmarkData
+from ..datasets.benchmarks import BENCHMARKS, read_benchmark
+from ..datasets.benchmarks import CAPTIONS as CAPTIONS_MEASURED
 from ..datasets.classes import class_folders
 from ..datasets.dataset import Dataset, drop_missing
 from ..datasets.find import find_dataset
@@ -30,8 +33,8 @@ from ..retrieval.embed import embed_tasks, embedding_computer
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column
-from .caption_files import matched, read_predictions, read_references
-from .captions import check_installed, score_captions
+from .caption_files import References, matched, read_predictions, read_references
+from .captions import check_installed, cider_of_groups, score_captions
 from .model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
 from .report import Report, worst_captions
 from .zeroshot import described, read_templates
@@ -72,7 +75,9 @@ def evaluate(request: EvaluateRequest, reporter: Reporter = SILENT) -> Evaluatio
     """
     if request.predictions or request.references:
         evaluation = _evaluate_predictions(request, reporter)
-    elif request.data or request.classes:
+    elif request.allow_missing:
+        raise UsageError("--allow-missing is for --predictions")
+    elif request.data or request.classes or request.benchmark:
         evaluation = _evaluate_model(request, reporter)
     else:
         raise UsageError("there is nothing to evaluate on", "name --data, --classes, or --predictions and --references")
@@ -84,104 +89,186 @@ def evaluate(request: EvaluateRequest, reporter: Reporter = SILENT) -> Evaluatio
 
 
 def _evaluate_predictions(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
-    if not (request.predictions and request.references) or request.data or request.classes:
-        raise UsageError("--predictions and --references go together, without --data and --classes")
-    settings = {
-        "predictions": _absolute(request.predictions),
-        "references": _absolute(request.references),
-        "split": request.split,
-    }
+    benchmark = request.benchmark if request.data else None
+    other = request.classes or (request.data if request.references else None)
+    if not request.predictions or bool(request.references) == bool(benchmark) or other:
+        hint = "or --predictions with --benchmark and --data"
+        raise UsageError("--predictions and --references go together, without --data and --classes", hint)
+    source = request.references or request.data
+    assert source
+    settings = {"predictions": _absolute(request.predictions), "references": _absolute(source)}
+    settings |= {"split": _split(request)}
+    settings |= {"benchmark": benchmark} if benchmark else {}
     if request.output:
-        _check_output(request.output, settings, [request.predictions, request.references], None, request.overwrite)
+        _check_output(request.output, settings, [request.predictions, source], None, request.overwrite)
     reporter.checked()
     notes: list[str] = []
-    references = read_references(request.references, request.split, notes)
+    groups: Mapping[str, str] = {}
+    if request.references:
+        references = read_references(request.references, request.split or "val", notes)
+    else:
+        found = _find_benchmark(request, reporter)
+        if not found.captions:
+            raise UsageError(f"--benchmark {benchmark} has no captions to compare --predictions with")
+        groups = found.groups
+        references = References(
+            {example.id: list(example.captions) for example in found.captions.examples},
+            {example.id: str(example.path) for example in found.captions.examples},
+        )
     predictions = matched(read_predictions(request.predictions, notes), references)
+    captions = references.captions
+    missing = captions.keys() - predictions.keys()
+    if missing and request.allow_missing and len(missing) < len(captions):
+        notes.append(f"{len(missing)} of {len(captions)} pictures have no prediction and are left out")
+        captions = {picture: own for picture, own in captions.items() if picture in predictions}
     for line in notes:
         reporter.note(line)
     with reporter.progress("scoring captions"):
-        scores = score_captions(predictions, references.captions)
-    report = Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references.captions)))
+        scores = score_captions(predictions, captions)
+    worst = tuple(worst_captions(scores, predictions, captions))
+    report = Report(captions=scores, worst=worst, groups=cider_of_groups(predictions, captions, groups))
     return Evaluation(report, settings, request.output)
 
 
 def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
-    if request.data and request.only != "retrieval":
+    captioned = CAPTIONS_MEASURED in BENCHMARKS[request.benchmark].measures if request.benchmark else request.data
+    if captioned and request.only != "retrieval":
         check_installed()
     options = request.model
     resolve_options(options)  # which refuses invalid ones
     sampling = Sampling(request.frames, request.num_frames)
-    dataset, incomplete = find_examples(request, reporter)
-    classes = class_folders(request.classes, request.class_names, reporter) if request.classes else {}
+    parts = _find_parts(request, reporter)
     model = choose_model(options.model)
     choice = resolve_options(options, model.config)
     check_request(model.config, request.search, request.pool, "")
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     size, preprocess = model.config.vision.image_size, model.config.preprocess
     read_request = ReadRequest(sampling, Segments(), size, None, preprocess, request.timeout)
-    settings = _settings(request, model, choice, list(classes))
+    settings = _settings(request, model, choice, parts)
     key = () if choice.precision == "fp32" else (choice.precision,)
     identity = (model.identity, asdict(request.search), about, request.data, *key)
     folder = request.output or home() / "evaluations" / fingerprint(*identity)
     report_folder = request.output or folder / fingerprint(settings)
-    inputs = [Path(request.templates), *filter(None, (request.data, request.karpathy, request.class_names))]
+    inputs = [Path(parts.templates), *filter(None, (request.data, request.karpathy, request.class_names))]
     if request.output:
-        inputs += [dataset.source, *{container_of(example.path) for example in dataset.examples}] if dataset else []
-        inputs += [path for paths in classes.values() for path in paths]
+        for dataset in filter(None, (parts.captions, parts.retrieval)):
+            inputs += [dataset.source, *{container_of(example.path) for example in dataset.examples}]
+        inputs += [path for paths in parts.classes.values() for path in paths]
     _check_output(report_folder, settings, inputs, model, request.overwrite)
     reporter.checked()
     if request.only != "captions":
         warn_of_embeddings(model.name, reporter)
     predictor = _Predictor(request, model, choice, about, read_request, folder, key, reporter)
     predictor.prepare()
-    reports = []
-    if dataset:
-        report, failed = _measure_dataset(predictor, dataset, request.only)
-        reports.append(report)
-        incomplete |= failed
-    if classes:
-        report, failed = _measure_classes(predictor, classes, request.templates)
-        reports.append(report)
-        incomplete |= failed
-    return Evaluation(joined(*reports), settings, report_folder, incomplete)
+    measured = []
+    if parts.captions and parts.captions == parts.retrieval:
+        measured.append(_measure_dataset(predictor, parts.captions, None, parts.groups))
+    else:
+        for part, only in ((parts.captions, "captions"), (parts.retrieval, "retrieval")):
+            if part:
+                measured.append(_measure_dataset(predictor, part, only, parts.groups))
+    if parts.classes:
+        measured.append(_measure_classes(predictor, parts.classes, parts.templates))
+    reports, failed = zip(*measured, strict=True)
+    return Evaluation(joined(*reports), settings, report_folder, parts.incomplete or any(failed))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What to measure on what."""
+
+    captions: Dataset | None
+    retrieval: Dataset | None
+    classes: Mapping[str, Sequence[Path]]
+    groups: Mapping[str, str]
+    templates: str
+    incomplete: bool  # some files are missing
+
+
+def _find_parts(request: EvaluateRequest, reporter: Reporter) -> _Parts:
+    """Return the examples and classes whose files exist."""
+    if not request.benchmark:
+        dataset, incomplete = find_examples(request, reporter)
+        found = BenchmarkData(
+            captions=None if request.only == "retrieval" else dataset,
+            retrieval=None if request.only == "captions" else dataset,
+            classes=class_folders(request.classes, request.class_names, reporter) if request.classes else {},
+        )
+        return _Parts(found.captions, found.retrieval, found.classes, {}, request.templates, incomplete)
+    found = _find_benchmark(request, reporter)
+    wanted = [None if request.only == "retrieval" else found.captions]
+    wanted += [None if request.only == "captions" else found.retrieval]
+    if not any(wanted) and not found.classes:
+        raise UsageError(f"--benchmark {request.benchmark} does not measure {request.only}", "leave out --only")
+    present = {id(dataset): _present(dataset, request.limit, reporter) for dataset in wanted if dataset}
+    captions, retrieval = (present[id(dataset)] if dataset else (None, False) for dataset in wanted)
+    benchmark = BENCHMARKS[request.benchmark].templates
+    templates = benchmark if request.templates == EvaluateRequest.templates else request.templates
+    incomplete = captions[1] or retrieval[1]
+    return _Parts(captions[0], retrieval[0], found.classes, found.groups, templates, incomplete)
+
+
+def _find_benchmark(request: EvaluateRequest, reporter: Reporter) -> BenchmarkData:
+    if not request.data or not request.benchmark:
+        raise UsageError("--benchmark needs --data, the folder with its files")
+    if request.karpathy or request.classes:
+        raise UsageError("--benchmark reads its own files: leave out --karpathy and --classes")
+    found = read_benchmark(
+        request.benchmark, request.data, request.split, request.images, request.class_names, reporter
+    )
+    for note in found.notes:
+        reporter.note(note)
+    return found
 
 
 def find_examples(request: EvaluateRequest | ScoreRequest, reporter: Reporter) -> tuple[Dataset | None, bool]:
     """Return the examples whose files exist, and whether others are missing."""
     if not request.data:
         return None, False
-    dataset = find_dataset(request.data, request.split, request.karpathy, request.images, reporter)
+    dataset = find_dataset(request.data, request.split or "val", request.karpathy, request.images, reporter)
+    return _present(dataset, request.limit, reporter)
+
+
+def _present(dataset: Dataset, limit: int | None, reporter: Reporter) -> tuple[Dataset, bool]:
+    """Return the first examples, as far as their files exist, and whether others are missing."""
     for line in (*dataset.notes, *(f"{count} {what} are left out" for what, count in dataset.left_out.items())):
         reporter.note(line)
-    dataset, problem = drop_missing(replace(dataset, examples=dataset.examples[: request.limit]))
+    dataset, problem = drop_missing(replace(dataset, examples=dataset.examples[:limit]))
     if problem:
         reporter.warning(f"{problem.message}; {problem.hint}")
     return dataset, bool(problem)
 
 
-def _settings(request: EvaluateRequest, model: ModelFiles, choice: Choice, classes: list[str]) -> dict[str, Any]:
+def _split(request: EvaluateRequest) -> str:
+    return request.split or (BENCHMARKS[request.benchmark].split if request.benchmark else "val")
+
+
+def _settings(request: EvaluateRequest, model: ModelFiles, choice: Choice, parts: _Parts) -> dict[str, Any]:
     """Return the options that identify an evaluation, for its report. Earlier reports have them in this order."""
     data, search = None, None
     if request.data:
         data = {
             "folder": _absolute(request.data),
-            "split": request.split,
+            "split": _split(request),
             "limit": request.limit,
             "only": request.only,
         }
         search = None if request.only == "retrieval" else asdict(request.search)
-    return {
+    folder = request.classes or request.data
+    settings = {
         "model": model.name,
         "identity": model.identity,
         "data": data,
         "karpathy": request.karpathy and _absolute(request.karpathy),
         "images": request.images and _absolute(request.images),
-        "classes": request.classes
-        and {"folder": _absolute(request.classes), "templates": request.templates, "names": classes},
+        "classes": {"folder": _absolute(folder), "templates": parts.templates, "names": list(parts.classes)}
+        if parts.classes and folder
+        else None,
         "search": search,
         "frames": {"frames": request.frames, "num_frames": request.num_frames, "pool": request.pool},
         "precision": choice.precision,
     }
+    return settings | ({"benchmark": request.benchmark} if request.benchmark else {})
 
 
 def _absolute(path: Path) -> str:
@@ -288,7 +375,9 @@ class _Predictor:
             raise KeyboardInterrupt
 
 
-def _measure_dataset(predictor: _Predictor, dataset: Dataset, only: str | None) -> tuple[Report, bool]:
+def _measure_dataset(
+    predictor: _Predictor, dataset: Dataset, only: str | None, groups: Mapping[str, str]
+) -> tuple[Report, bool]:
     """Return the scores of captions and retrieval, and whether some files cannot be read."""
     paths = [example.path for example in dataset.examples]
     if only == "retrieval":
@@ -310,7 +399,7 @@ def _measure_dataset(predictor: _Predictor, dataset: Dataset, only: str | None) 
         reports.append(measure_retrieval(dataset, images, vectors_of(index, map(text_name, texts))))
     if only != "retrieval":
         with predictor.reporter.progress("scoring captions"):
-            reports.append(measure_captions(dataset, captions))
+            reports.append(measure_captions(dataset, captions, groups=groups))
     return joined(*reversed(reports)), bool(failed)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from ..datasets.dataset import Dataset
 from ..retrieval.index import Index
 from ..tokenizer import decode, encode
-from .captions import METRICS, score_captions
+from .captions import METRICS, cider_of_groups, score_captions
 from .report import Report, worst_captions, worst_classes, worst_texts
 from .retrieval import recall
 from .zeroshot import accuracy, classifier
@@ -16,7 +16,11 @@ EmbedTexts = Callable[[list[str]], np.ndarray]
 
 
 def measure_captions(
-    dataset: Dataset, captions: Mapping[str, str], metrics: Iterable[str] = METRICS, java_tokens: bool = True
+    dataset: Dataset,
+    captions: Mapping[str, str],
+    metrics: Iterable[str] = METRICS,
+    java_tokens: bool = True,
+    groups: Mapping[str, str] | None = None,
 ) -> Report:
     """Score a caption of every example.
 
@@ -25,6 +29,7 @@ def measure_captions(
     Args:
         captions: Path -> caption.
         java_tokens: See `captions.score_captions`.
+        groups: Id of an example -> its group, whose CIDEr is measured, too.
 
     Raises:
         UsageError: An example has no caption, or pycocoevalcap is missing.
@@ -35,7 +40,11 @@ def measure_captions(
     }
     raw = {example: decode(encode(caption)) for example, caption in predictions.items()}
     scores = score_captions(raw, references, metrics, java_tokens)
-    return Report(captions=scores, worst=tuple(worst_captions(scores, predictions, references)))
+    return Report(
+        captions=scores,
+        worst=tuple(worst_captions(scores, predictions, references)),
+        groups=cider_of_groups(raw, references, groups or {}),
+    )
 
 
 def measure_retrieval(dataset: Dataset, images: np.ndarray, texts: np.ndarray) -> Report:
@@ -75,6 +84,7 @@ def joined(*reports: Report) -> Report:
         retrieval=next((report.retrieval for report in reports if report.retrieval), None),
         zeroshot=next((report.zeroshot for report in reports if report.zeroshot), None),
         worst=tuple(example for report in reports for example in report.worst),
+        groups=next((report.groups for report in reports if report.groups), {}),
         classes=next((report.classes for report in reports if report.classes), ()),
     )
 

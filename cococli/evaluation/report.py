@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,24 @@ class Report:
     zeroshot: Accuracy | None = None
     worst: tuple[WorstExample, ...] = ()
     classes: tuple[str, ...] = ()  # names of the zero-shot part's labels
+    groups: Mapping[str, float] = field(default_factory=dict)  # group of pictures -> CIDEr
 
     @property
     def scores(self) -> dict[str, float]:
         """All measures, as the metrics define them: 0..1, CIDEr 0..10."""
         return dict(self._measures())
+
+    @property
+    def ranks(self) -> dict[str, float]:
+        """Median and mean rank of retrieval in both directions, from 1."""
+        if not self.retrieval:
+            return {}
+        ways = {"text to image": self.retrieval.text_ranks, "image to text": self.retrieval.image_ranks}
+        return {
+            f"{way} {name} rank": float(average(found))
+            for way, found in ways.items()
+            for name, average in (("median", np.median), ("mean", np.mean))
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the names and values of all measures, times 100 as in papers: CIDEr 125.3, recall@1 45.7."""
@@ -66,6 +79,7 @@ class Report:
                 for picture, scores in self.captions.each.items()
             }
         if self.retrieval:
+            fields["ranks"] = self.ranks
             fields["text_ranks"] = self.retrieval.text_ranks.tolist()
             fields["image_ranks"] = self.retrieval.image_ranks.tolist()
         if self.zeroshot:
@@ -82,6 +96,7 @@ class Report:
         measures: list[tuple[str, float]] = []
         if self.captions:
             measures += [(name, self.captions.corpus[name]) for name in METRICS if name in self.captions.corpus]
+            measures += [(f"CIDEr {group}", value) for group, value in self.groups.items()]
         if self.retrieval:
             measures += [(f"text to image recall@{k}", value) for k, value in self.retrieval.text_to_image.items()]
             measures += [(f"image to text recall@{k}", value) for k, value in self.retrieval.image_to_text.items()]

@@ -13,7 +13,7 @@ from .retrieval import normalized, ranks, share_within
 
 KS = (1, 5)
 _TEMPLATES = Path(__file__).parent.parent / "assets" / "templates"
-SETS = ("openai", "simple")  # the 80 templates of CLIP, and its 7 that do nearly as well
+SETS = ("openai", "simple", "actions")  # the 80 templates of CLIP, its 7 that do nearly as well, its 28 for Kinetics
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_templates(name_or_path: str) -> list[str]:
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
     except OSError as error:
-        hint = f"the sets that come with coca are {' and '.join(SETS)}"
+        hint = f"the sets that come with coca are {', '.join(SETS)}"
         raise UsageError(f"cannot read templates from {path}: {error.strerror}", hint) from None
     for number, line in enumerate(lines, start=1):
         if line.strip() and "{}" not in line:

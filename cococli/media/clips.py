@@ -9,8 +9,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from .. import files
 from ..catalog import CLIP, Preprocess
-from ..errors import UsageError
+from ..errors import UsageError, VideoError
 from ..reporting import SILENT, Reporter
 from .frames import Reader, report_progress
 from .preprocess import crop, random_crop, shrink
@@ -94,7 +95,7 @@ class Clip:
 def read_clips(
     source: Path | Reader, request: ReadRequest, reporter: Reporter = SILENT
 ) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Read the clips of a video or picture in one pass.
+    """Read the clips of a video, a part of one (see `files.span_path`) or a picture in one pass.
 
     Args:
         reporter: See `open_reader`.
@@ -105,14 +106,15 @@ def read_clips(
     Raises:
         VideoError: Why the video cannot be read, or not to its end, without its path.
     """
-    reader = open_reader(source, reporter) if isinstance(source, Path) else source
     path = source if isinstance(source, Path) else Path()
+    part = files.find_span(path)
+    reader = open_reader(part.video if part else source, reporter) if isinstance(source, Path) else source
     if request.times:
         on_screen = np.searchsorted(reader.starts, np.array(request.times) + _ROUNDED, side="right") - 1
         for time, pixels in _read_frames(reader, on_screen.clip(0), request):
             yield Clip(path, time, time, (time,)), pixels[None]
         return
-    spans = segment_spans(reader, request.segments)
+    spans = [_within(reader, part)] if part else segment_spans(reader, request.segments)
     indices = sample_indices(reader.starts, spans, request.sampling)
     if reader.end == 0:
         indices = indices[:, :1]
@@ -163,6 +165,18 @@ def _read_frames(reader: Reader, indices: np.ndarray, request: ReadRequest) -> I
     for frame, count in zip(reader.frames(unique.tolist()), counts, strict=True):
         report_progress()
         yield from repeat((frame.time, view(frame.pixels, request)), count)
+
+
+def _within(reader: Reader, part: files.Span) -> Span:
+    """Return a part of a video as far as the video reaches.
+
+    Raises:
+        VideoError: The video ends before it.
+    """
+    start, end = float(reader.starts[0]), float(reader.end)
+    if part.start >= end > 0:
+        raise VideoError(f"ends at {end:g} s, before the part from {part.start:g} s")
+    return max(start, part.start), max(start, min(end, part.end))
 
 
 def parse_segments(text: str) -> Segments:

@@ -38,7 +38,9 @@ def test_scores_and_worst_examples_are_printed(coca, data: Path, tmp_path: Path)
     assert head.split() == ["measure", "x", "100"]
     measures = dict(re.fullmatch(r"(.+?) {2,}(\S+)", row).groups() for row in rows[: len(kept["scores"])])
     assert measures == {name: f"{100 * score:.1f}" for name, score in kept["scores"].items()}
-    first, second = (row.split()[0] for row in rows[len(measures) :] if not row.startswith(" "))
+    ranks = [f"{way} {name} rank" for way in ("text to image", "image to text") for name in ("median", "mean")]
+    assert list(kept["ranks"]) == [row.rpartition("  ")[0].strip() for row in rows[len(measures) + 1 :][:4]] == ranks
+    first, second = (row.split()[0] for row in rows[len(measures) + 5 :] if not row.startswith(" "))
     assert (first, second) == ("CIDEr", "rank")
     assert run.returncode == 0
     assert run.stderr.splitlines()[-1] == f"kept in {report}"
@@ -82,5 +84,8 @@ def test_killed_evaluation_resumes_to_identical_scores(coca, data: Path, tmp_pat
 
 def test_invalid_options_exit_with_2(coca, tmp_path: Path) -> None:
     run = coca("evaluate", "--predictions", "a.jsonl")
-    assert run.stderr == "error: --predictions and --references go together, without --data and --classes\n"
+    assert run.stderr.splitlines() == [
+        "error: --predictions and --references go together, without --data and --classes",
+        "hint: or --predictions with --benchmark and --data",
+    ]
     assert (run.stdout, run.returncode) == ("", 2)

@@ -21,6 +21,7 @@ CAPTIONS = CaptionScores(
     notes=["METEOR is left out: java is not installed"],
 )
 CLASSES = ("cat", "dog", "bus")
+RANKS = [f"{way} {name} rank" for way in ("text to image", "image to text") for name in ("median", "mean")]
 
 
 @pytest.fixture
@@ -62,9 +63,15 @@ def test_ranks_are_in_the_json_too() -> None:
     fields = Report(retrieval=recall(np.eye(3), np.eye(3), np.arange(3), ks=(1,))).to_dict()
     assert json.loads(json.dumps(fields)) == {
         "scores": {"text to image recall@1": 1.0, "image to text recall@1": 1.0},
+        "ranks": dict.fromkeys(RANKS, 1.0),
         "text_ranks": [1, 1, 1],
         "image_ranks": [1, 1, 1],
     }
+
+
+def test_median_and_mean_ranks_have_both_directions() -> None:
+    found = recall(np.eye(3), np.eye(3)[[0, 1, 1, 2]], np.array([0, 1, 2, 2]))
+    assert Report(retrieval=found).ranks == dict(zip(RANKS, (1.0, 1.5, 1.0, 1.0), strict=True))
 
 
 def test_the_worst_captions_come_first() -> None:

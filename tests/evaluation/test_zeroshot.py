@@ -13,7 +13,7 @@ CLASSES = np.eye(3, dtype=np.float32)
 
 def test_the_sets_of_clip_are_whole() -> None:
     sets = [read_templates(name) for name in SETS]
-    assert [len(templates) for templates in sets] == [80, 7]
+    assert [len(templates) for templates in sets] == [80, 7, 28]
     assert all(template.count("{}") == 1 for templates in sets for template in templates)
     assert sets[0][:2] == ["a bad photo of a {}.", "a photo of many {}."]
     assert set(sets[1]) < set(sets[0])
@@ -41,7 +41,7 @@ def test_unknown_template_set_lists_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         read_templates("imagenet")
     assert caught.value.message == "cannot read templates from imagenet: No such file or directory"
-    assert caught.value.hint == "the sets that come with coca are openai and simple"
+    assert caught.value.hint == "the sets that come with coca are openai, simple, actions"
 
 
 def test_classes_are_mean_normalized_descriptions() -> None:

@@ -13,6 +13,7 @@ from media.video_fixtures import make_video, number_of, numbered
 from PIL import Image
 
 from cococli.errors import UsageError, VideoError
+from cococli.files import span_path
 from cococli.media.clips import (
     Clip,
     ReadRequest,
@@ -51,6 +52,16 @@ def test_several_frames_carry_their_real_times(video: Path):
     clip, pixels = read_clip(video, Sampling("multi", 5), 80)
     assert seen(pixels) == [5, 15, 25, 35, 45]
     assert clip.times == pytest.approx((0.2, 0.6, 1.0, 1.4, 1.8))
+
+
+def test_part_of_a_video_is_read_alone(video: Path):
+    part = span_path(video, 0.5, 1.5)
+    clip, pixels = read_clip(part, Sampling("multi", 2), 80)
+    assert (clip.path, clip.start, clip.end, seen(pixels)) == (part, 0.5, 1.5, [18, 31])
+    clip, _ = read_clip(span_path(video, 1, 60), Sampling(), 80)
+    assert (clip.start, clip.end) == (1, 2)
+    with pytest.raises(VideoError, match="ends at 2 s, before the part from 3 s"):
+        read_clip(span_path(video, 3, 60), Sampling(), 80)
 
 
 def test_variable_frame_rate_is_sampled_by_time(tmp_path: Path):

@@ -1,0 +1,68 @@
+"""Public benchmarks of classification: ImageNet, Kinetics, UCF101 and HMDB51."""
+
+from pathlib import Path
+
+from ..tables import read_table
+from .benchmark_folder import BenchmarkData, BenchmarkFolder, cell, text_lines
+from .classes import IMAGENET_LISTS, class_folders, class_names
+from .dataset import split_named, split_of
+
+
+def read_imagenet(folder: BenchmarkFolder) -> BenchmarkData:
+    """Read folders named by wnids, or Kaggle's pictures in one folder with `LOC_val_solution.csv`."""
+    folder.only("val")
+    names = folder.class_file or folder.find(*IMAGENET_LISTS)
+    if solution := folder.find("LOC_val_solution.csv"):
+        labels = [
+            (cell(row, "PredictionString", where).split()[0], cell(row, "ImageId", where))
+            for where, row in read_table(solution)
+        ]
+        called = class_names(folder.path, sorted({wnid for wnid, _ in labels}), names)
+        classes: dict[str, list[Path]] = {}
+        for wnid, stem in labels:
+            classes.setdefault(called[wnid], []).append(folder.media(stem, suffix=".JPEG"))
+        return BenchmarkData(classes=classes)
+    places = ("val", "validation", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "")
+    place = next(place for place in map(folder.images.joinpath, places) if place.is_dir())
+    return BenchmarkData(classes=class_folders(place, names, folder.reporter))
+
+
+def read_kinetics(folder: BenchmarkFolder) -> BenchmarkData:
+    """Read the authors' table of the split, or folders named by the classes."""
+    tables = sorted([*folder.path.glob("*.csv"), *folder.path.glob("*/*.csv")])
+    if source := next((path for path in tables if split_named(path.stem) == folder.split), None):
+        labels = []
+        for where, row in read_table(source):
+            video, start, end = (cell(row, name, where) for name in ("youtube_id", "time_start", "time_end"))
+            clip = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+            labels.append((cell(row, "label", where), clip if clip in folder.by_stem else video))
+        return folder.labeled(source, labels)
+    places = [entry for entry in sorted(folder.images.iterdir()) if entry.is_dir()]
+    if place := next((entry for entry in places if split_of(entry.name) == folder.split), None):
+        return BenchmarkData(classes=class_folders(place, folder.class_file, folder.reporter))
+    folder.require(f"{folder.split}.csv", f"{folder.split}/")
+    raise AssertionError
+
+
+def read_ucf101(folder: BenchmarkFolder, number: int) -> BenchmarkData:
+    """Read one of three splits into train and test."""
+    folder.only("train", "test")
+    names = [line.split()[-1] for line in text_lines(folder.require("classInd.txt"))]
+    source = folder.require(f"{folder.split}list0{number}.txt")
+    files = [line.split()[0] for line in text_lines(source)]
+    return folder.labeled(source, [(file.partition("/")[0], Path(file).stem) for file in files], names)
+
+
+def read_hmdb51(folder: BenchmarkFolder, number: int) -> BenchmarkData:
+    """Read one of three splits into train and test; each class has its own list."""
+    folder.only("train", "test")
+    ending = f"_test_split{number}.txt"
+    source = folder.require(f"*{ending}").parent
+    part = {"train": "1", "test": "2"}[folder.split]  # 0 is in neither
+    labels = [
+        (list_.name.removesuffix(ending), Path(line.rsplit(None, 1)[0]).stem)
+        for list_ in sorted(source.glob(f"*{ending}"))
+        for line in text_lines(list_)
+        if line.endswith(f" {part}")
+    ]
+    return folder.labeled(source, labels)

@@ -1,0 +1,140 @@
+"""Benchmarks in their authors' formats."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from evaluation import benchmark_fixtures as fixtures
+
+from cococli.datasets.benchmark_folder import BenchmarkData, words_of
+from cococli.datasets.benchmarks import BENCHMARKS, read_benchmark
+from cococli.datasets.dataset import Dataset, Split
+from cococli.errors import UsageError
+from cococli.requests import BenchmarkName
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(name: str, folder: Path, split: Split | None = None) -> BenchmarkData:
+    return read_benchmark(name, folder, split)
+
+
+def captions(dataset: Dataset | None) -> dict[str, tuple[str, ...]]:
+    assert dataset
+    assert all(example.path.exists() for example in dataset.examples if "@" not in str(example.path))
+    return {example.id: example.captions for example in dataset.examples}
+
+
+def test_msr_vtt_has_captions_and_1k_a(tmp_path: Path) -> None:
+    fixtures.msr_vtt(tmp_path)
+    found = read("msr-vtt", tmp_path)
+    assert captions(found.captions) == {
+        video: (text, f"{text} slowly")
+        for video, text in zip(("video7010", "video9770", "video9999"), fixtures.SENTENCES, strict=False)
+    }
+    assert captions(found.retrieval) == {
+        "video9770": ("a circle changes its color, twice",),
+        "video9999": ("a square grows",),
+    }
+    assert list(captions(read("msr-vtt", tmp_path, "val").captions)) == ["video6513"]
+    (tmp_path / "test_videodatainfo.json").unlink()
+    assert read("msr-vtt", tmp_path).captions is None
+    (tmp_path / "MSRVTT_JSFUSION_test.csv").unlink()
+    with pytest.raises(UsageError, match=r"has no test_videodatainfo\.json or MSRVTT_data\.json") as caught:
+        read("msr-vtt", tmp_path)
+    assert caught.value.hint.startswith("--benchmark msr-vtt reads train_val_videodatainfo.json, ")
+
+
+def test_msvd_uses_lists_or_usual_order(tmp_path: Path) -> None:
+    fixtures.msvd(tmp_path)
+    found = captions(read("msvd", tmp_path).captions)
+    assert found["mv89psg6zh4_34_46"] == (
+        "a circle changes its color, twice.",
+        "a circle changes its color, twice again",
+    )
+    assert list(found) == ["mv89psg6zh4_34_46", "mv89psg6zh4_35_46"]
+    (tmp_path / "test_list.txt").write_text("mv89psg6zh4_33_46\n")
+    assert list(captions(read("msvd", tmp_path).retrieval)) == ["mv89psg6zh4_33_46"]
+
+
+def test_vatex_has_english_captions(tmp_path: Path) -> None:
+    fixtures.vatex(tmp_path)
+    found = captions(read("vatex", tmp_path).captions)
+    assert found["Ptf_2VRj-V0_000122_000132"] == ("a triangle appears", "a triangle appears")
+    assert (len(found), len(captions(read("vatex", tmp_path, "val").captions))) == (3, 1)
+
+
+def test_activitynet_has_segments_and_paragraphs(tmp_path: Path) -> None:
+    fixtures.activitynet(tmp_path)
+    found = read("activitynet", tmp_path)
+    assert captions(found.captions) == {
+        "v_uqiMw7tQ1Cc 0-1.45s": ("It begins.",),
+        "v_uqiMw7tQ1Cc 0.28-3.9s": ("A triangle appears.",),
+        "v_uqiMw7tQ1Cc 3-60s": ("It ends.",),
+        "v_bXdq2zI1Ms0 0-4s": ("A circle changes its color.",),
+    }
+    assert captions(found.retrieval)["v_uqiMw7tQ1Cc"] == ("It begins. A triangle appears. It ends.",)
+    with pytest.raises(UsageError, match="has no test split, only train, val"):
+        read("activitynet", tmp_path, "test")
+
+
+@pytest.mark.parametrize(("name", "ids"), [("flickr30k", ["1", "2"]), ("coco", ["391896", "391897"])])
+def test_karpathy_splits_are_read(name: str, ids: list[str], tmp_path: Path) -> None:
+    getattr(fixtures, name)(tmp_path)
+    found = read(name, tmp_path)
+    assert list(captions(found.captions)) == ids
+    assert found.captions is found.retrieval
+
+
+def test_nocaps_has_domains(tmp_path: Path) -> None:
+    fixtures.nocaps(tmp_path)
+    found = read("nocaps", tmp_path)
+    assert len(captions(found.captions)) == 3
+    assert found.groups == {"0": "in-domain", "1": "near-domain", "2": "near-domain"}
+
+
+CLASSES = {
+    fixtures.imagenet: ["tench", "goldfish"],
+    fixtures.kaggle_imagenet: ["tench", "goldfish"],
+    fixtures.kinetics: ["riding a bike", "air drumming"],
+    fixtures.kinetics_folders: ["air drumming", "riding a bike"],
+    fixtures.ucf101: ["apply eye makeup", "yo yo", "archery"],
+    fixtures.hmdb51: ["brush hair", "cartwheel"],
+}
+
+
+@pytest.mark.parametrize("make", CLASSES, ids=lambda make: make.__name__)
+def test_classes_have_names_and_files(make, tmp_path: Path) -> None:
+    make(tmp_path)
+    name = next(name for name in BENCHMARKS if name in make.__name__)
+    found = read(name, tmp_path).classes
+    assert list(found) == CLASSES[make]
+    assert [len(files) for files in found.values()] == [1, 1, 0][: len(found)]
+    assert all(path.is_file() for files in found.values() for path in files)
+
+
+def test_class_names_are_split_into_words() -> None:
+    assert list(map(words_of, ("ApplyEyeMakeup", "TaiChi", "brush_hair"))) == [
+        "apply eye makeup",
+        "tai chi",
+        "brush hair",
+    ]
+
+
+def test_folder_without_videos_is_an_error(tmp_path: Path) -> None:
+    fixtures.ucf101(tmp_path)
+    with pytest.raises(UsageError, match=r"none of the 2 files in .*testlist01\.txt is found") as caught:
+        read_benchmark("ucf101", tmp_path, images=tmp_path / "ucfTrainTestlist")
+    assert caught.value.hint == "pass their folder with --images"
+
+
+def test_benchmark_names_are_documented() -> None:
+    assert get_args(BenchmarkName) == tuple(BENCHMARKS)
+    lines = (ROOT / "docs" / "evaluation.md").read_text().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| `")]
+    names = {
+        name: f"| `{name}` | {it.title} | {it.files} | {it.split} | {', '.join(it.measures)} |"
+        for name, it in BENCHMARKS.items()
+        if not name.endswith(("-2", "-3"))
+    }
+    assert [row for row in lines if row in names.values()] == list(names.values()), (rows, "\n".join(names.values()))
