@@ -1,13 +1,18 @@
 """Every test has a cache folder and a config file of its own, and no test hangs."""
 
 import faulthandler
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jsonschema import Draft202012Validator
+
+from cococli.captioning.records import json_schema
 
 # Each of several test processes, and what it starts, computes on a core of its own: threads that spin while they wait,
 # such as MindSpore's, slow down no other process. numpy and torch read the variable when they are imported.
@@ -24,6 +29,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 settings.register_profile("coca", deadline=None)  # how long an example takes says nothing about it
 settings.load_profile("coca")
 
+WRITTEN = re.compile(rb'"status": "(ok|error)".*, "key": "[0-9a-f]{16}"}$')
 STDERR = pytest.StashKey[int]()
 
 
@@ -56,6 +62,29 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     for name in ("COCA_MODEL", "COCA_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def validator() -> Draft202012Validator:
+    """The schema of records, which allows no other fields here."""
+    schema = json_schema()
+    for kind in schema["$defs"].values():
+        kind["additionalProperties"] = False
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+@pytest.fixture(autouse=True)
+def written_records_follow_the_schema(
+    request: pytest.FixtureRequest, validator: Draft202012Validator
+) -> Iterator[None]:
+    """Validate what a test has written: each line of JSONL with the key of a record, apart from indexes."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for path in folder.rglob("*.jsonl") if folder else ():
+        for line in path.read_bytes().splitlines() if path.name != "entries.jsonl" else ():
+            if WRITTEN.search(line):
+                validator.validate(json.loads(line))
 
 
 @pytest.fixture

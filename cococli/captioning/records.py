@@ -1,8 +1,10 @@
-"""The output schema: one record per captioned clip, and one per input that failed."""
+"""The output schema: one record per captioned clip or scored caption, and one per input that failed."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import Field, TypeAdapter
 
 from ..files import sample_fields
 from ..journal import Failure, dump, failure_from_json, rounded
@@ -10,8 +12,19 @@ from ..parsing import validate
 
 T = TypeVar("T")
 
-_SCORES = ("logprob", "similarity")  # null in JSON where they are not finite
-_REQUIRED = ("video", "start", "end", "caption", *_SCORES, "frames", "model")
+SCHEMA_VERSION = 1  # grows when a program that reads records might break
+_SCORES = ("logprob", "similarity", "clipscore")  # null in JSON where they are not finite
+_REQUIRED = ("video", "start", "end", "caption", "logprob", "similarity", "frames", "model")
+
+# Types of fields, with what the JSON Schema says of them.
+_Path = Annotated[str, Field(description="Path as it was found; a byte that is not UTF-8 is a lone surrogate")]
+_Model = Annotated[str, Field(description="Name of the model")]
+_Caption = Annotated[str, Field(description="The caption")]
+_Seconds = Annotated[float, Field(description="Seconds into the video, to the millisecond; 0 for a picture")]
+_Logprob = Annotated[float, Field(description="Mean log-probability of a token")]
+_Cosine = Annotated[float, Field(description="Cosine of the clip and the caption in the joint space")]
+_ClipScore = Annotated[float, Field(description="CLIPScore: 2.5 times the similarity, at least 0")]
+_Count = Annotated[int, Field(description="Number of records of this file; left out if there is one")]
 
 
 @dataclass(frozen=True)
@@ -19,9 +32,9 @@ class Candidate:
     """One of the captions that a search found for a clip."""
 
     __pydantic_config__: ClassVar = {"allow_inf_nan": False}  # in JSON
-    text: str
-    logprob: float  # mean log-probability of a token
-    similarity: float  # cosine of the clip and the text in the joint space
+    text: Annotated[_Caption, Field(alias="caption")]
+    logprob: _Logprob
+    similarity: _Cosine
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON fields: scores to four decimals."""
@@ -37,17 +50,20 @@ class Record:
     """A caption of a clip."""
 
     __pydantic_config__: ClassVar = {"allow_inf_nan": False}  # in JSON
-    video: str  # path as it was found; an undecodable byte of the name is a lone surrogate
-    start: float  # seconds into the video
-    end: float  # seconds into the video
-    caption: str
-    logprob: float  # mean log-probability of a token
-    similarity: float  # cosine of the clip and the caption in the joint space
-    frames: tuple[float, ...]  # seconds into the video of the frames that the model saw
-    model: str
-    segments: int = 1  # records of this video
-    weak: bool = False  # the similarity is below --min-score
-    candidates: tuple[Candidate, ...] = ()  # best first, the caption among them; empty unless several were asked for
+    video: _Path
+    start: _Seconds
+    end: _Seconds
+    caption: _Caption
+    logprob: _Logprob
+    similarity: _Cosine
+    frames: Annotated[tuple[float, ...], Field(description="Seconds into the video of the frames that the model saw")]
+    model: _Model
+    segments: _Count = 1
+    weak: Annotated[bool, Field(description="True if the similarity is below --min-score; left out otherwise")] = False
+    candidates: Annotated[
+        tuple[Candidate, ...],
+        Field(description="Best first, the caption among them; left out unless --candidates asks for several"),
+    ] = ()
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON fields: times to the millisecond, scores to four decimals."""
@@ -77,17 +93,13 @@ class Score:
     """Similarity of an existing caption to its picture or video."""
 
     __pydantic_config__: ClassVar = {"allow_inf_nan": False}  # in JSON
-    video: str  # path, as of a record
-    id: str  # of the picture or video, in its data set
-    caption: str
-    similarity: float  # cosine of the picture and the caption in the joint space
-    model: str
-    records: int = 1  # of this picture or video
-
-    @property
-    def clipscore(self) -> float:
-        """CLIPScore (Hessel et al., arXiv 2104.08718): 2.5 times the similarity, or 0 if that is negative."""
-        return 2.5 * max(self.similarity, 0.0) if math.isfinite(self.similarity) else math.nan
+    video: _Path
+    id: Annotated[str, Field(description="The picture or video in its data: COCO's id, or a key or path")]
+    caption: _Caption
+    similarity: _Cosine
+    clipscore: _ClipScore
+    model: _Model
+    records: _Count = 1
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON fields: scores to four decimals."""
@@ -110,6 +122,29 @@ class Score:
 Outcome = Record | Failure
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a line of JSONL: a caption, a score, or an input that failed."""
+    schema = TypeAdapter(Record | Score | Failure).json_schema()
+    for name, kind in schema["$defs"].items():
+        for field, described in kind["properties"].items():
+            described.pop("title", None)
+            if field in _SCORES:
+                described["type"] = ["number", "null"]
+                described["description"] += "; null if not finite"
+        if name != "Candidate":
+            kind["properties"] |= {
+                "status": {"const": "error" if name == "Failure" else "ok"},
+                "key": {"type": "string", "description": "Changes with the file and the options; not on stdout"},
+            }
+            kind["required"].append("status")
+    about = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:coca:record:{SCHEMA_VERSION}",
+        "title": f"Record of coca, version {SCHEMA_VERSION}",
+    }
+    return about | schema
+
+
 def score_from_json(fields: dict[str, Any]) -> Score | Failure:
     """Read a score or a failure from the fields of its line.
 
@@ -119,7 +154,8 @@ def score_from_json(fields: dict[str, Any]) -> Score | Failure:
     """
     if fields["status"] != "ok":
         return failure_from_json(fields)
-    return _scored(Score, {name: fields[name] for name in ("video", "id", "caption", "similarity", "model")} | fields)
+    required = ("video", "id", "caption", "similarity", "clipscore", "model")
+    return _scored(Score, {name: fields[name] for name in required} | fields)
 
 
 def from_json(fields: dict[str, Any]) -> Outcome:
@@ -132,7 +168,7 @@ def from_json(fields: dict[str, Any]) -> Outcome:
     if fields["status"] != "ok":
         return failure_from_json(fields)
     candidates = [
-        _scored(Candidate, {name: candidate[name] for name in _SCORES} | {"text": candidate["caption"]})
+        _scored(Candidate, {name: candidate[name] for name in ("caption", "logprob", "similarity")})
         for candidate in validate(fields.get("candidates", []), list[dict[str, Any]], "damaged record")
     ]
     return _scored(Record, {name: fields[name] for name in _REQUIRED} | fields | {"candidates": candidates})

@@ -25,6 +25,7 @@ from .finetune import finetune
 from .merge import merge
 from .models import app as models
 from .report import report
+from .schema import schema
 from .score import score
 from .search import search
 from .typer_internals import Command, CommandGroup, describe_error, prepare_completion
@@ -53,6 +54,7 @@ app.command()(evaluate)
 app.command()(finetune)
 app.command()(bench)
 app.command()(convert)
+app.command()(schema)
 app.add_typer(models, name="models", cls=CommandGroup)
 app.command()(config)
 app.command()(doctor)

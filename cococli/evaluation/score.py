@@ -37,6 +37,7 @@ from ..retrieval.embed import TEXTS_AT_ONCE, compute, embed_texts, open_embedder
 from .evaluate import find_examples
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
+CLIPSCORE = 2.5  # its factor (Hessel et al., arXiv 2104.08718)
 
 
 def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
@@ -146,7 +147,10 @@ def _scores(
         for task, picture in waiting:
             name, own, example = task.name, captions[task.name].captions, captions[task.name].id
             cosines = [round(float(next(vectors) @ picture), 4) for _ in own]
-            scores = [Score(name, example, *one, model, len(own)) for one in zip(own, cosines, strict=True)]
+            scores = [
+                Score(name, example, caption, cosine, CLIPSCORE * max(cosine, 0.0), model, len(own))
+                for caption, cosine in zip(own, cosines, strict=True)
+            ]
             yield task, [*scores]
         waiting.clear()
 
