@@ -27,11 +27,19 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open an HTML page at a size and in a theme. Errors of its scripts, and what its policy blocks, fail the test."""
+    """Open an HTML page. Errors of its scripts, and if strict what its policy blocks, fail the test."""
     errors: list[str] = []
     contexts = []
 
-    def open_page(source: str, width: int = 1280, height: int = 800, theme: str = "light", **options: Any) -> Any:
+    def open_page(
+        source: str,
+        width: int = 1280,
+        height: int = 800,
+        theme: str = "light",
+        strict: bool = True,
+        on_request: Callable[[str], object] = len,
+        **options: Any,
+    ) -> Any:
         if not source.startswith("http"):
             (tmp_path / "page.html").write_text(source, "utf-8")
             source = (tmp_path / "page.html").as_uri()
@@ -39,8 +47,10 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
         contexts.append(browser.new_context(viewport=size, color_scheme=theme, **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(10_000)
+        page.on("request", lambda request: on_request(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        if strict:
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(source)
         return page
 

@@ -45,7 +45,7 @@ class EmbeddingMap {
     for (const front of [false, true]) {
       for (const point of this.points) {
         if (shown.has(point.record) !== front) continue;
-        const [x, y] = this.#screen(point);
+        const [x, y] = this.screen(point);
         context.globalAlpha = front ? 0.8 : 0.15;
         context.fillStyle = colors[point.cluster];
         context.beginPath();
@@ -56,7 +56,7 @@ class EmbeddingMap {
     context.globalAlpha = 1;
     const selected = this.points.find((point) => point.record === store.selected);
     if (selected) {
-      const [x, y] = this.#screen(selected);
+      const [x, y] = this.screen(selected);
       context.lineWidth = 2.5;
       context.strokeStyle = this.#color("--text");
       context.beginPath();
@@ -80,7 +80,7 @@ class EmbeddingMap {
     context.lineJoin = "round";
     const taken = [];
     for (const cluster of this.clusters) {
-      const [x, y] = this.#screen(cluster);
+      const [x, y] = this.screen(cluster);
       const half = context.measureText(cluster.label).width / 2 + 4;
       const left = Math.min(Math.max(x, half + 4), this.canvas.clientWidth - half - 4);
       const box = [left - half, y - 10, left + half, y + 10];
@@ -94,7 +94,7 @@ class EmbeddingMap {
     }
   }
 
-  #screen({ x, y }) {
+  screen({ x, y }) {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const margin = 40;
     const at = (value, size, offset) => (margin + value * (size - 2 * margin)) * this.scale + offset;
@@ -105,7 +105,7 @@ class EmbeddingMap {
     const shown = new Set(store.shown);
     let [best, least] = [null, NEAR ** 2];
     for (const point of this.points) {
-      const [x, y] = this.#screen(point);
+      const [x, y] = this.screen(point);
       const distance = (x - event.offsetX) ** 2 + (y - event.offsetY) ** 2;
       if (distance < least && shown.has(point.record)) [best, least] = [point, distance];
     }
@@ -157,10 +157,10 @@ class EmbeddingMap {
     const points = this.points.filter((point) => shown.has(point.record));
     const from = points.find((point) => point.record === store.selected);
     if (!from) return points.length && store.select(points[0].record);
-    const [x, y] = this.#screen(from);
+    const [x, y] = this.screen(from);
     let [best, least] = [null, Infinity];
     for (const point of points) {
-      const [dx, dy] = this.#screen(point).map((at, axis) => at - [x, y][axis]);
+      const [dx, dy] = this.screen(point).map((at, axis) => at - [x, y][axis]);
       const [along, across] = [dx * direction[0] + dy * direction[1], Math.abs(dx * direction[1] + dy * direction[0])];
       if (along > 0.5 && across <= along && along + 2 * across < least) [best, least] = [point, along + 2 * across];
     }

@@ -101,7 +101,7 @@ function openDetails(record) {
   preview.hide();
   store.select(record);
   fillDetails();
-  if (getComputedStyle(panel).position === "fixed") byId("close").focus();
+  if (matchMedia("(max-width: 700px)").matches) byId("close").focus(); // it covers the rest
 }
 
 function closeDetails() {
@@ -194,7 +194,8 @@ store.addEventListener("view", redraw);
 store.addEventListener("record", ({ detail: record }) => {
   grids.cards.redraw(record);
   grids.videos.redraw(record.video);
-  if (record === store.selected && !byId("detail").contains(document.activeElement)) fillDetails();
+  const editing = document.activeElement.closest("#detail :is(input, textarea, [contenteditable])");
+  if (record === store.selected && !editing) fillDetails();
 });
 store.addEventListener("select", ({ detail: record }) => {
   drawScores();
