@@ -9,13 +9,15 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from . import settings
 from .errors import UsageError
-from .files import digest, write_atomically
+from .files import digest, temporary_folder, write_atomically
+from .stores import upload, version_of
+from .urls import RemotePath
 
 _LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
@@ -60,13 +62,13 @@ def check_log(path: Path) -> None:
 
 def find_foreign(paths: Iterable[Path]) -> list[Path]:
     """Return the files that coca did not write, or that were changed since."""
-    existing = [(path, status) for path in paths if (status := _content(path))]
+    existing = [(path, fingerprint) for path in paths if (fingerprint := _existing(path))]
     if not existing:
         return []
     known: set[bytes] = set()
     with suppress(OSError):
         known.update(_registry().read_bytes().split())
-    return [path for path, status in existing if _fingerprint(path, status) not in known]
+    return [path for path, fingerprint in existing if fingerprint not in known]
 
 
 def refuse_foreign(*paths: Path) -> None:
@@ -86,15 +88,25 @@ def refuse_foreign(*paths: Path) -> None:
 def write_output(*destinations: Path) -> Iterator[list[BinaryIO]]:
     """Write files for the user as `files.write_atomically` does, and remember that coca wrote them.
 
+    Those of stores are written to a temporary folder and copied at the end.
+
     Raises:
-        OSError: A folder is missing or not writable, or the disk is full.
+        OSError: A folder is missing or not writable, the disk is full, or a store refuses the file.
     """
-    with write_atomically(*destinations) as files:
-        yield files
-        for file, destination in zip(files, destinations, strict=True):
-            file.flush()
-            os.fsync(file.fileno())  # on a network disk the modification time is known only then
-            _remember(_fingerprint(destination, os.fstat(file.fileno())))
+    remote = [path for path in destinations if isinstance(path, RemotePath)]
+    with temporary_folder() if remote else nullcontext(Path()) as folder:
+        places = [folder / str(i) if path in remote else path for i, path in enumerate(destinations)]
+        with write_atomically(*places) as files:
+            yield files
+            for file, destination in zip(files, destinations, strict=True):
+                if destination not in remote:
+                    file.flush()
+                    os.fsync(file.fileno())  # on a network disk the modification time is known only then
+                    _remember(_fingerprint(destination, os.fstat(file.fileno())))
+        for place, destination in zip(places, destinations, strict=True):
+            if isinstance(destination, RemotePath):
+                upload(place, destination.url)
+                _remember(_existing(destination) or b"")
 
 
 def _identity(path: Path) -> object:
@@ -108,11 +120,14 @@ def _identity(path: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _content(path: Path) -> os.stat_result | None:
-    """Return the status of a regular file that is not empty."""
+def _existing(path: Path) -> bytes | None:
+    """Return the fingerprint of a file that exists, and is a regular one and not empty if it is on this machine."""
+    if isinstance(path, RemotePath):
+        version = version_of(path.url)
+        return digest(f"{path}\n{version}", 32).encode() if version else None
     with suppress(OSError, ValueError):
         if (status := path.stat()).st_size and stat.S_ISREG(status.st_mode):
-            return status
+            return _fingerprint(path, status)
     return None
 
 

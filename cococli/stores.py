@@ -3,11 +3,14 @@
 Credentials and addresses come from the environment of each store, as from AWS_PROFILE and AWS_ENDPOINT_URL.
 """
 
+import errno
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import UsageError
@@ -136,20 +139,19 @@ def list_files(url: str) -> Iterator[Listed]:
     fixed = fixed.rstrip("/")
 
     def find() -> dict[str, dict[str, Any]]:
-        with store_errors():
-            fs.invalidate_cache()
-            if pattern is None:
-                found = fs.find(path, detail=True)
-            else:
-                found = fs.glob(path, detail=True)
-                folders = [name for name, info in found.items() if info.get("type") == "directory"]
-                for folder in folders:
-                    found |= fs.find(folder, detail=True)
-            fs.invalidate_cache()
-            return dict(found)
+        fs.invalidate_cache()
+        if pattern is None:
+            found = fs.find(path, detail=True)
+        else:
+            found = fs.glob(path, detail=True)
+            folders = [name for name, info in found.items() if info.get("type") == "directory"]
+            for folder in folders:
+                found |= fs.find(folder, detail=True)
+        fs.invalidate_cache()
+        return dict(found)
 
     try:
-        found = retrying(find)
+        found = _retried(find)
     except RemoteError as error:
         raise UsageError(f"cannot list {public_name(url)}: {error.reason}", _HINT) from None
     if not found:
@@ -157,6 +159,74 @@ def list_files(url: str) -> Iterator[Listed]:
     for name, info in found.items():
         if info.get("type") != "directory":
             yield Listed(f"{base}/{name[len(fixed) :].lstrip('/')}", _version(info), _modified(info))
+
+
+def version_of(url: str) -> str:
+    """Return what changes when a file does; empty if there is no file, or the store does not tell."""
+    fs, path = open_store(url)
+    try:
+        with store_errors():
+            fs.invalidate_cache()
+            return _version(fs.info(path))
+    except RemoteError:
+        return ""
+
+
+def read_file(url: str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    fs, path = open_store(url)
+    with _as_os_error():
+        return bytes(_retried(lambda: fs.cat_file(path)))
+
+
+def upload(file: Path, url: str) -> None:
+    """Copy a file to a store, where it appears complete or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    fs, path = open_store(url)
+    with _as_os_error():
+        _retried(lambda: fs.put_file(str(file), path))
+
+
+def check_writable(url: str) -> None:
+    """Check that a file can be written, by writing an empty one beside it and removing that.
+
+    Raises:
+        UsageError: It cannot, or the package of the store is missing.
+    """
+    name = public_name(url)
+    if scheme_of(url) in WEB:
+        raise UsageError(f"cannot write {name}, to a web server", "name a store, as s3://bucket/out.jsonl")
+    fs, path = open_store(url)
+    probe = f"{path.rpartition('/')[0]}/.coca-{secrets.token_hex(8)}.part"
+    try:
+        _retried(lambda: fs.pipe_file(probe, b""))
+    except RemoteError as error:
+        raise UsageError(f"cannot write {name}: {error.reason}", _HINT) from None
+    with suppress(Exception):  # some may write, but not delete
+        fs.rm_file(probe)
+
+
+def _retried(action: Callable[[], T]) -> T:
+    def attempt() -> T:
+        with store_errors():
+            return action()
+
+    return retrying(attempt)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except RemoteError as error:
+        raise OSError(errno.EIO, error.reason) from None
 
 
 def is_prefix(url: str) -> bool:

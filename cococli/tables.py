@@ -27,7 +27,7 @@ PATHS = (
 CAPTIONS = ("captions", "caption", "title", "text", "sentence", "sentences", "comment", "description", "raw")
 # fmt: on
 
-URLS = ("url", "image_url", "video_url", "urls")  # not read: they are no paths
+URLS = ("url", "image_url", "video_url", "urls")  # columns of paths, if a table has no other
 
 _READ = (*PATHS, *CAPTIONS, *URLS, "image_id", "id", "split", "start", "status")  # columns of a .parquet that are read
 _FILES = (*PATHS, "jpg", "jpeg", "png", "webp", "mp4", "image_bytes", "bytes")  # columns of whole files in a .parquet

@@ -38,6 +38,7 @@ from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
 from ..shards import Listing, parse_shard
+from ..urls import path_of
 from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
 from .formats import check_template, default_template
 from .outputs import STDOUT, check_outputs, is_folder, only_subtitles
@@ -163,7 +164,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     """
     options, outputs, folder, shard = request.model, request.output, request.embed, parse_shard(request.shard)
     if shard:
-        outputs = tuple(o if o == STDOUT or is_folder(o) else str(shard.file(Path(o))) for o in outputs)
+        outputs = tuple(o if o == STDOUT or is_folder(o) else str(shard.file(path_of(o))) for o in outputs)
         folder = shard.folder(folder) if folder else None
     if request.cluster.ray is None:
         resolve_options(options)  # which refuses invalid ones

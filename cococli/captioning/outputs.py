@@ -12,8 +12,9 @@ from ..errors import UsageError
 from ..files import digest, sample_key, without_range
 from ..media.discover import VIDEO_SUFFIXES, is_image
 from ..report.page import load_jinja
+from ..stores import check_writable
 from ..tables import load_pyarrow
-from ..urls import RemotePath
+from ..urls import RemotePath, is_url, public_name, remote_path
 from .formats import PAGE, SUBTITLES, SUFFIXES
 
 STDOUT = "-"
@@ -22,7 +23,7 @@ _LONGEST_NAME = 255  # bytes, on nearly every file system
 
 def is_folder(output: str) -> bool:
     """Return whether an output is a folder, for subtitles of each video. One that does not exist ends in a slash."""
-    return output.endswith("/") or Path(output).is_dir()
+    return not is_url(output) and (output.endswith("/") or Path(output).is_dir())
 
 
 def only_subtitles(outputs: Sequence[str], beside: bool) -> bool:
@@ -54,7 +55,7 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
             _check(output, videos)
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
-        path = output if output == STDOUT else os.path.realpath(output)
+        path = output if output == STDOUT or is_url(output) else os.path.realpath(output)
         if path in seen:
             raise UsageError(f"-o {output} is given twice")
         seen.add(path)
@@ -63,18 +64,24 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
 def _check(output: str, videos: Sequence[Path]) -> None:
     if output == STDOUT:
         return
-    if is_folder(output):
+    if is_url(output):
+        _check_remote(output, videos)
+    elif is_folder(output):
         _check_subtitles(videos)
         _check_folder(Path(output))
     else:
         _check_file(Path(output), videos)
 
 
+def _check_remote(url: str, videos: Sequence[Path]) -> None:
+    if url.endswith("/"):
+        raise UsageError(f"-o {public_name(url)} is a folder of a store", "name a file, as -o s3://bucket/out.jsonl")
+    _check_format(remote_path(url), videos)
+    check_writable(url)
+
+
 def _check_file(path: Path, videos: Sequence[Path]) -> None:
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        hint = f"use one of {', '.join(SUFFIXES)}, or a name that ends in / for a folder of subtitles"
-        raise UsageError(f"unknown output format: {path}", hint)
+    _check_format(path, videos)
     if not path.parent.is_dir():
         raise UsageError(
             f"cannot write {path}: there is no folder {path.parent}", f"mkdir -p {shlex.quote(str(path.parent))}"
@@ -84,6 +91,13 @@ def _check_file(path: Path, videos: Sequence[Path]) -> None:
     _check_writable(Path(os.path.realpath(path)).parent)
     if path.exists():
         path.open("r+b").close()
+
+
+def _check_format(path: Path, videos: Sequence[Path]) -> None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        hint = f"use one of {', '.join(SUFFIXES)}, or a name that ends in / for a folder of subtitles"
+        raise UsageError(f"unknown output format: {path}", hint)
     if suffix == ".parquet":
         load_pyarrow()
     if suffix == PAGE:

@@ -15,7 +15,8 @@ from ..overwrite import find_foreign, refuse_foreign
 from ..reporting import SILENT, Reporter
 from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
-from ..urls import path_of
+from ..stores import read_file
+from ..urls import RemotePath, is_url, path_of, public_name
 from .formats import CAPTION_ONLY, PAGE, STANDARD, content, write, write_subtitles
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
@@ -54,14 +55,22 @@ class Plan:
     @property
     def files(self) -> list[Path]:
         """Output files with the records of all videos."""
-        return [Path(output) for output in self.outputs if output != STDOUT and not is_folder(output)]
+        return [path_of(output) for output in self.outputs if output != STDOUT and not is_folder(output)]
 
     @property
     def journal(self) -> Path | None:
-        """File that the run resumes from: its JSONL output, else one in the cache; None if nothing is written."""
-        if lines := [path for path in self.files if path.suffix.lower() == ".jsonl"]:
+        """File that the run resumes from: its JSONL output, else one in the cache; None if nothing is written.
+
+        Stores cannot append to a file.
+        """
+        local = [path for path in self.files if not isinstance(path, RemotePath)]
+        if lines := [path for path in local if path.suffix.lower() == ".jsonl"]:
             return lines[0]
-        places = [str(Path(output).absolute()) for output in self.outputs if output != STDOUT]
+        places = [
+            public_name(output) if is_url(output) else str(Path(output).absolute())
+            for output in self.outputs
+            if output != STDOUT
+        ]
         if self.beside:
             places += ["beside", *(str(folder.absolute()) for folder in self.folders)]
         if places and self.listing:
@@ -263,8 +272,12 @@ def _refuse_foreign(plan: Plan) -> None:
             harmless = subtitles[path] in done
         else:
             # The thumbnails of a page are not read just to compare it.
-            harmless = path.suffix.lower() != PAGE and path.read_bytes() == content(
+            harmless = path.suffix.lower() != PAGE and _read(path) == content(
                 path, run.in_order(), plan.template, plan.style
             )
         if not harmless:
             refuse_foreign(path)
+
+
+def _read(path: Path) -> bytes:
+    return read_file(path.url) if isinstance(path, RemotePath) else path.read_bytes()

@@ -11,13 +11,13 @@ from ..media.discover import find_media
 from ..parsing import parse_json, read_errors
 from ..reporting import SILENT, Reporter
 from ..tables import CAPTIONS, PATHS, URLS, choose_column, read_table, require_utf8
+from ..urls import is_url, remote_path
 from .dataset import RawExample, find_file, split_of
 from .embedded import CopiedFiles, copy_embedded_files
 
 SIDECARS = (".txt", ".caption", ".json")  # the first that a picture has is read
 _NOT_CAPTIONS = ("readme", "license")
 
-_URL_HINT = "download the pictures first, for example with img2dataset, and name its output folder"
 _PICTURE_FOLDERS = ("images", "Images", "flickr30k_images", "Flicker8k_Dataset")  # beside a list, as downloads unpack
 
 
@@ -38,8 +38,7 @@ def read_caption_list(
         reporter: Receives progress while files in a Parquet file are copied to the cache.
 
     Raises:
-        UsageError: The list is damaged, names no files or only URLs, has no captions, or has captions of parts of a
-            video.
+        UsageError: The list is damaged, names no files, has no captions, or has captions of parts of a video.
     """
     copied = copy_embedded_files(path, reporter) if path.suffix.lower() == ".parquet" else None
     base = folder or path.parent
@@ -53,8 +52,9 @@ def read_caption_list(
             name = record[_path_column(record, column, where)]
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"{where} has {reprlib.repr(name)} instead of a path")
-        if "://" in name:
-            raise UsageError(f"{where} has the URL {name}", _URL_HINT)
+        if is_url(name):
+            file = remote_path(name)
+            name = str(file)
         if _starts_later(record):
             raise UsageError(
                 f"{where} describes a part of {name}", "an example is a whole file: cut the part out first"
@@ -144,7 +144,7 @@ def _path_column(record: Mapping[str, Any], column: str | None, where: str) -> s
     if column and len(others) == 1 < len(record):
         return others[0]
     if url := choose_column(others, URLS):
-        raise UsageError(f"{where} has the URL {record[url]}", _URL_HINT)
+        return url
     raise _missing(record, "paths", PATHS, where)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from ..errors import UsageError
 from ..files import find_member, find_span
 from ..media.discover import is_image
+from ..urls import RemotePath
 
 Split = Literal["train", "val", "test"]
 
@@ -90,6 +91,8 @@ def drop_missing(dataset: Dataset) -> tuple[Dataset, UsageError | None]:
 
 
 def _has_content(path: Path) -> bool:
+    if isinstance(path, RemotePath):
+        return True  # reading it says what is wrong
     try:
         if span := find_span(path):
             path = span.video

@@ -33,6 +33,7 @@ from ..retrieval.embed import embed_tasks, embedding_computer
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column
+from ..urls import path_of
 from .caption_files import References, matched, read_predictions, read_references
 from .captions import check_installed, cider_of_groups, score_captions
 from .model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
@@ -387,7 +388,7 @@ def _measure_dataset(
         captions, failed = predictor.caption(paths, embed=only is None)
     if failed:
         _warn_unreadable(failed, len(paths), predictor.reporter)
-        dataset = dataset.without([Path(name) for name in failed])
+        dataset = dataset.without([path_of(name) for name in failed])
         if not dataset.examples:
             raise CocaError("no file could be read")
     reports = []

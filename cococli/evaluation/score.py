@@ -34,6 +34,7 @@ from ..ray_run import check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import ScoreRequest
 from ..retrieval.embed import TEXTS_AT_ONCE, compute, embed_texts, open_embedder
+from ..urls import RemotePath, path_of
 from .evaluate import find_examples
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -59,14 +60,16 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
     dataset, incomplete = find_examples(request, reporter)
     assert dataset
     captions = _captions_by_path(dataset)
-    paths = [Path(name) for name in captions]
+    paths = [example.path for example in captions.values()]
     files = _check_outputs(request, paths)
     model = choose_model(options.model)
     choice = check_cluster(request.cluster, model, options) or resolve_options(options, model.config)
     read_only = [dataset.source, *filter(None, (request.data, request.karpathy)), *map(container_of, paths)]
-    journal = next((path for path in files if path.suffix.lower() == ".jsonl"), None)
+    local = [path for path in files if not isinstance(path, RemotePath)]
+    journal = next((path for path in local if path.suffix.lower() == ".jsonl"), None)
     if files and not journal:
-        journal = cache_path("score", *(str(path.absolute()) for path in files), suffix=".jsonl")
+        places = (str(path.absolute() if path in local else path) for path in files)
+        journal = cache_path("score", *places, suffix=".jsonl")
         journal.parent.mkdir(parents=True, exist_ok=True)
     tables = [path for path in files if path != journal]
     if not request.run.overwrite:
@@ -75,7 +78,9 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
     reporter.checked()
     warn_of_embeddings(model.name, reporter)
     key = model.name, model.identity, request.pool, sampling, *precision_key(options.precision)
-    tasks = [Task(name, fingerprint(*key, example, file=Path(name))) for name, example in captions.items()]
+    tasks = [
+        Task(name, fingerprint(*key, example, file=example.path), example.path) for name, example in captions.items()
+    ]
     vision, preprocess = model.config.vision, model.config.preprocess
     read = ReadRequest(sampling, Segments(), vision.image_size, None, preprocess, request.timeout)
     kept = request.run.overwrite, request.run.retry_failed
@@ -93,7 +98,7 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
                 embedder = open_embedder(model, choice, request, len(todo), True, read, reporter, engine)
                 with embedder as (computer, engine, sizes):
                     assert engine
-                    found = [Path(task.name) for task in todo]
+                    found = [task.path for task in todo]
                     videos = compute(found, computer, read, sizes, reporter, spent)
                     with closing(videos):
                         scored = _scores(videos, todo, captions, engine, model.name)
@@ -123,7 +128,7 @@ def _check_outputs(request: ScoreRequest, paths: Sequence[Path]) -> list[Path]:
     Raises:
         UsageError: A format is unknown, or a file cannot be written.
     """
-    files = [Path(output) for output in request.output if output != STDOUT]
+    files = [path_of(output) for output in request.output if output != STDOUT]
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"unknown output format: {path}", f"use one of {', '.join(SUFFIXES)}")

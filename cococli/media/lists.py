@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UsageError
-from ..tables import PATHS, SUFFIXES, choose_column, read_table, split_column, split_lines
+from ..tables import PATHS, SUFFIXES, URLS, choose_column, read_table, split_column, split_lines
 
 _HINT = "a list is a .txt, .csv, .tsv, .jsonl or .parquet file, or one without suffix; @list.csv:path names a column"
 
@@ -54,7 +54,8 @@ def locate_list(name: str) -> tuple[Path, str | None]:
 def _column(path: Path, wanted: str | None) -> Iterator[str]:
     column = wanted
     for where, record in read_table(path, wanted):
-        name = choose_column(record, PATHS, column) or (next(iter(record)) if len(record) == 1 and not column else None)
+        name = choose_column(record, (*PATHS, *URLS), column)
+        name = name or (next(iter(record)) if len(record) == 1 and not column else None)
         if name is None:
             # Either the first record lacks the column, or a later one.
             source = path if column == wanted else where

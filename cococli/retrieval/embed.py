@@ -42,8 +42,10 @@ from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest, ScoreRequest
 from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
+from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..tokenizer import tokenize
+from ..urls import RemotePath, is_url, path_of
 from .index import About, Entry, Index, IndexWriter, check_index, index_files, open_index
 
 ComputeVideos = Callable[[Sequence[Path]], Generator[Computed[np.ndarray], None, None]]  # on a cluster
@@ -361,14 +363,15 @@ def parse_outputs(outputs: Sequence[str], kind: str) -> Outputs:
         raise UsageError("no output given", "name a folder for an index, as in -o index/")
     named = [output for output in outputs if output != STDOUT]
     folders = [Path(output) for output in named if _is_folder(output)]
-    files = tuple(Path(output) for output in named if not _is_folder(output))
+    files = tuple(path_of(output) for output in named if not _is_folder(output))
     if len(folders) > 1:
         raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
     for path in files:
         _check_file(path)
     index = folders[0] if folders else None
     if files and not folders:
-        index = cache_path(kind, *map(os.path.realpath, files), suffix=".index")
+        places = [str(path) if isinstance(path, RemotePath) else os.path.realpath(path) for path in files]
+        index = cache_path(kind, *places, suffix=".index")
     return Outputs(index, files, STDOUT in outputs)
 
 
@@ -376,21 +379,26 @@ def _output_of(shard: Shard, output: str) -> str:
     """Return the output that a shard writes instead of a common one."""
     if output == STDOUT:
         return output
-    return f"{shard.folder(Path(output))}/" if _is_folder(output) else str(shard.file(Path(output)))
+    return f"{shard.folder(Path(output))}/" if _is_folder(output) else str(shard.file(path_of(output)))
 
 
 def _is_folder(output: str) -> bool:
-    return output.endswith("/") or not Path(output).suffix or Path(output).is_dir()
+    return not is_url(output) and (output.endswith("/") or not Path(output).suffix or Path(output).is_dir())
 
 
 def _check_file(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         hint = f"end its name in {', '.join(SUFFIXES)}, or in / for an index"
+        if isinstance(path, RemotePath):
+            hint = f"end its name in {', '.join(SUFFIXES)}; an index is a folder on this machine"
         raise UsageError(f"cannot tell the format of {path}", hint)
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a file")
     if path.suffix.lower() == ".parquet":
         load_pyarrow()
+    if isinstance(path, RemotePath):
+        check_writable(path.url)
+        return
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {path}: {folder} is not a writable folder")

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..reporting import SILENT, Reporter
 from ..requests import FinetuneRequest
 from ..tokenizer import encode
+from ..urls import RemotePath
 
 HELD_OUT = 0.05  # share of the examples of data without splits
 ENOUGH = 8  # examples below which scores are unreliable
@@ -50,7 +51,11 @@ def find_data(
 
 
 def _find(request: FinetuneRequest, split: Split, reporter: Reporter) -> Dataset:
-    return find_dataset(request.data, split, request.karpathy, request.images, reporter)
+    dataset = find_dataset(request.data, split, request.karpathy, request.images, reporter)
+    if remote := next((one.path for one in dataset.examples if isinstance(one.path, RemotePath)), None):
+        hint = "download the pictures first, for example with img2dataset, and name its output folder"
+        raise UsageError(f"{dataset.source} has the URL {remote}", hint)
+    return dataset
 
 
 def _val(request: FinetuneRequest, reporter: Reporter) -> tuple[Dataset | None, str]:

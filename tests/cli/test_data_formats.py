@@ -354,13 +354,16 @@ def test_bad_rows_are_named(read, tmp_path: Path) -> None:
     assert refused(read, path)[-1].startswith(f"{path} is damaged: Parquet magic bytes not found")
 
 
-def test_urls_must_be_downloaded_first(read, tmp_path: Path) -> None:
+def test_training_urls_must_be_downloaded_first(coca, tmp_path: Path) -> None:
     path = tmp_path / "laion.parquet"
-    url = "https://example.org/a.jpg"
-    hint = "download the pictures first, for example with img2dataset, and name its output folder"
     for column in ("URL", "image"):
-        parquet.write_table(pa.table({column: [url], "caption": ["x"]}), path)
-        assert refused(read, path) == (f"row 1 of {path} has the URL {url}", hint)
+        parquet.write_table(pa.table({column: ["https://example.org/a.jpg"], "caption": ["x"]}), path)
+        run = coca("finetune", "--data", path, "--model", "shapes")
+        assert run.returncode == 2
+        assert run.stderr.splitlines() == [
+            f"error: {path} has the URL https://example.org/a.jpg",
+            "hint: download the pictures first, for example with img2dataset, and name its output folder",
+        ]
 
 
 def test_files_and_folders_are_told_apart(read, tmp_path: Path) -> None:
