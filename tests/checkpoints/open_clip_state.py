@@ -1,12 +1,14 @@
 """Random weights under open_clip's own names, written out by hand from its `coca_model.py` and `transformer.py`."""
 
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cococli.catalog import CocaConfig, TextConfig, VisionConfig
+from cococli.checkpoints import ckpt
 
 SMALL = CocaConfig(  # 64-wide heads and 8 in the pooler, as is assumed without a config
     embed_dim=64,
@@ -32,6 +34,26 @@ def save(state: dict[str, torch.Tensor], path: Path, prefixed: bool = False, wra
     else:
         optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4}]}
         torch.save({"epoch": 3, "name": "run", "state_dict": state, "optimizer": optimizer} if wrapped else state, path)
+    return path
+
+
+# What MindONE's converter does to the names in a checkpoint, in this order.
+_MINDONE = [
+    *[("module.logit_scale", "logit_scale"), ("module.text", "text"), ("token_embedding.weight", "embedding_table")],
+    *[("text.transformer", "text.transformer_layer"), (".mlp.", "."), ("module.visual", "visual.visual")],
+    *[(f"{norm}.weight", f"{norm}.gamma") for norm in ("ln_1", "ln_2", "ln_final", "ln_pre", "ln_q", "ln_k")],
+    *[(f"{norm}.bias", f"{norm}.beta") for norm in ("ln_1", "ln_2", "ln_final", "ln_pre", "ln_q", "ln_k")],
+    *[("ln_post.weight", "ln_post.gamma"), ("ln_post.bias", "ln_post.beta"), ("module.text_decoder", "text_decoder")],
+    *[("ln_1_kv.weight", "ln_1_kv.gamma"), ("ln_1_kv.bias", "ln_1_kv.beta")],
+]
+
+
+def save_as_mindone(state: dict[str, torch.Tensor], path: Path, prefix: str = "module.") -> Path:
+    """Write a `.ckpt` as MindONE's converter does from a checkpoint with this prefix of all names."""
+    with path.open("wb") as file:
+        for name, tensor in state.items():
+            renamed = reduce(lambda name, pair: name.replace(*pair), _MINDONE, prefix + name)
+            ckpt.write(file, renamed, tuple(tensor.shape), [tensor.numpy()])
     return path
 
 

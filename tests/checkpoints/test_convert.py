@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoints.open_clip_state import SMALL, save, state_dict
+from checkpoints.open_clip_state import SMALL, save, save_as_mindone, state_dict
 from checkpoints.reporters import OnUpdate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,24 +176,10 @@ def test_logit_bias_is_reported_and_left_out(tmp_path: Path) -> None:
     assert_holds(tmp_path / "a.ckpt", state)
 
 
-# What MindONE's converter does to the names in a checkpoint, in this order.
-MINDONE = [
-    *[("module.logit_scale", "logit_scale"), ("module.text", "text"), ("token_embedding.weight", "embedding_table")],
-    *[("text.transformer", "text.transformer_layer"), (".mlp.", "."), ("module.visual", "visual.visual")],
-    *[(f"{norm}.weight", f"{norm}.gamma") for norm in ("ln_1", "ln_2", "ln_final", "ln_pre", "ln_q", "ln_k")],
-    *[(f"{norm}.bias", f"{norm}.beta") for norm in ("ln_1", "ln_2", "ln_final", "ln_pre", "ln_q", "ln_k")],
-    *[("ln_post.weight", "ln_post.gamma"), ("ln_post.bias", "ln_post.beta"), ("module.text_decoder", "text_decoder")],
-    *[("ln_1_kv.weight", "ln_1_kv.gamma"), ("ln_1_kv.bias", "ln_1_kv.beta")],
-]
-
-
 @pytest.mark.parametrize("prefix", ["module.", ""])
 def test_checkpoint_of_mindone_converts_exactly(tmp_path: Path, prefix: str) -> None:
     state = state_dict(SMALL)
-    with (tmp_path / "coca_model.ckpt").open("wb") as file:
-        for name, tensor in {**state, "text.attn_mask": torch.zeros(7, 7)}.items():
-            renamed = reduce(lambda name, pair: name.replace(*pair), MINDONE, prefix + name)
-            ckpt.write(file, renamed, tuple(tensor.shape), [tensor.numpy()])
+    save_as_mindone({**state, "text.attn_mask": torch.zeros(7, 7)}, tmp_path / "coca_model.ckpt", prefix)
     to_mindspore(tmp_path / "coca_model.ckpt", tmp_path / "a.ckpt", verify=True)
     assert_holds(tmp_path / "a.ckpt", state)
     to_open_clip(str(tmp_path / "coca_model.ckpt"), tmp_path / "a.safetensors", verify=True)
@@ -330,7 +315,6 @@ def test_verification_finds_a_wrong_bit(tmp_path: Path) -> None:
 INTERRUPTED = """
 import os, resource, signal, sys
 from contextlib import contextmanager
-from functools import reduce
 from pathlib import Path
 from cococli.checkpoints.convert import to_mindspore
 from cococli.errors import CocaError

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli.fork_server import start
+from evaluation.benchmark_fixtures import msr_vtt
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +65,36 @@ def test_missing_files_make_exit_code_1(coca, data: Path, tmp_path: Path) -> Non
         f"warning: no pictures found for 1 of 3 captions (first: {missing}); pass the picture folder with --images",
         "warning: --beams has no effect with --only retrieval",
     ]
+
+
+def test_benchmark_reports_what_papers_report(coca, tmp_path: Path) -> None:
+    msr_vtt(tmp_path / "MSRVTT")
+    options = ["evaluate", "--benchmark", "msr-vtt", "--data", tmp_path / "MSRVTT"]
+    run = coca(*options, "--frames", "multi", "--search", "greedy", "--worst", "0")
+    rows = [re.split(" {2,}", line) for line in run.stdout.splitlines()]
+    names = [row[0] for row in rows]
+    assert {"BLEU-4", "CIDEr", "text to image recall@10"} < set(names)
+    ranks = [f"{way} {kind} rank" for way in ("text to image", "image to text") for kind in ("median", "mean")]
+    assert names[-4:] == ranks
+    assert run.returncode == 0
+
+    (tmp_path / "out.json").write_text('{"video7010": "a triangle", "video9770": "a circle"}')
+    some = [*options, "--predictions", tmp_path / "out.json"]
+    refused = coca(*some)
+    assert (refused.stdout, refused.returncode) == ("", 2)
+    assert refused.stderr.splitlines() == [
+        "error: 1 of 3 pictures have no prediction: video9999",
+        "hint: --allow-missing leaves them out",
+    ]
+    allowed = coca(*some, "--allow-missing")
+    assert "1 of 3 pictures have no prediction and are left out" in allowed.stderr.splitlines()
+    assert allowed.returncode == 0
+
+
+def test_unknown_benchmark_lists_known_ones(coca, tmp_path: Path) -> None:
+    run = coca("evaluate", "--benchmark", "msrvt", "--data", tmp_path)
+    assert "msr-vtt" in run.stderr
+    assert run.returncode == 2
 
 
 def test_killed_evaluation_resumes_to_identical_scores(coca, data: Path, tmp_path: Path) -> None:

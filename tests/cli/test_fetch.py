@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints.hub_server import Hub, know_only
+from checkpoints.open_clip_state import save_as_mindone
 from cli.fork_server import start
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 TINY = Path(__file__).parents[1] / "data" / "goldens" / "tiny"
 SHAPES = Path(__file__).parents[2] / "examples" / "moves.mp4"
@@ -73,6 +74,20 @@ def test_caption_uses_the_fetched_model(coca, home: Path, tmp_path: Path) -> Non
     exported = tmp_path / "shapes.safetensors"
     assert coca("convert", "shapes", exported, "--to", "open_clip").returncode == 0
     assert coca("fetch", exported, "--name", "mine", "--quiet").returncode == 0
+    ours = coca("caption", SHAPES, "--quiet")
+    theirs = coca("caption", SHAPES, "--quiet", "--model", "shapes")
+    assert json.loads(ours.stdout) == json.loads(theirs.stdout) | {"model": "mine"}
+
+
+def test_checkpoint_and_config_of_mindone_are_read(coca, home: Path, tmp_path: Path) -> None:
+    """The bundled model under MindONE's names captions as it does itself."""
+    assert coca("convert", "shapes", tmp_path / "a.safetensors", "--to", "open_clip").returncode == 0
+    save_as_mindone(load_file(tmp_path / "a.safetensors"), tmp_path / "coca_model.ckpt")
+    model = json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "open_clip_config.json").unlink()
+    (tmp_path / "coca.yaml").write_text(json.dumps(model).removesuffix("}") + ",}")
+    fetched = coca("fetch", tmp_path / "coca_model.ckpt", "--name", "mine", "--config", tmp_path / "coca.yaml")
+    assert (fetched.stdout, fetched.returncode) == ("mine\n", 0)
     ours = coca("caption", SHAPES, "--quiet")
     theirs = coca("caption", SHAPES, "--quiet", "--model", "shapes")
     assert json.loads(ours.stdout) == json.loads(theirs.stdout) | {"model": "mine"}
