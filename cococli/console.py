@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -19,7 +20,9 @@ if TYPE_CHECKING:  # rich takes 50 ms to import, which help pages and shell comp
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-LINE_INTERVAL = 10.0  # seconds between progress lines that are not on a terminal
+LINE_INTERVAL = 10.0  # seconds between progress lines where nothing can be redrawn
+BURST = 1.0  # seconds in which items come with the first one, as those of its batch do
+MIN_BAR_WIDTH = 10  # cells
 MIN_TEXT_WIDTH = 16  # cells that a text needs to stand beside its name
 NARROW = 60  # cells of a terminal below which a table that does not fit is printed cell by cell
 _BIDIRECTIONAL_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
@@ -190,7 +193,7 @@ def _print_message(kind: str, text: str, style: str = "") -> None:
         return
     with _live_paused():
         screen = _screen(sys.stderr)
-        screen.print(line, style=style, soft_wrap=not screen.is_terminal)
+        screen.print(line, style=style, soft_wrap=not sys.stderr.isatty())
 
 
 def _print_event(**event: Any) -> None:
@@ -223,7 +226,19 @@ def _live_paused() -> Iterator[None]:
 def _screen(stream: Any, width: int | None = None) -> "Console":
     from rich.console import Console
 
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    # Those without colors.
+    monochrome = bool(re.fullmatch(r"vt\d+.*|.*-m(ono)?", os.environ.get("TERM", "")))
+    no_color = True if monochrome else None
+    return Console(file=stream, width=width, no_color=no_color, highlight=False, markup=False, emoji=False)
+
+
+def _redraws(screen: "Console") -> bool:
+    """Return whether lines can be drawn again: not on dumb terminals, in notebooks, and in logs of CI.
+
+    The latter two may have a terminal, but keep all that is written.
+    """
+    keeps_all = os.environ.get("CI") or "JPY_PARENT_PID" in os.environ
+    return sys.stderr.isatty() and not screen.is_dumb_terminal and not keeps_all
 
 
 def cells(text: str) -> int:
@@ -327,30 +342,46 @@ class ConsoleReporter(Reporter):
 
 
 class _Stage(Progress):
-    """A stage of work: drawn on a terminal; elsewhere an occasional line, or a JSON event per step."""
+    """A stage of work: drawn on a terminal; elsewhere an occasional line, or a JSON event per step.
+
+    Pace and time left are counted from the first item: loading and compiling come before it.
+    """
 
     def __init__(self, description: str, total: int | None, unit: str = "items", past: str = "") -> None:
         self.description, self.total, self.unit, self.past = description, total, unit, past
         self.done = self.failed = 0
-        self.detail = ""
-        self._earlier: int | None = None  # done before this process, which tells nothing about the pace
-        self._started = self._printed = time.monotonic()
+        self.detail = self.item = self.conclusion = ""
+        self._began = self._printed = time.monotonic()
+        self._first: float | None = None  # time of the first item
+        self._pace_from = (0, 0.0)  # items and time from which the pace is counted
 
     def advance(self, ok: bool = True) -> None:
-        self._earlier = self._earlier or 0
         self.done += 1
         self.failed += not ok
+        self._count()
         self._print()
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
-        if self._earlier is None:
-            self._earlier, self._started = done, time.monotonic()
         self.done, self.detail = done, detail
         self.total = self.total if total is None else total
+        self._count()
         self._print()
 
     def describe(self, text: str) -> None:
         self.description = text
+
+    def current(self, item: str) -> None:
+        self.item = item
+
+    def conclude(self, text: str) -> None:
+        self.conclusion = text
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        if now - self._first < BURST:
+            self._pace_from = (self.done, now)
 
     def _print(self) -> None:
         """Print the progress if it is not on the screen and known to matter by now."""
@@ -359,21 +390,24 @@ class _Stage(Progress):
         if _state.json_events:
             if not _state.quiet:
                 counts = {"done": self.done, "total": self.total, "failed": self.failed}
-                seconds = round(self._elapsed, 3)
-                _print_event(event="progress", stage=self.description, **counts, detail=self.detail, seconds=seconds)
-        elif self._count and self.done < self.total and time.monotonic() - self._printed >= LINE_INTERVAL:
+                detail, seconds = self.detail or self.item, round(time.monotonic() - self._began, 3)
+                _print_event(event="progress", stage=self.description, **counts, detail=detail, seconds=seconds)
+        elif self._pace and self.done < self.total and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
             if self.unit == "bytes":
                 note(f"{self.description}: {self.counts(' of ')}")
             else:
-                pace = f"{self.past or self.description} {self.counts(' of ')} ({self.rate}, {self.left} left)"
-                note(f"{pace} {self.detail}".rstrip())
+                failed = f", {self.failed} failed" if self.failed else ""
+                counted = f"{self.past or self.description} {self.counts(' of ')}{failed}"
+                note(f"{counted} ({self.rate}, {self.left} left) {self.detail or self.item}".rstrip())
 
     def summary(self) -> str:
         """Describe how the stage went."""
+        seconds = time.monotonic() - self._began
         failed = f", {self.failed} failed," if self.failed else ""
-        ok = self.done - self.failed
-        return f"{self.past} {ok} of {self.total}{failed} in {duration(self._elapsed)} ({self.rate})"
+        rate = _per_time(self.done / max(seconds, 1e-6))
+        line = f"{self.past} {self.done - self.failed} of {self.total}{failed} in {duration(seconds)} ({rate})"
+        return f"{line}; {self.conclusion}" if self.conclusion else line
 
     def counts(self, separator: str) -> str:
         """Format how much is done and the total."""
@@ -385,56 +419,86 @@ class _Stage(Progress):
 
     @property
     def rate(self) -> str:
-        """Items or megabytes per second, items per minute if they are slow; a dash before the first one."""
-        if not self._count:
+        """Items or megabytes per second, items per minute if they are slow; a dash before it is known."""
+        if not self._pace:
             return "-"
-        per_second = self._count / max(self._elapsed, 1e-6)
-        if self.unit == "bytes":
-            return f"{per_second / 1e6:.1f} MB/s"
-        return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
+        return f"{self._pace / 1e6:.1f} MB/s" if self.unit == "bytes" else _per_time(self._pace)
 
     @property
     def left(self) -> str:
-        """The time left; a dash before the first item."""
-        left = (self.total or 0) - self.done
-        return duration(left * self._elapsed / self._count) if self._count else "-"
+        """The time left; a dash before it is known."""
+        return duration(((self.total or 0) - self.done) / self._pace) if self._pace else "-"
 
-    def draw(self, spinner: "RenderableType") -> "Iterator[RenderableType]":
-        """Yield the lines of the stage on a terminal: a spinner, a bar if the total is known, and the detail below."""
+    @property
+    def _pace(self) -> float:
+        """Items per second; 0 before it is known."""
+        done, since = self._pace_from
+        return (self.done - done) / max(time.monotonic() - since, 1e-6)
+
+    def draw(self, spinner: "RenderableType", width: int) -> "Iterator[RenderableType]":
+        """Yield the lines of the stage on a terminal of so many cells: what fits, and what is under way below."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        line = Table.grid(padding=(0, 1), expand=self.total is not None)
+        # Before the first item, nothing of this stage shows.
+        waiting = self.total is not None and self._first is None and self.unit == "items"
+        text = "loading" if waiting else printable(self.description)
+        facts, has_bar = self._facts(width - 2 - cells(text))
+        line = Table.grid(padding=(0, 1), expand=has_bar)
         line.add_column()
-        line.add_column(no_wrap=True)
-        if self.total is None:
-            line.add_row(spinner, printable(self.description))
-        else:
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        row: list[RenderableType] = [spinner, text]
+        if has_bar:
             line.add_column(ratio=1)
-            # A bar that stands still must say why: the first step may compile the network.
-            waiting = self._earlier is None and self.unit == "items"
-            text = "starting" if waiting else printable(self.description)
-            bar = ProgressBar(max(self.total, 1), self.done)
-            line.add_row(spinner, text, bar, self.counts("/"), self.rate, f"{self.left} left")
+            row.append(ProgressBar(max(self.total or 0, 1), self.done))
+        for fact in facts:
+            line.add_column(no_wrap=True)
+            row.append(fact)
+        line.add_row(*row)
         yield line
-        if self.detail:
-            yield Text(printable(self.detail), overflow="ellipsis", no_wrap=True, style="dim")
+        for shown in filter(None, (_end_of(self.item, width), printable(self.detail))):
+            yield Text(shown, overflow="ellipsis", no_wrap=True, style="dim")
 
-    @property
-    def _count(self) -> int:
-        return self.done - (self._earlier or 0)
+    def _facts(self, room: int) -> tuple[list[str], bool]:
+        """Return what is shown beside the description in so many cells, and whether a bar fits, too."""
+        if self.total is None:
+            return [], False
+        failed = f"{self.failed} failed" if self.failed else ""
+        left, rate = (f"{self.left} left", self.rate) if self._pace else ("", "")
+        elapsed = f"{duration(time.monotonic() - self._first)} elapsed," if left and self._first is not None else ""
+        choices = (("", "", left), ("", elapsed, left), (rate, elapsed, left))
+        best = [fact for fact in (self.counts("/"), failed) if fact]
+        has_bar = False
+        for shown in choices:
+            facts = [fact for fact in (self.counts("/"), failed, *shown) if fact]
+            taken = sum(cells(fact) + 1 for fact in facts)
+            if taken > room:
+                break
+            best, has_bar = facts, taken + MIN_BAR_WIDTH + 1 <= room
+        return best, has_bar
 
-    @property
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
+
+def _per_time(per_second: float) -> str:
+    """Format a rate: per minute, if that is less than one per second."""
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
+
+
+def _end_of(name: str, width: int) -> str:
+    """Return a name in at most so many cells, without its beginning if it is longer."""
+    name = printable(name)
+    if cells(name) <= width:
+        return name
+    while name and cells(name) >= width:
+        name = name[1:]
+    return f"…{name}"
 
 
 @contextlib.contextmanager
 def _on_screen(stage: _Stage) -> Iterator[None]:
     """Draw a stage below those around it, if a person sees what moves."""
     screen = _screen(sys.stderr)
-    if _state.quiet or _state.json_events or not screen.is_terminal:
+    if _state.quiet or _state.json_events or not _redraws(screen):
         yield
         return
     from rich.console import Group
@@ -445,7 +509,9 @@ def _on_screen(stage: _Stage) -> Iterator[None]:
     if not _state.live:
         spinner = Spinner("dots", style="green")
         _state.live = Live(
-            get_renderable=lambda: Group(*(line for shown in _state.stages for line in shown.draw(spinner))),
+            get_renderable=lambda: Group(
+                *(line for shown in _state.stages for line in shown.draw(spinner, screen.width))
+            ),
             console=screen,
             transient=True,
             refresh_per_second=10,

@@ -1,6 +1,5 @@
 """Shared steps of commands over many files: find inputs, protect files, load the model, summarize."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -21,7 +20,6 @@ from .urls import RemotePath
 
 if TYPE_CHECKING:
     from .engines.base import Engine
-    from .media.compute import Spent
 
 
 @dataclass
@@ -109,12 +107,3 @@ def report_failures(reasons: Iterable[str], reporter: Reporter) -> list[str]:
         counts = Counter(failures).most_common()
         reporter.note(f"failed: {'; '.join(f'{count} {reason}' for reason, count in counts)}")
     return failures
-
-
-def report_pace(spent: "Spent", started: float, reporter: Reporter) -> None:
-    """Report where the time went since `started`, in seconds of `time.perf_counter`."""
-    if spent.clips > 1 and (seconds := time.perf_counter() - started):
-        shares = (
-            f"{spent.computing / seconds:.0%} of the time computing, {spent.waiting / seconds:.0%} waiting for frames"
-        )
-        reporter.note(f"{spent.clips} clips, {spent.clips / seconds:.2f} a second; {shares}")

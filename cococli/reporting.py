@@ -25,6 +25,12 @@ class Progress:
             detail: What the last item found, such as a loss.
         """
 
+    def current(self, item: str) -> None:
+        """Name the item that is under way."""
+
+    def conclude(self, text: str) -> None:
+        """Add what is known at the end to the summary."""
+
     def describe(self, text: str) -> None:
         """Replace the description of what is under way."""
 

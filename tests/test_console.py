@@ -44,6 +44,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Open:
         opened = io.StringIO()
         monkeypatch.setattr(sys, stream, opened)
         monkeypatch.setattr(opened, "isatty", lambda: terminal)
+        for name in ("CI", "JPY_PARENT_PID", "NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv("COLUMNS", str(columns))
         return opened
@@ -74,11 +76,23 @@ def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_slow_rates_are_per_minute(clock) -> None:
-    stage = console._Stage("captioning", 2)
-    clock[0] += 30
+    stage = console._Stage("captioning", 3)
+    clock[0] += 100  # until the first one
+    stage.advance()
     assert (stage.rate, stage.left) == ("-", "-")
+    clock[0] += 30
     stage.advance()
     assert (stage.rate, stage.left) == ("2.0/min", "30s")
+
+
+def test_pace_leaves_out_first_batch(clock) -> None:
+    stage = console._Stage("captioning", 48)
+    for _ in range(2):
+        clock[0] += 8
+        for _ in range(16):
+            clock[0] += 0.01
+            stage.advance()
+    assert (stage.rate, stage.left) == ("2.0/s", "8.2s")
 
 
 @pytest.mark.parametrize(
@@ -185,8 +199,8 @@ def test_bytes_in_pipe_are_occasional_lines(clock, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("unit", "total", "shown"),
     [
-        ("bytes", 43_400_000, "20.00/43.40 MB 2.0 MB/s 12s left"),
-        ("items", 43_400_000, "20000000/43400000 2000000.0/s 12s"),
+        ("bytes", 43_400_000, "20.00/43.40 MB 2.0 MB/s 10s elapsed, 12s left"),
+        ("items", 43_400_000, "20000000/43400000 2000000.0/s 10s elapsed, 12s left"),
     ],
 )
 def test_terminal_shows_counts_in_units(unit: str, total: int, shown: str, clock, screen: Open) -> None:
@@ -240,7 +254,7 @@ def test_terminal_shows_bar_above_detail(screen: Open) -> None:
         console.note("step 3: CIDEr 0.100")
     lines = plain_lines(notes)
     assert "step 3: CIDEr 0.100" in lines
-    (bar,) = {line for line in lines if "3/10" in line and "training" in line and "- left" in line}
+    (bar,) = {line for line in lines if "3/10" in line and "training" in line}
     assert len(bar) <= 70
     assert lines[lines.index(bar) + 1] == r"loss 2.000 = [b]caption\x1b[31m 1.000"
 
@@ -256,6 +270,74 @@ def test_terminal_stacks_nested_stages(screen: Open) -> None:
     assert any("1/2" in line and "loading" in below for line, below in pairwise(lines))
     assert lines[-1].startswith("captioned 2 of 2 in ")
     assert console._state == console._State()
+
+
+FOLDER = "videos/a folder with a long name/"
+
+
+@pytest.mark.parametrize(
+    ("columns", "bar", "item"),
+    [
+        (40, "⠋ captioning 3/12 1 failed 18s left", "…lder with a long name/Rome by night.mp4"),
+        (80, "⠋ captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
+        (120, "⠋ captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
+    ],
+)
+@pytest.mark.parametrize("term", ["xterm", "vt220", "xterm-mono"])
+def test_bar_fits_terminal(
+    columns: int, bar: str, item: str, term: str, clock, screen: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = screen(columns, "stderr")
+    monkeypatch.setenv("TERM", term)
+    with ConsoleReporter().progress("captioning", 12) as stage:
+        for number in range(3):
+            clock[0] += 2
+            stage.current(f"{FOLDER}Rome by night.mp4")
+            stage.advance(ok=number > 0)
+        console.note("in between")  # draws the stage anew
+        shown = plain_lines(notes)[-2:]
+    assert [re.sub("[━╸╺]+ *", "* ", shown[0]), shown[1]] == [bar, item]
+    assert all(console.cells(line) <= columns for line in shown) and ("*" in bar) == ("━" in shown[0])
+    assert ("\x1b[32m" in notes.getvalue()) == (term == "xterm")
+
+
+@pytest.mark.parametrize("variable", [("TERM", "dumb"), ("CI", "true"), ("JPY_PARENT_PID", "42")])
+def test_lines_are_printed_where_nothing_can_be_redrawn(
+    variable: tuple[str, str], clock, screen: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = screen(80, "stderr")
+    monkeypatch.setenv(*variable)
+    with ConsoleReporter().progress("captioning", 30, done="captioned") as stage:
+        for number in range(12):
+            clock[0] += 1
+            stage.current(f"{number + 1}.mp4")
+            stage.advance(ok=number > 0)
+        stage.conclude("12 clips")
+    assert "\x1b[?25l" not in notes.getvalue()
+    assert plain_lines(notes) == [
+        "captioned 10 of 30, 1 failed (1.0/s, 20s left) 10.mp4",
+        "captioned 11 of 30, 1 failed, in 12s (1.0/s); 12 clips",
+    ]
+
+
+def test_forced_colors_do_not_animate_pipes(clock, screen: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = screen(40, "stderr", terminal=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with ConsoleReporter().progress("captioning", 2) as stage:
+        stage.advance()
+        console.warning("a line that is longer than forty columns is not wrapped")
+    assert plain_lines(notes) == ["warning: a line that is longer than forty columns is not wrapped"]
+
+
+def test_bar_says_loading_until_first_item(clock, screen: Open) -> None:
+    notes = screen(60, "stderr")
+    with ConsoleReporter().progress("captioning", 2) as stage:
+        console.note("before")
+        stage.advance()
+        console.note("after")
+    before, after = "\n".join(plain_lines(notes)).split("before")
+    assert "loading" in before and "captioning" not in before
+    assert "captioning" in after and "compiling" not in after
 
 
 def test_log_receives_notes_despite_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,6 @@ from ..jobs import (
     precision_key,
     protect_files,
     report_failures,
-    report_pace,
     warn_of_embeddings,
 )
 from ..journal import Failure, fingerprint
@@ -72,7 +71,7 @@ class CaptionJob:
             ModelError: The weights are damaged.
             CocaError: An output cannot be written.
         """
-        request, started, spent = self.request, time.perf_counter(), Spent()
+        request, spent = self.request, Spent()
         with open_run(self.plan, reporter) as run:
             todo = run.todo
             summary = Summary(len(run.tasks), incomplete=self.incomplete)
@@ -90,10 +89,9 @@ class CaptionJob:
                 else:
                     with self._loaded(len(todo), reporter, engine) as (captioner, sizes):
                         results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
-                        summary.incomplete |= not write_results(run, results, reporter)
+                        summary.incomplete |= not write_results(run, results, reporter, spent)
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
-            report_pace(spent, started, reporter)
         return summary
 
     def preview(self) -> Iterator[tuple[str, bool]]:
@@ -230,8 +228,13 @@ class Result:
     embeddings: np.ndarray  # [K, D] float32, L2-normalized, of its K records
 
 
-def write_results(run: Run, results: Generator[Result, None, None], reporter: Reporter = SILENT) -> bool:
+def write_results(
+    run: Run, results: Generator[Result, None, None], reporter: Reporter = SILENT, spent: Spent | None = None
+) -> bool:
     """Write the results of the videos of a run that are not done, each as soon as it is there.
+
+    Args:
+        spent: Filled by `caption_videos`, for the summary.
 
     Returns:
         Whether all of their captions could be written.
@@ -241,6 +244,8 @@ def write_results(run: Run, results: Generator[Result, None, None], reporter: Re
         reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
         closing(results),
     ):
+        names = [*(task.name for task in todo), ""]
+        progress.current(names[0])
         for result in results:
             # An interrupt waits, so that everything written is counted.
             with interrupts.held():
@@ -249,7 +254,10 @@ def write_results(run: Run, results: Generator[Result, None, None], reporter: Re
                     ok = False
                 for outcome in result.outcomes:
                     reporter.record(outcome)
+                progress.current(names[result.index + 1])
                 progress.advance(ok=isinstance(result.outcomes[0], Record))
+        if spent:
+            progress.conclude(spent.describe(len(todo)))
     return ok
 
 

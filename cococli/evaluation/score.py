@@ -1,6 +1,5 @@
 """Similarity of existing captions to their pictures or videos, to filter data by."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -23,7 +22,6 @@ from ..jobs import (
     precision_key,
     protect_files,
     report_failures,
-    report_pace,
     warn_of_embeddings,
 )
 from ..journal import Failure, Journal, Task, cache_path, fingerprint, open_journal
@@ -92,7 +90,7 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
         for task in tasks:
             for outcome in outcomes.get(task.name, ()):
                 reporter.record(outcome)
-        started, spent = time.perf_counter(), Spent()
+        spent = Spent()
         try:
             if todo:
                 embedder = open_embedder(model, choice, request, len(todo), True, read, reporter, engine)
@@ -102,12 +100,11 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
                     videos = compute(found, computer, read, sizes, reporter, spent)
                     with closing(videos):
                         scored = _scores(videos, todo, captions, engine, model.name)
-                        _write(scored, lines, outcomes, len(todo), reporter)
+                        _write(scored, lines, outcomes, todo, spent, reporter)
         finally:
             in_order = [outcome for task in tasks for outcome in outcomes.get(task.name, ())]
             for path in tables:
                 write_scores(path, in_order)
-    report_pace(spent, started, reporter)
     _report_mean([outcome for outcome in in_order if isinstance(outcome, Score)], reporter)
     failed = report_failures((outcome.error for outcome in in_order if isinstance(outcome, Failure)), reporter)
     return Summary(len(tasks), failed, incomplete)
@@ -175,12 +172,14 @@ def _write(
     scored: Iterator[tuple[Task, list[Score | Failure]]],
     journal: Journal[Score | Failure] | None,
     outcomes: dict[str, list[Score | Failure]],
-    count: int,
+    todo: Sequence[Task],
+    spent: Spent,
     reporter: Reporter,
 ) -> None:
     """Write scores to the journal, and keep them by the names of their tasks."""
-    with reporter.progress("scoring", count, done="scored", on_stop="finishing the batch") as progress:
-        for task, own in scored:
+    with reporter.progress("scoring", len(todo), done="scored", on_stop="finishing the batch") as progress:
+        progress.current(todo[0].name)
+        for (task, own), following in zip(scored, [*(task.name for task in todo[1:]), ""], strict=False):
             # An interrupt waits, so that everything written is counted.
             with interrupts.held():
                 if journal:
@@ -190,7 +189,9 @@ def _write(
                     if isinstance(outcome, Failure):
                         reporter.warning(f"{outcome.video}: {outcome.error}")
                     reporter.record(outcome)
+                progress.current(following)
                 progress.advance(ok=isinstance(own[0], Score))
+        progress.conclude(spent.describe(len(todo)))
 
 
 def _report_mean(scores: Sequence[Score], reporter: Reporter) -> None:

@@ -161,6 +161,19 @@ class Spent:
     waiting: float = 0.0  # for frames
     computing: float = 0.0
     clips: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def describe(self, videos: int) -> str:
+        """Describe what took the time since the start, for a summary; empty for a single clip.
+
+        Args:
+            videos: Their number, which is only worth mentioning beside that of clips if these are more.
+        """
+        seconds = time.perf_counter() - self.started
+        if self.clips < 2 or not seconds:
+            return ""
+        clips = f"{self.clips} clips, " if self.clips > videos else ""
+        return f"{clips}{self.computing / seconds:.0%} computing, {self.waiting / seconds:.0%} waiting for frames"
 
 
 @dataclass(eq=False)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -29,7 +28,6 @@ from ..jobs import (
     precision_key,
     protect_files,
     report_failures,
-    report_pace,
     warn_of_embeddings,
 )
 from ..journal import Failure, Task, cache_path, file_tasks, fingerprint, text_name, text_of, text_tasks
@@ -220,8 +218,10 @@ def embed_tasks(
     videos = [task for task in tasks if text_of(task.name) is None]
     texts = [task for task in tasks if text_of(task.name) is not None]
     paths = [task.path for task in videos]
-    failed, spent, started = [], Spent(), time.perf_counter()
+    failed, spent = [], Spent()
     with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
+        names = [*(task.name for task in videos), ""]
+        progress.current(names[0])
         for embedded in embed_videos(paths, computer, request, sizes, reporter, spent):
             # An interrupt waits, so that everything written is counted.
             with interrupts.held():
@@ -230,13 +230,14 @@ def embed_tasks(
                 for failure in failures:
                     reporter.warning(f"{failure.video}: {failure.error}")
                 failed += failures
+                progress.current(names[embedded.index + 1])
                 progress.advance(ok=not failures)
         if engine:
             for i, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, reporter):
                 with interrupts.held():
                     index.append(texts[i], [entry], vector)
                     progress.advance()
-    report_pace(spent, started, reporter)
+        progress.conclude(spent.describe(len(videos)))
     return failed
 
 
