@@ -64,7 +64,7 @@ def test_index_files_and_stdout_in_one_pass(coca, few: Path, tmp_path: Path) -> 
     assert run.returncode == 1
     warning, summary, reasons = run.stderr.splitlines()  # and nothing from other libraries
     assert warning.startswith(f"warning: {few}/broken.mp4: ")
-    pace = r"\d+% computing, \d+% waiting for frames"
+    pace = r"4 clips, \d+% computing, \d+% waiting for frames"
     assert re.fullmatch(rf"embedded 4 of 5, 1 failed, in \S+ \(\S+\); {pace}", summary)
     assert re.fullmatch(r"failed: 1 not a video: .+", reasons)
 
