@@ -44,8 +44,9 @@ bundled: $(VENV)/installed ## train the bundled model anew: under 30 minutes on 
 examples: $(VENV)/installed ## draw the example clips anew
 	$(VENV)/bin/python examples/draw.py
 
-picture: $(VENV)/installed ## draw the picture of the README anew
+picture: $(VENV)/installed ## draw the pictures of the README anew
 	$(VENV)/bin/python docs/picture.py
+	$(VENV)/bin/python docs/page_picture.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

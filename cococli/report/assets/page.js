@@ -247,7 +247,7 @@ const KEYS = new Map([
   ["f", { help: "failures first", run: () => byId("failures").click() }],
   ["1", { help: "cards", run: () => showView("cards") }],
   ["2", { help: "videos with their timelines", run: () => showView("videos") }],
-  ["3", { help: "map", run: () => page.map && showView("map") }],
+  ...(page.map ? [["3", { help: "map", run: () => showView("map") }]] : []),
   ["t", { help: "light or dark", run: () => toggleTheme() }],
   ["?", { help: "this list", run: () => showHelp() }],
 ]);
