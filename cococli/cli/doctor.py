@@ -36,12 +36,10 @@ def doctor(reporter: console.ConsoleReporter, context: typer.Context, as_json: J
         console.table((section, ""), [(check.name, _value(check)) for check in group])
         console.result("")
     problems = [check for check in checks if check.status in ("problem", "broken")]
-    if problems:
-        console.table(
-            ("problem", "fix"), [(f"{check.section}, {check.name}: {check.value}", check.fix) for check in problems]
-        )
-    else:
-        console.result("no problems found")
+    console.result("problems" if problems else "no problems found")
+    for check in problems:
+        console.result(f"{check.section}, {check.name}: {check.value}")
+        console.result(f"  fix: {check.fix}")
     return int(broken)
 
 

@@ -66,15 +66,19 @@ def test_every_problem_comes_with_a_fix(coca, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     run = coca("doctor")
     assert (run.stderr, run.returncode) == ("", 1)
-    heading, *problems = run.stdout.partition("\nproblem ")[2].splitlines()
-    assert heading.split() == ["fix"]
-    parts = dict(line.split(" ", 1) for line in problems)
-    assert parts.keys() == {"decoders,", "folders,", "hub,", "configuration,"}
-    assert "decord: cannot be imported: it crashes (SIGABRT)" in parts["decoders,"]
-    assert "pip install --force-reinstall decord" in parts["decoders,"]
-    assert "Not a directory" in parts["folders,"] and "set COCA_HOME to another folder" in parts["folders,"]
-    assert "cannot download from http://127.0.0.1:9" in parts["hub,"] and "check the network" in parts["hub,"]
-    assert "beams: " in parts["configuration,"] and parts["configuration,"].endswith("coca caption --help")
+    lines = run.stdout.partition("\nproblems\n")[2].splitlines()
+    fixes = dict(zip(lines[::2], lines[1::2], strict=True))
+    parts = {problem.partition(",")[0]: (problem, fix.removeprefix("  fix: ")) for problem, fix in fixes.items()}
+    assert parts.keys() == {"decoders", "folders", "hub", "configuration"}
+    problem, fix = parts["decoders"]
+    assert "decord: cannot be imported: it crashes (SIGABRT)" in problem
+    assert fix == "pip install --force-reinstall decord"
+    problem, fix = parts["folders"]
+    assert "Not a directory" in problem and "set COCA_HOME to another folder" in fix
+    problem, fix = parts["hub"]
+    assert "cannot download from http://127.0.0.1:9" in problem and "check the network" in fix
+    problem, fix = parts["configuration"]
+    assert "beams: " in problem and fix.endswith("coca caption --help")
 
 
 @pytest.mark.parametrize(
