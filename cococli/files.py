@@ -258,8 +258,8 @@ def span_path(video: Path, start: float, end: float) -> Path:
 
 
 def format_span(start: float, end: float) -> str:
-    """Return the times of a part of a video as in its path: `1.5-7.25s`."""
-    return f"{start:.12g}-{end:.12g}s"
+    """Return the times of a part of a video as in its path, to the microsecond: `1.5-7.25s`."""
+    return "-".join(f"{seconds:.6f}".rstrip("0").rstrip(".") for seconds in (start, end)) + "s"
 
 
 def find_span(path: Path) -> Span | None:

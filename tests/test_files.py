@@ -144,3 +144,12 @@ def test_digest_takes_paths_of_any_bytes() -> None:
 )
 def test_sizes_are_formatted_with_units(size: int, text: str) -> None:
     assert files.format_size(size) == text
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 4.0), (1e-05, 61.25), (3600.123456, 7200.0)])
+def test_parts_of_videos_have_paths(start: float, end: float) -> None:
+    video = Path("a@b-c/dog.mp4")
+    part = files.span_path(video, start, end)
+    assert files.find_span(part) == (video, start, end)
+    assert (part.name, files.container_of(part)) == ("dog.mp4", video)
+    assert files.find_span(video) is None

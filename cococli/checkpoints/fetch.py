@@ -217,7 +217,7 @@ def _find_only_weights(source: ModelSource) -> hub.HubFile:
     found = likely_names(hub.list_files(source.repository, source.revision))
     if len(found) == 1 and (file := _find_file(source, (found[0],))):
         return file
-    raise ModelError(f"{problem}, but {', '.join(found)}" if found else problem, hint)
+    raise ModelError(f"{problem}, but {architecture.listed(found)}" if found else problem, hint)
 
 
 def _config(source: ModelSource, folder: Path | None) -> CocaConfig | None:
