@@ -9,10 +9,11 @@ import os
 import pickle
 import re
 import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,8 @@ def _connected(address: str, reporter: Reporter) -> Iterator[Any]:
     if joined:
         handler = signal.getsignal(signal.SIGTERM)  # which Ray replaces
         try:
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=debugging())
+            with nullcontext() if debugging() else _muted():
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=debugging())
         except (ConnectionError, ValueError, RuntimeError) as error:
             hint = "start one with ray start --head, or use --ray local"
             raise UsageError(f"--ray {address}: {_first_line(error)}", hint) from None
@@ -117,6 +119,26 @@ def _connected(address: str, reporter: Reporter) -> Iterator[Any]:
     finally:
         if joined:
             ray.shutdown()
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Discard what Ray's libraries print on stdout and stderr for the block."""
+    import ctypes
+
+    sys.stdout.flush()
+    saved = os.dup(1), os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        yield
+        ctypes.CDLL(None).fflush(None)
+    finally:
+        for number, stream in zip((1, 2), saved, strict=True):
+            os.dup2(stream, number)
+        for number in (null, *saved):
+            os.close(number)
 
 
 def _first_line(error: BaseException) -> str:
@@ -170,11 +192,11 @@ def _plan(cluster: Cluster, request: ReadRequest, videos: int, nodes: list[dict[
     size = 3 * (request.image_size or 0) ** 2 * request.sampling.count
     clips = GPU_CLIPS if accelerator else CPU_CLIPS
     clips = options.batch_size if options.batch_size != AUTO else max(1, min(clips, BATCH_BYTES // max(size, 1)))
-    each = TASK_VIDEOS
+    each = max(TASK_VIDEOS, -(-videos // MOST_TASKS))
     if request.segments.kind == "none":
         clips = min(clips, -(-videos // (2 * most)))
     else:
-        each = max(1, min(TASK_VIDEOS, videos // MOST_TASKS))
+        each = max(1, min(each, videos // MOST_TASKS))
     each = min(each, clips)
     return _Plan(cluster.least, most, cpus, accelerator, amount, clips // each * each, each)
 
@@ -438,30 +460,32 @@ def _batches(
     numbered = [*enumerate(paths)]
     inputs = [numbered[start : start + plan.videos] for start in range(0, len(numbered), plan.videos)]
     readers = cluster.engine.readers
-    with ray.data.DataContext.current(context):
-        results = (
-            ray.data.from_arrow([_rows([videos]) for videos in inputs])
-            .map_batches(
-                _read,
-                batch_size=1,
-                batch_format="pyarrow",
-                fn_kwargs={"request": request},
-                compute=ray.data.TaskPoolStrategy(None if readers == AUTO else readers),
-                num_cpus=1,
-                memory=READER_BYTES,  # and so that stages differ: Ray would fuse them
+    try:
+        with ray.data.DataContext.current(context):
+            results = (
+                ray.data.from_items(
+                    [{"row": pickle.dumps(videos)} for videos in inputs], override_num_blocks=len(inputs)
+                )
+                .map_batches(
+                    _read,
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    fn_kwargs={"request": request},
+                    compute=ray.data.TaskPoolStrategy(None if readers == AUTO else readers),
+                    num_cpus=1,
+                    memory=READER_BYTES,  # and so that stages differ: Ray would fuse them
+                )
+                .map_batches(
+                    _Actor,
+                    batch_size=plan.clips,
+                    batch_format="pyarrow",
+                    fn_constructor_args=(cluster.model, options, choose_sizes, make),
+                    compute=ray.data.ActorPoolStrategy(min_size=plan.least, max_size=plan.most),
+                    **plan.resources,
+                )
             )
-            .map_batches(
-                _Actor,
-                batch_size=plan.clips,
-                batch_format="pyarrow",
-                fn_constructor_args=(cluster.model, options, choose_sizes, make),
-                compute=ray.data.ActorPoolStrategy(min_size=plan.least, max_size=plan.most),
-                **plan.resources,
-            )
-        )
-        try:
             for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 yield from _values(table)
-        except ray.exceptions.RayError as error:
-            hint = "what is done is kept: give the command again; COCA_DEBUG=1 shows why"
-            raise CocaError(f"Ray: {_first_line(error)}", hint) from error
+    except ray.exceptions.RayError as error:
+        hint = "what is done is kept: give the command again; COCA_DEBUG=1 shows why"
+        raise CocaError(f"Ray: {_first_line(error)}", hint) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 import cococli.cli.main
 from cococli.catalog import MODELS
@@ -105,3 +106,26 @@ def walk(command: Any) -> Iterator[Any]:
     yield command
     for inner in getattr(command, "commands", {}).values():
         yield from walk(inner)
+
+
+def test_kuberay_job_is_complete() -> None:
+    job = yaml.safe_load((ROOT / "examples/cluster/rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[:2] == ["coca", "caption"] and "--ray" in words
+    parse(words[1:])
+    cluster = job["spec"]["rayClusterSpec"]
+    head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert [group["maxReplicas"] for group in workers] == [16, 16]
+    assert f"1:{workers[0]['maxReplicas']}" in words
+    for group in (head, *workers):
+        (container,) = group["template"]["spec"]["containers"]
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data"}
+        assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+    constraints = (ROOT / "constraints.txt").read_text()
+    assert f"ray=={cluster['rayVersion']}" in constraints
+
+
+def test_slurm_script_is_valid_bash() -> None:
+    subprocess.run(["bash", "-n", ROOT / "examples/cluster/slurm.sh"], check=True)
