@@ -41,7 +41,7 @@ GPU_CLIPS, CPU_CLIPS = 512, 64  # of a batch: a few times what is decoded at onc
 BATCH_BYTES = 64_000_000
 READER_BYTES = 500_000_000
 TASK_VIDEOS = 32  # that a task reads; fewer if each has many clips
-MOST_TASKS = 20_000
+MOST_TASKS = 5_000  # each takes some memory of the driver
 _ACCELERATORS = {"cuda": "GPU", "ascend": "NPU"}
 
 
@@ -192,13 +192,14 @@ def _plan(cluster: Cluster, request: ReadRequest, videos: int, nodes: list[dict[
     size = 3 * (request.image_size or 0) ** 2 * request.sampling.count
     clips = GPU_CLIPS if accelerator else CPU_CLIPS
     clips = options.batch_size if options.batch_size != AUTO else max(1, min(clips, BATCH_BYTES // max(size, 1)))
-    each = max(TASK_VIDEOS, -(-videos // MOST_TASKS))
+    least = -(-videos // MOST_TASKS)
     if request.segments.kind == "none":
         clips = min(clips, -(-videos // (2 * most)))
+        each = max(least, min(TASK_VIDEOS, clips))
     else:
-        each = max(1, min(each, videos // MOST_TASKS))
-    each = min(each, clips)
-    return _Plan(cluster.least, most, cpus, accelerator, amount, clips // each * each, each)
+        each = least
+    clips = max(clips // each * each, min(clips, each))  # whole tasks, if they are not larger
+    return _Plan(cluster.least, most, cpus, accelerator, amount, clips, each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,7 +456,7 @@ def _batches(
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    clip = 3 * (request.image_size or 0) ** 2 * request.sampling.count
+    clip = 3 * (request.image_size or 0) ** 2 * request.sampling.count + 1000
     context.target_max_block_size = max(1_000_000, plan.clips * clip)  # so that blocks of long videos are batches
     numbered = [*enumerate(paths)]
     inputs = [numbered[start : start + plan.videos] for start in range(0, len(numbered), plan.videos)]
