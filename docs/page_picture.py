@@ -29,11 +29,11 @@ def main() -> None:
 def write_page(folder: Path) -> Path:
     """Draw clips and pictures, caption them, and return the page."""
     environment = {**os.environ, "COCA_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
-    drawn = [sys.executable, str(ROOT / "examples/shapes.py"), "drawn", "--train", "0", "--val", "40", "--clips", "24"]
+    drawn = [sys.executable, str(ROOT / "examples/shapes.py"), "drawn", "--train", "0", "--val", "0", "--clips", "24"]
     subprocess.run(drawn, cwd=folder, env=environment, check=True)
     shutil.copytree(ROOT / "examples", folder / "clips", ignore=shutil.ignore_patterns("*.py", "cluster"))
     (folder / "clips/unfinished.mp4").write_bytes((folder / "clips/moves.mp4").read_bytes()[:100])
-    for path in sorted((folder / "drawn").rglob("*.mp4")) + sorted((folder / "drawn").rglob("*.jpg")):
+    for path in sorted((folder / "drawn").rglob("*.mp4")):
         path.rename(folder / "clips" / path.name)
     options = ("--frames", "multi", "--min-score", "0.75", "--embed", "index")
     command = ("caption", "clips", "-o", "captions.html", "--model", "shapes", *options)

@@ -75,7 +75,7 @@ def project(vectors: np.ndarray) -> tuple[str, np.ndarray]:
         except ImportError:
             pass
         else:
-            positions = UMAP(n_neighbors=_NEIGHBORS, metric="cosine", random_state=0).fit_transform(vectors)
+            positions = UMAP(n_neighbors=_NEIGHBORS, metric="cosine", random_state=0, n_jobs=1).fit_transform(vectors)
             method = "UMAP"
     if positions is None:
         from scipy.linalg import eigh

@@ -1,7 +1,7 @@
 """Thumbnails of the frames that a model saw."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,7 @@ Fields = Mapping[str, Any]  # of a record, as in JSONL
 
 
 def add_thumbnails(records: Sequence[Fields], root: Path | None = None, reporter: Reporter = SILENT) -> list[Fields]:
-    """Return records with an `id` and with `thumbnails`; none where a file is missing, or after an interrupt.
+    """Return records with an `id` and with `thumbnails`; none where a file is missing, or after a request to stop.
 
     Args:
         root: Where the videos are now, if they were moved; see `retrieval.index.find_below`.
@@ -41,11 +41,17 @@ def add_thumbnails(records: Sequence[Fields], root: Path | None = None, reporter
     found: dict[tuple[str, float], Thumbnail] = {}
     if not interrupts.came():
         files = [find_below(video, root) if root else video for video in wanted]
-        with reporter.progress("reading frames", len(files)) as progress:
-            reading = read_thumbnails(list(zip(files, map(sorted, wanted.values()), strict=True)), height)
-            for video, thumbnails in zip(wanted, reading, strict=True):
+        with (
+            reporter.progress(
+                "reading frames", len(files), on_stop="writing the page without the other frames"
+            ) as progress,
+            closing(read_thumbnails(list(zip(files, map(sorted, wanted.values()), strict=True)), height)) as reading,
+        ):
+            for video, thumbnails in zip(wanted, reading, strict=False):
                 found.update({(video, one["time"]): one for one in thumbnails})
                 progress.advance(ok=bool(thumbnails))
+                if reporter.stop_requested:
+                    break
     return [
         {
             **record,
@@ -56,7 +62,9 @@ def add_thumbnails(records: Sequence[Fields], root: Path | None = None, reporter
     ]
 
 
-def read_thumbnails(videos: Sequence[tuple[str, Sequence[float]]], height: int) -> Iterator[list[Thumbnail]]:
+def read_thumbnails(
+    videos: Sequence[tuple[str, Sequence[float]]], height: int
+) -> Generator[list[Thumbnail], None, None]:
     """Read frames of videos and pictures in other processes; yield the thumbnails of each.
 
     Args:

@@ -45,6 +45,15 @@ def test_caption_writes_a_page_with_map(coca, videos: Path) -> None:
     assert data_of(Path("again.html")) == page | {"title": "out.jsonl"}
 
 
+def test_page_alone_is_resumed_and_rewritten(coca, videos: Path) -> None:
+    (videos / "a broken.mp4").unlink()
+    coca("caption", "videos/grows.mp4", "-o", "page.html")
+    first = data_of(Path("page.html"))
+    again = coca("caption", "videos/grows.mp4", "-o", "page.html")
+    assert (again.returncode, again.stderr) == (0, "1 of 1 files already captioned (use --overwrite to redo them)\n")
+    assert data_of(Path("page.html")) == first
+
+
 def test_moved_files_are_found_by_root(coca, videos: Path) -> None:
     coca("caption", "videos/grows.mp4", "-o", "out.jsonl")
     videos.rename("elsewhere")

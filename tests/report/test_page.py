@@ -124,7 +124,7 @@ def test_keyboard_moves_opens_and_closes(show: Any) -> None:
     expect(page.locator(f"{CARDS}.selected")).to_be_focused()
     page.keyboard.press("?")
     expect(page.locator("#keys")).to_contain_text("failures first")
-    page.keyboard.press("Escape")
+    page.click("dialog button")
     expect(page.locator("dialog")).to_be_hidden()
     page.keyboard.press("f")
     expect(page.locator("#failures")).to_be_checked()

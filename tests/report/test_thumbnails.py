@@ -10,6 +10,7 @@ from media.video_fixtures import make_video
 from PIL import Image
 
 from cococli.report.thumbnails import add_thumbnails
+from cococli.reporting import Reporter
 
 
 def shade(thumbnail: dict[str, Any]) -> float:
@@ -33,6 +34,16 @@ def test_thumbnails_show_frames_of_rounded_times(tmp_path: Path) -> None:
     assert [one["time"] for one in second["thumbnails"]] == [times[number] for number in (1, 3, 5, 7)]
     assert [one["id"] for one in (first, second, missing)] == [0, 1, 2]
     assert missing["thumbnails"] == []
+
+
+def test_request_to_stop_leaves_placeholders(tmp_path: Path) -> None:
+    class Impatient(Reporter):
+        stop_requested = True
+
+    for name in "abc":
+        Image.new("RGB", (80, 60), "teal").save(tmp_path / f"{name}.png")
+    found = add_thumbnails([record(tmp_path / f"{name}.png", 0.0) for name in "abc"], reporter=Impatient())
+    assert [len(one["thumbnails"]) for one in found] == [1, 0, 0]
 
 
 def test_many_records_get_small_thumbnails(tmp_path: Path) -> None:
