@@ -52,9 +52,9 @@ class CaptionRequest:
     output: Annotated[
         tuple[str, ...],
         Option(
-            "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet or .html for all videos, .srt or "
-            ".vtt for one, a folder for the subtitles of each, - for stdout. By default captions are printed, as JSONL "
-            "in a pipe.",
+            "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet or .html for all videos, "
+            "shards/%06d.tar for WebDataset, .srt or .vtt for one video, a folder for the subtitles of each, - for "
+            "stdout. By default captions are printed, as JSONL in a pipe.",
             flags=("--output", "-o"),
             metavar="FILE|FOLDER/",
             default_shown=False,
@@ -74,6 +74,10 @@ class CaptionRequest:
             panel=OUTPUT,
         ),
     ] = 7.0
+    shard_size: Annotated[
+        int,
+        Option("Inputs of each tar of -o shards/%06d.tar.", metavar="N", minimum=1, maximum=1_000_000, panel=OUTPUT),
+    ] = 10_000
     embed: Annotated[
         Path | None,
         Option(

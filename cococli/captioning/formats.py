@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from ..errors import CocaError, UsageError
 from ..files import io_errors
 from ..journal import Failure
+from ..media.tars import TAR
 from ..overwrite import write_output
 from ..tables import load_pyarrow
 from ..urls import path_of
@@ -22,7 +23,7 @@ from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 
 SUBTITLES: dict[str, SubtitleFormat] = {".srt": "srt", ".vtt": "vtt"}
 PAGE = ".html"  # of report.write_page
-SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", PAGE, *SUBTITLES)
+SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", TAR, PAGE, *SUBTITLES)
 _NUMBERS = ("start", "end", "logprob", "similarity", "clipscore")
 _COLUMNS = (
     "video", "start", "end", "caption", "logprob", "similarity", "weak", "candidates", "frames", "model",

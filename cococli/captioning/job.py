@@ -27,10 +27,11 @@ from ..jobs import (
     report_failures,
     warn_of_embeddings,
 )
-from ..journal import Failure, fingerprint
+from ..journal import Failure, cache_path, fingerprint
 from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
 from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import discover, is_image
+from ..media.tars import is_tar
 from ..model.arrays import l2_normalize
 from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
@@ -44,6 +45,7 @@ from .outputs import STDOUT, check_outputs, is_folder, only_subtitles
 from .records import Outcome, Record
 from .resume import Plan, Run, open_run, preview
 from .subtitles import CueStyle
+from .webdataset import shard_paths, surplus_shards
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if request.rerank or folder or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
+    if not folder and (tars := [str(Path(output).absolute()) for output in outputs if is_tar(output)]):
+        folder = cache_path(model.identity, *tars, suffix=".index")
     vision, timeout = model.config.vision, request.files.timeout
     read = ReadRequest(sampling, segments, vision.image_size, None, model.config.preprocess, timeout)
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
@@ -199,6 +203,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         style=style,
         overwrite=request.run.overwrite,
         retry_failed=request.run.retry_failed,
+        shard_size=request.shard_size,
         index=(folder, about, model.config.embed_dim) if folder else None,
         listing=listing,
     )
@@ -214,6 +219,9 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")
+    for output in plan.tars:
+        if left := surplus_shards(output, len(shard_paths(output, len(plan.videos), plan.shard_size))):
+            reporter.warning(f"{len(left)} tars of a run with more shards will remain (first: {left[0]})")
     if listing:
         reporter.note(listing.describe())
     return CaptionJob(request, plan, read, model, choice, cluster, bool(problems))

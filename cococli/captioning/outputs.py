@@ -11,11 +11,13 @@ from pathlib import Path
 from ..errors import UsageError
 from ..files import digest, sample_key, without_range
 from ..media.discover import VIDEO_SUFFIXES, is_image
+from ..media.tars import TAR
 from ..report.page import load_jinja
 from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..urls import RemotePath, is_url, public_name, remote_path
 from .formats import PAGE, SUBTITLES, SUFFIXES
+from .webdataset import check_shards
 
 STDOUT = "-"
 _LONGEST_NAME = 255  # bytes, on nearly every file system
@@ -102,6 +104,8 @@ def _check_format(path: Path, videos: Sequence[Path]) -> None:
         load_pyarrow()
     if suffix == PAGE:
         load_jinja()
+    if suffix == TAR:
+        check_shards(path)
     if suffix in SUBTITLES:
         _check_subtitles(videos)
         if len(videos) != 1:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import CocaError
 from ..files import io_errors
 from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journal, preview_journal
+from ..media.tars import is_tar
 from ..overwrite import find_foreign, refuse_foreign
 from ..reporting import SILENT, Reporter
 from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
@@ -22,6 +23,7 @@ from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
 from .report import write_page
 from .subtitles import CueStyle
+from .webdataset import SHARD_SIZE, Shards, shard_paths
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Plan:
         beside: Write subtitles next to each video, too.
         subtitles: Suffix of the subtitles in folders and next to videos.
         folders: Folders that the user named, for `outputs.mirrored`.
+        shard_size: Inputs of a tar, where an output is `shards/%06d.tar`. Such outputs need an index.
         index: Folder that takes the embeddings, how they are made, and their dimension.
         listing: All inputs, if the videos are those of one shard. Outputs are those of the shard.
     """
@@ -49,13 +52,20 @@ class Plan:
     style: CueStyle = STANDARD
     overwrite: bool = False
     retry_failed: bool = False
+    shard_size: int = SHARD_SIZE
     index: tuple[Path, About, int] | None = None
     listing: Listing | None = None
 
     @property
     def files(self) -> list[Path]:
         """Output files with the records of all videos."""
-        return [path_of(output) for output in self.outputs if output != STDOUT and not is_folder(output)]
+        named = [path_of(output) for output in self.outputs if output != STDOUT and not is_folder(output)]
+        return [path for path in named if not is_tar(path)]
+
+    @property
+    def tars(self) -> list[Path]:
+        """Outputs that are WebDataset shards, as `shards/%06d.tar`."""
+        return [path_of(output) for output in self.outputs if is_tar(output) and not is_folder(output)]
 
     @property
     def journal(self) -> Path | None:
@@ -90,7 +100,8 @@ class Plan:
     @property
     def written(self) -> Iterator[tuple[str, Path]]:
         """Files that the run may write, each with its name in messages."""
-        yield from ((f"-o {path}", path) for path in self.files)
+        shards = [path for output in self.tars for path in shard_paths(output, len(self.videos), self.shard_size)]
+        yield from ((f"-o {path}", path) for path in (*self.files, *shards))
         if self.journal and self.journal not in self.files:
             yield "the journal", self.journal
         yield from ((str(path), path) for files in self.subtitle_files for path in files.values())
@@ -118,6 +129,15 @@ class Run:
     index: IndexWriter | None = None
     indexed: set[str] | None = None  # tasks that the index has; None without an index
     reporter: Reporter = SILENT
+    shards: list[Shards] = field(init=False)
+
+    def __post_init__(self) -> None:
+        def vectors(name: str) -> np.ndarray:
+            assert self.index
+            return self.index.vectors_of(name)
+
+        done, size = {task.name for task in self.tasks if self.is_done(task)}, self.plan.shard_size
+        self.shards = [Shards(tar, self.tasks, size, done, self.outcomes, vectors) for tar in self.plan.tars]
 
     @property
     def todo(self) -> list[Task]:
@@ -147,6 +167,8 @@ class Run:
         if self.journal and task.name not in self.journal.reused:
             self.journal.append(task, outcomes)
         self.outcomes[task.name] = outcomes
+        for shards in self.shards:
+            shards.take(task.name)
         style = self.plan.style
         return [failure for files in self.plan.subtitle_files for failure in write_subtitles(files, outcomes, style)]
 
@@ -162,6 +184,8 @@ class Run:
                 write_page(path, self.in_order(), path.name, index, reporter=self.reporter)
             elif path != self.plan.journal:
                 write(path, self.in_order(), self.plan.template, self.plan.style)
+        for shards in self.shards:
+            shards.finish()
         for names in self.plan.subtitle_files:
             missing = {video: path for video, path in names.items() if not path.exists()}
             for failure in write_subtitles(missing, self.in_order(), self.plan.style):
@@ -262,14 +286,18 @@ def _refuse_foreign(plan: Plan) -> None:
         UsageError: Such a file would be replaced.
     """
     tables = [path for path in plan.files if path != plan.journal]
+    tars = [path for output in plan.tars for path in shard_paths(output, len(plan.videos), plan.shard_size)]
     subtitles = {path: str(video) for files in plan.subtitle_files for video, path in files.items()}
-    if plan.overwrite or not (foreign := find_foreign([*tables, *subtitles])):
+    if plan.overwrite or not (foreign := find_foreign([*tables, *tars, *subtitles])):
         return
     run = _state(plan)
     done = {task.name for task in run.tasks if run.is_done(task)}
+    current = {path for shards in run.shards for index, path in enumerate(shards.paths) if shards.is_current(index)}
     for path in foreign:
         if path in subtitles:
             harmless = subtitles[path] in done
+        elif path in tars:
+            harmless = path in current
         else:
             # The thumbnails of a page are not read just to compare it.
             harmless = path.suffix.lower() != PAGE and _read(path) == content(

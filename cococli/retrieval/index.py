@@ -286,6 +286,7 @@ class IndexWriter:
         named = _used_rows(folder / ENTRIES, journal.lines)
         self._free = (row for row in count() if row not in named)
         self.appended = 0  # tasks
+        self._rows: dict[str, list[int]] = {}  # of these tasks
 
     def append(self, task: Task, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
         """Write all entries of a task and their vectors.
@@ -308,6 +309,16 @@ class IndexWriter:
         name = _kept_name(self._paths, task.name)
         self._journal.append(Task(name, task.key), [_renamed(entry, name) for entry in placed])
         self.appended += 1
+        self._rows[task.name] = rows
+
+    def vectors_of(self, name: str) -> np.ndarray:
+        """Return the vectors [K, D] of a task of this run, or of an earlier one, in the order of its entries.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        reused = [entry.row for entry in self.reused.get(name, ()) if isinstance(entry, Entry)]
+        return self._vectors.read(self._rows.get(name, reused))
 
     def kept_name(self, name: str) -> str:
         """Return the name of a task as entries spell it."""

@@ -57,6 +57,15 @@ class VectorFile:
             self.count = count
             self._write_count()
 
+    def read(self, rows: Sequence[int]) -> np.ndarray:
+        """Read vectors [K, D] that were written.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        read = b"".join(os.pread(self._file.fileno(), self._size, self._offset + row * self._size) for row in rows)
+        return np.frombuffer(read, self.dtype).reshape(len(rows), self.dimension)
+
     def _write_count(self) -> None:
         _write_at(self._file.fileno(), 0, header(self.count, self.dimension, self.dtype))
 
