@@ -32,7 +32,7 @@ _FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
 _CHUNK_BYTES = 1 << 20
 _RANGE = re.compile(r"/@([0-9]{1,18})\+([0-9]{1,18})/")
-_SAMPLE = re.compile(rf"\.tar{_RANGE.pattern}((?:.*/)?[^/.]+)[^/]*", re.DOTALL | re.IGNORECASE)
+_SAMPLE = re.compile(rf"\.tar(?:\?[^/]*)?{_RANGE.pattern}((?:.*/)?[^/.]+)[^/]*", re.DOTALL | re.IGNORECASE)
 _SPAN = re.compile(r"(.+)/@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s/[^/]*", re.DOTALL)
 
 

@@ -401,8 +401,8 @@ class EvaluateRequest:
     classes: Annotated[
         Path | None,
         Option(
-            "Folder with a folder of pictures for each class, to measure zero-shot classification.",
-            metavar="FOLDER",
+            "Folder with a folder of pictures for each class, or tars with .cls, to measure zero-shot classification.",
+            metavar="FOLDER|TARS",
             default_shown=False,
             panel=DATA,
         ),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from .errors import UsageError
 from .urls import WEB, public_name, scheme_of
@@ -227,6 +227,21 @@ def _as_os_error() -> Iterator[None]:
         yield
     except RemoteError as error:
         raise OSError(errno.EIO, error.reason) from None
+
+
+@contextmanager
+def open_file(url: str) -> Iterator[tuple[BinaryIO, str]]:
+    """Open a file to read parts of it, a few megabytes at a time, and return its version, too; see `Listed`.
+
+    Raises:
+        OSError: It cannot be read.
+        UsageError: Its package is missing.
+    """
+    fs, path = open_store(url)
+    with _as_os_error(), store_errors():
+        info = fs.info(path)
+        with fs.open(path, "rb") as file:
+            yield file, _version(info)
 
 
 def is_prefix(url: str) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..media.discover import find_media
+from ..media.tars import is_tar
 from ..parsing import read_errors, read_json
 from ..reporting import SILENT, Reporter
+from .tars import find_tars, read_class_tars
 
 _NAMES = "classes.json"
 IMAGENET_LISTS = (
@@ -35,6 +37,8 @@ def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter
     A `classes.json` in the folder, {"n02099601": "golden retriever"}, names those that it lists. Folders that are
     ImageNet's wnids are named by one of ImageNet's own lists in the folder or beside it.
 
+    Tars, or a folder of them instead of folders, hold the class of each file in `.cls`; see `tars.read_class_tars`.
+
     Args:
         names_file: File of class names to use instead, in any of these formats.
         reporter: Receives notes on files that were skipped because they cannot be read.
@@ -43,9 +47,13 @@ def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter
         UsageError: There are fewer than two classes, one is empty, or two have the same name; or a file of names is
             damaged, or a folder is a wnid without a name.
     """
+    if is_tar(data):
+        return read_class_tars(find_tars(str(data)), names_file, reporter)
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder", "it must have a folder of pictures or videos for each class")
     folders = sorted(entry for entry in data.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(folders) < 2 and (tars := sorted([*data.glob("*.tar"), *data.glob("*/*.tar")])):
+        return read_class_tars(tars, names_file, reporter)
     if len(folders) < 2:
         raise UsageError(f"{data} has fewer than two folders", "each folder is a class")
     names = class_names(data, [folder.name for folder in folders], names_file)

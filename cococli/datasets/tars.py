@@ -5,6 +5,7 @@ read them in any order.
 """
 
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,13 +17,15 @@ from ..errors import UsageError
 from ..files import member_path
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..media.tars import clean_name, expand_braces, read_members
-from ..parsing import read_errors
+from ..parsing import read_errors, read_json
 from ..reporting import SILENT, Reporter
 from .caption_lists import SIDECARS, parse_captions
 from .dataset import RawExample
 
+_TEXTS = (*SIDECARS, ".cls")  # the first that a sample has is read
 _MEDIA = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES}
 _FIRST = 100
+_WNID = re.compile(r"n\d{8}\s+")  # of ImageNet
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
@@ -42,7 +45,7 @@ def holds_captions(path: Path) -> bool:
     """Return whether there are captions among the first files of a tar, or it is damaged."""
     try:
         with tarfile.open(path, "r:") as tar:
-            return any(member.name.lower().endswith(SIDECARS) for member in islice(tar, _FIRST))
+            return any(member.name.lower().endswith(_TEXTS) for member in islice(tar, _FIRST))
     except (OSError, tarfile.TarError):
         return True
 
@@ -102,7 +105,7 @@ def _files(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
             raise UsageError(f"{path} is compressed", "decompress it first: its samples are read in random order")
         for name, offset, size in read_members(file, found):
             if not name.startswith("__"):
-                caption = name.lower().endswith(SIDECARS)
+                caption = name.lower().endswith(_TEXTS)
                 data: Any = os.pread(file.fileno(), size, offset) if caption else (offset, size)
                 yield {"fname": name, "data": data, "__url__": ""}
     problems += [f"{path} {problem}" for problem in found]
@@ -110,9 +113,9 @@ def _files(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
 def _entry(path: Path, prefix: str, sample: dict[str, Any], counts: Counter[str]) -> RawExample | None:
     """Return the example of a sample; None without a picture or video."""
-    media = next((suffix for suffix in sample if suffix.rpartition(".")[2] in _MEDIA), None)
-    text = next((suffix for suffix in SIDECARS if suffix[1:] in sample), None)
-    if not media:
+    file = _media(path, sample)
+    text = next((suffix for suffix in _TEXTS if suffix[1:] in sample), None)
+    if not file:
         counts["captions without a picture"] += text is not None
         return None
     captions: list[Any] = []
@@ -121,7 +124,75 @@ def _entry(path: Path, prefix: str, sample: dict[str, Any], counts: Counter[str]
             captions = parse_captions(text, sample[text[1:]])
         except ValueError:
             counts["captions that cannot be read"] += 1
+    if text == ".cls" and any(caption.strip().isdigit() for caption in captions):
+        counts["classes that are numbers"] += 1
+        return None
+    return RawExample(f"{prefix}/{sample['__key__']}", file, None, captions)
+
+
+def _media(path: Path, sample: dict[str, Any]) -> Path | None:
+    """Return the path of the first picture or video of a sample."""
+    media = next((suffix for suffix in sample if suffix.rpartition(".")[2] in _MEDIA), None)
+    if not media:
+        return None
     offset, size = sample[media]
-    key = sample["__key__"]
-    file = member_path(path, offset, size, clean_name(f"{key}.{media}"))
-    return RawExample(f"{prefix}/{key}", file, None, captions)
+    return member_path(path, offset, size, clean_name(f"{sample['__key__']}.{media}"))
+
+
+def read_class_tars(
+    paths: Sequence[Path], names_file: Path | None = None, reporter: Reporter = SILENT
+) -> dict[str, list[Path]]:
+    """Return the pictures and videos of each class from tars in which `.cls` holds the class, or its number from 0.
+
+    Numbered classes without a picture stay, as they can be mistaken for others.
+
+    Args:
+        names_file: Names of numbered classes, one a line, or as in ImageNet's lists; by default `classnames.txt` in the
+            folder of the tars, or in the one above.
+
+    Raises:
+        UsageError: A tar cannot be read, there are fewer than two classes, or numbers have no names.
+    """
+    _require_webdataset()
+    labels: dict[str, list[Path]] = {}
+    with reporter.progress("reading tars", len(paths)) as progress:
+        for path in paths:
+            problems: list[str] = []
+            for sample in _samples(path, problems, Counter()):
+                if (file := _media(path, sample)) and "cls" in sample:
+                    label = sample["cls"].decode("utf-8", "replace").strip()
+                    labels.setdefault(label, []).append(file)
+            if problems:
+                raise UsageError(problems[0], "its classes would be incomplete")
+            progress.advance()
+    if len(labels) < 2:
+        raise UsageError(f"{paths[0]} has fewer than two classes", "each sample needs a .cls beside its picture")
+    if not all(map(str.isdecimal, labels)):
+        return {label.replace("_", " "): files for label, files in sorted(labels.items())}
+    places = [folder / "classnames.txt" for folder in paths[0].absolute().parents[:2]]
+    if not (source := names_file or next((place for place in places if place.is_file()), None)):
+        raise UsageError(f"the classes in {paths[0]} are numbers", "give their names by --class-names FILE, one a line")
+    classes: dict[str, list[Path]] = {name: [] for name in _read_class_list(source)}
+    for label, files in labels.items():
+        if int(label) >= len(classes):
+            raise UsageError(f"{source} has {len(classes)} names, and none for class {label}")
+        classes[list(classes)[int(label)]] += files
+    return classes
+
+
+def _read_class_list(path: Path) -> list[str]:
+    """Read the names of numbered classes: lines, a list, or an object as `imagenet_class_index.json`."""
+    names: list[Any]
+    if path.suffix.lower() == ".json":
+        content = read_json(path)
+        if isinstance(content, dict) and all(map(str.isdecimal, content)):
+            content = [content[number] for number in sorted(content, key=int)]
+        names = content if isinstance(content, list) else []
+        names = [name[-1] if isinstance(name, list) and name else name for name in names]
+    else:
+        with read_errors(path):
+            names = [_WNID.sub("", line) for line in path.read_text("utf-8-sig").splitlines()]
+    names = [name.split(",")[0].replace("_", " ").strip() if isinstance(name, str) else "" for name in names]
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"{path} does not hold a different name for each class", "one a line, in their order")
+    return names

@@ -154,7 +154,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     if request.output:
         for dataset in filter(None, (parts.captions, parts.retrieval)):
             inputs += [dataset.source, *{container_of(example.path) for example in dataset.examples}]
-        inputs += [path for paths in parts.classes.values() for path in paths]
+        inputs += {container_of(path) for paths in parts.classes.values() for path in paths}
     _check_output(report_folder, settings, inputs, model, request.overwrite)
     reporter.checked()
     if request.only != "captions":

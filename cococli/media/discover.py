@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from ..errors import UsageError
 from ..files import member_name
 from ..options import FileOptions
 from ..reporting import SILENT, Reporter
-from ..stores import has_magic, is_prefix, list_files, open_store
+from ..stores import has_magic, is_prefix, list_files, open_file, open_store
 from ..urls import WEB, RemotePath, is_url, public_name, remote_path, scheme_of
 from .lists import read_list, read_stdin
 from .pictures import reads_heif
@@ -242,7 +243,7 @@ class _Finder:
         self.filter, self.stdin = filter, stdin
         self.problems: list[UsageError] = []
         self.unsupported: set[str] = set()  # files in folders and tars, of formats that cannot be read
-        self.tars: dict[str, _Tar] = {}
+        self.tars: dict[_File, _Tar] = {}
         self.same = 0  # URLs that differ from others in their secrets only
         self._signed: dict[str, str] = {}  # URLs with secrets by their names
 
@@ -273,7 +274,7 @@ class _Finder:
         try:
             if scheme not in WEB:
                 is_pattern = is_argument and has_magic(url)
-                is_unclear = is_argument and path.suffix.lower() not in _SUFFIXES
+                is_unclear = is_argument and path.suffix.lower() not in (*_SUFFIXES, TAR)
                 if is_pattern or url.endswith("/") or (is_unclear and is_prefix(url)):
                     return self._files_in_store(url, is_pattern)
                 open_store(url)
@@ -285,6 +286,9 @@ class _Finder:
         if name != url and self._signed.setdefault(name, url) != url:
             self.same += 1
         matched = name.partition("?")[0] if scheme in WEB else name
+        if path.suffix.lower() == TAR:
+            self.tars[path] = _Tar(len(Path(matched).parent.parts), len(Path(matched).parts), named=True)
+            return [path]
         return [path] if self.filter.accepts(matched, len(Path(matched).parent.parts), 0) else []
 
     def _files_in_store(self, url: str, is_pattern: bool) -> list[_File]:
@@ -293,7 +297,10 @@ class _Finder:
         found: list[_File] = []
         for file, version, modified in list_files(url):
             hidden = any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in Path(file).parts[top:])
-            if hidden or not self.filter.accepts(file, top, top, modified):
+            if is_tar(file) and not hidden and (modified is None or self.filter.accepts_age(file, modified)):
+                found.append(remote_path(file, version))
+                self.tars[found[-1]] = _Tar(top, top, named=False)
+            elif hidden or not self.filter.accepts(file, top, top, modified):
                 continue
             if file.lower().endswith(_unsupported_suffixes()):
                 self.unsupported.add(file)
@@ -334,7 +341,7 @@ class _Finder:
         self.unsupported.update(file for file in found if file.lower().endswith(_unsupported_suffixes()))
         return sorted([file for file in found if file not in self.unsupported] + unlisted)
 
-    def with_tars_read(self, files: Collection[str], reporter: Reporter) -> Iterator[str]:
+    def with_tars_read(self, files: Collection[_File], reporter: Reporter) -> Iterator[_File]:
         """Yield files, and what tars among them hold in their place."""
         if not any(file in self.tars for file in files):
             yield from files
@@ -347,30 +354,49 @@ class _Finder:
                     yield from self._files_in(file, self.tars[file])
                     progress.advance()
 
-    def _files_in(self, path: str, tar: _Tar) -> Iterator[str]:
+    def _files_in(self, path: _File, tar: _Tar) -> Iterator[_File]:
         """Yield the videos and pictures in a tar; then the tar itself if it cannot be read, or not to its end."""
-        if not self.filter.accepts_age(path) or self.filter.excludes_folder(path, tar.first_name, tar.top):
+        shown = str(path)
+        if not self.filter.accepts_age(shown) or self.filter.excludes_folder(shown, tar.first_name, tar.top):
             return
         problems: list[str] = []
         empty, unsupported = tar.named, _unsupported_suffixes()
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 - pathlib's may raise other errors
+            with _open_tar(path) as (file, container):
                 for member in read_members(file, problems):
                     name = clean_name(member.name)
                     if not name.lower().endswith(_SUFFIXES + _UNSUPPORTED_SUFFIXES) or _is_hidden(name):
                         continue
                     empty = False
-                    if not self.filter.accepts(f"{path}/{name}", tar.first_name, tar.top):
+                    if not self.filter.accepts(f"{shown}/{name}", tar.first_name, tar.top):
                         continue
-                    inside = member_name(path, member.offset, member.size, name)
+                    span = member.offset, member.size, name
+                    inside: _File = member_name(str(container), *span)
+                    if isinstance(container, RemotePath):
+                        inside = remote_path(member_name(container.url, *span), container.version, str(inside))
                     if name.lower().endswith(unsupported):
-                        self.unsupported.add(inside)
+                        self.unsupported.add(str(inside))
                     elif not (name.lower().endswith(_TRANSPORT_STREAMS) and _is_source(member.head(file))):
                         yield inside
         except OSError:
             empty = True
         if empty or problems:
             yield path
+
+
+@contextmanager
+def _open_tar(path: _File) -> Iterator[tuple[BinaryIO, _File]]:
+    """Open a tar, and return its path, with its version if it is remote.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(path, RemotePath):
+        with open_file(path.url) as (remote, version):
+            yield remote, remote_path(path.url, version or path.version)
+    else:
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib's may raise other errors
+            yield file, path
 
 
 def _unsupported_suffixes() -> tuple[str, ...]:

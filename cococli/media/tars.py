@@ -24,7 +24,8 @@ class TarMember(NamedTuple):
 
     def head(self, tar: BinaryIO, length: int = 4096) -> bytes:
         """Return its first bytes."""
-        return os.pread(tar.fileno(), min(self.size, length), self.offset)
+        tar.seek(self.offset)
+        return tar.read(min(self.size, length))
 
 
 def is_tar(path: str | os.PathLike[str]) -> bool:
@@ -53,14 +54,16 @@ def expand_braces(pattern: str) -> list[str]:
 def read_members(file: BinaryIO, problems: list[str]) -> Iterator[TarMember]:
     """Yield the files in a tar, up to where it is damaged or ends.
 
+    The position of `file` may be changed in between.
+
     Args:
         problems: Receives what is wrong with the tar, if anything is.
 
     Raises:
         OSError: It cannot be read.
     """
-    size = os.fstat(file.fileno()).st_size
-    end = 0
+    size, end = file.seek(0, os.SEEK_END), 0
+    file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():

@@ -56,7 +56,8 @@ def test_hint_lists_the_formats() -> None:
     with pytest.raises(UsageError) as caught:
         check_outputs(["out"], [A])
     assert caught.value.hint == (
-        "use one of .jsonl, .csv, .txt, .parquet, .tar, .html, .srt, .vtt, or a name that ends in / for a folder of subtitles"
+        "use one of .jsonl, .csv, .txt, .parquet, .tar, .html, .srt, .vtt, "
+        "or a name that ends in / for a folder of subtitles"
     )
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from media.tar_fixtures import circle, write_tar
+from remote_servers import S3, s3_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GREEDY = ("--search", "greedy", "--quiet")
@@ -16,6 +18,14 @@ GREEDY = ("--search", "greedy", "--quiet")
 def bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COCA_MODEL", "shapes")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    with s3_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture
@@ -123,3 +133,54 @@ def test_missing_package_for_patterns_is_named(coca, shards: Path, tmp_path: Pat
     assert run.stderr == (
         "error: patterns of tars need the package webdataset\nhint: pip install 'cococli[webdataset]'\n"
     )
+
+
+def test_remote_tars_are_read_in_place(coca, shards: Path, tmp_path: Path, s3: S3) -> None:
+    for tar in shards.iterdir():
+        s3.client.upload_file(str(tar), "bucket", f"tars/{tar.name}")
+    run = coca("caption", "s3://bucket/tars/{000..002}.tar", "-o", "out.jsonl", *GREEDY)
+    assert run.stderr == "warning: s3://bucket/tars/002.tar: not found (404)\n"
+    *found, _missing = records(tmp_path / "out.jsonl")
+    assert [record["__key__"] for record in found] == ["a/0", "1", "2", "clip"]
+    assert [record["status"] for record in found] == ["ok"] * 4
+    assert found[0]["video"] == "s3://bucket/tars/000.tar/@512+" + found[0]["video"].partition("+")[2]
+    s3.client.upload_file(str(shards / "001.tar"), "bucket", "tars/001.tar")
+    again = coca("caption", "s3://bucket/tars/", "-o", "out.jsonl", "--search", "greedy")
+    assert again.stderr.startswith("4 of 4 files already captioned")
+    write_tar(tmp_path / "new.tar", [("clip.mp4", (EXAMPLES / "grows.mp4").read_bytes())])
+    s3.client.upload_file(str(tmp_path / "new.tar"), "bucket", "tars/001.tar")
+    again = coca("caption", "s3://bucket/tars/", "-o", "out.jsonl", "--search", "greedy")
+    assert again.stderr.startswith("3 of 4 files already captioned")
+
+
+def test_classes_in_tars_are_measured(coca, tmp_path: Path) -> None:
+    colors = ("blue", "green", "red")
+    files = [(f"{i}.png", circle(color)) for i, color in enumerate(colors)]
+    labels = [(f"{i}.cls", str(i).encode()) for i in range(3)]
+    write_tar(tmp_path / "data" / "test" / "0.tar", [file for pair in zip(files, labels, strict=True) for file in pair])
+    (tmp_path / "templates.txt").write_text("a {}")
+    command = ("evaluate", "--classes", "data", "--templates", "templates.txt", "-o", "report", "--quiet")
+    run = coca(*command)
+    assert run.stderr.startswith("error: the classes in data/test/0.tar are numbers\n")
+    names = [f"{color} circle" for color in (*colors, "yellow")]
+    (tmp_path / "data" / "classnames.txt").write_text("\n".join(names))
+    assert coca(*command).returncode == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["evaluation"]["classes"]["names"] == names
+    assert list(report["per_class"]) == names[:3]
+    named = [(f"{i}.cls", f"{color}_circle".encode()) for i, color in enumerate(colors)]
+    tar = write_tar(tmp_path / "named.tar", [file for pair in zip(files, named, strict=True) for file in pair])
+    run = coca("evaluate", "--classes", tar, "--templates", "templates.txt", "-o", "other", "--quiet")
+    report = json.loads((tmp_path / "other" / "report.json").read_text())
+    assert report["evaluation"]["classes"]["names"] == names[:3]
+
+
+def test_classes_in_tars_serve_as_captions(coca, tmp_path: Path) -> None:
+    files = [("0.png", circle("red")), ("0.cls", b"red circle"), ("1.png", circle("blue")), ("1.cls", b"blue circle")]
+    write_tar(tmp_path / "a.tar", [*files, ("2.png", circle("green")), ("2.cls", b"17")])
+    run = coca("evaluate", "--data", "a.tar", "--only", "retrieval", "-o", "report")
+    assert run.returncode == 0, run.stderr
+    assert "1 classes that are numbers are left out" in run.stderr
+    entries = records(tmp_path / "report" / "index" / "entries.jsonl")
+    assert [entry["text"] for entry in entries if "text" in entry] == ["red circle", "blue circle"]
+    assert [entry["__key__"] for entry in entries if "video" in entry] == ["0", "1"]
