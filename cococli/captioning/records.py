@@ -137,6 +137,9 @@ def json_schema() -> dict[str, Any]:
                 "key": {"type": "string", "description": "Changes with the file and the options; not on stdout"},
             }
             kind["required"].append("status")
+        if name in ("Record", "Failure"):
+            key = {"type": "string", "description": "WebDataset's key of what is in a tar; left out otherwise"}
+            kind["properties"]["__key__"] = key
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:coca:record:{SCHEMA_VERSION}",

@@ -247,8 +247,10 @@ def test_folders_removed_during_search_are_kept(folder: Path, monkeypatch: pytes
             Path(path).rename("elsewhere")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", moved_meanwhile)
-    assert names("videos") == [*IN_VIDEOS[:4], "videos/sub/deep"]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", moved_meanwhile)
+        found = names("videos")
+    assert found == [*IN_VIDEOS[:4], "videos/sub/deep"]
 
 
 def test_names_of_any_bytes_survive(folder: Path):
