@@ -163,14 +163,20 @@ function move(change) {
   const { shown, selected } = store;
   if (!shown.length) return;
   const at = selected ? shown.indexOf(selected) : -1;
-  store.select(shown[Math.min(Math.max(at < 0 ? 0 : at + change, 0), shown.length - 1)]);
+  store.select(shown[destination(at, change, shown.length)]);
+}
+
+/** Return where a move leads: from nowhere to the first, or as far as Home and End go. */
+function destination(at, change, length) {
+  const wanted = at < 0 && Number.isFinite(change) ? 0 : at + change;
+  return Math.min(Math.max(wanted, 0), length - 1);
 }
 
 /** In the list of videos, arrows up and down change the video, left and right the segment. */
 function moveVideo(change) {
   const videos = grids.videos.items;
   const at = store.selected ? videos.indexOf(store.selected.video) : -1;
-  const video = videos[Math.min(Math.max(at < 0 ? 0 : at + change, 0), videos.length - 1)];
+  const video = videos[destination(at, change, videos.length)];
   if (video !== undefined) store.select(store.videos.get(video)[0]);
 }
 
