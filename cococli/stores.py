@@ -9,7 +9,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -136,29 +137,64 @@ def list_files(url: str) -> Iterator[Listed]:
     # What the store calls the path may differ from the rest of the URL, as without the host.
     fixed = path if pattern is None else path[: path.rfind("/", 0, pattern) + 1]
     base = url.rstrip("/") if pattern is None else url[: url.rfind("/", 0, _magic_at(url)) + 1].rstrip("/")
-    fixed = fixed.rstrip("/")
-
-    def find() -> dict[str, dict[str, Any]]:
-        fs.invalidate_cache()
-        if pattern is None:
-            found = fs.find(path, detail=True)
-        else:
-            found = fs.glob(path, detail=True)
-            folders = [name for name, info in found.items() if info.get("type") == "directory"]
-            for folder in folders:
-                found |= fs.find(folder, detail=True)
-        fs.invalidate_cache()
-        return dict(found)
-
+    fixed, count = fixed.rstrip("/"), 0
     try:
-        found = _retried(find)
+        for name, info in _found(fs, path, pattern is not None):
+            count += 1
+            yield Listed(f"{base}/{name[len(fixed) :].lstrip('/')}", _version(info), _modified(info))
     except RemoteError as error:
         raise UsageError(f"cannot list {public_name(url)}: {error.reason}", _HINT) from None
-    if not found:
+    if not count:
         raise UsageError(f"{public_name(url)} holds no file", _HINT)
-    for name, info in found.items():
-        if info.get("type") != "directory":
-            yield Listed(f"{base}/{name[len(fixed) :].lstrip('/')}", _version(info), _modified(info))
+
+
+def _found(fs: Any, path: str, is_pattern: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what is below a path, or what a pattern matches and what is below that, and what the store tells of each.
+
+    Raises:
+        RemoteError: They cannot be listed.
+    """
+    fs.invalidate_cache()
+    if is_pattern:
+        for name, info in _retried(lambda: fs.glob(path, detail=True)).items():
+            if info.get("type") == "directory":
+                yield from _found(fs, name, is_pattern=False)
+            else:
+                yield name, info
+    elif "s3" in fs.protocol:
+        yield from _found_in_s3(fs, path)
+    else:
+        yield from _retried(lambda: fs.find(path, detail=True)).items()
+    fs.invalidate_cache()
+
+
+def _found_in_s3(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the same from S3, page by page: s3fs would keep all pages in memory."""
+    bucket, key, _ = fs.split_path(path.rstrip("/"))
+    query = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **fs.req_kw}
+    _retried(fs.connect)
+    with suppress(AttributeError):  # parsing dates would take half of the time
+        fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    while True:
+        page = _retried(lambda: fs.call_s3("list_objects_v2", **query))
+        for info in page.get("Contents", ()):
+            if not info["Key"].endswith("/"):
+                yield f"{bucket}/{info['Key']}", {**info, "size": info["Size"]}
+        if not page.get("IsTruncated"):
+            return
+        query["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _parse_time(value: str | float) -> datetime:
+    """Parse the times of S3's answers: ISO 8601, seconds since the epoch, or as in headers."""
+    try:
+        return datetime.fromtimestamp(float(value), UTC)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return parsedate_to_datetime(str(value))
 
 
 def version_of(url: str) -> str:

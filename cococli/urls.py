@@ -40,6 +40,8 @@ def public_name(url: str) -> str:
 
     It stays the same when a URL is signed again.
     """
+    if not any(char in url for char in "?#@"):
+        return url
     scheme, _, rest = url.partition("://")
     is_web = scheme.lower() in WEB
     if is_web:

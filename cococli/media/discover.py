@@ -294,17 +294,23 @@ class _Finder:
     def _files_in_store(self, url: str, is_pattern: bool) -> list[_File]:
         parts = Path(url).parts
         top = len(list(takewhile(lambda part: not glob.has_magic(part), parts))) if is_pattern else len(parts)
+        below = top + 1  # two slashes follow the scheme
         found: list[_File] = []
+        unsupported, listed = _unsupported_suffixes(), (*_SUFFIXES, *_UNSUPPORTED_SUFFIXES, TAR)
         for file, version, modified in list_files(url):
-            hidden = any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in Path(file).parts[top:])
-            if is_tar(file) and not hidden and (modified is None or self.filter.accepts_age(file, modified)):
-                found.append(remote_path(file, version))
-                self.tars[found[-1]] = _Tar(top, top, named=False)
-            elif hidden or not self.filter.accepts(file, top, top, modified):
+            if not file.lower().endswith(listed):
                 continue
-            if file.lower().endswith(_unsupported_suffixes()):
+            if _is_hidden(file.split("/", below)[-1]):
+                continue
+            if is_tar(file):
+                if modified is None or self.filter.accepts_age(file, modified):
+                    found.append(remote_path(file, version))
+                    self.tars[found[-1]] = _Tar(top, top, named=False)
+            elif not self.filter.accepts(file, top, top, modified):
+                continue
+            elif file.lower().endswith(unsupported):
                 self.unsupported.add(file)
-            elif file.lower().endswith(_SUFFIXES):
+            else:
                 found.append(remote_path(file, version))
         return sorted(found, key=str)
 
@@ -338,7 +344,8 @@ class _Finder:
         self.tars = tars | self.tars
         found = [file for file in media if file in tars or self.filter.accepts(file, first_name, top)]
         found = [file for file in found if not _is_typescript(file)]
-        self.unsupported.update(file for file in found if file.lower().endswith(_unsupported_suffixes()))
+        unsupported = _unsupported_suffixes()
+        self.unsupported.update(file for file in found if file.lower().endswith(unsupported))
         return sorted([file for file in found if file not in self.unsupported] + unlisted)
 
     def with_tars_read(self, files: Collection[_File], reporter: Reporter) -> Iterator[_File]:
@@ -432,7 +439,7 @@ def _is_source(head: bytes) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a file in a tar is hidden, or in a hidden or system folder."""
+    """Return whether a file in a tar or a store is hidden, or in a hidden or system folder."""
     return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in name.split("/"))
 
 
