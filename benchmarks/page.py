@@ -35,6 +35,28 @@ CHANGE = """(view) => new Promise((resolve) => {
   store.show(view);
   requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now() - start)));
 })"""
+# Milliseconds to draw the map, and to find the point at the pointer.
+HOVER = """() => {
+  const start = performance.now();
+  map.draw();
+  const drawn = performance.now();
+  for (let clientX = 300; clientX < 700; clientX += 20) {
+    map.canvas.dispatchEvent(new PointerEvent("pointermove", {clientX, clientY: 500}));
+  }
+  return [drawn - start, (performance.now() - drawn) / 20];
+}"""
+
+
+def make_map(count: int) -> dict[str, Any]:
+    positions = np.random.default_rng(0).random((count, 2)).round(4).tolist()
+    clusters = [
+        {"label": f"cluster {number}", "x": number / 12, "y": 0.5, "count": count // 12} for number in range(12)
+    ]
+    return {
+        "method": "PCA",
+        "points": [[number, *position, number % 12] for number, position in enumerate(positions)],
+        "clusters": clusters,
+    }
 
 
 def make_records(count: int) -> list[dict[str, Any]]:
@@ -65,7 +87,7 @@ def make_records(count: int) -> list[dict[str, Any]]:
 def main(count: int = 10_000) -> None:
     records = make_records(count)
     started = time.perf_counter()
-    page = render(records, "page.html")
+    page = render(records, "page.html", make_map(count))
     print(f"{count} records: {len(page) / 1e6:.0f} MB, rendered in {time.perf_counter() - started:.1f} s")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder, "page.html")
@@ -82,6 +104,8 @@ def main(count: int = 10_000) -> None:
         print(f"{tab.locator('#cards article').count()} cards in the document")
         for name, view in (("filter", {"text": "dog sea"}), ("order", {"text": "", "sort": "similarity-down"})):
             print(f"{name} drawn after {tab.evaluate(CHANGE, view):.0f} ms")
+        tab.click("nav >> text=Map")
+        print("map drawn after {:.0f} ms, point at the pointer found after {:.0f} ms".format(*tab.evaluate(HOVER)))
         chromium.close()
 
 

@@ -7,6 +7,7 @@ class EmbeddingMap {
   points = []; // {record, x, y, cluster}, x and y from 0 to 1
   scale = 1;
   offset = [0, 0]; // of the map's origin, in pixels
+  #placed = []; // {point, at, front}, as drawn last
   #drag = null;
 
   constructor(canvas, open) {
@@ -41,15 +42,18 @@ class EmbeddingMap {
     const colors = this.clusters.map((_, index) => this.#color(`--cluster-${index % 8}`));
     context.scale(devicePixelRatio, devicePixelRatio);
     const shown = new Set(store.shown);
+    this.#placed = this.points.map((point) => ({ point, at: this.screen(point), front: shown.has(point.record) }));
     const radius = Math.min(6, 2.5 + 60 / Math.sqrt(this.points.length)) * Math.min(2, Math.sqrt(this.scale));
     for (const front of [false, true]) {
-      for (const point of this.points) {
-        if (shown.has(point.record) !== front) continue;
-        const [x, y] = this.screen(point);
-        context.globalAlpha = front ? 0.8 : 0.15;
-        context.fillStyle = colors[point.cluster];
+      context.globalAlpha = front ? 0.8 : 0.15;
+      const groups = Map.groupBy(this.#placed.filter((one) => one.front === front), ({ point }) => point.cluster);
+      for (const [cluster, own] of groups) {
+        context.fillStyle = colors[cluster];
         context.beginPath();
-        context.arc(x, y, radius, 0, 7);
+        for (const { at: [x, y] } of own) {
+          context.moveTo(x, y);
+          context.arc(x, y, radius, 0, 7);
+        }
         context.fill();
       }
     }
@@ -102,12 +106,10 @@ class EmbeddingMap {
   }
 
   #near(event) {
-    const shown = new Set(store.shown);
     let [best, least] = [null, NEAR ** 2];
-    for (const point of this.points) {
-      const [x, y] = this.screen(point);
+    for (const { point, at: [x, y], front } of this.#placed) {
       const distance = (x - event.offsetX) ** 2 + (y - event.offsetY) ** 2;
-      if (distance < least && shown.has(point.record)) [best, least] = [point, distance];
+      if (front && distance < least) [best, least] = [point, distance];
     }
     return best;
   }
@@ -153,14 +155,12 @@ class EmbeddingMap {
     if (!direction) return;
     event.preventDefault();
     event.stopPropagation();
-    const shown = new Set(store.shown);
-    const points = this.points.filter((point) => shown.has(point.record));
-    const from = points.find((point) => point.record === store.selected);
-    if (!from) return points.length && store.select(points[0].record);
-    const [x, y] = this.screen(from);
+    const shown = this.#placed.filter(({ front }) => front);
+    const from = shown.find(({ point }) => point.record === store.selected);
+    if (!from) return shown.length && store.select(shown[0].point.record);
     let [best, least] = [null, Infinity];
-    for (const point of points) {
-      const [dx, dy] = this.screen(point).map((at, axis) => at - [x, y][axis]);
+    for (const { point, at } of shown) {
+      const [dx, dy] = [at[0] - from.at[0], at[1] - from.at[1]];
       const [along, across] = [dx * direction[0] + dy * direction[1], Math.abs(dx * direction[1] + dy * direction[0])];
       if (along > 0.5 && across <= along && along + 2 * across < least) [best, least] = [point, along + 2 * across];
     }
