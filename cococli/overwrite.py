@@ -71,8 +71,11 @@ def find_foreign(paths: Iterable[Path]) -> list[Path]:
     return [path for path, fingerprint in existing if fingerprint not in known]
 
 
-def refuse_foreign(*paths: Path) -> None:
+def refuse_foreign(*paths: Path, hint: str = "") -> None:
     """Refuse to replace files that coca did not write.
+
+    Args:
+        hint: What to do instead; by default --overwrite is named.
 
     Raises:
         UsageError: One of them exists.
@@ -80,7 +83,7 @@ def refuse_foreign(*paths: Path) -> None:
     for path in find_foreign(paths):
         raise UsageError(
             f"{path} was not written by coca, or was changed since",
-            "--overwrite replaces it; or move it away, or name another output",
+            hint or "--overwrite replaces it; or move it away, or name another output",
         )
 
 

@@ -53,8 +53,8 @@ class CaptionRequest:
         tuple[str, ...],
         Option(
             "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet or .html for all videos, "
-            "shards/%06d.tar for WebDataset, .srt or .vtt for one video, a folder for the subtitles of each, - for "
-            "stdout. By default captions are printed, as JSONL in a pipe.",
+            "shards/%06d.tar for WebDataset, .srt or .vtt for one video, a folder for the subtitles or text of each, "
+            "- for stdout. By default captions are printed, as JSONL in a pipe.",
             flags=("--output", "-o"),
             metavar="FILE|FOLDER/",
             default_shown=False,
@@ -62,10 +62,57 @@ class CaptionRequest:
         ),
     ] = ()
     subtitles: Annotated[
-        Literal["srt", "vtt"],
-        Option("Format of subtitles in a folder or next to videos.", metavar="srt|vtt", panel=OUTPUT),
+        Literal["srt", "vtt", "txt"],
+        Option(
+            "Format of the files in a folder or next to videos and pictures: subtitles, or text with a caption on each "
+            "line.",
+            flags=("--as",),
+            aliases=("--subtitles",),
+            metavar="srt|vtt|txt",
+            panel=OUTPUT,
+        ),
     ] = "srt"
-    beside: Annotated[bool, Option("Write subtitles next to each video.", panel=OUTPUT)] = False
+    beside: Annotated[
+        bool, Option("Write subtitles next to each video, or text next to each video and picture.", panel=OUTPUT)
+    ] = False
+    existing: Annotated[
+        Literal["keep", "replace", "append"] | None,
+        Option(
+            "Keep the files of each video or picture that coca did not write, and skip these inputs if there is no "
+            "other output; replace them; or append the caption to their text, after a comma. By default they are an "
+            "error.",
+            metavar="keep|replace|append",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = None
+    prefix: Annotated[
+        str,
+        Option(
+            "Text before each caption in the .txt of a video or picture.",
+            metavar="TEXT",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = ""
+    suffix: Annotated[
+        str,
+        Option(
+            "Text after each caption in the .txt of a video or picture.",
+            metavar="TEXT",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = ""
+    cut_to: Annotated[
+        Path | None,
+        Option(
+            "Also cut each segment out of its video with ffmpeg, into a clip with its caption in a .txt beside it.",
+            metavar="FOLDER/",
+            default_shown=False,
+            panel=OUTPUT,
+        ),
+    ] = None
     max_cue: Annotated[
         float,
         Option(

@@ -7,9 +7,10 @@ import math
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from ..errors import CocaError, UsageError
 from ..files import io_errors
@@ -21,6 +22,7 @@ from ..urls import path_of
 from .records import Outcome, Record, Score
 from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 
+TEXT = ".txt"
 SUBTITLES: dict[str, SubtitleFormat] = {".srt": "srt", ".vtt": "vtt"}
 PAGE = ".html"  # of report.write_page
 SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", TAR, PAGE, *SUBTITLES)
@@ -32,6 +34,7 @@ _COLUMNS = (
 SCORE_COLUMNS = ("video", "id", "caption", "similarity", "clipscore", "model", "status", "error")
 CAPTION_ONLY, NAMED = "{caption}", r"{video}\t{caption}"  # templates of a line of text, for one video and for several
 STANDARD = CueStyle()
+Existing = Literal["keep", "replace", "append"] | None
 
 _NO_TIMES = _NO_SCORES = (math.nan, math.nan)
 _SAMPLE = Record("a.mp4", 0.0, 1.0, "a cat", -0.5, 0.25, (0.5,), "shapes")  # to check templates with
@@ -87,14 +90,50 @@ def content(path: Path, outcomes: Iterable[Outcome], template: str, style: CueSt
     return file.getvalue()
 
 
-def write_subtitles(
-    names: Mapping[Path, Path], outcomes: Iterable[Outcome], style: CueStyle = STANDARD
+@dataclass(frozen=True)
+class SidecarText:
+    """Text that stands beside a video or picture, a caption on each line.
+
+    Attributes:
+        existing: What happens to files that coca did not write: None if there are none.
+        prefix: Text before each caption.
+        suffix: Text after each caption.
+    """
+
+    existing: Existing = None
+    prefix: str = ""
+    suffix: str = ""
+
+    def content(self, path: Path, records: Iterable[Record]) -> bytes:
+        """Return the new content of a file.
+
+        Raises:
+            OSError: It cannot be read, to be appended to.
+        """
+        lines = (f"{self.prefix}{_in_line(record.caption)}{self.suffix}" for record in records)
+        text = "\n".join(lines).encode(errors="backslashreplace")
+        before = path.read_bytes().rstrip() if self.existing == "append" and path.exists() else b""
+        if before == text or before.endswith(b", " + text):  # by a run that was interrupted
+            text = before
+        elif before:
+            text = before + b", " + text
+        return text + b"\n"
+
+
+PLAIN = SidecarText()
+
+
+def write_sidecars(
+    names: Mapping[Path, Path],
+    outcomes: Iterable[Outcome],
+    style: CueStyle = STANDARD,
+    text: SidecarText = PLAIN,
 ) -> list[Failure]:
-    """Write the subtitles of each video to its own file, and create the folders of these files.
+    """Write the subtitles or text of each video to its own file, and create the folders of these files.
 
     Args:
         names: The file of each video, from `outputs.mirrored` or `outputs.beside`; videos without one are skipped.
-        outcomes: Records, grouped by video.
+        outcomes: Records, grouped by video. A video that failed gets no file.
 
     Returns:
         Failures for the files that could not be written.
@@ -104,7 +143,12 @@ def write_subtitles(
         if path := names.get(path_of(video)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write(path, group, style=style)
+                if path.suffix != TEXT:
+                    write(path, group, style=style)
+                elif records := _records(group):
+                    new = text.content(path, records)
+                    with write_output(path) as (file,):
+                        file.write(new)
             except OSError as error:
                 failed.append(Failure(video, f"cannot write {path}: {error.strerror or error}"))
             except CocaError as error:
@@ -159,7 +203,7 @@ def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueSt
     """Yield the parts of a text file."""
     if suffix == ".csv":
         return _csv_lines(outcomes)
-    if suffix == ".txt":
+    if suffix == TEXT:
         return (text_line(outcome, template) + "\n" for outcome in outcomes)
     if suffix in SUBTITLES:
         return [to_subtitles(_records(outcomes), SUBTITLES[suffix], style)]

@@ -16,6 +16,7 @@ from ..devices import open_devices, spread
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
+from ..errors import UsageError
 from ..files import container_of
 from ..jobs import (
     Summary,
@@ -40,8 +41,9 @@ from ..retrieval.index import About, check_index
 from ..shards import Listing, parse_shard
 from ..urls import path_of
 from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
-from .formats import check_template, default_template
-from .outputs import STDOUT, check_outputs, is_folder, only_subtitles
+from .cutting import check_cutting, cut_clips
+from .formats import SidecarText, check_template, default_template
+from .outputs import STDOUT, check_outputs, is_folder, only_sidecars
 from .records import Outcome, Record
 from .resume import Plan, Run, open_run, preview
 from .subtitles import CueStyle
@@ -92,6 +94,8 @@ class CaptionJob:
                     with self._loaded(len(todo), reporter, engine) as (captioner, sizes):
                         results = caption_videos(paths, captioner, self.read, sizes, reporter, spent, *limits)
                         summary.incomplete |= not write_results(run, results, reporter, spent)
+            if request.cut_to and not reporter.stop_requested:
+                summary.incomplete |= not cut_clips(run, {task.name for task in todo}, reporter)
             failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
             summary.failures = report_failures(failed, reporter)
         return summary
@@ -173,8 +177,14 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if request.template is not None:
         check_template(request.template)
     videos, problems = discover(request.paths, request.files, reporter, required=required)
-    check_outputs(outputs, videos, request.beside)
-    if not folder and only_subtitles(outputs, request.beside) and (pictures := sum(map(is_image, videos))):
+    text = SidecarText(request.existing, request.prefix, request.suffix)
+    if text.existing == "append" and request.subtitles != "txt" and (request.beside or not request.cut_to):
+        raise UsageError("--existing append needs --as txt", "subtitles can be replaced or kept")
+    check_outputs(outputs, videos, request.beside, f".{request.subtitles}")
+    if request.cut_to:
+        check_cutting(request.cut_to, videos)
+    only = not folder and not request.cut_to and only_sidecars(outputs, request.beside)
+    if only and request.subtitles != "txt" and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
         videos = [path for path in videos if not is_image(path)]
     model = choose_model(options.model)
@@ -197,7 +207,9 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         options=key,
         outputs=outputs,
         beside=request.beside,
-        subtitles=f".{request.subtitles}",
+        suffix=f".{request.subtitles}",
+        text=text,
+        cut_to=request.cut_to,
         folders=[Path(path) for path in request.paths if Path(path).is_dir()],
         template=default_template(videos) if request.template is None else request.template,
         style=style,
@@ -207,6 +219,11 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         index=(folder, about, model.config.embed_dim) if folder else None,
         listing=listing,
     )
+    if only and text.existing == "keep":
+        wanted = {video for names in plan.sidecars for video in names}
+        if kept := [video for video in plan.videos if video not in wanted]:
+            reporter.note(f"{len(kept)} of {len(plan.videos)} files skipped: they have a {plan.suffix}")
+            plan = replace(plan, videos=[video for video in plan.videos if video in wanted])
     if folder:
         check_index(folder, about, None, request.run.overwrite)
     protect_files(

@@ -1,4 +1,4 @@
-"""Output files of a run: checks of `-o` before any work is done, and names of subtitles that belong to one video."""
+"""Output files of a run: checks of `-o` before any work is done, and names of files that belong to one video."""
 
 import os
 import shlex
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..files import digest, sample_key, without_range
-from ..media.discover import VIDEO_SUFFIXES, is_image
+from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image
 from ..media.tars import TAR
 from ..report.page import load_jinja
 from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..urls import RemotePath, is_url, public_name, remote_path
-from .formats import PAGE, SUBTITLES, SUFFIXES
+from .formats import PAGE, SUBTITLES, SUFFIXES, TEXT
 from .webdataset import check_shards
 
 STDOUT = "-"
@@ -28,18 +28,19 @@ def is_folder(output: str) -> bool:
     return not is_url(output) and (output.endswith("/") or Path(output).is_dir())
 
 
-def only_subtitles(outputs: Sequence[str], beside: bool) -> bool:
-    """Return whether subtitles are the only output; pictures have none."""
+def only_sidecars(outputs: Sequence[str], beside: bool) -> bool:
+    """Return whether files that belong to one video or picture are the only output."""
     return (beside or bool(outputs)) and all(map(is_folder, outputs))
 
 
-def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool = False) -> None:
+def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool = False, suffix: str = ".srt") -> None:
     """Check that the captions of these videos can be written.
 
     Args:
-        outputs: Files, folders for subtitles, and `-` for stdout.
+        outputs: Files, folders for subtitles or text, and `-` for stdout.
         videos: Videos and pictures to caption.
-        beside: Write subtitles next to each video, too.
+        beside: Write subtitles or text next to each video, too.
+        suffix: Suffix of the files in folders and next to videos.
 
     Raises:
         UsageError: A format is unknown, a folder is missing or not writable, an output is given twice, or subtitles
@@ -48,13 +49,14 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
     if beside:
         if remote := next((video for video in videos if isinstance(video, RemotePath)), None):
             raise UsageError(f"nothing can be written beside {remote}", "use a folder, as -o subtitles/")
-        _check_subtitles(videos)
+        if suffix in SUBTITLES:
+            _check_subtitles(videos)
         if inside := next((video for video in videos if sample_key(str(video)) is not None), None):
             raise UsageError(f"nothing can be written next to {inside}", "use -o FOLDER/ for what is in tars")
     seen = set()
     for output in outputs:
         try:
-            _check(output, videos)
+            _check(output, videos, suffix)
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
         path = output if output == STDOUT or is_url(output) else os.path.realpath(output)
@@ -63,14 +65,15 @@ def check_outputs(outputs: Sequence[str], videos: Sequence[Path], beside: bool =
         seen.add(path)
 
 
-def _check(output: str, videos: Sequence[Path]) -> None:
+def _check(output: str, videos: Sequence[Path], suffix: str) -> None:
     if output == STDOUT:
         return
     if is_url(output):
         _check_remote(output, videos)
     elif is_folder(output):
-        _check_subtitles(videos)
-        _check_folder(Path(output))
+        if suffix in SUBTITLES:
+            _check_subtitles(videos)
+        check_folder(Path(output))
     else:
         _check_file(Path(output), videos)
 
@@ -98,7 +101,7 @@ def _check_file(path: Path, videos: Sequence[Path]) -> None:
 def _check_format(path: Path, videos: Sequence[Path]) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        hint = f"use one of {', '.join(SUFFIXES)}, or a name that ends in / for a folder of subtitles"
+        hint = f"use one of {', '.join(SUFFIXES)}, or a name that ends in / for a file of each video"
         raise UsageError(f"unknown output format: {path}", hint)
     if suffix == ".parquet":
         load_pyarrow()
@@ -113,7 +116,7 @@ def _check_format(path: Path, videos: Sequence[Path]) -> None:
             raise UsageError(f"{path} can hold the subtitles of one video, not of {len(videos)}", hint)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Check that a folder exists or can be created, and is writable."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():
@@ -144,7 +147,7 @@ def mirrored(videos: Sequence[Path], root: Path, suffix: str, folders: Iterable[
     depend on the request.
 
     Args:
-        videos: Pictures among them are left out: they have no subtitles.
+        videos: Videos and pictures. Pictures are left out unless the suffix is `.txt`.
         root: Folder of the tree, which need not exist.
         suffix: Suffix of the files, as `.srt`.
         folders: Folders that the user named. The tree starts at the common parent of these and of all videos; with
@@ -164,11 +167,13 @@ def _named(videos: Iterable[Path], target: Callable[[Path], Path], suffix: str) 
     # Folders that a case-insensitive file system takes for one share a group.
     groups = defaultdict(list)
     for video in videos:
-        if not is_image(video):
+        if suffix == TEXT or not is_image(video):
             groups[_folded(str(target(_absolute(video).parent)))].append(video)
     files = {}
     for group in groups.values():
-        claims = Counter(_folded(name) for path in _with_siblings(group) for name in _possible_names(path, suffix))
+        claims = Counter(
+            _folded(name) for path in _with_siblings(group, suffix) for name in _possible_names(path, suffix)
+        )
         for video in group:
             path = _absolute(video)
             free = (name for name in _possible_names(path, suffix) if claims[_folded(name)] == 1)
@@ -176,10 +181,11 @@ def _named(videos: Iterable[Path], target: Callable[[Path], Path], suffix: str) 
     return files
 
 
-def _with_siblings(videos: Iterable[Path]) -> set[Path]:
-    """Return the videos and all other videos in their folders."""
+def _with_siblings(videos: Iterable[Path], suffix: str) -> set[Path]:
+    """Return the videos and all other files in their folders that may have one of this suffix."""
+    kinds = VIDEO_SUFFIXES | IMAGE_SUFFIXES if suffix == TEXT else VIDEO_SUFFIXES
     siblings = (Path(folder, name) for folder in {video.parent for video in videos} for name in _listed(folder))
-    return set(map(_absolute, (*videos, *(path for path in siblings if path.suffix.lower() in VIDEO_SUFFIXES))))
+    return set(map(_absolute, (*videos, *(path for path in siblings if path.suffix.lower() in kinds))))
 
 
 def _listed(folder: Path) -> list[str]:

@@ -18,12 +18,14 @@ from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
 from ..stores import read_file
 from ..urls import RemotePath, is_url, path_of, public_name
-from .formats import CAPTION_ONLY, PAGE, STANDARD, content, write, write_subtitles
+from .formats import CAPTION_ONLY, PAGE, PLAIN, STANDARD, SidecarText, content, write, write_sidecars
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .records import Outcome, from_json
 from .report import write_page
 from .subtitles import CueStyle
 from .webdataset import SHARD_SIZE, Shards, shard_paths
+
+EXISTING_HINT = "--existing keep, replace or append says what happens to such files; or name another output"
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class Plan:
     Attributes:
         videos: Videos and pictures in the order of the records.
         options: Everything besides the video that affects its records. See `journal.fingerprint`.
-        outputs: Files, folders for subtitles, and `-` for stdout, checked by `outputs.check_outputs`.
-        beside: Write subtitles next to each video, too.
-        subtitles: Suffix of the subtitles in folders and next to videos.
+        outputs: Files, folders for subtitles or text, and `-` for stdout, checked by `outputs.check_outputs`.
+        beside: Write subtitles or text next to each video, too.
+        suffix: Suffix of the files in folders and next to videos.
+        text: Treatment of text in these files.
+        cut_to: Folder of clips that are cut out, each with its caption.
         folders: Folders that the user named, for `outputs.mirrored`.
         shard_size: Inputs of a tar, where an output is `shards/%06d.tar`. Such outputs need an index.
         index: Folder that takes the embeddings, how they are made, and their dimension.
@@ -46,7 +50,9 @@ class Plan:
     options: tuple[object, ...]
     outputs: tuple[str, ...] = ()
     beside: bool = False
-    subtitles: str = ".srt"
+    suffix: str = ".srt"
+    text: SidecarText = PLAIN
+    cut_to: Path | None = None
     folders: Sequence[Path] = ()
     template: str = CAPTION_ONLY
     style: CueStyle = STANDARD
@@ -83,19 +89,25 @@ class Plan:
         ]
         if self.beside:
             places += ["beside", *(str(folder.absolute()) for folder in self.folders)]
+        if self.cut_to:
+            places += ["cut", str(self.cut_to.absolute())]
         if places and self.listing:
             places.append(str(self.listing.shard))
         return cache_path(*places, suffix=".jsonl") if places else None
 
     @cached_property
-    def subtitle_files(self) -> list[dict[Path, Path]]:
-        """Subtitle file of each video, for each output that takes subtitles."""
+    def sidecars(self) -> list[dict[Path, Path]]:
+        """File of each video, for each output that has one for each, without those that are to be kept."""
         folders = [Path(output) for output in self.outputs if output != STDOUT and is_folder(output)]
         # Names depend on all videos: those of shards equal those of one run.
         videos = [path_of(name) for name in self.listing.names] if self.listing else self.videos
-        files = [mirrored(videos, folder, self.subtitles, self.folders) for folder in folders]
-        files += [beside(videos, self.subtitles)] if self.beside else []
-        return [{video: names[video] for video in self.videos if video in names} for names in files]
+        files = [mirrored(videos, folder, self.suffix, self.folders) for folder in folders]
+        files += [beside(videos, self.suffix)] if self.beside else []
+        own = [{video: names[video] for video in self.videos if video in names} for names in files]
+        if self.text.existing != "keep":
+            return own
+        kept = {path for names in own for path in find_foreign(names.values())}
+        return [{video: path for video, path in names.items() if path not in kept} for names in own]
 
     @property
     def written(self) -> Iterator[tuple[str, Path]]:
@@ -104,7 +116,7 @@ class Plan:
         yield from ((f"-o {path}", path) for path in (*self.files, *shards))
         if self.journal and self.journal not in self.files:
             yield "the journal", self.journal
-        yield from ((str(path), path) for files in self.subtitle_files for path in files.values())
+        yield from ((str(path), path) for files in self.sidecars for path in files.values())
         if self.index:
             yield from ((str(path), path) for path in index_files(self.index[0]))
         yield from ((str(path), path) for path in self.manifests)
@@ -149,17 +161,19 @@ class Run:
         return task.name in self.outcomes and (self.indexed is None or task.name in self.indexed)
 
     def take(self, task: Task, outcomes: list[Outcome], embeddings: np.ndarray) -> list[Failure]:
-        """Write the records of a video to the journal, the index and its subtitles.
+        """Write the records of a video to its subtitles or text, the index and the journal.
 
         Args:
             embeddings: [K, D] float32, L2-normalized, of its K records.
 
         Returns:
-            Failures for subtitles that could not be written.
+            Failures for files of the video that could not be written.
 
         Raises:
             CocaError: The journal or the index cannot be written.
         """
+        style, text = self.plan.style, self.plan.text
+        failures = [failure for names in self.plan.sidecars for failure in write_sidecars(names, outcomes, style, text)]
         if self.index and task.name not in self.index.reused:
             self.index.append(task, [_entry(outcome) for outcome in outcomes], embeddings)
         if self.indexed is not None:
@@ -169,11 +183,10 @@ class Run:
         self.outcomes[task.name] = outcomes
         for shards in self.shards:
             shards.take(task.name)
-        style = self.plan.style
-        return [failure for files in self.plan.subtitle_files for failure in write_subtitles(files, outcomes, style)]
+        return failures
 
     def finish(self) -> None:
-        """Write the outputs with the records of all videos, and missing subtitles of earlier runs.
+        """Write the outputs with the records of all videos, and missing subtitles or text of earlier runs.
 
         Raises:
             CocaError: One of them cannot be written.
@@ -186,9 +199,9 @@ class Run:
                 write(path, self.in_order(), self.plan.template, self.plan.style)
         for shards in self.shards:
             shards.finish()
-        for names in self.plan.subtitle_files:
+        for names in self.plan.sidecars:
             missing = {video: path for video, path in names.items() if not path.exists()}
-            for failure in write_subtitles(missing, self.in_order(), self.plan.style):
+            for failure in write_sidecars(missing, self.in_order(), self.plan.style, self.plan.text):
                 raise CocaError(failure.error)
 
     def complete(self) -> None:
@@ -279,23 +292,24 @@ def _entry(outcome: Outcome) -> Entry | Failure:
 def _refuse_foreign(plan: Plan) -> None:
     """Refuse to replace files that coca did not write.
 
-    Subtitles of finished videos are not written again, and a file may hold exactly what this run would write, as after
-    the cache was lost: both are fine.
+    Subtitles and text of finished videos are not written again, and a file may hold exactly what this run would write,
+    as after the cache was lost: both are fine.
 
     Raises:
         UsageError: Such a file would be replaced.
     """
     tables = [path for path in plan.files if path != plan.journal]
     tars = [path for output in plan.tars for path in shard_paths(output, len(plan.videos), plan.shard_size)]
-    subtitles = {path: str(video) for files in plan.subtitle_files for video, path in files.items()}
-    if plan.overwrite or not (foreign := find_foreign([*tables, *tars, *subtitles])):
+    sidecars = {path: str(video) for files in plan.sidecars for video, path in files.items()}
+    checked = [*tables, *tars, *(sidecars if plan.text.existing is None else ())]
+    if plan.overwrite or not (foreign := find_foreign(checked)):
         return
     run = _state(plan)
     done = {task.name for task in run.tasks if run.is_done(task)}
     current = {path for shards in run.shards for index, path in enumerate(shards.paths) if shards.is_current(index)}
     for path in foreign:
-        if path in subtitles:
-            harmless = subtitles[path] in done
+        if path in sidecars:
+            harmless = sidecars[path] in done
         elif path in tars:
             harmless = path in current
         else:
@@ -304,7 +318,7 @@ def _refuse_foreign(plan: Plan) -> None:
                 path, run.in_order(), plan.template, plan.style
             )
         if not harmless:
-            refuse_foreign(path)
+            refuse_foreign(path, hint=EXISTING_HINT if path in sidecars else "")
 
 
 def _read(path: Path) -> bytes:

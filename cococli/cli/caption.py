@@ -67,7 +67,7 @@ class _Shower:
     def __init__(self, videos: "Sequence[Path]", request: CaptionRequest, verbose: bool) -> None:
         to_stdout = "-" in request.output
         self._table = console.stdout_is_terminal() and not to_stdout
-        self._silent = bool(request.output or request.beside) and not to_stdout
+        self._silent = bool(request.output or request.beside or request.cut_to) and not to_stdout
         self._width = min(max((console.cells(str(path)) for path in videos), default=NAME_COLUMN), NAME_COLUMN)
         self._verbose = verbose
 

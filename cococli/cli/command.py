@@ -59,6 +59,16 @@ _EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
         "without subtitles: -o FILE.srt, -o FOLDER/ or --beside",
         lambda given: given.get("beside") or _writes_folder(given) or _writes(given, ".srt", ".vtt"),
     ),
+    (
+        ("existing",),
+        "without --beside, -o FOLDER/ or --cut-to",
+        lambda given: given.get("beside") or given.get("cut_to") or _writes_folder(given),
+    ),
+    (
+        ("prefix", "suffix"),
+        "without --as txt or --cut-to",
+        lambda given: given.get("cut_to") or given.get("subtitles") == "txt",
+    ),
     (("template",), "without -o FILE.txt", lambda given: _writes(given, ".txt")),
     (("retry_failed",), "with --overwrite", _no("overwrite")),
     (("verbose",), "with --quiet", _no("quiet")),
@@ -79,7 +89,8 @@ def warn_of_flags(context: typer.Context) -> None:
     for names, when, effective in _EFFECTS:
         for option in context.command.params:
             if option.name in names and typed(context, option.name) and not effective(context.params):
-                console.warning(f"{max(option.opts, key=len)} has no effect {when}")
+                flags = [flag for flag in option.opts if flag not in ALIASES]
+                console.warning(f"{max(flags, key=len)} has no effect {when}")
 
 
 QUIET = Option("Show no progress and no notes, only warnings and errors.", flags=("--quiet", "-q"))

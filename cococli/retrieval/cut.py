@@ -27,10 +27,24 @@ def cut_command(entry: Entry, taken: set[str] | None = None) -> str:
         VideoError: The video cannot be read.
     """
     path = Path(entry.video)
+    name = _name(path, entry, set() if taken is None else taken)
+    return " ".join(map(_quoted, [*cut_words(path, entry.start, entry.end), _argument(Path(name))]))
+
+
+def cut_words(path: Path, start: float, end: float) -> list[str]:
+    """Return the words of an ffmpeg command that cuts a span out of a video, up to the name of the output.
+
+    Args:
+        start: Seconds into the video, to the millisecond.
+        end: Likewise.
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
     demuxer, offset = timestamp_offset(path)
-    start = max(0.0, entry.start - _ROUNDING) + offset
-    seek = start - _EARLY if entry.start > _EARLY else 0.0
-    words = [
+    begin = max(0.0, start - _ROUNDING) + offset
+    seek = begin - _EARLY if start > _EARLY else 0.0
+    return [
         # Otherwise it reads the commands that follow in a pipe.
         *("ffmpeg", "-nostdin"),
         # Keeps the file from opening others, whatever it holds by then.
@@ -39,16 +53,14 @@ def cut_command(entry: Entry, taken: set[str] | None = None) -> str:
         *("-seek_timestamp", "1"),
         *_seconds("-ss", seek),
         *("-i", _argument(path)),
-        *_seconds("-ss", start - seek),
-        *_seconds("-t", entry.end - _ROUNDING + offset - start),
+        *_seconds("-ss", begin - seek),
+        *_seconds("-t", end - _ROUNDING + offset - begin),
         # Otherwise ffmpeg 5 repeats frames up to the time base.
         *("-fps_mode", "vfr"),
         # Rounding to a frame rate may drop the last frame.
         *("-enc_time_base:v", "1/90000"),
         *("-c:v", "libx264", "-crf", "18", "-c:a", "aac"),
-        _argument(Path(_name(path, entry, set() if taken is None else taken))),
     ]
-    return " ".join(map(_quoted, words))
 
 
 def _seconds(option: str, seconds: float) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from cococli.captioning.formats import check_template, default_template, text_line, write, write_subtitles
+from cococli.captioning.formats import check_template, default_template, text_line, write, write_sidecars
 from cococli.captioning.records import Candidate, Outcome, Record
 from cococli.errors import CocaError, UsageError
 from cococli.journal import Failure
@@ -217,7 +217,7 @@ def test_each_video_has_subtitles_of_its_own_segments(tmp_path: Path) -> None:
         replace(CAT, video="b.mp4"),
         Failure("c.mp4", "no video stream"),
     ]
-    assert write_subtitles(names, outcomes) == []
+    assert write_sidecars(names, outcomes) == []
     assert (tmp_path / "x/a.srt").read_text().count("-->") == 2
     assert (tmp_path / "y/b.vtt").read_text().count("-->") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
@@ -227,7 +227,7 @@ def test_unwritable_subtitles_do_not_stop_others(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     long = tmp_path / f"{'x' * 300}.srt"
     names = {Path("a.mp4"): tmp_path / "file/a.srt", Path("b.mp4"): long, Path("c.mp4"): tmp_path / "c.srt"}
-    assert write_subtitles(names, [replace(CAT, video=str(video)) for video in names]) == [
+    assert write_sidecars(names, [replace(CAT, video=str(video)) for video in names]) == [
         Failure("a.mp4", f"cannot write {tmp_path / 'file/a.srt'}: File exists"),
         Failure("b.mp4", f"cannot write {long}: File name too long"),
     ]

@@ -57,7 +57,7 @@ def test_hint_lists_the_formats() -> None:
         check_outputs(["out"], [A])
     assert caught.value.hint == (
         "use one of .jsonl, .csv, .txt, .parquet, .tar, .html, .srt, .vtt, "
-        "or a name that ends in / for a folder of subtitles"
+        "or a name that ends in / for a file of each video"
     )
 
 
@@ -141,6 +141,7 @@ def test_other_files_do_not_lengthen_names(folder: Path) -> None:
         (folder / name).touch()
     assert named_beside("a.mp4") == ["a.srt"]
     assert beside([Path("a.jpg")], ".srt") == {}
+    assert beside([Path("a.jpg")], ".txt") == {Path("a.jpg"): Path("a.txt")}
     assert mirrored([], Path("subs"), ".srt") == {}
 
 

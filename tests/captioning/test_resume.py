@@ -83,9 +83,9 @@ def test_outputs_hold_finished_records_after_an_interrupt(planned: Planned, tmp_
 
 
 def test_subtitles_are_written_next_to_videos(planned: Planned, tmp_path: Path) -> None:
-    assert work_off(planned(beside=True, subtitles=".vtt")) == ["a", "b", "c"]
+    assert work_off(planned(beside=True, suffix=".vtt")) == ["a", "b", "c"]
     assert sorted(path.name for path in (tmp_path / "videos").glob("*.vtt")) == ["a.vtt", "b.vtt", "c.vtt"]
-    assert work_off(planned(beside=True, subtitles=".vtt")) == []
+    assert work_off(planned(beside=True, suffix=".vtt")) == []
 
 
 def test_subtitles_that_a_person_made_stay(planned: Planned, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_runs_resume_wherever_they_were_killed(planned: Planned, tmp_path: Path,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", killed)  # when all is written and nothing in its place
         work_off(planned(*OUTPUTS, template="{stem}"), most=1)
-    assert work_off(planned(*OUTPUTS, template="{stem}")) == ["c"]
+    assert work_off(planned(*OUTPUTS, template="{stem}")) == ["b", "c"]
     assert (tmp_path / "out.txt").read_text() == "a\nb\nc\n"
 
 
