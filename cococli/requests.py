@@ -52,9 +52,9 @@ class CaptionRequest:
     output: Annotated[
         tuple[str, ...],
         Option(
-            "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet or .html for all videos, "
-            "shards/%06d.tar for WebDataset, .srt or .vtt for one video, a folder for the subtitles or text of each, "
-            "- for stdout. By default captions are printed, as JSONL in a pipe.",
+            "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet, .html or .json (COCO's results) "
+            "for all videos, shards/%06d.tar for WebDataset, .srt or .vtt for one video, a folder for the subtitles or "
+            "text of each, - for stdout. By default captions are printed, as JSONL in a pipe.",
             flags=("--output", "-o"),
             metavar="FILE|FOLDER/",
             default_shown=False,

@@ -12,6 +12,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from ..datasets.coco import image_ids
 from ..errors import CocaError, UsageError
 from ..files import io_errors
 from ..journal import Failure
@@ -25,7 +26,8 @@ from .subtitles import CueStyle, SubtitleFormat, to_subtitles
 TEXT = ".txt"
 SUBTITLES: dict[str, SubtitleFormat] = {".srt": "srt", ".vtt": "vtt"}
 PAGE = ".html"  # of report.write_page
-SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet", TAR, PAGE, *SUBTITLES)
+COCO = ".json"  # results, as the official tools of COCO read them
+SUFFIXES = (".jsonl", COCO, ".csv", ".txt", ".parquet", TAR, PAGE, *SUBTITLES)
 _NUMBERS = ("start", "end", "logprob", "similarity", "clipscore")
 _COLUMNS = (
     "video", "start", "end", "caption", "logprob", "similarity", "weak", "candidates", "frames", "model",
@@ -48,8 +50,8 @@ _ROW_GROUP = 10_000  # rows of Parquet in memory at once
 def write(path: Path, outcomes: Iterable[Outcome], template: str = CAPTION_ONLY, style: CueStyle = STANDARD) -> None:
     """Write records to a file in the format of its suffix. An existing file stays as it is on any error.
 
-    JSONL, CSV and Parquet have rows for videos that failed. In text their line has no caption; subtitles of a video
-    that failed are not written.
+    JSONL, CSV and Parquet have rows for videos that failed. In text their line has no caption; COCO's results have no
+    entry, and subtitles of a video that failed are not written.
 
     Args:
         template: Format of a line of text, see `text_line`.
@@ -205,9 +207,18 @@ def _texts(suffix: str, outcomes: Iterable[Outcome], template: str, style: CueSt
         return _csv_lines(outcomes)
     if suffix == TEXT:
         return (text_line(outcome, template) + "\n" for outcome in outcomes)
+    if suffix == COCO:
+        return [_coco_results(_records(outcomes))]
     if suffix in SUBTITLES:
         return [to_subtitles(_records(outcomes), SUBTITLES[suffix], style)]
     return (outcome.to_json() + "\n" for outcome in outcomes)
+
+
+def _coco_results(records: Sequence[Record]) -> str:
+    """Return the results file of COCO's tools."""
+    ids = image_ids([path_of(record.video) for record in records])
+    entries = ({"image_id": ids[path_of(record.video)], "caption": record.caption} for record in records)
+    return "[" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "]\n"
 
 
 def _csv_lines(outcomes: Iterable[Outcome | Score], columns: Sequence[str] = _COLUMNS) -> Iterator[str]:

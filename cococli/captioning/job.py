@@ -42,7 +42,7 @@ from ..shards import Listing, parse_shard
 from ..urls import path_of
 from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
 from .cutting import check_cutting, cut_clips
-from .formats import SidecarText, check_template, default_template
+from .formats import COCO, SidecarText, check_template, default_template
 from .outputs import STDOUT, check_outputs, is_folder, only_sidecars
 from .records import Outcome, Record
 from .resume import Plan, Run, open_run, preview
@@ -181,6 +181,8 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if text.existing == "append" and request.subtitles != "txt" and (request.beside or not request.cut_to):
         raise UsageError("--existing append needs --as txt", "subtitles can be replaced or kept")
     check_outputs(outputs, videos, request.beside, f".{request.subtitles}")
+    if segments.kind != "none" and any(output.lower().endswith(COCO) for output in outputs):
+        raise UsageError("COCO's results hold one caption of each file", "leave out --segments, or use .jsonl")
     if request.cut_to:
         check_cutting(request.cut_to, videos)
     only = not folder and not request.cut_to and only_sidecars(outputs, request.beside)

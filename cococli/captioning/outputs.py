@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ..datasets.coco import image_ids
 from ..errors import UsageError
 from ..files import digest, sample_key, without_range
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image
@@ -16,7 +17,7 @@ from ..report.page import load_jinja
 from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..urls import RemotePath, is_url, public_name, remote_path
-from .formats import PAGE, SUBTITLES, SUFFIXES, TEXT
+from .formats import COCO, PAGE, SUBTITLES, SUFFIXES, TEXT
 from .webdataset import check_shards
 
 STDOUT = "-"
@@ -109,11 +110,21 @@ def _check_format(path: Path, videos: Sequence[Path]) -> None:
         load_jinja()
     if suffix == TAR:
         check_shards(path)
+    if suffix == COCO:
+        _check_ids(videos)
     if suffix in SUBTITLES:
         _check_subtitles(videos)
         if len(videos) != 1:
             hint = "use a folder for one file per video, as in -o subtitles/"
             raise UsageError(f"{path} can hold the subtitles of one video, not of {len(videos)}", hint)
+
+
+def _check_ids(videos: Sequence[Path]) -> None:
+    """Check that no two files have the same id in COCO's results."""
+    files: dict[int | str, Path] = {}
+    for path, image in image_ids(videos).items():
+        if (other := files.setdefault(image, path)) != path:
+            raise UsageError(f"{other} and {path} have the same id in COCO's results: {image}", "rename one of them")
 
 
 def check_folder(folder: Path) -> None:

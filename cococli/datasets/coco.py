@@ -1,12 +1,17 @@
 """COCO's annotations, and Karpathy's splits of them."""
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..parsing import field, read_json
 from .dataset import RawExample, find_file, image_id, split_of
+
+_ANNOTATIONS = re.compile(r"(captions|image_info)_.*\.json")
+_COCO_NAME = re.compile(r"(?:COCO_\w+_)?([0-9]{12})")
 
 
 def read_coco(
@@ -63,6 +68,33 @@ def karpathy_entries(path: Path) -> list[RawExample]:
     """
     images = field(read_json(path), "images", list, str(path))
     return [_karpathy_entry(image, f"images[{number}] of {path}") for number, image in enumerate(images)]
+
+
+def image_ids(paths: Iterable[Path]) -> dict[Path, int | str]:
+    """Return the id of each picture or video, as the official tools of COCO name it.
+
+    That is the id in COCO's annotations, if the folder of the file is beside them, as `val2017/` beside `annotations/`;
+    else the number of a name such as `COCO_val2014_000000000042.jpg`; else the name without its suffix.
+    """
+    known = cache(_annotated_ids)
+    return {path: known(path.parent).get(path.name, _id_in_name(path.stem)) for path in paths}
+
+
+def _annotated_ids(folder: Path) -> dict[str, int | str]:
+    """Return the ids of files in a folder by their names."""
+    ids: dict[str, int | str] = {}
+    for file in sorted((folder.parent / "annotations").glob("*.json")):
+        if _ANNOTATIONS.fullmatch(file.name):
+            for number, image in enumerate(field(read_json(file), "images", list, str(file))):
+                where = f"images[{number}] of {file}"
+                name = field(image, "file_name", str, where).replace("\\", "/").rpartition("/")[2]
+                ids[name] = field(image, "id", (int, str), where)
+    return ids
+
+
+def _id_in_name(stem: str) -> int | str:
+    found = _COCO_NAME.fullmatch(stem)
+    return int(found[1]) if found else stem
 
 
 def id_field(record: Any, name: str, where: str) -> str:

@@ -56,7 +56,7 @@ def test_hint_lists_the_formats() -> None:
     with pytest.raises(UsageError) as caught:
         check_outputs(["out"], [A])
     assert caught.value.hint == (
-        "use one of .jsonl, .csv, .txt, .parquet, .tar, .html, .srt, .vtt, "
+        "use one of .jsonl, .json, .csv, .txt, .parquet, .tar, .html, .srt, .vtt, "
         "or a name that ends in / for a file of each video"
     )
 
