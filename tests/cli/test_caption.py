@@ -411,12 +411,24 @@ def coca_config_without_weights(folder: Path) -> Path:
     return weights
 
 
-def on_terminal(arguments: list[str], folder: Path) -> str:
-    """What a terminal of 80 columns shows of a `coca` command, escape sequences taken out."""
+@pytest.mark.parametrize(
+    ("columns", "term", "has_bar"), [(40, "xterm", True), (120, "vt220", True), (80, "dumb", False)]
+)
+def test_progress_fits_terminals(columns: int, term: str, has_bar: bool, tmp_path: Path) -> None:
+    command = ["caption", "moves.mp4", "grows.mp4", "--model", "shapes", "-o", str(tmp_path / "out.jsonl")]
+    lines = [line.rstrip() for line in on_terminal(command, EXAMPLES, columns, term).splitlines()]
+    assert any(" captioning " in line and "2/2" in line for line in lines) is has_bar
+    assert all(len(line) <= columns for line in lines)
+    assert " ".join(" ".join(lines).split()).partition("captioned 2 of 2 in ")[2].endswith(" waiting for frames")
+
+
+def on_terminal(arguments: list[str], folder: Path, columns: int = 80, term: str = "xterm") -> str:
+    """What a terminal shows of a `coca` command, escape sequences taken out."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)
-        os.environ |= {"COLUMNS": "80", "TERM": "xterm", "PYTHONPATH": str(EXAMPLES.parent)}
+        os.environ.pop("CI", None)
+        os.environ |= {"COLUMNS": str(columns), "TERM": term, "PYTHONPATH": str(EXAMPLES.parent)}
         os.execv(COMMAND[0], [*COMMAND, *arguments])
     shown = b""
     while True:
