@@ -198,7 +198,7 @@ def _with_config(weights: Path, name: str) -> ModelFiles:
     path = find_config(weights)
     if path is None:
         fetch = f"coca fetch {shlex.quote(str(weights))}"
-        hint = f"put open_clip's config there as {weights.with_suffix('.json').name}, or: {fetch}"
+        hint = f"{fetch}, or put open_clip's config there as {weights.with_suffix('.json').name}"
         raise ModelError(f"{weights} has no config beside it", hint)
     check_regular(weights)
     config, status = load_config(path), weights.stat()

@@ -231,7 +231,14 @@ BENCHMARKS = {
     "imagenet": Benchmark(
         "ImageNet", "val/ with wnids or LOC_val_solution.csv, LOC_synset_mapping.txt", "val", (CLASSES,), read_imagenet
     ),
-    "kinetics": Benchmark("Kinetics", "val.csv, or val/ with classes", "val", (CLASSES,), read_kinetics, "actions"),
+    "kinetics": Benchmark(
+        "Kinetics",
+        "val.csv, kinetics400_val_list_videos.txt with label_map_k400.txt, or val/ with classes",
+        "val",
+        (CLASSES,),
+        read_kinetics,
+        "actions",
+    ),
 }
 for _number in (1, 2, 3):  # papers report the first split, or the mean of all
     _ending = f"-{_number}" if _number > 1 else ""

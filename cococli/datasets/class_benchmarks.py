@@ -1,11 +1,16 @@
 """Public benchmarks of classification: ImageNet, Kinetics, UCF101 and HMDB51."""
 
+import re
 from pathlib import Path
 
+from ..errors import UsageError
+from ..parsing import read_json, validate
 from ..tables import read_table
 from .benchmark_folder import BenchmarkData, BenchmarkFolder, cell, text_lines
 from .classes import IMAGENET_LISTS, class_folders, class_names
 from .dataset import split_named, split_of
+
+_NUMBERED = re.compile(r"(.+?)[ ,\t]+(\d+)")  # a file and the number of its class
 
 
 def read_imagenet(folder: BenchmarkFolder) -> BenchmarkData:
@@ -28,9 +33,12 @@ def read_imagenet(folder: BenchmarkFolder) -> BenchmarkData:
 
 
 def read_kinetics(folder: BenchmarkFolder) -> BenchmarkData:
-    """Read the authors' table of the split, or folders named by the classes."""
-    tables = sorted([*folder.path.glob("*.csv"), *folder.path.glob("*/*.csv")])
+    """Read the authors' table of the split, a list of files with numbers of classes, or folders named by classes."""
+    tables = [path for pattern in ("*.csv", "*.txt", "*/*.csv") for path in sorted(folder.path.glob(pattern))]
     if source := next((path for path in tables if split_named(path.stem) == folder.split), None):
+        lines = text_lines(source)
+        if lines and _NUMBERED.fullmatch(lines[0]):
+            return _read_numbered(folder, source, lines)
         labels = []
         for where, row in read_table(source):
             video, start, end = (cell(row, name, where) for name in ("youtube_id", "time_start", "time_end"))
@@ -42,6 +50,23 @@ def read_kinetics(folder: BenchmarkFolder) -> BenchmarkData:
         return BenchmarkData(classes=class_folders(place, folder.class_file, folder.reporter))
     folder.require(f"{folder.split}.csv", f"{folder.split}/")
     raise AssertionError
+
+
+def _read_numbered(folder: BenchmarkFolder, source: Path, lines: list[str]) -> BenchmarkData:
+    """Read a list as SlowFast's and MMAction2's, `abseiling/clip.mp4 0`, and their names of classes."""
+    names = folder.require("kinetics_classnames.json", "label_map*.txt")
+    if names.suffix == ".json":  # {"\"abseiling\"": 0}
+        numbers = validate(read_json(names), dict[str, int], str(names))
+        called = [name.strip('"') for name in sorted(numbers, key=numbers.__getitem__)]
+    else:
+        called = text_lines(names)
+    labels = []
+    for line in lines:
+        found = _NUMBERED.fullmatch(line)
+        if not found or int(found[2]) >= len(called):
+            raise UsageError(f"{source} has the line {line!r}", f"a file and the number of its class in {names.name}")
+        labels.append((called[int(found[2])], Path(found[1]).stem))
+    return folder.labeled(source, labels, called)
 
 
 def read_ucf101(folder: BenchmarkFolder, number: int) -> BenchmarkData:

@@ -159,6 +159,21 @@ def kinetics(folder: Path) -> None:
     put(folder / "val" / "3caPS4FHFF8_000036_000046.mp4", 1)
 
 
+def kinetics_lists(folder: Path) -> None:
+    kinetics(folder)
+    shutil.rmtree(folder / "kinetics400")
+    lines = ["air_drumming/3caPS4FHFF8_000036_000046.mp4 0", "riding_a_bike/0wR5jVB-WPk_000417_000427.mp4 2"]
+    write(folder / "kinetics400_val_list_videos.txt", "\n".join(lines))
+    write(folder / "label_map_k400.txt", "air drumming\narchery\nriding a bike\n")
+
+
+def kinetics_numbers(folder: Path) -> None:
+    kinetics(folder)
+    shutil.rmtree(folder / "kinetics400")
+    write(folder / "val.csv", "3caPS4FHFF8_000036_000046.mp4 1\n0wR5jVB-WPk_000417_000427.mp4 0\n")
+    write(folder / "kinetics_classnames.json", {'"riding a bike"': 0, "archery": 2, '"air drumming"': 1})
+
+
 def kinetics_folders(folder: Path) -> None:
     put(folder / "val" / "riding_a_bike" / "0wR5jVB-WPk_000417_000427.mp4", 0)
     put(folder / "val" / "air_drumming" / "3caPS4FHFF8_000036_000046.mp4", 1)
