@@ -39,7 +39,7 @@ from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
 from ..shards import Listing, parse_shard
-from ..urls import path_of
+from ..urls import is_url, path_of, public_name
 from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
 from .cutting import check_cutting, cut_clips
 from .formats import COCO, SidecarText, check_template, default_template
@@ -196,8 +196,9 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if request.rerank or folder or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
-    if not folder and (tars := [str(Path(output).absolute()) for output in outputs if is_tar(output)]):
-        folder = cache_path(model.identity, *tars, suffix=".index")
+    if not folder and (tars := [output for output in outputs if is_tar(output)]):
+        places = [public_name(tar) if is_url(tar) else str(Path(tar).absolute()) for tar in tars]
+        folder = cache_path(model.identity, *places, suffix=".index")
     vision, timeout = model.config.vision, request.files.timeout
     read = ReadRequest(sampling, segments, vision.image_size, None, model.config.preprocess, timeout)
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)

@@ -20,12 +20,14 @@ from ..errors import UsageError
 from ..files import digest, io_errors, open_binary, sample_key
 from ..journal import Task, dump
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..media.tars import open_tar
 from ..overwrite import write_output
+from ..urls import RemotePath
 from .records import Outcome, Record
 
 SHARD_SIZE = 10_000  # samples
 
-_NUMBER = re.compile(r"%0?[0-9]*d")
+_NUMBER = re.compile(r"%0?[0-9]{0,2}d")
 
 
 def check_shards(output: Path) -> None:
@@ -43,8 +45,8 @@ def shard_paths(output: Path, inputs: int, size: int) -> list[Path]:
 
 
 def surplus_shards(output: Path, count: int) -> list[Path]:
-    """Return the existing shards from this number on, which are not those of a run with `count` shards."""
-    if not (number := _NUMBER.search(output.name)):
+    """Return the existing shards from this number on, apart from those in stores: a run with `count` has no such."""
+    if not (number := _NUMBER.search(output.name)) or isinstance(output, RemotePath):
         return []
     before, after = output.name[: number.start()], output.name[number.end() :]
     named = re.compile(f"{re.escape(before)}([0-9]{{1,18}}){re.escape(after)}")
@@ -111,7 +113,7 @@ class Shards:
         """Return whether a shard is complete and exists with the content that it should have."""
         with suppress(OSError, tarfile.TarError):
             if not self._left[index]:
-                with tarfile.open(self.paths[index], "r:") as tar:
+                with open_tar(self.paths[index]) as (file, _), tarfile.open(fileobj=file, mode="r:") as tar:
                     expected = self._headers(index)
                     return tar.pax_headers == expected if expected else tar.next() is None
         return False

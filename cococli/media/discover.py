@@ -7,7 +7,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -20,11 +19,11 @@ from ..errors import UsageError
 from ..files import member_name
 from ..options import FileOptions
 from ..reporting import SILENT, Reporter
-from ..stores import has_magic, is_prefix, list_files, open_file, open_store
+from ..stores import has_magic, is_prefix, list_files, open_store
 from ..urls import WEB, RemotePath, is_url, public_name, remote_path, scheme_of
 from .lists import read_list, read_stdin
 from .pictures import reads_heif
-from .tars import TAR, clean_name, expand_braces, is_tar, read_members
+from .tars import TAR, clean_name, expand_braces, is_tar, open_tar, read_members
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -369,7 +368,7 @@ class _Finder:
         problems: list[str] = []
         empty, unsupported = tar.named, _unsupported_suffixes()
         try:
-            with _open_tar(path) as (file, container):
+            with open_tar(path) as (file, version):
                 for member in read_members(file, problems):
                     name = clean_name(member.name)
                     if not name.lower().endswith(_SUFFIXES + _UNSUPPORTED_SUFFIXES) or _is_hidden(name):
@@ -378,9 +377,9 @@ class _Finder:
                     if not self.filter.accepts(f"{shown}/{name}", tar.first_name, tar.top):
                         continue
                     span = member.offset, member.size, name
-                    inside: _File = member_name(str(container), *span)
-                    if isinstance(container, RemotePath):
-                        inside = remote_path(member_name(container.url, *span), container.version, str(inside))
+                    inside: _File = member_name(shown, *span)
+                    if isinstance(path, RemotePath):
+                        inside = remote_path(member_name(path.url, *span), version, str(inside))
                     if name.lower().endswith(unsupported):
                         self.unsupported.add(str(inside))
                     elif not (name.lower().endswith(_TRANSPORT_STREAMS) and _is_source(member.head(file))):
@@ -389,21 +388,6 @@ class _Finder:
             empty = True
         if empty or problems:
             yield path
-
-
-@contextmanager
-def _open_tar(path: _File) -> Iterator[tuple[BinaryIO, _File]]:
-    """Open a tar, and return its path, with its version if it is remote.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    if isinstance(path, RemotePath):
-        with open_file(path.url) as (remote, version):
-            yield remote, remote_path(path.url, version or path.version)
-    else:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib's may raise other errors
-            yield file, path
 
 
 def _unsupported_suffixes() -> tuple[str, ...]:

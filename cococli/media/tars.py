@@ -4,11 +4,14 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..errors import UsageError
 from ..files import os_reason
+from ..stores import open_file
+from ..urls import RemotePath
 
 TAR = ".tar"
 
@@ -49,6 +52,21 @@ def expand_braces(pattern: str) -> list[str]:
         return list(braceexpand(pattern))
     except ValueError:  # its braces are unbalanced
         return [pattern]
+
+
+@contextmanager
+def open_tar(path: str | Path) -> Iterator[tuple[BinaryIO, str]]:
+    """Open a tar; return its version, too, if it is remote. See `stores.Listed`.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(path, RemotePath):
+        with open_file(path.url) as (remote, version):
+            yield remote, version or path.version
+    else:
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib's may raise other errors
+            yield file, ""
 
 
 def read_members(file: BinaryIO, problems: list[str]) -> Iterator[TarMember]:
