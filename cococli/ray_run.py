@@ -180,8 +180,9 @@ def _plan(cluster: Cluster, request: ReadRequest, videos: int, nodes: list[dict[
             total[name] += amount
     options, gpus = cluster.engine, cluster.options.ray_gpus
     accelerator = _ACCELERATORS.get(options.device, "")
-    if options.device == AUTO and options.engine != "openvino":
-        accelerator = "NPU" if total["NPU"] and not total["GPU"] else "GPU" if total["GPU"] or gpus else ""
+    if options.device == AUTO:
+        found = {"torch": ("GPU",), "mindspore": ("NPU",), AUTO: ("GPU", "NPU")}.get(options.engine, ())
+        accelerator = next((name for name in found if total[name]), found[0] if found and gpus else "")
     if gpus == 0:
         accelerator = ""
     amount = gpus or 1.0

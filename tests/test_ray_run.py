@@ -16,12 +16,13 @@ import pytest
 from cococli.checkpoints.store import find_model
 from cococli.engines.sizes import Sizes
 from cococli.errors import UsageError
+from cococli.evaluation.score import score
 from cococli.media.clips import ReadRequest, Sampling, Segments
 from cococli.media.compute import FunctionComputer
 from cococli.options import ModelOptions, RayOptions
-from cococli.ray_run import check_cluster, compute_videos
+from cococli.ray_run import _plan, check_cluster, compute_videos
 from cococli.reporting import Reporter
-from cococli.requests import EmbedRequest
+from cococli.requests import EmbedRequest, ScoreRequest
 from cococli.retrieval.embed import embed
 from cococli.retrieval.index import Index
 
@@ -137,6 +138,17 @@ def hosts(cluster: Any) -> list[tuple[Any, int]]:
     return found
 
 
+def test_scores_equal_local_ones(cluster: Any, folder: Path, tmp_path: Path) -> None:
+    rows = [f"{path},a red circle\n" for path in sorted(folder.iterdir())]
+    (tmp_path / "captions.csv").write_text("".join(["path,caption\n", *rows]))
+    model = ModelOptions(model="shapes", engine="torch", precision="fp32", threads=1)
+    for name, ray in (("one", None), ("two", cluster.address)):
+        output = (f"{tmp_path / name}.jsonl",)
+        request = ScoreRequest(tmp_path / "captions.csv", output, model=model, cluster=RayOptions(ray))
+        assert len(score(request).failures) == 1
+    assert lines(tmp_path / "two.jsonl") == lines(tmp_path / "one.jsonl")
+
+
 def test_lost_actor_and_node_repeat_one_batch(cluster: Any, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -194,3 +206,46 @@ def test_lost_actor_and_node_repeat_one_batch(cluster: Any, tmp_path: Path) -> N
 def test_invalid_options_fail_before_starting(options: RayOptions, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_cluster(options, find_model("shapes"), ModelOptions())
+
+
+GPU_NODE, CPU_NODE, NPU_NODE = {"CPU": 16.0, "GPU": 8.0}, {"CPU": 16.0}, {"CPU": 32.0, "NPU": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "model", "most", "resources"),
+    [
+        ([CPU_NODE, CPU_NODE], RayOptions("auto"), {}, 7, {"num_cpus": 4}),
+        ([{"CPU": 2.0}], RayOptions("auto"), {}, 1, {"num_cpus": 1}),
+        ([CPU_NODE], RayOptions("auto", "2:9"), {"threads": 8}, 9, {"num_cpus": 8}),
+        ([GPU_NODE, CPU_NODE], RayOptions("auto"), {}, 8, {"num_cpus": 1, "num_gpus": 1.0}),
+        ([GPU_NODE], RayOptions("auto", ray_gpus=0.25), {}, 32, {"num_cpus": 1, "num_gpus": 0.25}),
+        ([GPU_NODE], RayOptions("auto", ray_gpus=0), {}, 3, {"num_cpus": 4}),
+        ([GPU_NODE], RayOptions("auto"), {"engine": "openvino"}, 3, {"num_cpus": 4}),
+        ([NPU_NODE], RayOptions("auto"), {}, 8, {"num_cpus": 1, "resources": {"NPU": 1.0}}),
+        ([{}], RayOptions("auto", "1:16", 1), {}, 16, {"num_cpus": 1, "num_gpus": 1}),  # nodes are yet to come
+    ],
+)
+def test_engines_take_what_nodes_have(
+    nodes: list[dict[str, float]], options: RayOptions, model: dict[str, Any], most: int, resources: dict[str, Any]
+) -> None:
+    chosen = check_cluster(options, find_model("shapes"), ModelOptions(**model))
+    assert chosen
+    plan = _plan(chosen, ReadRequest(Sampling(), Segments(), 224), 1_000_000, nodes)
+    assert (plan.most, plan.resources) == (most, resources)
+
+
+@pytest.mark.parametrize(
+    ("videos", "segments", "clips", "each"),
+    [
+        (10, "none", 1, 1),
+        (1000, "none", 32, 32),
+        (1_000_000, "none", 64, 200),
+        (10, "seconds", 64, 1),
+        (100_000, "seconds", 60, 20),
+    ],
+)
+def test_batches_are_whole_read_tasks(videos: int, segments: Any, clips: int, each: int) -> None:
+    chosen = check_cluster(RayOptions("auto", "12"), find_model("shapes"), ModelOptions())
+    assert chosen
+    plan = _plan(chosen, ReadRequest(Sampling(), Segments(segments, 2.0), 224), videos, [CPU_NODE])
+    assert (plan.clips, plan.videos) == (clips, each)
