@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from cococli.media.pool import VideoFailed
 from cococli.options import ModelOptions, RayOptions
 from cococli.reporting import Reporter
 
-BATCH = 16
 READERS = 2
 
 
@@ -70,9 +70,11 @@ def pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def chosen(model: str, precision: str, actors: int) -> ray_run.Cluster:
-    options = ModelOptions(engine="torch", precision=precision, batch_size=BATCH, threads=1, readers=READERS)  # type: ignore[arg-type]
-    found = ray_run.check_cluster(RayOptions("auto", str(actors)), find_model(model), options)
+def chosen(given: argparse.Namespace, actors: int) -> ray_run.Cluster:
+    options = ModelOptions(
+        engine="torch", precision=given.precision, batch_size=given.batch, threads=1, readers=READERS
+    )
+    found = ray_run.check_cluster(RayOptions("auto", str(actors)), find_model(given.model), options)
     assert found
     return found
 
@@ -96,18 +98,27 @@ def on_ray(
     paths: Sequence[Path], chosen: ray_run.Cluster, request: ReadRequest, make: Any, on_clip: Any = None
 ) -> tuple[float, float]:
     """Return the seconds of a run on the cluster from its first result on, and the number of results in them."""
-    first, done, results = 0.0, 0, ray_run.compute_videos(paths, chosen, request, sizes, make, Reporter())
+    batch = int(chosen.engine.batch_size)
+    choose = partial(sizes, batch)
+    first, done, results = 0.0, 0, ray_run.compute_videos(paths, chosen, request, choose, make, Notes())
     with closing(results):
         for _ in results:
             first = first or time.perf_counter()
             done += 1
             if on_clip:
                 on_clip(done)
-    return time.perf_counter() - first, done - BATCH
+    return time.perf_counter() - first, done - batch
 
 
-def sizes(choice: Any) -> Sizes:
-    return Sizes(BATCH, BATCH, READERS)
+class Notes(Reporter):
+    """Prints how busy the stages were."""
+
+    def note(self, text: str) -> None:
+        print(text)
+
+
+def sizes(batch: int, choice: Any = None) -> Sizes:
+    return Sizes(batch, batch, READERS)
 
 
 def throughput(given: argparse.Namespace) -> None:
@@ -117,7 +128,7 @@ def throughput(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, cluster(2):
         paths = pictures(Path(folder), given.clips)
         for actors in (1, 2):
-            seconds, clips = on_ray(paths, chosen(given.model, given.precision, actors), request, make)
+            seconds, clips = on_ray(paths, chosen(given, actors), request, make)
             print(f"{actors} engine{'s'[: actors - 1]}: {clips / seconds:.1f} clips/s")
 
 
@@ -129,7 +140,7 @@ def overhead(given: argparse.Namespace) -> None:
     found = find_model(given.model)
     engine = None
     if given.device_seconds < 0:
-        engine = open_engine(found, resolve_options(chosen(given.model, given.precision, 1).engine, found.config))
+        engine = open_engine(found, resolve_options(chosen(given, 1).engine, found.config))
     with tempfile.TemporaryDirectory() as folder:
         paths = pictures(Path(folder), given.clips)
         here, there = [], []
@@ -137,13 +148,13 @@ def overhead(given: argparse.Namespace) -> None:
             for _ in range(given.rounds):
                 done, first = 0, 0.0
                 with closing(
-                    compute_videos(paths, make(engine, sizes(None)), request, BATCH, readers=READERS)
+                    compute_videos(paths, make(engine, sizes(given.batch)), request, given.batch, readers=READERS)
                 ) as videos:
                     for _ in videos:
                         first = first or time.perf_counter()
                         done += 1
-                here.append((time.perf_counter() - first) / (done - BATCH) * 1000)
-                seconds, clips = on_ray(paths, chosen(given.model, given.precision, 1), request, make)
+                here.append((time.perf_counter() - first) / (done - given.batch) * 1000)
+                seconds, clips = on_ray(paths, chosen(given, 1), request, make)
                 there.append(seconds / clips * 1000)
     print(f"ms per clip: {min(here):.2f} here, {min(there):.2f} through Ray, {min(there) - min(here):+.2f}")
 
@@ -177,7 +188,7 @@ def driver_of(given: argparse.Namespace) -> None:
             options = ModelOptions(engine="torch", precision="fp32", threads=1)
             found = ray_run.check_cluster(RayOptions("auto", "1"), find_model("shapes"), options)
             assert found
-            results = ray_run.compute_videos(paths, found, request, sizes, stand_in(0.0), Reporter())
+            results = ray_run.compute_videos(paths, found, request, partial(sizes, 64), stand_in(0.0), Reporter())
             done = sum(1 for _ in results)
             seconds, spent = time.perf_counter() - started, time.process_time() - spent
         del journal
@@ -207,7 +218,7 @@ def recovery(given: argparse.Namespace) -> None:
             if done == len(paths) // 3:
                 nodes.remove_node(max(nodes.worker_nodes, key=has_engine), allow_graceful=False)
 
-        _, _ = on_ray(paths, chosen(given.model, given.precision, given.actors), request, make, lose)
+        _, _ = on_ray(paths, chosen(given, given.actors), request, make, lose)
     gaps = np.diff(times)
     at = len(paths) // 3 - 1
     print(f"{given.actors} engine(s), one node lost: no result for {max(gaps[at:]):.1f} s; all {len(times)} clips done")
@@ -225,6 +236,7 @@ def main() -> None:
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
         command.add_argument("--clips", type=int, default=clips)
+        command.add_argument("--batch", type=int, default=16)
         command.add_argument("--model", default="shapes")
         command.add_argument("--precision", default="fp32")
         command.add_argument("--device-seconds", type=float, default=-1 if function is throughput else 0.02)
