@@ -191,11 +191,9 @@ class Run:
         Raises:
             CocaError: One of them cannot be written.
         """
+        pages = [path for path in self.plan.files if path.suffix.lower() == PAGE]
         for path in self.plan.files:
-            if path.suffix.lower() == PAGE:
-                index = self.plan.index[0] if self.plan.index else None
-                write_page(path, self.in_order(), path.name, index, reporter=self.reporter)
-            elif path != self.plan.journal:
+            if path not in (self.plan.journal, *pages):
                 write(path, self.in_order(), self.plan.template, self.plan.style)
         for shards in self.shards:
             shards.finish()
@@ -203,6 +201,9 @@ class Run:
             missing = {video: path for video, path in names.items() if not path.exists()}
             for failure in write_sidecars(missing, self.in_order(), self.plan.style, self.plan.text):
                 raise CocaError(failure.error)
+        for path in pages:  # last, as they take longest
+            index = self.plan.index[0] if self.plan.index else None
+            write_page(path, self.in_order(), path.name, index, reporter=self.reporter)
 
     def complete(self) -> None:
         """Write the manifests of a shard if nothing is left to do.

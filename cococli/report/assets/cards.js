@@ -1,7 +1,7 @@
 /* Elements of records: cards, thumbnails, scores and timelines. Texts of records only ever become text nodes. */
 "use strict";
 
-const CAPTION_LINES = 118; // pixels of a card below its pictures
+const TEXT_HEIGHT = 118; // pixels of a card below its pictures
 
 /** Make an element; strings among the children become text. */
 function element(tag, attributes = {}, ...children) {

@@ -30,7 +30,7 @@ const grids = {
   cards: new VirtualGrid(byId("cards"), {
     make: makeCard,
     minimum: 264,
-    height: (width) => (width * 9) / 16 + CAPTION_LINES,
+    height: (width) => (width * 9) / 16 + TEXT_HEIGHT,
   }),
   videos: new VirtualGrid(byId("videos"), {
     make: (video) => makeVideoRow(video, openDetails),
