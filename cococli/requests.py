@@ -275,6 +275,17 @@ class ReportRequest:
     overwrite: Annotated[bool, Option("Replace a file that coca did not write.")] = False
 
 
+IndexModel = Annotated[
+    str | None,
+    Option(
+        "Model of the index, if it is not found by its name.",
+        metavar="NAME|PATH",
+        complete="model",
+        default_shown=False,
+        panel=MODEL,
+    ),
+]
+
 RESULTS = "Results"
 _MOST = 1_000_000_000  # results or steps, for example
 
@@ -362,16 +373,36 @@ class SearchRequest:
         float,
         Option("Least similarity of videos for --duplicates.", metavar="COSINE", minimum=-1, maximum=1, panel=ADVANCED),
     ] = 0.96
-    index_model: Annotated[
+    index_model: IndexModel = None
+    compute: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True)
+class ReviewRequest:
+    """Captions to review, and how the page that shows them is served."""
+
+    path: Annotated[
+        Path, Option("A .jsonl file of coca caption.", metavar="FILE.jsonl", default_shown=False, argument=True)
+    ]
+    index: Annotated[
+        Path | None,
+        Option("Index of the same videos, to search by sentences and pictures.", metavar="INDEX", default_shown=False),
+    ] = None
+    export: Annotated[
         str | None,
         Option(
-            "Model of the index, if it is not found by its name.",
-            metavar="NAME|PATH",
-            complete="model",
+            "Instead of serving the page, write the captions that were corrected or accepted as data for coca "
+            "finetune: a .csv file, a .json file in COCO's layout, or a folder of links with a .txt beside each.",
+            metavar="FILE|FOLDER/",
             default_shown=False,
-            panel=MODEL,
         ),
     ] = None
+    overwrite: Annotated[bool, Option("Overwrite an existing export.")] = False
+    port: Annotated[
+        int, Option("Port on 127.0.0.1.", metavar="N", minimum=0, maximum=65_535, default_shown="a free one")
+    ] = 0
+    browser: Annotated[bool, Option("Open the page in a browser.", flags=("--browser/--no-browser",))] = True
+    index_model: IndexModel = None
     compute: EngineOptions = field(default_factory=EngineOptions)
 
 

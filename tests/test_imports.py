@@ -18,7 +18,7 @@ FLOORS = (
     {"training"},
     {"runs"},
     {"evaluation"},
-    {"api", "merge"},
+    {"api", "merge", "review"},
     {"captioning"},
     {"report"},
     {"retrieval"},

@@ -78,6 +78,7 @@ _EFFECTS: tuple[tuple[tuple[str, ...], str, Callable[[Given], bool]], ...] = (
     (("karpathy", "images", "limit", "only"), "without --data", lambda given: bool(given.get("data"))),
     (("templates", "class_names"), "without --classes", lambda given: bool(given.get("classes"))),
     (("split",), "without --data or --predictions", lambda given: bool(given.get("data") or given.get("predictions"))),
+    (("port", "browser", "index"), "with --export", _no("export")),
     (_SEARCH, "with --only retrieval", lambda given: given.get("only") != "retrieval"),
     (_MODEL, "with --predictions", _no("predictions")),
     (("keep_download",), "with --from", lambda given: "source" not in given or given["source"] is None),

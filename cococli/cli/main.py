@@ -25,6 +25,7 @@ from .finetune import finetune
 from .merge import merge
 from .models import app as models
 from .report import report
+from .review import review
 from .schema import schema
 from .score import score
 from .search import search
@@ -48,6 +49,7 @@ app.command()(caption)
 app.command()(embed)
 app.command()(merge)
 app.command()(search)
+app.command()(review)
 app.command()(score)
 app.command()(report)
 app.command()(evaluate)

@@ -12,6 +12,7 @@ from ..options import JsonOutput, Option
 from ..reporting import Reporter
 from ..requests import SearchRequest
 from .command import command
+from .review import serve
 
 if TYPE_CHECKING:
     from ..retrieval.index import Entry
@@ -43,16 +44,26 @@ def search(
         bool, Option("Print each file's path once, terminated by NUL, for xargs -0.", flags=("--paths0", "-0"))
     ] = False,
     cut: Annotated[bool, Option("Print ffmpeg commands that cut out the moments, exact to the frame.")] = False,
+    show_page: Annotated[
+        bool, Option("Open the results in a browser, to play them and to search on.", flags=("--show",))
+    ] = False,
 ) -> int:
     """Find the moments that match a query, in an index that coca embed wrote."""
-    if as_json + paths0 + cut > 1:
-        raise UsageError("--json, --paths0 and --cut exclude each other", "choose one")
+    if as_json + paths0 + cut + show_page > 1:
+        raise UsageError("--json, --paths0, --cut and --show exclude each other", "choose one")
     if (duplicates or interactive) and (request.query or request.exclude):
         raise UsageError(f"{'--duplicates' if duplicates else '--interactive'} takes an index and no query")
-    if duplicates and (interactive or paths0 or cut):
-        raise UsageError("--duplicates cannot be combined with --interactive, --paths0 or --cut")
+    if duplicates and (interactive or paths0 or cut or show_page):
+        raise UsageError("--duplicates cannot be combined with --interactive, --paths0, --cut or --show")
+    if interactive and show_page:
+        raise UsageError("--interactive cannot be combined with --show", "the page of --show searches, too")
     if duplicates:
         return _show_duplicates(request, as_json, reporter)
+    if show_page:
+        from ..review.start import open_hits
+
+        serve(open_hits(request, reporter), reporter)
+        return 0
     show = _show_json if as_json else _show_paths if paths0 else _show_cuts if cut else _show_table
     if interactive:
         return _converse(request, show, reporter)

@@ -1,6 +1,7 @@
 """Recognition of the data set in a folder."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -93,7 +94,8 @@ def _json(path: Path, split: Split, images: Path | None) -> Dataset:
     folder = path.parent.parent if path.parent.name == "annotations" else path.parent
     if isinstance(content, dict) and "annotations" in content:
         named = _COCO.fullmatch(path.name)
-        return _coco(folder, split, {named[1] if named else split: [path]}, images)
+        dataset = _coco(folder, split, {named[1] if named else split: [path]}, images)
+        return dataset if named else replace(dataset, split=None)  # else one would validate on what one trains on
     if isinstance(pictures, list):
         return _karpathy_split(path, folder, split, images)
     raise UsageError(

@@ -68,7 +68,8 @@ def render(
     """
     jinja2 = load_jinja()
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(ASSETS), trim_blocks=True)
-    style = (ASSETS / "style.css").read_text("utf-8")
+    styles = ("style.css", *(("review.css",) if server else ()))
+    style = "".join((ASSETS / name).read_text("utf-8") for name in styles)
     scripts = [(ASSETS / name).read_text("utf-8") for name in (*SCRIPTS, *((REVIEW,) if server else ()))]
     data = {"title": title, "records": records, "map": map, "server": server}
     page: str = environment.get_template("page.html").render(

@@ -1,0 +1,1 @@
+"""Review of captions in a browser: edits, their export, and the server of the page."""
