@@ -71,10 +71,11 @@ def find_foreign(paths: Iterable[Path]) -> list[Path]:
     return [path for path, fingerprint in existing if fingerprint not in known]
 
 
-def refuse_foreign(*paths: Path, hint: str = "") -> None:
+def refuse_foreign(*paths: Path, name: Path | None = None, hint: str = "") -> None:
     """Refuse to replace files that coca did not write.
 
     Args:
+        name: What the user named, if the files are parts of it.
         hint: What to do instead; by default --overwrite is named.
 
     Raises:
@@ -82,7 +83,7 @@ def refuse_foreign(*paths: Path, hint: str = "") -> None:
     """
     for path in find_foreign(paths):
         raise UsageError(
-            f"{path} was not written by coca, or was changed since",
+            f"{name or path} was not written by coca, or was changed since",
             hint or "--overwrite replaces it; or move it away, or name another output",
         )
 
@@ -110,6 +111,11 @@ def write_output(*destinations: Path) -> Iterator[list[BinaryIO]]:
             if isinstance(destination, RemotePath):
                 upload(place, destination.url)
                 _remember(_existing(destination) or b"")
+
+
+def remember(path: Path) -> None:
+    """Remember that coca wrote a file."""
+    _remember(_fingerprint(path, path.stat()))
 
 
 def _identity(path: Path) -> object:

@@ -193,13 +193,22 @@ class EmbedRequest:
         tuple[str, ...],
         Option(
             "Output; repeat for several: a folder for an index that coca search reads, a .npz, .jsonl or .parquet "
-            "file, or - for JSONL on stdout.",
+            "file, a .lance table of LanceDB, or - for JSONL on stdout.",
             flags=("--output", "-o"),
             metavar="FOLDER/|FILE",
             default_shown=False,
             panel=OUTPUT,
         ),
     ] = ()
+    layout: Annotated[
+        Literal["index", "clip-retrieval"],
+        Option(
+            "Format of a folder: an index, or embeddings and metadata for clip-retrieval.",
+            flags=("--as",),
+            metavar="index|clip-retrieval",
+            panel=OUTPUT,
+        ),
+    ] = "index"
     texts: Annotated[
         tuple[Path, ...],
         Option("Also embed the lines of a text file; repeatable.", metavar="FILE", default_shown=False, panel=INPUT),

@@ -1,11 +1,9 @@
 """Embedding of videos, pictures and texts, to an index, files and stdout."""
 
-import json
 import os
-import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
 from ..errors import UsageError
-from ..files import check_regular, container_of, io_errors, os_reason, temporary_folder
+from ..files import check_regular, container_of, os_reason, temporary_folder
 from ..jobs import (
     Summary,
     choose_model,
@@ -35,7 +33,7 @@ from ..media.clips import ReadRequest, Sampling, parse_segments, read_clip
 from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute_videos
 from ..media.discover import discover
 from ..media.remote import local_copy
-from ..overwrite import refuse_foreign, write_output
+from ..overwrite import refuse_foreign
 from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest, ScoreRequest
@@ -45,27 +43,19 @@ from ..tables import load_pyarrow
 from ..tokenizer import tokenize
 from ..urls import RemotePath, is_url, path_of
 from .index import About, Entry, Index, IndexWriter, check_index, index_files, open_index
+from .vector_files import (
+    LANCE,
+    SUFFIXES,
+    Embedding,
+    check_lancedb,
+    files_of,
+    write_vectors,
+)
 
 ComputeVideos = Callable[[Sequence[Path]], Generator[Computed[np.ndarray], None, None]]  # on a cluster
 
 STDOUT = "-"
-SUFFIXES = (".npz", ".jsonl", ".parquet")
 TEXTS_AT_ONCE = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """A vector of the joint space and what it stands for."""
-
-    entry: Entry
-    vector: np.ndarray  # [D] float32 or float16, L2-normalized
-    model: str
-
-    def to_json(self) -> str:
-        """Return one line of ASCII, with the shortest numbers that identify the vector."""
-        fields = {**self.entry.fields(), "model": self.model, "vector": [float(str(x)) for x in self.vector]}
-        # An undecodable byte of a path stands as a lone surrogate.
-        return json.dumps(fields)
 
 
 def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
@@ -93,7 +83,9 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
     model = choose_model(options.model)
     choice = check_cluster(request.cluster, model, options) or resolve_options(options, model.config)
     named = [_output_of(shard, output) for output in request.output] if shard else request.output
-    outputs = parse_outputs(named, repr((model.identity, request.half)))
+    if request.layout == "clip-retrieval" and request.paths and request.texts:
+        raise UsageError("clip-retrieval keeps pictures and texts apart", "embed --texts into another folder")
+    outputs = parse_outputs(named, repr((model.identity, request.half)), request.layout)
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     _protect(request, outputs, about, videos, model, reporter)
     reporter.checked()
@@ -341,21 +333,23 @@ class Outputs:
     """Destinations of embeddings."""
 
     index: Path | None  # a folder, in the cache if only files were named; None if only stdout was
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # LanceDB tables and folders of clip-retrieval among them
     stdout: bool
 
     @property
     def written(self) -> list[tuple[str, Path]]:
         """Every file that may be written, with how the user named it."""
         index = [*index_files(self.index), self.index / MANIFEST] if self.index else []
-        return [*((f"-o {path}", path) for path in self.files), *((str(path), path) for path in index)]
+        files = [(f"-o {path}", file) for path in self.files for file in files_of(path)]
+        return [*files, *((str(path), path) for path in index)]
 
 
-def parse_outputs(outputs: Sequence[str], kind: str) -> Outputs:
-    """Tell folders, which are indexes, from files.
+def parse_outputs(outputs: Sequence[str], kind: str, layout: str = "index") -> Outputs:
+    """Tell folders from files.
 
     Args:
         kind: Identifies the model and the type of the vectors, which runs that share an index in the cache must share.
+        layout: What folders are, `index` or `clip-retrieval`.
 
     Raises:
         UsageError: Nothing or more than one folder is named, or a file that cannot be written or of an unknown format.
@@ -367,8 +361,11 @@ def parse_outputs(outputs: Sequence[str], kind: str) -> Outputs:
     files = tuple(path_of(output) for output in named if not _is_folder(output))
     if len(folders) > 1:
         raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
+    if layout == "clip-retrieval":
+        load_pyarrow()
+        folders, files = [], (*folders, *files)
     for path in files:
-        _check_file(path)
+        _check_file(path, layout)
     index = folders[0] if folders else None
     if files and not folders:
         places = [str(path) if isinstance(path, RemotePath) else os.path.realpath(path) for path in files]
@@ -384,19 +381,28 @@ def _output_of(shard: Shard, output: str) -> str:
 
 
 def _is_folder(output: str) -> bool:
-    return not is_url(output) and (output.endswith("/") or not Path(output).suffix or Path(output).is_dir())
+    path = Path(output)
+    if is_url(output) or path.suffix.lower() == LANCE:
+        return False
+    return output.endswith("/") or not path.suffix or path.is_dir()
 
 
-def _check_file(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES:
+def _check_file(path: Path, layout: str) -> None:
+    suffix = path.suffix.lower()
+    is_folder = suffix == LANCE or (layout == "clip-retrieval" and _is_folder(str(path)))
+    if suffix not in SUFFIXES and not is_folder:
         hint = f"end its name in {', '.join(SUFFIXES)}, or in / for an index"
         if isinstance(path, RemotePath):
             hint = f"end its name in {', '.join(SUFFIXES)}; an index is a folder on this machine"
         raise UsageError(f"cannot tell the format of {path}", hint)
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a file")
-    if path.suffix.lower() == ".parquet":
+    if path.exists() and path.is_dir() != is_folder:
+        raise UsageError(f"{path} is not a {'folder' if is_folder else 'file'}")
+    if suffix == ".parquet":
         load_pyarrow()
+    if suffix == LANCE:
+        check_lancedb()
+        if isinstance(path, RemotePath):
+            raise UsageError(f"{path} is not on this machine", "LanceDB's tables are written to a folder here")
     if isinstance(path, RemotePath):
         check_writable(path.url)
         return
@@ -417,7 +423,8 @@ def _protect(
     if outputs.index:
         check_index(outputs.index, about, request.dtype, request.run.overwrite)
     if not request.run.overwrite:
-        refuse_foreign(*outputs.files)
+        for path in outputs.files:
+            refuse_foreign(*files_of(path), name=path)
     read = [*set(map(container_of, videos)), *list_files(request.paths), *request.texts]
     protect_files(outputs.written, read, model, request.run.log_file, reporter)
 
@@ -434,57 +441,3 @@ def _write_outputs(outputs: Outputs, folder: Path, tasks: Sequence[Task], report
     if outputs.stdout:
         for entry, vector in zip(entries, vectors, strict=True):
             reporter.record(Embedding(entry, vector, index.about.model))
-
-
-def write_vectors(path: Path, entries: Sequence[Entry], vectors: np.ndarray, about: About) -> None:
-    """Write vectors [K, D] and their entries to a file, complete or not at all, in the format of its suffix.
-
-    `.npz` holds arrays of K rows: `vectors`, `video`, `start`, `end` and `text`; JSONL and Parquet have a row for each.
-    All name the model, as vectors of two models cannot be compared; `.npz` and the metadata of Parquet also have the
-    other facts of `index.json`.
-
-    Raises:
-        CocaError: The file cannot be written.
-    """
-    facts = asdict(about)
-    del facts["version"]
-    with io_errors("write", path), write_output(path) as (file,):
-        if path.suffix.lower() == ".npz":
-            _write_npz(file, {"vectors": vectors, **_columns(entries)} | {k: np.array(v) for k, v in facts.items()})
-        elif path.suffix.lower() == ".parquet":
-            _write_parquet(file, entries, vectors, facts)
-        else:
-            for entry, vector in zip(entries, vectors, strict=True):
-                file.write(f"{Embedding(entry, vector, about.model).to_json()}\n".encode())
-
-
-def _columns(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
-    """Return the columns of tables, as arrays that load without pickle."""
-    return {
-        "video": np.array([_encodable(entry.video) for entry in entries], np.str_),
-        "start": np.array([entry.start for entry in entries], np.float64),
-        "end": np.array([entry.end for entry in entries], np.float64),
-        "text": np.array([entry.text for entry in entries], np.str_),
-    }
-
-
-def _write_npz(file: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    # Unlike np.savez, this closes the file when the disk is full.
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _write_parquet(file: Any, entries: Sequence[Entry], vectors: np.ndarray, facts: Mapping[str, Any]) -> None:
-    pyarrow, parquet = load_pyarrow()
-    flat = pyarrow.array(np.ascontiguousarray(vectors).reshape(-1))
-    columns = {name: pyarrow.array(column) for name, column in _columns(entries).items()}
-    columns["model"] = pyarrow.array([facts["model"]] * len(entries), pyarrow.string())
-    columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    parquet.write_table(pyarrow.table(columns, metadata={"coca": json.dumps(facts)}), file)
-
-
-def _encodable(path: str) -> str:
-    """Spell out bytes of a path that are not UTF-8."""
-    return path.encode(errors="backslashreplace").decode()

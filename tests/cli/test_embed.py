@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import stored_models
 from cli.fork_server import start
+from pyarrow import parquet
 
 import cococli
 from cococli.retrieval.index import About, Index, open_index
@@ -160,7 +161,7 @@ def test_other_models_are_refused_before_loading(coca, few: Path, tmp_path: Path
         (
             ["few", "-o", "out.csv"],
             "cannot tell the format of out.csv",
-            "end its name in .npz, .jsonl, .parquet, or in / for an index",
+            "end its name in .npz, .jsonl, .parquet, .lance, or in / for an index",
         ),
         (["few", "-o", "."], ". is not an index, and not empty", "name a new folder with -o"),
         (["--texts", "none.txt", "-o", "index/"], "cannot read none.txt: No such file or directory", ""),
@@ -173,3 +174,54 @@ def test_invalid_options_fail_before_loading(coca, few: Path, arguments: list[st
     assert run.stderr == f"error: {message}\n" + f"hint: {hint}\n" * bool(hint)
     assert (run.stdout, run.returncode) == ("", 2)
     assert sorted(few.parent.rglob("*")) == before
+
+
+def test_lancedb_finds_vectors(coca, few: Path, tmp_path: Path) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    (few / "broken.mp4").unlink()
+    (tmp_path / "db").mkdir()
+    index, table = tmp_path / "index", tmp_path / "db" / "clips.lance"
+    command = ["embed", few, "-o", table]
+    for _ in range(2):
+        run = coca(*command, "-o", f"{index}/")
+        assert (run.returncode, "WARN" in run.stderr) == (0, False)
+    written = lancedb.connect(tmp_path / "db").open_table("clips")
+    vectors = Index(index).vectors
+    rows = written.to_arrow().to_pylist()
+    assert [Path(row["video"]).stem for row in rows] == ["grows", "moves"]
+    np.testing.assert_array_equal(np.array([row["vector"] for row in rows], np.float32), vectors)
+    found = written.search(vectors[1]).metric("cosine").limit(1).to_list()
+    assert Path(found[0]["video"]).stem == "moves"
+    assert json.loads(written.schema.metadata[b"coca"])["model"] == "shapes"
+
+    written.add(written.to_arrow())
+    refused = coca(*command)
+    assert (refused.returncode, f"error: {table} was not written by coca" in refused.stderr) == (2, True)
+    assert coca(*command, "--overwrite").returncode == 0
+    assert lancedb.connect(tmp_path / "db").open_table("clips").count_rows() == 2
+
+
+def test_clip_retrieval_layout(coca, few: Path, tmp_path: Path) -> None:
+    (few / "broken.mp4").unlink()
+    folder, index, texts = tmp_path / "emb", tmp_path / "index", tmp_path / "texts.txt"
+    texts.write_text("a red circle\na blue square\n")
+    command = ["embed", few, "-o", f"{folder}/", "--as", "clip-retrieval"]
+    assert coca(*command).returncode == 0
+    assert coca("embed", few, "-o", f"{index}/").returncode == 0
+    np.testing.assert_array_equal(np.load(folder / "img_emb" / "img_emb_0.npy"), Index(index).vectors)
+    metadata = parquet.read_table(folder / "metadata" / "metadata_0.parquet").to_pydict()
+    assert metadata["image_path"] == [str(few / "grows.mp4"), str(few / "moves.mp4")]
+    assert (metadata["caption"], metadata["end"]) == (["", ""], [4.0, 4.0])
+    again = coca(*command)
+    assert again.stderr.startswith("2 of 2 inputs already embedded")
+
+    other = tmp_path / "text"
+    assert coca("embed", "--texts", texts, "-o", f"{other}/", "--as", "clip-retrieval").returncode == 0
+    assert np.load(other / "text_emb" / "text_emb_0.npy").shape == (2, 96)
+    assert parquet.read_table(other / "metadata" / "metadata_0.parquet").to_pydict() == {
+        "caption": ["a red circle", "a blue square"]
+    }
+    (folder / "metadata" / "metadata_0.parquet").write_bytes(b"mine")
+    refused = coca(*command)
+    assert (refused.returncode, f"error: {folder} was not written by coca" in refused.stderr) == (2, True)
+    assert coca(*command, "--texts", texts).returncode == 2

@@ -25,9 +25,7 @@ from cococli.options import ModelOptions
 from cococli.reporting import Reporter
 from cococli.requests import EmbedRequest
 from cococli.retrieval.embed import (
-    SUFFIXES,
     TEXTS_AT_ONCE,
-    Embedding,
     Outputs,
     embed,
     embed_file,
@@ -36,9 +34,9 @@ from cococli.retrieval.embed import (
     embedding_computer,
     parse_outputs,
     read_texts,
-    write_vectors,
 )
 from cococli.retrieval.index import About, Entry, Index
+from cococli.retrieval.vector_files import SUFFIXES, Embedding, write_vectors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOVES, GROWS, APPEARS = (EXAMPLES / f"{name}.mp4" for name in ("moves", "grows", "appears"))
@@ -272,7 +270,7 @@ def test_impossible_outputs_are_refused(tmp_path: Path) -> None:
     assert refused("one/", "two/") == ("-o names two folders: one and two", "one run fills one index")
     assert refused("out.csv") == (
         "cannot tell the format of out.csv",
-        "end its name in .npz, .jsonl, .parquet, or in / for an index",
+        "end its name in .npz, .jsonl, .parquet, .lance, or in / for an index",
     )
     for parent in ("missing", "file"):
         path = tmp_path / parent / "out.npz"
@@ -334,7 +332,7 @@ def test_every_float_is_written_exactly(vector: np.ndarray) -> None:
     np.testing.assert_array_equal(np.array(json.loads(line)["vector"], np.float32), vector)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != ".lance"])
 def test_empty_files_are_valid(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     write_vectors(path, [], VECTORS[:0], ABOUT)
@@ -346,7 +344,7 @@ def test_empty_files_are_valid(tmp_path: Path, suffix: str) -> None:
     assert shapes[suffix]() == (0, 7)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != ".lance"])
 def test_full_disk_keeps_the_existing_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     path.write_text("mine")
