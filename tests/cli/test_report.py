@@ -54,6 +54,13 @@ def test_page_alone_is_resumed_and_rewritten(coca, videos: Path) -> None:
     assert data_of(Path("page.html")) == first
 
 
+def test_page_of_failures_has_no_map(coca, videos: Path) -> None:
+    run = coca("caption", "videos/a broken.mp4", "-o", "page.html", "-o", "out.csv", "--embed", "index")
+    assert (run.returncode, Path("out.csv").exists()) == (1, True)
+    page = data_of(Path("page.html"))
+    assert ([record["status"] for record in page["records"]], page["map"]) == (["error"], None)
+
+
 def test_moved_files_are_found_by_root(coca, videos: Path) -> None:
     coca("caption", "videos/grows.mp4", "-o", "out.jsonl")
     videos.rename("elsewhere")
