@@ -26,12 +26,14 @@ from .engines.base import Engine
 from .engines.choice import check_options, open_engine, resolve_options
 from .engines.sizes import Sizes
 from .errors import CocaError, ModelError, UsageError
+from .files import container_of
 from .media.clips import Clip, ReadRequest
 from .media.compute import Computed, Computer, FittingComputer, clip_seed
 from .media.pool import ClipRead, NotReady, VideoFailed, VideoRead, VideoReader
 from .options import AUTO, ModelOptions, RayOptions
 from .reporting import Reporter
 from .settings import debugging
+from .urls import RemotePath
 
 MakeComputer = Callable[[Engine[Any], Sizes], Computer[Any]]  # can be pickled
 ChooseSizes = Callable[..., Sizes]  # of a choice
@@ -104,17 +106,17 @@ def _connected(address: str, reporter: Reporter) -> Iterator[Any]:
         handler = signal.getsignal(signal.SIGTERM)  # which Ray replaces
         try:
             with nullcontext() if debugging() else _muted():
-                ray.init(address, logging_level=logging.ERROR, log_to_driver=debugging())
+                context = ray.init(address, logging_level=logging.ERROR, log_to_driver=debugging())
         except (ConnectionError, ValueError, RuntimeError) as error:
             hint = "start one with ray start --head, or use --ray local"
             raise UsageError(f"--ray {address}: {_first_line(error)}", hint) from None
         finally:
             if signal.getsignal(signal.SIGTERM) is not handler:
                 signal.signal(signal.SIGTERM, handler)
+        if url := context.dashboard_url:
+            reporter.note(f"Ray dashboard: http://{url}")
     logging.getLogger("ray.data").setLevel(logging.INFO if debugging() else logging.CRITICAL)
     try:
-        if url := ray._private.worker.get_dashboard_url():
-            reporter.note(f"Ray dashboard: {url if '://' in url else f'http://{url}'}")
         yield ray
     finally:
         if joined:
@@ -215,6 +217,7 @@ class _Item:
     end: VideoRead | VideoFailed | None  # after the last clip of the video
     reader: str
     seconds: float  # that reading took
+    missing: str = ""  # name of the node if the file is not there
 
 
 class _Batch(NamedTuple):
@@ -264,9 +267,15 @@ def _read_video(number: int, path: Path, request: ReadRequest) -> Iterator[_Item
         if held or last:
             clip, pixels = (held.clip, held.pixels) if held else (None, None)
             seed, seconds = clip_seed(path, count - 1), time.perf_counter() - started
-            yield _Item(number, count - 1, seed, clip, pixels, last, _identity(), seconds)
+            missing = "" if clip or _is_here(path) else os.uname().nodename
+            yield _Item(number, count - 1, seed, clip, pixels, last, _identity(), seconds, missing)
             started = time.perf_counter()
         held = event if isinstance(event, ClipRead) else None
+
+
+def _is_here(path: Path) -> bool:
+    """Return whether a file is on this machine, as far as it should be."""
+    return isinstance(path, RemotePath) or container_of(path).exists()
 
 
 class _Actor:
@@ -427,6 +436,9 @@ def compute_videos(
                     noted.add(note)
                     reporter.note(note)
             for item in batch.items:
+                if item.missing and _is_here(paths[item.video]):
+                    why = f"not found on {item.missing}, as all nodes need the inputs"
+                    item = replace(item, end=VideoFailed(item.video, why, transient=True))
                 videos[item.video].add(item)
                 if videos[item.video].complete:
                     yield videos.pop(item.video).computed(item.video)
