@@ -1,5 +1,6 @@
 """Help pages, and warnings about flags without effect."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_every_command_has_own_examples() -> None:
 def test_examples_can_be_typed(context: typer.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for line in examples_of(context.command):
-        command, words = COCA, shlex.split(line.partition(" | ")[0])[1:]
+        command, words = COCA, shlex.split(re.split(" [|>] ", line)[0])[1:]
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         command.make_context("coca", words)

@@ -287,6 +287,7 @@ def test_config_shows_places_environment_and_settings(coca, home: Path, monkeypa
         'caption   model   "tiny"  COCA_MODEL',
         "caption   beams   3       config.toml",
         'embed     model   "tiny"  COCA_MODEL',
+        'score     model   "tiny"  COCA_MODEL',
         'evaluate  model   "tiny"  COCA_MODEL',
         'finetune  model   "tiny"  COCA_MODEL',
         'bench     model   "tiny"  COCA_MODEL',
