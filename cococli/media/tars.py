@@ -85,6 +85,8 @@ def read_members(file: BinaryIO, problems: list[str]) -> Iterator[TarMember]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
+                if member.size < 0:  # which leads back, perhaps to itself
+                    raise tarfile.TarError
                 end = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # a tar of a million samples fills gigabytes
                 if member.offset_data + member.size > size:

@@ -513,6 +513,15 @@ def folder_of_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_sizes_in_tars_cannot_lead_back(folder: Path) -> None:
+    content = bytearray(write_tar(folder / "t.tar", [("1.jpg", b"123"), ("2.jpg", b"123")]).read_bytes())
+    content[1024 + 124 : 1024 + 136] = (-1024).to_bytes(12, "big", signed=True)
+    content[1024 + 148 : 1024 + 156] = b" " * 8
+    content[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(content[1024:1536])
+    (folder / "t.tar").write_bytes(content)
+    assert names("t.tar") == ["t.tar/@512+3/1.jpg", "t.tar"]
+
+
 def test_tars_stand_for_what_they_hold(folder: Path) -> None:
     png = ("2.png", b"x")
     write_tar(
