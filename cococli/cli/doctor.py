@@ -38,8 +38,8 @@ def doctor(reporter: console.ConsoleReporter, context: typer.Context, as_json: J
     problems = [check for check in checks if check.status in ("problem", "broken")]
     console.result("problems" if problems else "no problems found")
     for check in problems:
-        console.result(f"{check.section}, {check.name}: {check.value}")
-        console.result(f"  fix: {check.fix}")
+        console.result(console.printable(f"{check.section}, {check.name}: {check.value}"))
+        console.result(console.printable(f"  fix: {check.fix}"))
     return int(broken)
 
 
