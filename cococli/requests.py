@@ -52,9 +52,10 @@ class CaptionRequest:
     output: Annotated[
         tuple[str, ...],
         Option(
-            "Output file; repeat for several formats: .jsonl, .csv, .txt, .parquet, .html or .json (COCO's results) "
-            "for all videos, shards/%06d.tar for WebDataset, .srt or .vtt for one video, a folder for the subtitles or "
-            "text of each, - for stdout. By default captions are printed, as JSONL in a pipe.",
+            "Output file, perhaps of a store; repeat for several formats: .jsonl, .csv, .txt, .parquet, .html or .json "
+            "(COCO's results) for all videos, out/%05d.parquet or .jsonl for numbered files, shards/%06d.tar for "
+            "WebDataset, .srt or .vtt for one video, a folder for the subtitles or text of each, - for stdout. By "
+            "default captions are printed, as JSONL in a pipe.",
             flags=("--output", "-o"),
             metavar="FILE|FOLDER/",
             default_shown=False,
@@ -123,7 +124,7 @@ class CaptionRequest:
     ] = 7.0
     shard_size: Annotated[
         int,
-        Option("Inputs of each tar of -o shards/%06d.tar.", metavar="N", minimum=1, maximum=1_000_000, panel=OUTPUT),
+        Option("Inputs of each numbered file.", metavar="N", minimum=1, maximum=1_000_000, panel=OUTPUT),
     ] = 10_000
     embed: Annotated[
         Path | None,

@@ -239,9 +239,9 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")
-    for output in plan.tars:
+    for output in plan.sharded:
         if left := surplus_shards(output, len(shard_paths(output, len(plan.videos), plan.shard_size))):
-            reporter.warning(f"{len(left)} tars of a run with more shards will remain (first: {left[0]})")
+            reporter.warning(f"{len(left)} files of a run with more shards will remain (first: {left[0]})")
     if listing:
         reporter.note(listing.describe())
     return CaptionJob(request, plan, read, model, choice, cluster, bool(problems))

@@ -18,6 +18,7 @@ from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..urls import RemotePath, is_url, public_name, remote_path
 from .formats import COCO, PAGE, SUBTITLES, SUFFIXES, TEXT
+from .record_shards import FORMATS
 from .webdataset import check_shards
 
 STDOUT = "-"
@@ -81,7 +82,8 @@ def _check(output: str, videos: Sequence[Path], suffix: str) -> None:
 
 def _check_remote(url: str, videos: Sequence[Path]) -> None:
     if url.endswith("/"):
-        raise UsageError(f"-o {public_name(url)} is a folder of a store", "name a file, as -o s3://bucket/out.jsonl")
+        hint = f"number the files, as -o {public_name(url)}%05d.parquet or .jsonl"
+        raise UsageError(f"-o {public_name(url)} is a folder of a store", hint)
     _check_format(remote_path(url), videos)
     check_writable(url)
 
@@ -108,7 +110,7 @@ def _check_format(path: Path, videos: Sequence[Path]) -> None:
         load_pyarrow()
     if suffix == PAGE:
         load_jinja()
-    if suffix == TAR:
+    if suffix in (TAR, *FORMATS):
         check_shards(path)
     if suffix == COCO:
         _check_ids(videos)

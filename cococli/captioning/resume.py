@@ -20,6 +20,7 @@ from ..stores import read_file
 from ..urls import RemotePath, is_url, path_of, public_name
 from .formats import CAPTION_ONLY, PAGE, PLAIN, STANDARD, SidecarText, content, write, write_sidecars
 from .outputs import STDOUT, beside, is_folder, mirrored
+from .record_shards import RecordShards, is_manifest, is_numbered, manifest_path
 from .records import Outcome, from_json
 from .report import write_page
 from .subtitles import CueStyle
@@ -41,7 +42,8 @@ class Plan:
         text: Treatment of text in these files.
         cut_to: Folder of clips that are cut out, each with its caption.
         folders: Folders that the user named, for `outputs.mirrored`.
-        shard_size: Inputs of a tar, where an output is `shards/%06d.tar`. Such outputs need an index.
+        shard_size: Inputs of a numbered file, where an output is `shards/%06d.tar`, which needs an index, or
+            `out/%05d.parquet`.
         index: Folder that takes the embeddings, how they are made, and their dimension.
         listing: All inputs, if the videos are those of one shard. Outputs are those of the shard.
     """
@@ -66,12 +68,18 @@ class Plan:
     def files(self) -> list[Path]:
         """Output files with the records of all videos."""
         named = [path_of(output) for output in self.outputs if output != STDOUT and not is_folder(output)]
-        return [path for path in named if not is_tar(path)]
+        return [path for path in named if not is_tar(path) and not is_numbered(str(path))]
 
     @property
-    def tars(self) -> list[Path]:
-        """Outputs that are WebDataset shards, as `shards/%06d.tar`."""
-        return [path_of(output) for output in self.outputs if is_tar(output) and not is_folder(output)]
+    def sharded(self) -> list[Path]:
+        """Outputs that are numbered files, as `shards/%06d.tar` and `out/%05d.parquet`."""
+        named = [output for output in self.outputs if not is_folder(output)]
+        return [path_of(output) for output in named if is_tar(output) or is_numbered(output)]
+
+    @property
+    def shard_manifests(self) -> list[Path]:
+        """Manifests of those that hold records."""
+        return [manifest_path(output) for output in self.sharded if not is_tar(output)]
 
     @property
     def journal(self) -> Path | None:
@@ -112,8 +120,8 @@ class Plan:
     @property
     def written(self) -> Iterator[tuple[str, Path]]:
         """Files that the run may write, each with its name in messages."""
-        shards = [path for output in self.tars for path in shard_paths(output, len(self.videos), self.shard_size)]
-        yield from ((f"-o {path}", path) for path in (*self.files, *shards))
+        shards = [path for output in self.sharded for path in shard_paths(output, len(self.videos), self.shard_size)]
+        yield from ((f"-o {path}", path) for path in (*self.files, *shards, *self.shard_manifests))
         if self.journal and self.journal not in self.files:
             yield "the journal", self.journal
         yield from ((str(path), path) for files in self.sidecars for path in files.values())
@@ -149,7 +157,12 @@ class Run:
             return self.index.vectors_of(name)
 
         done, size = {task.name for task in self.tasks if self.is_done(task)}, self.plan.shard_size
-        self.shards = [Shards(tar, self.tasks, size, done, self.outcomes, vectors) for tar in self.plan.tars]
+        self.shards = [
+            Shards(output, self.tasks, size, done, self.outcomes, vectors)
+            if is_tar(output)
+            else RecordShards(output, self.tasks, size, done, self.outcomes)
+            for output in self.plan.sharded
+        ]
 
     @property
     def todo(self) -> list[Task]:
@@ -300,18 +313,21 @@ def _refuse_foreign(plan: Plan) -> None:
         UsageError: Such a file would be replaced.
     """
     tables = [path for path in plan.files if path != plan.journal]
-    tars = [path for output in plan.tars for path in shard_paths(output, len(plan.videos), plan.shard_size)]
+    shards = [path for output in plan.sharded for path in shard_paths(output, len(plan.videos), plan.shard_size)]
+    manifests = plan.shard_manifests
     sidecars = {path: str(video) for files in plan.sidecars for video, path in files.items()}
-    checked = [*tables, *tars, *(sidecars if plan.text.existing is None else ())]
+    checked = [*tables, *shards, *manifests, *(sidecars if plan.text.existing is None else ())]
     if plan.overwrite or not (foreign := find_foreign(checked)):
         return
     run = _state(plan)
     done = {task.name for task in run.tasks if run.is_done(task)}
-    current = {path for shards in run.shards for index, path in enumerate(shards.paths) if shards.is_current(index)}
+    current = {path for output in run.shards for index, path in enumerate(output.paths) if output.is_current(index)}
     for path in foreign:
         if path in sidecars:
             harmless = sidecars[path] in done
-        elif path in tars:
+        elif path in manifests:
+            harmless = is_manifest(path)
+        elif path in shards:
             harmless = path in current
         else:
             # The thumbnails of a page are not read just to compare it.

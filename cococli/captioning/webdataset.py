@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..files import digest, io_errors, open_binary, sample_key
 from ..journal import Task, dump
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..media.remote import local_copy
 from ..media.tars import open_tar
 from ..overwrite import write_output
 from ..urls import RemotePath
@@ -27,18 +28,18 @@ from .records import Outcome, Record
 
 SHARD_SIZE = 10_000  # samples
 
-_NUMBER = re.compile(r"%0?[0-9]{0,2}d")
+NUMBER = re.compile(r"%0?[0-9]{0,2}d")
 
 
 def check_shards(output: Path) -> None:
     """Raise a UsageError if a name has several numbers."""
-    if len(_NUMBER.findall(output.name)) > 1:
+    if len(NUMBER.findall(output.name)) > 1:
         raise UsageError(f"{output} has several numbers", "write it as in shards/%06d.tar")
 
 
 def shard_paths(output: Path, inputs: int, size: int) -> list[Path]:
     """Return the shards of a name as `shards/%06d.tar`; one without a number is a single tar."""
-    if not (number := _NUMBER.search(output.name)):
+    if not (number := NUMBER.search(output.name)):
         return [output]
     before, after = output.name[: number.start()], output.name[number.end() :]
     return [output.with_name(f"{before}{number[0] % index}{after}") for index in range(-(-inputs // size))]
@@ -46,7 +47,7 @@ def shard_paths(output: Path, inputs: int, size: int) -> list[Path]:
 
 def surplus_shards(output: Path, count: int) -> list[Path]:
     """Return the existing shards from this number on, apart from those in stores: a run with `count` has no such."""
-    if not (number := _NUMBER.search(output.name)) or isinstance(output, RemotePath):
+    if not (number := NUMBER.search(output.name)) or isinstance(output, RemotePath):
         return []
     before, after = output.name[: number.start()], output.name[number.end() :]
     named = re.compile(f"{re.escape(before)}([0-9]{{1,18}}){re.escape(after)}")
@@ -73,7 +74,7 @@ class Shards:
         outcomes: Mapping[str, list[Outcome]],
         vectors: Callable[[str], np.ndarray],
     ) -> None:
-        size = size if _NUMBER.search(output.name) else max(len(tasks), 1)
+        size = size if NUMBER.search(output.name) else max(len(tasks), 1)
         self.paths = shard_paths(output, len(tasks), size)
         self._parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         self._part_of = {task.name: index // size for index, task in enumerate(tasks)}
@@ -135,7 +136,8 @@ class Shards:
             headers = self._headers(index)
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
                 for task, records in self._samples(index):
-                    _add(tar, self._keys[task.name], records, self._vectors(task.name))
+                    with local_copy(task.path) as source:
+                        _add(tar, self._keys[task.name], source, records, self._vectors(task.name))
                     tar.members.clear()  # type: ignore[attr-defined]  # headers of what is written fill the memory
 
 
@@ -146,9 +148,8 @@ def _sample_keys(tasks: Sequence[Task]) -> dict[str, str]:
     return {name: key if key and counts[key] == 1 else f"{key}-{digest(name, 8)}" for name, key in keys.items()}
 
 
-def _add(tar: tarfile.TarFile, key: str, records: Sequence[Record], vectors: np.ndarray) -> None:
+def _add(tar: tarfile.TarFile, key: str, source: Path, records: Sequence[Record], vectors: np.ndarray) -> None:
     """Add a sample. A video of several segments has a line of text, an object and a vector for each."""
-    source = Path(records[0].video)
     suffix = source.suffix.lower()
     if suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         suffix = ".mp4" if records[0].end else ".jpg"

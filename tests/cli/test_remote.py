@@ -1,7 +1,10 @@
 """Commands read from and write to web servers and S3."""
 
 import csv
+import io
 import json
+import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,53 @@ def test_outputs_go_to_stores(coca, s3: S3, folder: Path) -> None:
     run = coca("caption", EXAMPLES, *outputs, "--frames", "multi", *OPTIONS)
     assert run.stderr.startswith("error: s3://bucket/out/a.jsonl was not written by coca")
     assert s3.read("out/a.jsonl") == b"mine"
+
+
+@pytest.mark.parametrize("where", ["out/", "s3://bucket/numbered/"])
+def test_numbered_files_are_listed_once_complete(coca, s3: S3, folder: Path, where: str) -> None:
+    (folder / "out").mkdir()
+
+    def read(name: str) -> bytes:
+        return s3.read(f"numbered/{name}") if "://" in where else (folder / "out" / name).read_bytes()
+
+    def manifest() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(read("manifest.json"))
+        return found
+
+    for clip in CLIPS[:4]:
+        shutil.copy(EXAMPLES / f"{clip}.mp4", folder)
+    command = ("caption", ".", "-o", f"{where}%02d.jsonl", "--shard-size", "2", *OPTIONS)
+    assert coca(*command).returncode == 0
+    before = manifest()
+    assert before["complete"]
+    assert {name: (one["inputs"], one["records"]) for name, one in before["files"].items()} == {
+        "00.jsonl": (2, 2),
+        "01.jsonl": (2, 2),
+    }
+    assert [record["video"] for record in records(read("01.jsonl"))] == ["grows.mp4", "moves.mp4"]
+    shutil.copy(EXAMPLES / "vanishes.mp4", folder)
+    (folder / "grows.mp4").write_bytes(b"broken")
+    run = coca(*command)
+    assert run.stderr.startswith("3 of 5 files already captioned")
+    after = manifest()
+    assert after["files"]["00.jsonl"] == before["files"]["00.jsonl"]
+    assert [len(records(read(name))) for name in after["files"]] == [2, 2, 1]
+    assert records(read("01.jsonl"))[0]["status"] == "error"
+    assert "5 of 5 files already captioned" in coca(*command).stderr
+    assert manifest() == after
+
+
+def test_tars_of_remote_files_go_to_stores(coca, s3: S3) -> None:
+    command = ("caption", "s3://bucket/videos/[gm]*", "-o", "s3://bucket/tars/%03d.tar", "--shard-size", "1", *OPTIONS)
+    assert coca(*command).returncode == 0
+    assert s3.keys("tars/") == ["tars/000.tar", "tars/001.tar"]
+    with tarfile.open(fileobj=io.BytesIO(s3.read("tars/001.tar"))) as tar:
+        assert tar.getnames() == ["moves.mp4", "moves.txt", "moves.json", "moves.npy"]
+        content = tar.extractfile("moves.mp4")
+        assert content and content.read() == (EXAMPLES / "moves.mp4").read_bytes()
+    written = s3.client.head_object(Bucket="bucket", Key="tars/001.tar")["LastModified"]
+    assert coca(*command).stderr.startswith("2 of 2 files already captioned")
+    assert s3.client.head_object(Bucket="bucket", Key="tars/001.tar")["LastModified"] == written
 
 
 def test_impossible_outputs_fail_before_loading(coca, s3: S3) -> None:

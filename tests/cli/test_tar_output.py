@@ -103,7 +103,7 @@ def test_shards_follow_the_inputs(coca, tmp_path: Path) -> None:
     (tmp_path / "in" / "red.png").unlink()
     (tmp_path / "in" / "too" / "green.png").unlink()
     run = coca(*command)
-    assert run.stderr == "warning: 1 tars of a run with more shards will remain (first: out/1.tar)\n"
+    assert run.stderr == "warning: 1 files of a run with more shards will remain (first: out/1.tar)\n"
     assert members(tmp_path / "out" / "0.tar")[4] == "green.png"
     assert contents(tmp_path / "out")["0.tar"] != before["0.tar"]
 
