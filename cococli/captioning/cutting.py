@@ -17,12 +17,20 @@ from .records import Record
 from .resume import EXISTING_HINT, Run
 
 
-def check_cutting(folder: Path, videos: Iterable[Path]) -> None:
+def check_cutting(folder: Path, videos: Iterable[Path], folders: Iterable[Path]) -> None:
     """Check that clips can be cut and written.
 
+    Args:
+        folders: Folders whose videos are captioned.
+
     Raises:
-        UsageError: ffmpeg is not installed or cannot read some videos, or the folder cannot be written.
+        UsageError: ffmpeg is not installed or cannot read some videos, or the folder is among those or cannot be
+            written.
     """
+    if above := next((place for place in folders if folder.resolve().is_relative_to(place.resolve())), None):
+        raise UsageError(
+            f"--cut-to {folder} is in {above}: the next run would caption the clips", "name another folder"
+        )
     if inside := next((path for path in videos if isinstance(path, RemotePath) or find_member(path)), None):
         raise UsageError(f"--cut-to cannot read {inside}", "it cuts videos that are files of their own")
     if not shutil.which("ffmpeg"):

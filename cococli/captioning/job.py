@@ -177,6 +177,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if request.template is not None:
         check_template(request.template)
     videos, problems = discover(request.paths, request.files, reporter, required=required)
+    folders = [Path(path) for path in request.paths if Path(path).is_dir()]
     text = SidecarText(request.existing, request.prefix, request.suffix)
     if text.existing == "append" and request.subtitles != "txt" and (request.beside or not request.cut_to):
         raise UsageError("--existing append needs --as txt", "subtitles can be replaced or kept")
@@ -184,7 +185,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     if segments.kind != "none" and any(output.lower().endswith(COCO) for output in outputs):
         raise UsageError("COCO's results hold one caption of each file", "leave out --segments, or use .jsonl")
     if request.cut_to:
-        check_cutting(request.cut_to, videos)
+        check_cutting(request.cut_to, videos, folders)
     only = not folder and not request.cut_to and only_sidecars(outputs, request.beside)
     if only and request.subtitles != "txt" and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
@@ -213,7 +214,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         suffix=f".{request.subtitles}",
         text=text,
         cut_to=request.cut_to,
-        folders=[Path(path) for path in request.paths if Path(path).is_dir()],
+        folders=folders,
         template=default_template(videos) if request.template is None else request.template,
         style=style,
         overwrite=request.run.overwrite,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..doctor import Check
 
 
-@command("coca doctor", "coca doctor --json", "coca doctor > report.txt")
+@command("coca doctor", "coca doctor --json", "coca doctor | tee report.txt")
 def doctor(reporter: console.ConsoleReporter, context: typer.Context, as_json: JsonOutput = False) -> int:
     """Check the installation, and show how to fix its problems. Takes seconds.
 

@@ -362,6 +362,8 @@ def parse_outputs(outputs: Sequence[str], kind: str, layout: str = "index") -> O
     if len(folders) > 1:
         raise UsageError(f"-o names two folders: {folders[0]} and {folders[1]}", "one run fills one index")
     if layout == "clip-retrieval":
+        if not folders:
+            raise UsageError("--as clip-retrieval needs a folder", "name one, as in -o embeddings/")
         load_pyarrow()
         folders, files = [], (*folders, *files)
     for path in files:

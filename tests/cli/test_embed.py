@@ -225,3 +225,5 @@ def test_clip_retrieval_layout(coca, few: Path, tmp_path: Path) -> None:
     refused = coca(*command)
     assert (refused.returncode, f"error: {folder} was not written by coca" in refused.stderr) == (2, True)
     assert coca(*command, "--texts", texts).returncode == 2
+    refused = coca("embed", few, "-o", tmp_path / "a.npz", "--as", "clip-retrieval")
+    assert (refused.returncode, "error: --as clip-retrieval needs a folder" in refused.stderr) == (2, True)

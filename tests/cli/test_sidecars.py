@@ -122,6 +122,8 @@ def test_clips_are_cut_with_captions(coca, media: Path, tmp_path: Path) -> None:
 def test_invalid_options_exit_with_2(coca, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = coca("caption", media, "--beside", "--existing", "append")
     assert (run.returncode, "error: --existing append needs --as txt" in run.stderr) == (2, True)
-    monkeypatch.setenv("PATH", "/none")
     run = coca("caption", media, "--cut-to", media / "cut")
+    assert (run.returncode, "cut is in" in run.stderr) == (2, True)
+    monkeypatch.setenv("PATH", "/none")
+    run = coca("caption", media, "--cut-to", media.parent / "cut")
     assert (run.returncode, "error: --cut-to needs ffmpeg" in run.stderr) == (2, True)
