@@ -12,6 +12,7 @@ from ..errors import CocaError, UsageError, VideoError
 from ..files import io_errors
 from ..overwrite import refuse_foreign, write_output
 from ..reporting import SILENT, Reporter
+from ..urls import is_url
 from .edits import Review, id_of
 from .frames import read_frames
 
@@ -57,6 +58,9 @@ def export(review: Review, destination: str, overwrite: bool = False, reporter: 
     reviewed = list(review.reviewed())
     if not reviewed:
         raise UsageError("no caption was corrected or accepted yet", f"coca review {review.path}")
+    if remote := [record.video for record, _ in reviewed if is_url(record.video)]:
+        what = f"{len(remote)} of {len(reviewed)} captions are of URLs (first: {remote[0]})"
+        raise UsageError(f"{what}, which coca finetune does not read", "download the files, and caption those")
     folder = path if form == "folder" else path.with_name(f"{path.stem}_segments")
     folder = folder.absolute()
     files = [_place(record, folder, form) for record, _ in reviewed]

@@ -263,11 +263,12 @@ class ReviewServer:
         return {**changes, "records": [self._state(id) for id in changes["records"]]}
 
     def _state(self, id: str) -> dict[str, Any]:
-        """Return what the page knows of a record, with the addresses of its frames and of its file."""
+        """Return what the page knows of a record, with the addresses of its frames and of its file if that exists."""
         state = self.review.state(id)
-        frames = enumerate(state.get("frames", ()))
+        exists = self._path(id) is not None
+        frames = enumerate(state.get("frames", ()) if exists else ())
         thumbnails = [{"time": time, "src": f"frames/{id}/{number}"} for number, time in frames]
-        return {**state, "thumbnails": thumbnails, "media": f"media/{id}"}
+        return {**state, "thumbnails": thumbnails, "media": f"media/{id}" if exists else None}
 
     def _path(self, id: str) -> Path | None:
         """Return the file of a record, if it exists."""

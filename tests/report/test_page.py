@@ -94,10 +94,10 @@ def test_timeline_previews_and_opens_segments(show: Any) -> None:
     segments.nth(1).hover()
     expect(page.locator("#preview .caption")).to_have_text("a green square number 1")
     segments.nth(1).click()
-    expect(page.locator("#detail h3")).to_have_text("Segment 2 of 3")
+    expect(page.locator("#detail h2")).to_have_text("Segment 2 of 3")
     expect(page.locator("#detail dd").nth(1)).to_have_text("0:04.0 – 0:08.0")
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#detail h3")).to_have_text("Segment 3 of 3")
+    expect(page.locator("#detail h2")).to_have_text("Segment 3 of 3")
     page.keyboard.press("ArrowDown")
     expect(page.locator("#detail .caption")).to_have_text(
         page.evaluate("store.videos.get('videos/clip 2.mp4')[0].caption")

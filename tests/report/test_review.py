@@ -171,6 +171,10 @@ def test_hostile_names_and_captions_stay_text(open_review: Open) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".original")).to_be_visible()
     expect(page.locator("#detail dd bdi").first).to_contain_text(HOSTILE)
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="needs axe-core-python").Axe()
+    assert [violation["id"] for violation in axe.run(page)["violations"]] == []
+    page.click("#export")
+    assert [violation["id"] for violation in axe.run(page)["violations"]] == []
     page.reload()
     expect(page.locator(CARDS, has_text="</script>")).to_have_count(1)
     assert page.title() == "out.jsonl"

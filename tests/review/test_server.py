@@ -52,7 +52,10 @@ def test_records_frames_and_page(server: ReviewServer, client: TestClient) -> No
     frame = client.get(first["thumbnails"][1]["src"])
     assert frame.headers["content-type"] == "image/jpeg" and frame.content.startswith(b"\xff\xd8")
     assert client.get(f"frames/{ID}/2").status_code == 404
-    assert client.get(f"frames/{answer['records'][1]['id']}/0").json() == {"error": "no such file"}
+    gone = answer["records"][1]
+    assert (gone["thumbnails"], gone["media"]) == ([], None)
+    assert client.get(f"frames/{gone['id']}/0").json() == {"error": "no such file"}
+    assert client.get(f"media/{gone['id']}").status_code == 404
 
 
 def test_ranges_of_videos(client: TestClient) -> None:

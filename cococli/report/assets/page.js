@@ -142,13 +142,13 @@ function fillDetails() {
   const others = store.videos.get(record.video);
   if (others.length > 1) {
     const place = others.indexOf(record) + 1;
-    body.append(element("h3", {}, `Segment ${place} of ${others.length}`), makeTimeline(others, openDetails));
+    body.append(element("h2", {}, `Segment ${place} of ${others.length}`), makeTimeline(others, openDetails));
   }
   if (record.candidates?.length) {
     const rows = record.candidates.map((one) =>
       element("li", {}, element("span", { dir: "auto" }, one.caption), element("small", {}, formatScore(one.similarity))),
     );
-    body.append(element("h3", {}, "Candidates"), element("ol", {}, ...rows));
+    body.append(element("h2", {}, "Candidates"), element("ol", {}, ...rows));
   }
   for (const extend of hooks.detail) extend(record, body);
 }

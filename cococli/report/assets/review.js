@@ -174,7 +174,7 @@ hooks.card.push((record, card) => {
 hooks.detail.push((record, body) => {
   if (isFailure(record)) return;
   const film = body.firstElementChild;
-  if (record.end > 0) {
+  if (record.end > 0 && record.media) {
     const src = `${record.media}#t=${record.start},${record.end}`;
     const poster = record.thumbnails[0]?.src ?? null;
     const video = element("video", { src, poster, controls: true, preload: "metadata", loop: false });
