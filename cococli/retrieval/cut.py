@@ -6,6 +6,7 @@ import shlex
 from itertools import chain, count
 from pathlib import Path
 
+from ..files import find_member
 from ..media.videos import timestamp_offset
 from .index import Entry
 
@@ -42,17 +43,21 @@ def cut_words(path: Path, start: float, end: float) -> list[str]:
         VideoError: The video cannot be read.
     """
     demuxer, offset = timestamp_offset(path)
+    source, protocols = _argument(path), "file"
+    if member := find_member(path):
+        first, after = member.offset, member.offset + member.size
+        source, protocols = f"subfile,,start,{first},end,{after},,:{_argument(member.container)}", "file,subfile"
     begin = max(0.0, start - _ROUNDING) + offset
     seek = begin - _EARLY if start > _EARLY else 0.0
     return [
         # Otherwise it reads the commands that follow in a pipe.
         *("ffmpeg", "-nostdin"),
         # Keeps the file from opening others, whatever it holds by then.
-        *("-protocol_whitelist", "file", "-f", demuxer),
+        *("-protocol_whitelist", protocols, "-f", demuxer),
         # Versions of ffmpeg differ in the start of a file.
         *("-seek_timestamp", "1"),
         *_seconds("-ss", seek),
-        *("-i", _argument(path)),
+        *("-i", source),
         *_seconds("-ss", begin - seek),
         *_seconds("-t", end - _ROUNDING + offset - begin),
         # Otherwise ffmpeg 5 repeats frames up to the time base.

@@ -13,9 +13,11 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from media.tar_fixtures import write_tar
 from media.video_fixtures import CLOSED, OPEN, RATE, X264, make_video, number_of, trim, with_sound
 
 from cococli.errors import VideoError
+from cococli.media.discover import discover
 from cococli.media.videos import open_video
 from cococli.retrieval.cut import cut_command
 from cococli.retrieval.index import Entry
@@ -149,6 +151,15 @@ def test_any_name_survives_the_shell(tmp_path: Path, shell, name: str) -> None:
     file = shell(command)
     assert file.name == f"{os.fsdecode(os.fsencode(name)[:-4][:200])}_0.40-0.80.mp4"
     assert content(file)[0] == list(range(10, 20))
+
+
+def test_videos_in_tars_are_cut_in_place(tmp_path: Path, shell) -> None:
+    video = make_video(tmp_path / "a.mp4", **X264)
+    tar = write_tar(tmp_path / "b, c.tar", [("0.txt", b"text"), ("1.mp4", video.read_bytes()), ("2.txt", b"text")])
+    (inside,) = discover([str(tar)])[0]
+    numbers, starts = content(video)
+    cut, _ = content(shell(cut_command(Entry(0, str(inside), starts[10], starts[20]))))
+    assert cut == numbers[10:20]
 
 
 @pytest.mark.parametrize("name", ["-i.mp4", "12:30.mp4"])
