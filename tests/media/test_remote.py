@@ -141,3 +141,13 @@ def test_other_stores_are_read_through_fsspec(tmp_path: Path) -> None:
         discover(["gs://bucket/a.mp4"])
     with pytest.raises(UsageError, match=r"^cannot use hdfs://"):
         discover(["hdfs://namenode/a.mp4"])
+
+
+def test_long_listings_have_several_pages(s3: S3) -> None:
+    from moto.s3.models import s3_backends
+
+    s3.client.create_bucket(Bucket="many")
+    for number in range(1001):
+        s3_backends["123456789012"]["aws"].put_object("many", f"{number:04}.jpg", b"")
+    found = list(map(str, discover(["s3://many/"])[0]))
+    assert found == [f"s3://many/{number:04}.jpg" for number in range(1001)]
