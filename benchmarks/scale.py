@@ -25,8 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from cococli import ray_run
 from cococli.checkpoints.store import find_model
+from cococli.distributed import driver as cluster_driver
+from cococli.distributed.cluster import Cluster as Chosen
+from cococli.distributed.cluster import check_cluster
+from cococli.distributed.driver import compute_on_cluster
+from cococli.distributed.worker import Item, from_rows, to_rows
 from cococli.engines.choice import open_engine, resolve_options
 from cococli.engines.sizes import Sizes
 from cococli.journal import file_tasks, open_journal
@@ -70,11 +74,11 @@ def pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def chosen(given: argparse.Namespace, actors: int) -> ray_run.Cluster:
+def chosen(given: argparse.Namespace, actors: int) -> Chosen:
     options = ModelOptions(
         engine="torch", precision=given.precision, batch_size=given.batch, threads=1, readers=READERS
     )
-    found = ray_run.check_cluster(RayOptions("auto", str(actors)), find_model(given.model), options)
+    found = check_cluster(RayOptions("auto", str(actors)), find_model(given.model), options)
     assert found
     return found
 
@@ -95,12 +99,12 @@ def stand_in(seconds: float, pool: str = "joint") -> Callable[[Any, Sizes], Func
 
 
 def on_ray(
-    paths: Sequence[Path], chosen: ray_run.Cluster, request: ReadRequest, make: Any, on_clip: Any = None
+    paths: Sequence[Path], chosen: Chosen, request: ReadRequest, make: Any, on_clip: Any = None
 ) -> tuple[float, float]:
     """Return the seconds of a run on the cluster from its first result on, and the number of results in them."""
     batch = int(chosen.engine.batch_size)
     choose = partial(sizes, batch)
-    first, done, results = 0.0, 0, ray_run.compute_videos(paths, chosen, request, choose, make, Notes())
+    first, done, results = 0.0, 0, compute_on_cluster(paths, chosen, request, choose, make, Notes())
     with closing(results):
         for _ in results:
             first = first or time.perf_counter()
@@ -170,12 +174,10 @@ def driver_of(given: argparse.Namespace) -> None:
     count = given.count
 
     def read(table: Any, request: ReadRequest) -> Iterator[Any]:
-        videos = [video for videos in ray_run._values(table) for video in videos]
-        yield ray_run._rows(
-            [ray_run._Item(number, -1, 0, None, None, VideoFailed(number, "x"), "r", 0.0) for number, _ in videos]
-        )
+        videos = [video for videos in from_rows(table) for video in videos]
+        yield to_rows([Item(number, -1, 0, None, None, VideoFailed(number, "x"), "r", 0.0) for number, _ in videos])
 
-    ray_run._read = read  # type: ignore[assignment]
+    cluster_driver.read_task = read  # type: ignore[assignment]
     request = ReadRequest(Sampling(), Segments(), 224)
     with tempfile.TemporaryDirectory() as folder, cluster(1):
         gc.collect()
@@ -186,9 +188,9 @@ def driver_of(given: argparse.Namespace) -> None:
             listed = memory() - base
             started, spent = time.perf_counter(), time.process_time()
             options = ModelOptions(engine="torch", precision="fp32", threads=1)
-            found = ray_run.check_cluster(RayOptions("auto", "1"), find_model("shapes"), options)
+            found = check_cluster(RayOptions("auto", "1"), find_model("shapes"), options)
             assert found
-            results = ray_run.compute_videos(paths, found, request, partial(sizes, 64), stand_in(0.0), Reporter())
+            results = compute_on_cluster(paths, found, request, partial(sizes, 64), stand_in(0.0), Reporter())
             done = sum(1 for _ in results)
             seconds, spent = time.perf_counter() - started, time.process_time() - spent
         del journal

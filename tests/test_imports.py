@@ -23,7 +23,7 @@ FLOORS = (
     {"report"},
     {"retrieval"},
     {"benchmark", "doctor"},
-    {"jobs", "requests", "devices", "ray_run"},
+    {"jobs", "requests", "devices", "distributed"},
     {"engines", "decoding", "checkpoints", "media", "datasets", "journal"},
     {"model", "tokenizer", "catalog"},
     {"tables"},

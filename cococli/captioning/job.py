@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import interrupts, ray_run
+from .. import interrupts
 from ..checkpoints.store import ModelFiles
 from ..devices import open_devices, spread
+from ..distributed.cluster import Cluster, check_cluster
+from ..distributed.driver import compute_on_cluster
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
@@ -34,7 +36,6 @@ from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import discover, is_image
 from ..media.tars import is_tar
 from ..model.arrays import l2_normalize
-from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
@@ -140,7 +141,7 @@ class CaptionJob:
         def stream(engine: Engine[Any], sizes: Sizes) -> Stream[Any]:
             return make(engine).stream(sizes.slots)
 
-        return ray_run.compute_videos(paths, cluster, self.read, choose, stream, reporter)
+        return compute_on_cluster(paths, cluster, self.read, choose, stream, reporter)
 
     @property
     def _make_captioner(self) -> Callable[[Engine[Any]], Captioner]:

@@ -12,6 +12,7 @@ from ..captioning.formats import write_scores
 from ..captioning.outputs import STDOUT, check_outputs
 from ..captioning.records import Score, score_from_json
 from ..datasets.dataset import Dataset, Example
+from ..distributed.cluster import check_cluster
 from ..engines.base import Engine
 from ..engines.choice import resolve_options
 from ..errors import UsageError
@@ -28,7 +29,6 @@ from ..journal import Failure, Journal, Task, cache_path, fingerprint, open_jour
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..media.compute import Computed, Spent
 from ..overwrite import refuse_foreign
-from ..ray_run import check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import ScoreRequest
 from ..retrieval.embed import TEXTS_AT_ONCE, compute, embed_texts, open_embedder

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import interrupts, ray_run
+from .. import interrupts
 from ..checkpoints.store import ModelFiles
 from ..devices import open_devices, spread
+from ..distributed.cluster import Cluster, check_cluster
+from ..distributed.driver import compute_on_cluster
 from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import SMALL, Sizes, choose_sizes
@@ -34,7 +36,6 @@ from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute
 from ..media.discover import discover
 from ..media.remote import local_copy
 from ..overwrite import refuse_foreign
-from ..ray_run import Cluster, check_cluster
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest, ScoreRequest
 from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
@@ -165,7 +166,7 @@ def open_embedder(
         choose = partial(choose_sizes, model.config, options=request.model, videos=videos, frames=read.sampling.count)
         pool = request.pool
         make = lambda engine, sizes: embedding_computer(pool, engine)  # noqa: E731
-        compute = partial(ray_run.compute_videos, cluster=choice, request=read, choose_sizes=choose, make=make)
+        compute = partial(compute_on_cluster, cluster=choice, request=read, choose_sizes=choose, make=make)
         yield partial(compute, reporter=reporter), engine if texts else None, SMALL
         return
     choices = [choice] if engine or not videos else spread(choice, read.count(videos))

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from cococli.checkpoints.store import find_model
+from cococli.distributed.cluster import check_cluster, make_plan
+from cococli.distributed.driver import compute_on_cluster
 from cococli.engines.sizes import Sizes
 from cococli.errors import UsageError
 from cococli.evaluation.score import score
 from cococli.media.clips import ReadRequest, Sampling, Segments
 from cococli.media.compute import FunctionComputer
 from cococli.options import ModelOptions, RayOptions
-from cococli.ray_run import _plan, check_cluster, compute_videos
 from cococli.reporting import Reporter
 from cococli.requests import EmbedRequest, ScoreRequest
 from cococli.retrieval.embed import embed
@@ -108,7 +109,8 @@ def test_embeddings_equal_local_ones(cluster: Any, folder: Path, tmp_path: Path)
     texts.write_text("a red circle\na blue square\n")
     model = ModelOptions(model="shapes", engine="torch", precision="fp32", threads=1)
     for name, ray in (("one", None), ("two", cluster.address)):
-        request = EmbedRequest((str(folder),), (f"{tmp_path / name}/",), (texts,), model=model, cluster=RayOptions(ray))
+        output = (f"{tmp_path / name}/",)
+        request = EmbedRequest((str(folder),), output, texts=(texts,), model=model, cluster=RayOptions(ray))
         assert len(embed(request).failures) == 1
     one, two = Index(tmp_path / "one"), Index(tmp_path / "two")
     names = sorted(str(path) for path in folder.iterdir() if path.name != "broken.mp4")
@@ -181,7 +183,7 @@ def test_lost_actor_and_node_repeat_one_batch(cluster: Any, tmp_path: Path) -> N
     assert chosen
     request = ReadRequest(Sampling(), Segments(), 64)
     found: dict[int, int] = {}
-    for video in compute_videos(paths, chosen, request, lambda choice: Sizes(BATCH, BATCH), make, Reporter()):
+    for video in compute_on_cluster(paths, chosen, request, lambda choice: Sizes(BATCH, BATCH), make, Reporter()):
         assert video.index not in found
         if video.index == 10 * BATCH:
             assert (video.failure.split(" on ")[0], video.transient) == ("not found", True)
@@ -238,7 +240,7 @@ def test_engines_take_what_nodes_have(
 ) -> None:
     chosen = check_cluster(options, find_model("shapes"), ModelOptions(**model))
     assert chosen
-    plan = _plan(chosen, ReadRequest(Sampling(), Segments(), 224), 1_000_000, nodes)
+    plan = make_plan(chosen, ReadRequest(Sampling(), Segments(), 224), 1_000_000, nodes)
     assert (plan.most, plan.resources) == (most, resources)
 
 
@@ -255,5 +257,5 @@ def test_engines_take_what_nodes_have(
 def test_batches_are_whole_read_tasks(videos: int, segments: Any, clips: int, each: int) -> None:
     chosen = check_cluster(RayOptions("auto", "12"), find_model("shapes"), ModelOptions())
     assert chosen
-    plan = _plan(chosen, ReadRequest(Sampling(), Segments(segments, 2.0), 224), videos, [CPU_NODE])
+    plan = make_plan(chosen, ReadRequest(Sampling(), Segments(segments, 2.0), 224), videos, [CPU_NODE])
     assert (plan.clips, plan.videos) == (clips, each)
