@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 from .. import __version__
 from ..errors import CocaError, VideoError
 from ..files import find_member, temporary_folder
+from ..settings import debugging
 from ..stores import RemoteError, open_store, retrying, store_errors
 from ..urls import WEB, RemotePath, scheme_of
-from .frames import report_progress
+from .frames import reason, report_progress
 
 CONNECT, IDLE = 10.0, 30.0  # seconds until a web server must have answered, and between parts of its answer
 _PAGES = ("text/html", "application/xhtml", "mpegurl", "dash+xml")  # web pages and playlists
@@ -48,6 +49,12 @@ def local_copy(path: Path) -> Iterator[Path]:
             raise VideoError(error.reason, transient=error.transient) from None
         except CocaError as error:
             raise VideoError("; ".join(filter(None, (error.message, error.hint)))) from None
+        except OSError as error:  # of the folder, as when the disk is full
+            raise VideoError(reason(error), transient=True) from None
+        except Exception as error:  # its text may hold the URL
+            if debugging():
+                raise
+            raise VideoError(f"unexpected: {type(error).__name__}") from None
         yield copy
 
 

@@ -151,3 +151,11 @@ def test_long_listings_have_several_pages(s3: S3) -> None:
         s3_backends["123456789012"]["aws"].put_object("many", f"{number:04}.jpg", b"")
     found = list(map(str, discover(["s3://many/"])[0]))
     assert found == [f"s3://many/{number:04}.jpg" for number in range(1001)]
+
+
+def test_unexpected_errors_hide_the_url(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"broken: {web.url}/signed/moves.mp4?X-Amz-Signature={TOKEN}")
+
+    monkeypatch.setattr(remote._WebDownload, "go_on", fail)
+    assert failure(f"{web.url}/signed/moves.mp4?X-Amz-Signature={TOKEN}") == ("unexpected: RuntimeError", False)
