@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def cluster() -> Iterator[Any]:
         environment.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         environment.setenv("COCA_MODEL", "shapes")
         memory = {"object_store_memory": 80_000_000}
-        head = {"num_cpus": 0, "include_dashboard": False, **memory}
+        head = {"num_cpus": 0, "include_dashboard": True, **memory}
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
             cluster.add_node(num_cpus=CPUS, **memory)
@@ -68,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def coca(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = ["python", "-m", "cococli", *map(str, arguments)]
+    command = [sys.executable, "-m", "cococli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
@@ -96,6 +97,7 @@ def test_captions_equal_and_resume_local_ones(cluster: Any, folder: Path, tmp_pa
     assert "captioned 5 of 6, 1 failed," in run.stderr
     assert "failed: 1 not a video" in run.stderr
     assert " busy, 1 " in run.stderr
+    assert "Ray dashboard: http://127.0.0.1:" in run.stderr
     assert lines(shared) == lines(whole)
     assert [line.split(",")[0] for line in csv.read_text().splitlines()[1:]] == [
         record["video"] for record in lines(whole)
