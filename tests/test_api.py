@@ -4,7 +4,6 @@ import io
 import re
 import subprocess
 import sys
-import tomllib
 import traceback
 from pathlib import Path
 
@@ -283,7 +282,3 @@ def test_the_readme_example_works(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     code = "\n".join(re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL))
     exec(code, {})
     assert capsys.readouterr().out.startswith("a purple triangle beside a yellow triangle\n")
-
-
-def test_the_version_is_the_packages() -> None:
-    assert cococli.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

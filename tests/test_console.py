@@ -278,9 +278,9 @@ FOLDER = "videos/a folder with a long name/"
 @pytest.mark.parametrize(
     ("columns", "bar", "item"),
     [
-        (40, "⠋ captioning 3/12 1 failed 18s left", "…lder with a long name/Rome by night.mp4"),
-        (80, "⠋ captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
-        (120, "⠋ captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
+        (40, "captioning 3/12 1 failed 18s left", "…lder with a long name/Rome by night.mp4"),
+        (80, "captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
+        (120, "captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
     ],
 )
 @pytest.mark.parametrize("term", ["xterm", "vt220", "xterm-mono"])
@@ -296,7 +296,7 @@ def test_bar_fits_terminal(
             stage.advance(ok=number > 0)
         console.note("in between")  # draws the stage anew
         shown = plain_lines(notes)[-2:]
-    assert [re.sub("[━╸╺]+ *", "* ", shown[0]), shown[1]] == [bar, item]
+    assert [re.sub("[━╸╺]+ *", "* ", shown[0][2:]), shown[1]] == [bar, item]  # without the spinner
     assert all(console.cells(line) <= columns for line in shown) and ("*" in bar) == ("━" in shown[0])
     assert ("\x1b[32m" in notes.getvalue()) == (term == "xterm")
 

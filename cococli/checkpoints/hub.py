@@ -129,7 +129,7 @@ def check_hub(timeout: float) -> str:
     url = hf_hub_url(repository, "open_clip_config.json", endpoint=endpoint)
     hint = "check the network, or use files that were downloaded elsewhere: coca fetch NAME --from FILE"
     try:
-        metadata = _retry(lambda: get_hf_file_metadata(url, timeout=timeout, library_name="coca"), hint, pauses=())
+        metadata = _retry(lambda: get_hf_file_metadata(url, timeout=timeout, library_name="coca"), hint, once=True)
     except RemoteEntryNotFoundError:
         return endpoint
     except HfHubHTTPError as error:
@@ -274,13 +274,13 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _retry(attempt: Callable[[], T], hint: str, pauses: Sequence[float] = PAUSES) -> T:
+def _retry(attempt: Callable[[], T], hint: str, once: bool = False) -> T:
     """Retry a request, with pauses, while the hub fails in ways that may pass."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     _check_proxies()
-    for pause in (*pauses, None):
+    for pause in (*(() if once else PAUSES), None):
         requested = 0
         try:
             return attempt()

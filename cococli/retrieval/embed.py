@@ -405,7 +405,7 @@ def _check_file(path: Path, layout: str) -> None:
     if suffix == LANCE:
         check_lancedb()
         if isinstance(path, RemotePath):
-            raise UsageError(f"{path} is not on this machine", "LanceDB's tables are written to a folder here")
+            raise UsageError(f"{path} is not on this machine", "name a folder here, as vectors.lance")
     if isinstance(path, RemotePath):
         check_writable(path.url)
         return
