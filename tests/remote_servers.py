@@ -131,10 +131,13 @@ class S3:
 
 @contextmanager
 def s3_server() -> Iterator[S3]:
+    import requests
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield S3(f"http://{host}:{port}")
+    url = f"http://{host}:{port}"
+    requests.post(f"{url}/moto-api/reset").raise_for_status()  # what an earlier server of this process holds
+    yield S3(url)
     server.stop()
