@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator
+from remote_servers import S3, WebServer, s3_server, web_server
 
 from cococli.captioning.records import json_schema
 
@@ -85,6 +86,28 @@ def written_records_follow_the_schema(
         for line in path.read_bytes().splitlines() if path.name != "entries.jsonl" else ():
             if WRITTEN.search(line):
                 validator.validate(json.loads(line))
+
+
+@pytest.fixture(scope="module")
+def s3_of_module() -> Iterator[S3]:
+    """An S3 server with the example clips."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_of_module: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The S3 server of the module, to which the environment leads."""
+    for name, value in s3_of_module.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_of_module
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    """A web server of the example clips."""
+    with web_server() as server:
+        yield server
 
 
 @pytest.fixture

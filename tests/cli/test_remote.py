@@ -5,34 +5,14 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_servers import EXAMPLES, S3, TOKEN, WebServer, s3_server, web_server
+from remote_servers import EXAMPLES, S3, TOKEN, WebServer
 
 CLIPS = ("appears", "changes", "grows", "moves", "vanishes")
 OPTIONS = ("--search", "greedy", "--readers", "1")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return server
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

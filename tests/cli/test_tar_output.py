@@ -12,7 +12,7 @@ import pytest
 import webdataset
 from cli.fork_server import start
 from media.tar_fixtures import circle, write_tar
-from remote_servers import s3_server
+from remote_servers import S3
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GREEDY = ("--search", "greedy", "--quiet")
@@ -135,16 +135,13 @@ def test_one_of_several_machines_writes_its_own_shards(coca, tmp_path: Path) -> 
     assert held == ["blue.png", "green.png", "pink.png", "red.png"]
 
 
-def test_shards_go_to_stores(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_go_to_stores(coca, tmp_path: Path, s3: S3) -> None:
     pictures(tmp_path / "in", "blue", "green", "red")
     command = ["caption", "in", "-o", "s3://bucket/shards/%d.tar", "--shard-size", 2, "--search", "greedy"]
-    with s3_server() as s3:
-        for name, value in s3.environment.items():
-            monkeypatch.setenv(name, value)
-        assert coca(*command).returncode == 0
-        assert s3.keys("shards/") == ["shards/0.tar", "shards/1.tar"]
-        made = s3.client.head_object(Bucket="bucket", Key="shards/1.tar")["LastModified"]
-        with tarfile.open(fileobj=io.BytesIO(s3.read("shards/1.tar"))) as tar:
-            assert tar.getnames() == ["red.png", "red.txt", "red.json", "red.npy"]
-        assert coca(*command).stderr.startswith("3 of 3 files already captioned")
-        assert s3.client.head_object(Bucket="bucket", Key="shards/1.tar")["LastModified"] == made
+    assert coca(*command).returncode == 0
+    assert s3.keys("shards/") == ["shards/0.tar", "shards/1.tar"]
+    made = s3.client.head_object(Bucket="bucket", Key="shards/1.tar")["LastModified"]
+    with tarfile.open(fileobj=io.BytesIO(s3.read("shards/1.tar"))) as tar:
+        assert tar.getnames() == ["red.png", "red.txt", "red.json", "red.npy"]
+    assert coca(*command).stderr.startswith("3 of 3 files already captioned")
+    assert s3.client.head_object(Bucket="bucket", Key="shards/1.tar")["LastModified"] == made

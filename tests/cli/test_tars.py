@@ -3,12 +3,11 @@
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from media.tar_fixtures import circle, write_tar
-from remote_servers import S3, s3_server
+from remote_servers import S3
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GREEDY = ("--search", "greedy", "--quiet")
@@ -18,14 +17,6 @@ GREEDY = ("--search", "greedy", "--quiet")
 def bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COCA_MODEL", "shapes")
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    with s3_server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Remote files are downloaded to be read: retried, resumed, and described by a reason when they fail."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import gettempdir
 
 import pytest
-from remote_servers import EXAMPLES, S3, TOKEN, WebServer, s3_server, web_server
+from remote_servers import EXAMPLES, S3, TOKEN, WebServer
 
 from cococli import stores
 from cococli.errors import UsageError, VideoError
@@ -22,25 +21,6 @@ CLIP = (EXAMPLES / "moves.mp4").read_bytes()
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_PAUSE", 0)
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return server
 
 
 def read(url: str) -> bytes:
