@@ -126,3 +126,8 @@ def remote_path(url: str, version: str = "", name: str = "") -> RemotePath:
 def path_of(name: str) -> Path:
     """Return the path of a file, remote or not."""
     return remote_path(name) if is_url(name) else Path(name)
+
+
+def place_of(name: str) -> str:
+    """Return what identifies a file from any working folder: its absolute path, or the public name of a URL."""
+    return public_name(name) if is_url(name) else str(Path(name).absolute())

@@ -40,15 +40,15 @@ from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
 from ..shards import Listing, parse_shard
-from ..urls import is_url, path_of, public_name
+from ..urls import path_of, place_of
 from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
 from .cutting import check_cutting, cut_clips
 from .formats import COCO, SidecarText, check_template, default_template
+from .numbered_files import shard_paths, surplus_shards
 from .outputs import STDOUT, check_outputs, is_folder, only_sidecars
 from .records import Outcome, Record
 from .resume import Plan, Run, open_run, preview
 from .subtitles import CueStyle
-from .webdataset import shard_paths, surplus_shards
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         warn_of_embeddings(model.name, reporter)
     about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
     if not folder and (tars := [output for output in outputs if is_tar(output)]):
-        places = [public_name(tar) if is_url(tar) else str(Path(tar).absolute()) for tar in tars]
-        folder = cache_path(model.identity, *places, suffix=".index")
+        folder = cache_path(model.identity, *map(place_of, tars), suffix=".index")
     vision, timeout = model.config.vision, request.files.timeout
     read = ReadRequest(sampling, segments, vision.image_size, None, model.config.preprocess, timeout)
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)

@@ -18,8 +18,8 @@ from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..urls import RemotePath, is_url, public_name, remote_path
 from .formats import COCO, PAGE, SUBTITLES, SUFFIXES, TEXT
+from .numbered_files import check_shards
 from .record_shards import FORMATS
-from .webdataset import check_shards
 
 STDOUT = "-"
 _LONGEST_NAME = 255  # bytes, on nearly every file system

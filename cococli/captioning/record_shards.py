@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import UsageError
 from ..files import digest, io_errors
 from ..journal import Failure, Task
@@ -20,8 +18,8 @@ from ..parsing import parse_json
 from ..stores import read_file, version_of
 from ..urls import RemotePath
 from .formats import write
+from .numbered_files import NUMBER, NumberedFiles
 from .records import Outcome
-from .webdataset import NUMBER, Shards
 
 FORMATS = (".jsonl", ".parquet", ".csv")
 
@@ -43,8 +41,8 @@ def is_manifest(path: Path) -> bool:
     return bool(_read(path))
 
 
-class RecordShards(Shards):
-    """The numbered files of an output. See `Shards`."""
+class RecordShards(NumberedFiles):
+    """The numbered files of records of an output. See `NumberedFiles`."""
 
     def __init__(
         self,
@@ -54,7 +52,7 @@ class RecordShards(Shards):
         done: Container[str],
         outcomes: Mapping[str, list[Outcome]],
     ) -> None:
-        super().__init__(output, tasks, size, done, outcomes, _no_vectors)
+        super().__init__(output, tasks, size, done, outcomes)
         self._path, self._size = manifest_path(output), size
         self._listed = _read(self._path).get("files", {})
         before = self._listed
@@ -97,10 +95,6 @@ class RecordShards(Shards):
         with io_errors("write", self._path), write_output(self._path) as (file,):
             file.write(json.dumps(fields, indent=1).encode())
         self._is_written = True
-
-
-def _no_vectors(name: str) -> np.ndarray:
-    raise AssertionError(name)
 
 
 def _bytes(path: Path) -> int:

@@ -17,14 +17,15 @@ from ..reporting import SILENT, Reporter
 from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
 from ..stores import read_file
-from ..urls import RemotePath, is_url, path_of, public_name
+from ..urls import RemotePath, path_of, place_of
 from .formats import CAPTION_ONLY, PAGE, PLAIN, STANDARD, SidecarText, content, write, write_sidecars
+from .numbered_files import SHARD_SIZE, NumberedFiles, shard_paths
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .record_shards import RecordShards, is_manifest, is_numbered, manifest_path
 from .records import Outcome, from_json
 from .report import write_page
 from .subtitles import CueStyle
-from .webdataset import SHARD_SIZE, Shards, shard_paths
+from .webdataset import WebDatasetShards
 
 EXISTING_HINT = "--existing keep, replace or append says what happens to such files; or name another output"
 
@@ -77,6 +78,11 @@ class Plan:
         return [path_of(output) for output in named if is_tar(output) or is_numbered(output)]
 
     @property
+    def shard_files(self) -> list[Path]:
+        """The numbered files themselves."""
+        return [path for output in self.sharded for path in shard_paths(output, len(self.videos), self.shard_size)]
+
+    @property
     def shard_manifests(self) -> list[Path]:
         """Manifests of those that hold records."""
         return [manifest_path(output) for output in self.sharded if not is_tar(output)]
@@ -90,11 +96,7 @@ class Plan:
         local = [path for path in self.files if not isinstance(path, RemotePath)]
         if lines := [path for path in local if path.suffix.lower() == ".jsonl"]:
             return lines[0]
-        places = [
-            public_name(output) if is_url(output) else str(Path(output).absolute())
-            for output in self.outputs
-            if output != STDOUT
-        ]
+        places = [place_of(output) for output in self.outputs if output != STDOUT]
         if self.beside:
             places += ["beside", *(str(folder.absolute()) for folder in self.folders)]
         if self.cut_to:
@@ -120,8 +122,7 @@ class Plan:
     @property
     def written(self) -> Iterator[tuple[str, Path]]:
         """Files that the run may write, each with its name in messages."""
-        shards = [path for output in self.sharded for path in shard_paths(output, len(self.videos), self.shard_size)]
-        yield from ((f"-o {path}", path) for path in (*self.files, *shards, *self.shard_manifests))
+        yield from ((f"-o {path}", path) for path in (*self.files, *self.shard_files, *self.shard_manifests))
         if self.journal and self.journal not in self.files:
             yield "the journal", self.journal
         yield from ((str(path), path) for files in self.sidecars for path in files.values())
@@ -149,7 +150,7 @@ class Run:
     index: IndexWriter | None = None
     indexed: set[str] | None = None  # tasks that the index has; None without an index
     reporter: Reporter = SILENT
-    shards: list[Shards] = field(init=False)
+    shards: list[NumberedFiles] = field(init=False)
 
     def __post_init__(self) -> None:
         def vectors(name: str) -> np.ndarray:
@@ -158,7 +159,7 @@ class Run:
 
         done, size = {task.name for task in self.tasks if self.is_done(task)}, self.plan.shard_size
         self.shards = [
-            Shards(output, self.tasks, size, done, self.outcomes, vectors)
+            WebDatasetShards(output, self.tasks, size, done, self.outcomes, vectors)
             if is_tar(output)
             else RecordShards(output, self.tasks, size, done, self.outcomes)
             for output in self.plan.sharded
@@ -313,8 +314,7 @@ def _refuse_foreign(plan: Plan) -> None:
         UsageError: Such a file would be replaced.
     """
     tables = [path for path in plan.files if path != plan.journal]
-    shards = [path for output in plan.sharded for path in shard_paths(output, len(plan.videos), plan.shard_size)]
-    manifests = plan.shard_manifests
+    shards, manifests = plan.shard_files, plan.shard_manifests
     sidecars = {path: str(video) for files in plan.sidecars for video, path in files.items()}
     checked = [*tables, *shards, *manifests, *(sidecars if plan.text.existing is None else ())]
     if plan.overwrite or not (foreign := find_foreign(checked)):

@@ -1,0 +1,105 @@
+"""Numbered files of an output, each with the results of as many consecutive inputs, as `shards/%06d.tar`."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Container, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ..errors import UsageError
+from ..journal import Task
+from ..urls import RemotePath
+from .records import Outcome
+
+SHARD_SIZE = 10_000  # inputs
+
+NUMBER = re.compile(r"%0?[0-9]{0,2}d")
+
+
+def check_shards(output: Path) -> None:
+    """Raise a UsageError if a name has several numbers."""
+    if len(NUMBER.findall(output.name)) > 1:
+        raise UsageError(f"{output} has several numbers", "write it as in shards/%06d.tar")
+
+
+def shard_paths(output: Path, inputs: int, size: int) -> list[Path]:
+    """Return the shards of a name as `shards/%06d.tar`; one without a number is a single tar."""
+    if not (number := NUMBER.search(output.name)):
+        return [output]
+    before, after = output.name[: number.start()], output.name[number.end() :]
+    return [output.with_name(f"{before}{number[0] % index}{after}") for index in range(-(-inputs // size))]
+
+
+def surplus_shards(output: Path, count: int) -> list[Path]:
+    """Return the existing shards with numbers from `count` on, which a run with fewer inputs leaves; none in stores."""
+    if not (number := NUMBER.search(output.name)) or isinstance(output, RemotePath):
+        return []
+    before, after = output.name[: number.start()], output.name[number.end() :]
+    named = re.compile(f"{re.escape(before)}([0-9]{{1,18}}){re.escape(after)}")
+    matches = [(path, match) for path in output.parent.iterdir() if (match := named.fullmatch(path.name))]
+    return sorted(path for path, match in matches if int(match[1]) >= count and number[0] % int(match[1]) == match[1])
+
+
+class NumberedFiles(ABC):
+    """The numbered files of an output. Each is written in a thread, once all of its inputs are done.
+
+    Args:
+        size: Inputs of a file.
+        done: Names of tasks for which nothing is left to compute.
+        outcomes: Records of the tasks that are done, which may grow.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        tasks: Sequence[Task],
+        size: int,
+        done: Container[str],
+        outcomes: Mapping[str, list[Outcome]],
+    ) -> None:
+        size = size if NUMBER.search(output.name) else max(len(tasks), 1)
+        self.paths = shard_paths(output, len(tasks), size)
+        self._parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        self._part_of = {task.name: index // size for index, task in enumerate(tasks)}
+        self._outcomes = outcomes
+        self._left = [sum(task.name not in done for task in part) for part in self._parts]
+        self._pool = ThreadPoolExecutor(1, "shards")
+        self._written: dict[int, Future[None]] = {}
+
+    def take(self, name: str) -> None:
+        """Start to write the file of a task if the task was the last one of it.
+
+        Raises:
+            CocaError: An earlier file could not be written.
+        """
+        index = self._part_of[name]
+        self._left[index] -= 1
+        if self._left[index] == 0:
+            self._written[index] = self._pool.submit(self._write, index)
+        for written in [written for written in self._written.values() if written.done()]:
+            written.result()
+
+    def finish(self) -> None:
+        """Write complete files that differ from the existing ones, and wait for those being written.
+
+        Raises:
+            CocaError: One cannot be written.
+        """
+        for index, left in enumerate(self._left):
+            if not left and index not in self._written and not self.is_current(index):
+                self._written[index] = self._pool.submit(self._write, index)
+        for written in self._written.values():
+            written.result()
+        self._pool.shutdown()
+
+    @abstractmethod
+    def is_current(self, index: int) -> bool:
+        """Return whether a file is complete and exists with the content that it should have."""
+
+    @abstractmethod
+    def _write(self, index: int) -> None:
+        """Write a file.
+
+        Raises:
+            CocaError: It cannot be written.
+        """
