@@ -164,7 +164,7 @@ def overhead(given: argparse.Namespace) -> None:
 
 
 def driver(given: argparse.Namespace) -> None:
-    """Print the memory and time of the driver for each number of inputs, each in a process of its own."""
+    """Print the memory and time of the driver for each number of inputs, each in a separate process."""
     for count in given.inputs:
         subprocess.run([sys.executable, __file__, "driver-of", str(count)], check=True)
 

@@ -62,7 +62,7 @@ class Check:
 
 
 class _Import(NamedTuple):
-    """Result of importing a module in a process of its own."""
+    """Result of importing a module in a separate process."""
 
     version: str  # empty if it is not installed, or fails
     error: str

@@ -25,7 +25,7 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True)
 class Page:
-    """What the help page of a command contains."""
+    """Contents of the help page of a command."""
 
     command: str
     paragraphs: list[str]

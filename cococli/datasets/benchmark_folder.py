@@ -16,7 +16,7 @@ from .dataset import Dataset, RawExample, Split, gather, no_split
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """What a benchmark measures; captions and retrieval may be measured on different examples."""
+    """Examples and classes of a benchmark. Captions and retrieval may be measured on different examples."""
 
     captions: Dataset | None = None
     retrieval: Dataset | None = None

@@ -30,7 +30,7 @@ _ACCELERATORS = {"cuda": "GPU", "ascend": "NPU"}
 
 @dataclass(frozen=True)
 class Cluster:
-    """What computes: `check_cluster` makes one."""
+    """Model and number of actors of a run on a cluster. Created by `check_cluster`."""
 
     options: RayOptions
     model: ModelFiles

@@ -49,7 +49,7 @@ class _Video:
 
 
 class _Load:
-    """How busy readers and engines are."""
+    """Shares of the time in which readers and engines are busy."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()

@@ -43,7 +43,7 @@ class Item:
 
 
 class Batch(NamedTuple):
-    """What an actor has computed."""
+    """Results of an actor for a batch of clips."""
 
     items: list[Item]
     engine: str

@@ -176,7 +176,7 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What to measure on what."""
+    """Examples to measure captions, retrieval and classification on."""
 
     captions: Dataset | None
     retrieval: Dataset | None
@@ -190,12 +190,14 @@ def _find_parts(request: EvaluateRequest, reporter: Reporter) -> _Parts:
     """Return the examples and classes whose files exist."""
     if not request.benchmark:
         dataset, incomplete = find_examples(request, reporter)
-        found = BenchmarkData(
+        return _Parts(
             captions=None if request.only == "retrieval" else dataset,
             retrieval=None if request.only == "captions" else dataset,
             classes=class_folders(request.classes, request.class_names, reporter) if request.classes else {},
+            groups={},
+            templates=request.templates,
+            incomplete=incomplete,
         )
-        return _Parts(found.captions, found.retrieval, found.classes, {}, request.templates, incomplete)
     found = _find_benchmark(request, reporter)
     wanted = [None if request.only == "retrieval" else found.captions]
     wanted += [None if request.only == "captions" else found.retrieval]

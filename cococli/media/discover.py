@@ -228,7 +228,7 @@ def _modification_time(file: str) -> float:
 
 
 class _Tar(NamedTuple):
-    """How globs apply to a tar, which to them is a folder, and whether it was named rather than found."""
+    """A tar, to which globs apply as to a folder, and whether it was named rather than found."""
 
     first_name: int
     top: int

@@ -23,7 +23,7 @@ Verdict = Literal["accepted", "rejected"]
 
 @dataclass(frozen=True)
 class Edit:
-    """What a review says about a record."""
+    """Correction and verdict of a record in a review."""
 
     version: int = 0  # number of edits of the record
     caption: str | None = None  # the correction; None where the model's caption stands

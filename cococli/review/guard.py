@@ -1,4 +1,4 @@
-"""What keeps other web sites from the server of the page, and the page from other servers."""
+"""Protection of the review server from other web sites: its token, local hosts, and a Content-Security-Policy."""
 
 import secrets
 from typing import TYPE_CHECKING
