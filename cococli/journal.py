@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,6 +22,7 @@ from .parsing import parse_json, validate
 from .urls import RemotePath, path_of
 
 SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
+CHANGED = "changed"  # key of records that no run reuses
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Task:
     name: str  # path of a file, or `text_name` of a text
     key: str  # records with another key are recomputed
     file: Path | None = None
+    status: str = field(default="", compare=False)  # of the file when the key was made; empty: not checked again
+
+    def current_key(self) -> str:
+        """Return the key for records that are written now: `CHANGED` if the file was changed or removed meanwhile."""
+        return CHANGED if self.file and self.status and _status(self.file) != self.status else self.key
 
     @property
     def path(self) -> Path:
@@ -91,7 +97,13 @@ def file_tasks(paths: Iterable[Path], *options: object) -> list[Task]:
     Args:
         options: Everything besides the file that affects its records. See `fingerprint`.
     """
-    return [Task(str(path), fingerprint(*options, file=path), path) for path in paths]
+    return [file_task(str(path), path, *options) for path in paths]
+
+
+def file_task(name: str, path: Path, *options: object) -> Task:
+    """Return the task of a file that may have another name."""
+    status = _status(path)
+    return Task(name, digest(f"{status}\n{_described(options)}"), path, status)
 
 
 def text_tasks(texts: Iterable[str], *options: str) -> list[Task]:
@@ -112,8 +124,12 @@ def fingerprint(*options: object, file: Path | None = None) -> str:
     Args:
         options: Strings, numbers, dataclasses and collections of them. A single one is hashed without its tuple.
     """
-    described = repr(options[0] if len(options) == 1 else options)
+    described = _described(options)
     return digest(described if file is None else f"{_status(file)}\n{described}")
+
+
+def _described(options: tuple[object, ...]) -> str:
+    return repr(options[0] if len(options) == 1 else options)
 
 
 def cache_path(*outputs: str, suffix: str) -> Path:
@@ -148,11 +164,14 @@ class Journal(Generic[R]):
     def append(self, task: Task, records: Iterable[R]) -> None:
         """Write all records of a task in one go, and flush them to disk every `SYNC_EVERY` seconds.
 
+        Those of a file that has changed since the run began are recomputed by the next one.
+
         Raises:
             CocaError: The disk is full or gone; earlier records are kept.
         """
+        key = task.current_key()
         with io_errors("write", self.path):
-            write_all(self._file, "".join(f"{record.to_json(task.key)}\n" for record in records).encode())
+            write_all(self._file, "".join(f"{record.to_json(key)}\n" for record in records).encode())
             if time.monotonic() - self._synced >= SYNC_EVERY:
                 self.sync()
 

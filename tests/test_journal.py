@@ -239,6 +239,21 @@ def test_fingerprint_follows_file_and_options(tmp_path: Path) -> None:
     assert fingerprint("beams 6", file=Path("nul\0.mp4")) == keys[3]
 
 
+def test_files_changed_meanwhile_are_computed_again(tmp_path: Path) -> None:
+    videos = [tmp_path / f"{name}.mp4" for name in "abc"]
+    for video in videos:
+        video.write_bytes(b"one")
+    tasks, aside = file_tasks(videos, "beams 6"), tmp_path / "aside"
+    with open_journal(tmp_path / "out.jsonl", tasks, from_json) as journal:
+        videos[0].rename(aside)
+        journal.append(tasks[0], [Failure(tasks[0].name, "no such file")])
+        videos[1].write_bytes(b"two and more")
+        for each in tasks[1:]:
+            journal.append(each, outcomes_of(each.name))
+    aside.rename(videos[0])
+    assert reused(tmp_path / "out.jsonl", *file_tasks(videos, "beams 6")) == [tasks[2].name]
+
+
 def test_fingerprints_match_existing_runs(tmp_path: Path) -> None:
     video = tmp_path / "a.mp4"
     video.write_bytes(b"12345")

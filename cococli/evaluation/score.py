@@ -25,7 +25,7 @@ from ..jobs import (
     report_failures,
     warn_of_embeddings,
 )
-from ..journal import Failure, Journal, Task, cache_path, fingerprint, open_journal
+from ..journal import Failure, Journal, Task, cache_path, file_task, open_journal
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..media.compute import Computed, Spent
 from ..overwrite import refuse_foreign
@@ -76,9 +76,7 @@ def score(request: ScoreRequest, reporter: Reporter = SILENT, engine: Engine[Any
     reporter.checked()
     warn_of_embeddings(model.name, reporter)
     key = model.name, model.identity, request.pool, sampling, *precision_key(options.precision)
-    tasks = [
-        Task(name, fingerprint(*key, example, file=example.path), example.path) for name, example in captions.items()
-    ]
+    tasks = [file_task(name, example.path, *key, example) for name, example in captions.items()]
     vision, preprocess = model.config.vision, model.config.preprocess
     read = ReadRequest(sampling, Segments(), vision.image_size, None, preprocess, request.timeout)
     kept = request.run.overwrite, request.run.retry_failed

@@ -307,7 +307,7 @@ class IndexWriter:
         row = iter(rows)
         placed = [replace(entry, row=next(row)) if isinstance(entry, Entry) else entry for entry in entries]
         name = _kept_name(self._paths, task.name)
-        self._journal.append(Task(name, task.key), [_renamed(entry, name) for entry in placed])
+        self._journal.append(replace(task, name=name), [_renamed(entry, name) for entry in placed])
         self.appended += 1
         self._rows[task.name] = rows
 
