@@ -3,12 +3,18 @@
     python benchmarks/readers.py                         # clips per second by number of readers
     python benchmarks/readers.py --frames 8
     python benchmarks/readers.py --pictures --device gpu # beside a stand-in for a GPU: 128 slots, 5 ms per token
+    python benchmarks/readers.py --sandbox 20            # with and without it, in turn: a new reader, and the examples
 
 It makes clips of 640x360, 7 s, in a temporary folder; `--pictures` makes small pictures instead, which readers decode
 so fast that the parent becomes the limit.
 """
 
 import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +30,14 @@ from cococli.media.clips import ReadRequest, Sampling, Segments
 from cococli.media.compute import FunctionComputer, compute_videos
 
 STEPS = 30  # tokens of a caption
+ROOT = Path(__file__).parents[1]
+READ_ONE = """
+import sys
+from pathlib import Path
+from cococli.media.clips import ReadRequest, Sampling, Segments
+from cococli.media.pool import read_videos
+list(read_videos([(Path(sys.argv[1]), ReadRequest(Sampling(), Segments("none"), 224))], processes=1))
+"""
 
 
 class Gpu:
@@ -77,6 +91,46 @@ def make_clip(path: Path, seconds: int = 7) -> None:
         file.mux(stream.encode())
 
 
+def compare_sandbox(pairs: int, folder: Path) -> None:
+    """Print what the sandbox costs: medians of runs with and without it, in turn."""
+    (folder / "sitecustomize.py").write_text("from cococli.media import sandbox\nsandbox.enter = lambda **_: ()\n")
+    example, output = ROOT / "examples" / "moves.mp4", folder / "out.jsonl"
+    commands = {
+        "a new reader": ["-c", READ_ONE, str(example)],
+        "coca caption examples": [
+            "-m",
+            "cococli",
+            "caption",
+            str(example.parent),
+            "--model",
+            "shapes",
+            "-o",
+            str(output),
+        ],
+    }
+    for name, command in commands.items():
+        costs: dict[bool, list[list[float]]] = {True: [], False: []}
+        for pair in range(pairs):
+            for sandboxed in (True, False) if pair % 2 else (False, True):
+                output.unlink(missing_ok=True)
+                path = os.pathsep.join([str(ROOT), *([] if sandboxed else [str(folder)])])
+                started, used = time.perf_counter(), _children_seconds()
+                subprocess.run(
+                    [sys.executable, *command], env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True
+                )
+                costs[sandboxed].append([time.perf_counter() - started, _children_seconds() - used])
+        differences = [[a - b for a, b in zip(*both, strict=True)] for both in zip(*costs.values(), strict=True)]
+        for kind, index in (("s", 0), ("s of CPU time", 1)):
+            with_it, without = (statistics.median(one[index] for one in costs[key]) for key in (True, False))
+            more = statistics.median(one[index] for one in differences)
+            print(f"{name}: {with_it:.3f} {kind}, {without:.3f} without, median difference {1000 * more:+.0f} ms")
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", default="1,2")
@@ -86,8 +140,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pictures", action="store_true")
     parser.add_argument("--device", choices=("none", "gpu"), default="none")
+    parser.add_argument("--sandbox", type=int, metavar="PAIRS", default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if given.sandbox:
+            compare_sandbox(given.sandbox, Path(folder))
+            return
         first = Path(folder, "0.png" if given.pictures else "0.mp4")
         if given.pictures:
             Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)).save(first)

@@ -237,6 +237,19 @@ def _decoders(imports: dict[str, _Import]) -> Iterator[Check]:
         else:
             status: Status = "broken" if module == "PIL" or (no_video and use == "video") else "problem"
             yield Check("decoders", package, error, status, f"pip install --force-reinstall {package}")
+    yield _sandbox()
+
+
+def _sandbox() -> Check:
+    """Check what reader processes can give up. Only a process that does so finds out."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        command = [sys.executable, "-c", "from cococli.media.sandbox import enter; print('coca:', *enter())"]
+        run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_IMPORT_TIMEOUT)
+        if mechanisms := run.stdout.rpartition("coca:")[2].split():
+            value = f"readers cannot write files, start programs or connect ({' and '.join(mechanisms)})"
+            return Check("decoders", "sandbox", value)
+    fix = "Linux 5.13 or newer can take more from readers, if the container lets it"
+    return Check("decoders", "sandbox", "readers have limits of time and memory only", "missing", fix)
 
 
 def _programs() -> Iterator[Check]:

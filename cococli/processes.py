@@ -7,11 +7,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 from .settings import debugging
 
 _SIZES = struct.Struct("=QQ")  # bytes of the pickled object, and of its arrays
+_MAX_PLAIN = 1 << 31  # bytes of what an untrusted process may send: more than its memory
 
 
 class Channel:
@@ -20,9 +22,15 @@ class Channel:
     In a busy process every wake-up waits for the interpreter's lock, and a pickle of 2 MB takes a dozen.
     """
 
-    def __init__(self, number: int) -> None:
-        """Take over the socket of this file descriptor."""
+    def __init__(self, number: int, trusted: bool = True) -> None:
+        """Take over the socket of this file descriptor.
+
+        Args:
+            trusted: Whether to receive any objects. Else only numbers, texts, tuples and the like, and buffers: an
+                object in a pickle can run code.
+        """
         self._socket = socket.socket(fileno=number)
+        self._trusted = trusted
 
     def __enter__(self) -> "Channel":
         return self
@@ -55,15 +63,20 @@ class Channel:
 
         Raises:
             EOFError: The other end is closed.
+            pickle.UnpicklingError: The other end is not trusted, and sent what it must not.
         """
         header = bytearray(_SIZES.size)
         self._fill([memoryview(header)])
         length, total = _SIZES.unpack(header)
+        if not self._trusted and length + total > _MAX_PLAIN:
+            raise pickle.UnpicklingError("the message is too large")
         content, arrays = bytearray(length), memoryview(bytearray(total))
         self._fill([memoryview(content), arrays])
-        sizes, pickled = pickle.loads(content)
+        unpickler = pickle.Unpickler if self._trusted else _PlainUnpickler
+        sizes, pickled = unpickler(BytesIO(content)).load()
         ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-        return pickle.loads(pickled, buffers=[arrays[end - size : end] for size, end in zip(sizes, ends, strict=True)])
+        buffers = [arrays[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        return unpickler(BytesIO(pickled), buffers=buffers).load()
 
     def wait(self) -> None:
         """Wait until there is something to receive, or the other end is closed."""
@@ -84,6 +97,13 @@ class Channel:
             left = _without(left, count)
 
 
+class _PlainUnpickler(pickle.Unpickler):
+    """Unpickles what needs no class and no function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} is not accepted")
+
+
 def _without(parts: list[memoryview], count: int) -> list[memoryview]:
     """Drop the first bytes."""
     while parts and count >= len(parts[0]):
@@ -91,12 +111,13 @@ def _without(parts: list[memoryview], count: int) -> list[memoryview]:
     return [parts[0][count:], *parts[1:]] if parts else []
 
 
-def start_process(module: str, **environment: str) -> "tuple[subprocess.Popen[bytes], Channel]":
+def start_process(module: str, trusted: bool = True, **environment: str) -> "tuple[subprocess.Popen[bytes], Channel]":
     """Run `python -m MODULE FD`, where FD is the number of a socket to this process, which is returned.
 
     Ctrl-C does not reach the process, and its output is discarded unless COCA_DEBUG=1.
 
     Args:
+        trusted: See `Channel`.
         environment: Variables that are set in addition to those of this process.
     """
     # Imports like this process but with absolute paths: the working folder may contain an av.py.
@@ -112,4 +133,4 @@ def start_process(module: str, **environment: str) -> "tuple[subprocess.Popen[by
             stderr=None if debugging() else subprocess.DEVNULL,
             process_group=0,
         )
-    return process, Channel(ours.detach())
+    return process, Channel(ours.detach(), trusted)

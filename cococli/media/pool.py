@@ -11,13 +11,14 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import Empty, Queue, SimpleQueue
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import VideoError, is_transient
 from ..processes import start_process
 from ..reporting import SILENT, Reporter
+from ..urls import RemotePath
 from .clips import Clip, ReadRequest
 
 QUEUED_CLIPS = 4  # read ahead of each video
@@ -157,30 +158,72 @@ class VideoReader:
             closed: Turns readable when reading should end early.
         """
         self._closed = closed
-        self._worker: _Worker | None = None
+        self._reader: _Worker | None = None
+        self._downloader: _Worker | None = None  # apart: a reader has no network
 
     def read(self, index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
         """Yield the events of a video, up to its end or until `closed` is readable."""
         try:
-            if self._worker is None or self._worker.has_ended():
-                self._worker = _Worker()
-            yield from self._worker.read((index, path, request), self._closed)
-            spent = self._worker.files >= MAX_FILES
+            if isinstance(path, RemotePath):
+                yield from self._read_remote(index, path, request)
+            else:
+                yield from self._read_local(index, path, path, request)
         except Exception as error:
-            spent = True
+            self.close()
             why = error.message if isinstance(error, VideoError) else f"unexpected: {type(error).__name__}: {error}"
             yield VideoFailed(index, why, is_transient(error))
         except GeneratorExit:  # what is left of the video must not be taken for the next one
             self.close()
             raise
-        if spent:
-            self.close()
+
+    def _read_remote(self, index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
+        self._downloader = _running(self._downloader)
+        for message in self._downloader.answers((path, request), self._closed):
+            if message[0] == "copy":
+                try:
+                    yield from self._read_local(index, path, Path(message[1]), request)
+                finally:
+                    self._downloader.remove_copy()
+            else:
+                yield _event(message, index, path, request)
+            return
+
+    def _read_local(self, index: int, path: Path, file: Path, request: ReadRequest) -> Iterator[Event]:
+        """Yield the events of a video of which a file is a copy, or which it is."""
+        self._reader = _running(self._reader)
+        for message in self._reader.answers((file, request), self._closed):
+            event = _event(message, index, path, request)
+            if isinstance(event, VideoRead):
+                event = event._replace(notes=tuple(note.replace(str(file), str(path)) for note in event.notes))
+            yield event
+            if not isinstance(event, ClipRead):
+                break
+        if self._reader.files >= MAX_FILES:
+            self._reader.end()
 
     def close(self) -> None:
-        """End the process."""
-        if self._worker:
-            self._worker.end()
-            self._worker = None
+        """End the processes."""
+        for worker in (self._reader, self._downloader):
+            if worker:
+                worker.end()
+        self._reader = self._downloader = None
+
+
+def _event(message: tuple[Any, ...], index: int, path: Path, request: ReadRequest) -> Event:
+    """Check a message of a reader, and return what it means."""
+    kind, *values = message
+    if kind == "failed":
+        error, transient = values
+        return VideoFailed(index, str(error), bool(transient))
+    if kind == "read":
+        clips, notes = values
+        return VideoRead(index, int(clips), tuple(map(str, notes)))
+    start, end, times, shape, buffer = values
+    pixels = np.frombuffer(buffer, np.uint8).reshape(shape)
+    side = None if request.times else request.image_size
+    if pixels.ndim != 4 or len(pixels) != len(times) or (side and pixels.shape[1:] != (side, side, 3)):
+        raise VideoError("its reader sent frames of a wrong shape")
+    return ClipRead(index, Clip(path, float(start), float(end), tuple(map(float, times))), pixels)
 
 
 class _Worker:
@@ -188,32 +231,36 @@ class _Worker:
 
     def __init__(self) -> None:
         self.files = 0
-        self.process, self.socket = start_process("cococli.media.worker", OMP_NUM_THREADS="1")
+        self.process, self.socket = start_process("cococli.media.worker", trusted=False, OMP_NUM_THREADS="1")
         self._receive()  # it is ready: its start does not count as time to read a video
 
-    def read(self, job: tuple[int, Path, ReadRequest], closed: Connection | None) -> Iterator[Event]:
-        """Yield the events of a video, up to its end or until `closed` is readable.
+    def answers(self, job: tuple[Path, ReadRequest], closed: Connection | None) -> Iterator[tuple[Any, ...]]:
+        """Yield messages, without end, until `closed` is readable.
 
         Raises:
             VideoError: The process hangs or has crashed.
         """
         self.files += 1
         self.socket.send(job)
-        timeout = job[2].timeout
+        timeout = job[1].timeout
         waited: list[int | Connection] = [self.socket.fileno(), *([closed] if closed else [])]
         while closed not in (ready := wait(waited, timeout)):
             if not ready:
                 raise VideoError(f"gave up after {timeout:g} s")
-            event = self._receive()
-            if event:  # None only shows that it makes progress
-                yield event
-            if isinstance(event, VideoRead | VideoFailed):
-                return
+            message = self._receive()
+            if message:
+                yield message
 
-    def _receive(self) -> Event | None:
+    def remove_copy(self) -> None:
+        """Have the file removed that was downloaded last. If the process is gone, another one removes it later."""
+        with suppress(OSError, VideoError):
+            self.socket.send(None)
+            self._receive()
+
+    def _receive(self) -> tuple[Any, ...] | None:
         try:
-            event: Event | None = self.socket.receive()
-            return event
+            message: tuple[Any, ...] | None = self.socket.receive()
+            return message
         except (EOFError, OSError):
             code = self.end()
             crashed = code is not None and code < 0 and code != -signal.SIGKILL  # the same file would crash it again
@@ -236,9 +283,15 @@ class _Worker:
         return self.process.returncode
 
 
+def _running(worker: _Worker | None) -> _Worker:
+    return _Worker() if worker is None or worker.has_ended() else worker
+
+
 def _describe_exit(code: int | None) -> str:
     if code == -signal.SIGKILL:
         return "the decoder was killed, probably for lack of memory"
+    if code == -signal.SIGXCPU:
+        return "gave up: the decoder computed for too long without progress"
     if code is not None and code < 0:
         return f"the decoder crashed ({signal.Signals(-code).name})"
     return f"its reader ended with exit code {code}; COCA_DEBUG=1 shows why"

@@ -1,53 +1,81 @@
 """A process that reads videos for `pool`: `python -m cococli.media.worker FD`, where FD is a socket to its parent.
 
-It prints nothing and ignores signals: its parent ends it, or the socket does when the parent is gone.
+The first job decides what it does: it reads files, without any rights that this does not need (see `sandbox`), or it
+downloads remote ones. It prints nothing and ignores signals: its parent ends it, or the socket does when the parent is
+gone. Its messages are plain values, which its parent can accept even from a decoder that a file has taken over.
 """
 
 import os
-import resource
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from pickle import PickleBuffer
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
+
+import numpy as np
 
 from ..errors import CocaError, is_transient
 from ..processes import Channel
 from ..reporting import Reporter
 from ..settings import debugging
+from ..urls import RemotePath
 from .clips import ReadRequest, read_clips
 from .frames import PROGRESS_BYTES, listen_to_progress
-from .pool import ClipRead, Event, VideoFailed, VideoRead
 from .remote import local_copy
-
-MEMORY_LIMIT = 1_900_000_000  # bytes: several times what 8K takes; a malicious file must not fill the machine
+from .sandbox import enter, limit_cpu_time
 
 _HEARTBEAT = 0.1  # seconds
 
-_Job = tuple[int, Path, ReadRequest]
+Job = tuple[Path, ReadRequest] | None  # None: the copy of the file downloaded last is not needed any more
+Message = tuple[Any, ...] | None  # None only shows that there is progress
 
 
 def main() -> None:
-    """Read one video after another, and send the events of each."""
+    """Do one job after another, and send what comes of each."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     parent = Channel(int(sys.argv[1]))
-    listen_to_progress(_heartbeat(parent))
-    jobs: SimpleQueue[_Job] = SimpleQueue()
-    Thread(target=_receive_jobs, args=(parent, jobs), daemon=True).start()
     parent.send(None)
+    try:
+        job = parent.receive()
+    except (EOFError, OSError):
+        return
+    downloads = isinstance(job[0], RemotePath)
+    if not downloads:
+        _compile_decoders()
+        enter(limit_files=not debugging())  # the standard error may be a file
+    jobs: SimpleQueue[Job] = SimpleQueue()
+    # Only threads that start after `enter` are in the sandbox.
+    Thread(target=_receive_jobs, args=(parent, jobs), daemon=True).start()
     while True:
-        for event in _read(*jobs.get()):
-            parent.send(event)
+        path, request = job
+        listen_to_progress(_heartbeat(parent, request.timeout))
+        for message in _answer(_download(path, jobs) if downloads else _read(path, request)):
+            parent.send(message)
+        job = jobs.get()
 
 
-def _receive_jobs(parent: Channel, jobs: "SimpleQueue[_Job]") -> None:
+def _compile_decoders() -> None:
+    """Import what was never imported before: Python compiles it, and cannot keep the result in the sandbox."""
+    if sys.dont_write_bytecode:
+        return
+    for name in ("PIL.WmfImagePlugin", "pillow_heif", "av", "decord", "cococli.media.scenes"):
+        with suppress(ImportError):
+            spec = find_spec(name)
+            if spec and spec.cached and not Path(spec.cached).exists():
+                import_module(name)
+                import_module("PIL.Image").init()  # imports all plugins
+
+
+def _receive_jobs(parent: Channel, jobs: "SimpleQueue[Job]") -> None:
     """Receive jobs until the parent is gone; then end, even while a decoder is busy."""
     with suppress(EOFError, OSError):
         while True:
@@ -55,23 +83,35 @@ def _receive_jobs(parent: Channel, jobs: "SimpleQueue[_Job]") -> None:
     os._exit(0)
 
 
-def _read(index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
-    clips, notes = 0, _NoteList()
+def _answer(messages: Iterator[Message]) -> Iterator[Message]:
+    """Yield messages, and at the end why there are no more of them."""
     try:
-        with local_copy(path) as file:
-            for clip, pixels in read_clips(file, request, notes):
-                yield ClipRead(index, clip, pixels)
-                clips += 1
-            named = tuple(note.replace(str(file), str(path)) for note in notes.texts)
-        yield VideoRead(index, clips, named)
+        yield from messages
     except CocaError as error:
-        yield VideoFailed(index, error.message, is_transient(error))
+        yield "failed", error.message, is_transient(error)
     except MemoryError:
-        yield VideoFailed(index, "needs too much memory")
+        yield "failed", "needs too much memory", False
     except Exception as error:
         if debugging():
             traceback.print_exc()
-        yield VideoFailed(index, f"unexpected: {type(error).__name__}: {error}", is_transient(error))
+        yield "failed", f"unexpected: {type(error).__name__}: {error}", is_transient(error)
+
+
+def _read(path: Path, request: ReadRequest) -> Iterator[Message]:
+    clips, notes = 0, _NoteList()
+    for clip, pixels in read_clips(path, request, notes):
+        times = tuple(map(float, clip.times))
+        buffer = PickleBuffer(np.ascontiguousarray(pixels).data)
+        yield "clip", float(clip.start), float(clip.end), times, pixels.shape, buffer
+        clips += 1
+    yield "read", clips, tuple(notes.texts)
+
+
+def _download(path: Path, jobs: "SimpleQueue[Job]") -> Iterator[Message]:
+    with local_copy(path) as file:
+        yield "copy", str(file)
+        jobs.get()
+    yield ("removed",)
 
 
 class _NoteList(Reporter):
@@ -82,16 +122,22 @@ class _NoteList(Reporter):
         self.texts.append(text)
 
 
-def _heartbeat(parent: Channel) -> Callable[[int], None]:
-    """Return a progress listener that now and then shows the parent that a long video makes progress."""
+def _heartbeat(parent: Channel, timeout: float) -> Callable[[int], None]:
+    """Return a progress listener that now and then shows the parent that a long video makes progress.
+
+    Args:
+        timeout: Seconds of CPU time that may pass without progress. It ends a decoder whose parent is stopped.
+    """
     last = time.monotonic()
     total = 0
+    limit_cpu_time(timeout)
 
     def listener(size: int) -> None:
         nonlocal last, total
         total += size
         if total >= PROGRESS_BYTES and time.monotonic() - last >= _HEARTBEAT:
             parent.send(None)
+            limit_cpu_time(timeout)
             last, total = time.monotonic(), 0
 
     return listener

@@ -45,6 +45,7 @@ def test_healthy_installation_is_reported_without_secrets(
     assert checks["folders", "cache"]["value"].startswith(str(home))
     assert "on cpu: " in checks["engines", "torch"]["value"]
     assert "FFmpeg" in checks["decoders", "av"]["value"]
+    assert checks["decoders", "sandbox"]["value"].startswith("readers ")
 
 
 def named(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
