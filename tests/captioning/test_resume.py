@@ -177,7 +177,7 @@ def test_a_preview_changes_nothing(planned: Planned, tmp_path: Path, home: Path)
 
 def test_stdout_only_runs_keep_no_journal(planned: Planned, home: Path) -> None:
     assert work_off(planned("-")) == work_off(planned()) == ["a", "b", "c"]
-    assert list(home.iterdir()) == []
+    assert [path.name for path in home.iterdir()] == ["bundled"]
 
 
 @pytest.fixture

@@ -140,6 +140,7 @@ def test_bundled_model_is_complete_and_on_its_grid() -> None:
 
 
 def test_bundled_model_is_unpacked_once(home: Path) -> None:
+    shutil.rmtree(home / "bundled")
     first = store.find_model("shapes").weights
     stamp = first.stat().st_mtime_ns
     assert first.is_relative_to(home / "bundled")
@@ -150,12 +151,14 @@ def test_bundled_model_is_unpacked_once(home: Path) -> None:
 def test_truncated_unpacked_model_is_unpacked_again() -> None:
     weights = store.find_model("shapes").weights
     whole = weights.read_bytes()
+    weights.unlink()
     weights.write_bytes(whole[:1000])
     assert store.find_model("shapes").weights == weights
     assert weights.read_bytes() == whole
 
 
-def test_damaged_package_names_reinstall_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_package_names_reinstall_command(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(home / "bundled")
     shutil.copytree(BUNDLED, tmp_path / "shapes")
     packed = (BUNDLED / "shapes.ckpt.xz").read_bytes()
     for spoilt in (b"", packed[:1000], packed[:1000] + b"x" + packed[1001:]):
@@ -168,6 +171,7 @@ def test_damaged_package_names_reinstall_command(tmp_path: Path, monkeypatch: py
 
 
 def test_concurrent_unpacking_gives_complete_models(home: Path) -> None:
+    shutil.rmtree(home / "bundled")
     code = "from cococli.checkpoints import store; print(store.find_model('shapes').weights)"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     paths = {run.communicate(timeout=900)[0].strip() for run in runs}

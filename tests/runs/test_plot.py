@@ -97,7 +97,7 @@ def test_plotting_is_silent_and_leaves_no_files(tmp_path: Path, home: Path) -> N
     run = alone(tmp_path)
     assert (run.stdout, run.stderr, run.returncode) == ("\n", "", 0)
     assert list((tmp_path / "home").iterdir()) == []
-    assert [path.name for path in home.iterdir()] == ["matplotlib"]
+    assert {path.name for path in home.iterdir()} == {"bundled", "matplotlib"}
 
 
 def test_without_matplotlib_there_is_a_note(tmp_path: Path) -> None:
