@@ -136,12 +136,10 @@ def test_former_flags_still_work(coca, data: Path, tmp_path: Path, home: Path) -
     assert (home / "runs/mine/events").exists()
     again = coca("finetune", *usual, "--lr", "0.01", "--name", "mine")  # the losses are those of the run
     assert (again.stdout, again.returncode) == ("run:mine\n", 0)
-    for former_name, name in (("vision", "image"), ("text", "text")):
-        runs = [["--freeze", former_name, "--name", name], [f"--lock-{name}", "--name", name]]
-        for flags in runs:
-            run = coca("finetune", "--data", data, "--model", "run:mine", "--steps", "1", "--batch-size", "4", *flags)
-            assert run.returncode == 0, run.stderr
-        assert json.loads((home / f"runs/{name}/run.json").read_text())["asked"]["frozen"] == former_name
+    for flags in (["--freeze", "text"], ["--lock-text"]):  # the second run finds that the first one did everything
+        run = coca("finetune", "--data", data, "--model", "run:mine", *usual[-4:], *flags, "--name", "text")
+        assert run.returncode == 0, run.stderr
+    assert json.loads((home / "runs/text/run.json").read_text())["asked"]["frozen"] == "text"
     shown = coca("finetune", "--help").stdout
     assert not {"--rate", "--freeze", "--caption", "--validate-every", "--tensorboard"} & {*shown.split()}
 
