@@ -173,7 +173,7 @@ def driver_of(given: argparse.Namespace) -> None:
     """List inputs that do not exist, open a journal, and send them through a cluster that does not read them."""
     count = given.count
 
-    def read(table: Any, request: ReadRequest) -> Iterator[Any]:
+    def read(table: Any, request: ReadRequest, folder: str) -> Iterator[Any]:
         videos = [video for videos in from_rows(table) for video in videos]
         yield to_rows([Item(number, -1, 0, None, None, VideoFailed(number, "x"), "r", 0.0) for number, _ in videos])
 

@@ -106,16 +106,18 @@ def test_captions_equal_and_resume_local_ones(cluster: Any, folder: Path, tmp_pa
     assert "11 of 11 files already captioned" in again.stderr
 
 
-def test_embeddings_equal_local_ones(cluster: Any, folder: Path, tmp_path: Path) -> None:
-    texts = tmp_path / "texts.txt"
+def test_embeddings_equal_local_ones(
+    cluster: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths lead to the same files on the nodes
+    texts = Path("texts.txt")
     texts.write_text("a red circle\na blue square\n")
     model = ModelOptions(model="shapes", engine="torch", precision="fp32", threads=1)
     for name, ray in (("one", None), ("two", cluster.address)):
-        output = (f"{tmp_path / name}/",)
-        request = EmbedRequest((str(folder),), output, texts=(texts,), model=model, cluster=RayOptions(ray))
+        request = EmbedRequest((folder.name,), (f"{name}/",), texts=(texts,), model=model, cluster=RayOptions(ray))
         assert len(embed(request).failures) == 1
-    one, two = Index(tmp_path / "one"), Index(tmp_path / "two")
-    names = sorted(str(path) for path in folder.iterdir() if path.name != "broken.mp4")
+    one, two = Index(Path("one")), Index(Path("two"))
+    names = sorted(f"{folder.name}/{path.name}" for path in folder.iterdir() if path.name != "broken.mp4")
     rows = [[entry.row for entry in index.entries(names)] for index in (one, two)]
     assert len(rows[0]) == len(names)
     np.testing.assert_allclose(two.vectors[rows[1]], one.vectors[rows[0]], atol=1e-6)

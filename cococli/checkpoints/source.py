@@ -5,8 +5,10 @@ files.
 """
 
 import ctypes
+import errno
 import math
 import mmap
+import os
 import pickle
 import re
 import shlex
@@ -16,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +71,43 @@ class SourceTensor:
         """Yield rows from `start` to `stop`, a few at a time; a part is valid until the next one is requested.
 
         bfloat16, which numpy lacks, comes as float32, which holds it exactly; other types come as stored.
+
+        Raises:
+            ModelError: The file was truncated since it was opened.
         """
         step = max(1, _PART_BYTES // (4 * max(1, math.prod(self.shape[1:]))))
         for first in range(start, stop, step):
             rows = self.slice(first, min(first + step, stop))
-            yield _widened(rows) if self.dtype == "bfloat16" else rows
-            if self.mapped and rows.flags.c_contiguous:
+            mapped = self.mapped and rows.flags.c_contiguous
+            read = _read_mapped(rows) if mapped else rows
+            yield _widened(read) if self.dtype == "bfloat16" else read
+            if mapped:
                 _release(rows.ctypes.data, rows.nbytes)
 
 
 def _widened(bfloat16: np.ndarray) -> np.ndarray:
     """Convert the bits of bfloat16, which are the upper half of float32's, to float32."""
     return np.left_shift(bfloat16, 16, dtype=np.uint32).view(np.float32)
+
+
+def _read_mapped(rows: np.ndarray) -> np.ndarray:
+    """Copy rows of a mapped file. On Linux, an error follows if it was truncated, where access would end the process.
+
+    Raises:
+        ModelError: The file was truncated.
+    """
+    if not hasattr(os, "memfd_create") or not rows.nbytes:
+        return rows
+    left = rows.reshape(-1).view(np.uint8).data
+    with FileIO(os.memfd_create("coca"), "r+") as memory:
+        try:
+            while left:
+                left = left[memory.write(left) :]
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            raise ModelError("the checkpoint was truncated while it was read", "repeat the command") from None
+        return np.frombuffer(mmap.mmap(memory.fileno(), rows.nbytes), rows.dtype).reshape(rows.shape)
 
 
 def _release(address: int, size: int) -> None:

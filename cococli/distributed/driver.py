@@ -163,7 +163,7 @@ def _batches(
                     read_task,
                     batch_size=1,
                     batch_format="pyarrow",
-                    fn_kwargs={"request": request},
+                    fn_kwargs={"request": request, "folder": str(Path.cwd())},
                     compute=ray.data.TaskPoolStrategy(None if readers == AUTO else readers),
                     num_cpus=1,
                     memory=READER_BYTES,  # and so that stages differ: Ray would fuse them
@@ -172,7 +172,7 @@ def _batches(
                     Actor,
                     batch_size=plan.clips,
                     batch_format="pyarrow",
-                    fn_constructor_args=(cluster.model, options, choose_sizes, make),
+                    fn_constructor_args=(cluster.model, options, choose_sizes, make, str(Path.cwd())),
                     compute=ray.data.ActorPoolStrategy(min_size=plan.least, max_size=plan.most),
                     **plan.resources,
                 )

@@ -4,6 +4,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -74,8 +75,19 @@ def _reader() -> VideoReader:
     return VideoReader()
 
 
-def read_task(table: Any, request: ReadRequest) -> Iterator[Any]:
-    """Read the clips of some videos. A task of Ray Data."""
+def _enter(folder: str) -> None:
+    """Let relative paths lead where they lead for the command, if this machine has its working folder."""
+    with suppress(OSError):
+        os.chdir(folder)
+
+
+def read_task(table: Any, request: ReadRequest, folder: str) -> Iterator[Any]:
+    """Read the clips of some videos. A task of Ray Data.
+
+    Args:
+        folder: Working folder of the command.
+    """
+    _enter(folder)
     for number, path in (video for videos in from_rows(table) for video in videos):
         for item in _read_video(number, path, request):
             yield to_rows([item])
@@ -103,7 +115,10 @@ def is_here(path: Path) -> bool:
 class Actor:
     """A process with the model."""
 
-    def __init__(self, model: ModelFiles, options: ModelOptions, choose_sizes: ChooseSizes, make: MakeComputer) -> None:
+    def __init__(
+        self, model: ModelFiles, options: ModelOptions, choose_sizes: ChooseSizes, make: MakeComputer, folder: str
+    ) -> None:
+        _enter(folder)
         self._notes: list[str] = []
         self._error: CocaError | None = None
         try:

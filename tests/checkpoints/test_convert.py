@@ -328,18 +328,20 @@ class Killing(Reporter):
     def update(self, done):
         if sys.argv[3].startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+        if sys.argv[3] == "truncated":
+            os.truncate(sys.argv[1], 4096)
 
 if sys.argv[3] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    to_mindspore(Path(sys.argv[1]), Path(sys.argv[2]), reporter=Killing())
+    to_mindspore(Path(sys.argv[1]), Path(sys.argv[2]), verify=True, reporter=Killing())
 except CocaError as error:
     print(error.message)
     sys.exit(error.exit_code)
 """
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "full"])
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "full", "truncated"])
 @pytest.mark.parametrize("before", [False, True])
 def test_interrupted_conversion_keeps_existing_files(tmp_path: Path, end: str, before: bool) -> None:
     source, old = (  # whose reading does not import torch
@@ -351,9 +353,11 @@ def test_interrupted_conversion_keeps_existing_files(tmp_path: Path, end: str, b
     there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     command = [sys.executable, "-c", INTERRUPTED, source, tmp_path / "a.ckpt", end]
     run = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    status = {"SIGTERM": 128 + signal.SIGTERM, "SIGINT": -signal.SIGINT, "full": ModelError.exit_code}
-    assert run.returncode == status[end], run.stderr
+    status = {"SIGTERM": 128 + signal.SIGTERM, "SIGINT": -signal.SIGINT}
+    assert run.returncode == status.get(end, ModelError.exit_code), run.stderr
     assert ("File too large" in run.stdout) == (end == "full")
+    assert ("the checkpoint was truncated while it was read" in run.stdout) == (end == "truncated")
+    there |= {source.name: source.read_bytes()} if end == "truncated" else {}
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
 
 
