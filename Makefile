@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full test-card lint docs completions release bundled examples picture clean
+.PHONY: demo test test-full test-card lint docs bench completions release bundled examples picture clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
@@ -23,6 +23,9 @@ lint: $(VENV)/installed ## style and types
 
 docs: $(VENV)/installed ## build the website in build/site; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
+bench: $(VENV)/installed ## measure the figures of the documentation and write them into it, 25 minutes; ONLY=search,help: some
+	$(VENV)/bin/python benchmarks/bench.py --only '$(ONLY)'
 
 completions: $(VENV)/installed ## write completions/ and the man page anew
 	$(VENV)/bin/python -m cococli.cli.completion

@@ -1,12 +1,12 @@
 """Speed of each engine compared to the limits of the machine, and cost of the search: see README.md in this folder.
 
     python benchmarks/engines.py floors
-    python benchmarks/engines.py phases openvino int8 [--checkpoint /tmp/coca-bench/open_clip_pytorch_model.ckpt]
+    python benchmarks/engines.py phases openvino int8 [--checkpoint build/bench/vit-l-14.ckpt]
     python benchmarks/engines.py search openvino int8
     python benchmarks/engines.py batching openvino int8
     python benchmarks/engines.py threads openvino int8
 
-caption.py creates the checkpoint, of random weights. Run one at a time.
+`make bench ONLY=conversion` creates the checkpoint, of random weights. Run one at a time.
 """
 
 import argparse
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("what", choices=("floors", "phases", "search", "batching", "threads"))
     parser.add_argument("engine", nargs="?", default="mindspore")
     parser.add_argument("precision", nargs="?", default="fp32")
-    parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/coca-bench/open_clip_pytorch_model.ckpt"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("build/bench/vit-l-14.ckpt"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

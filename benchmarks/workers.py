@@ -1,9 +1,9 @@
-"""The two programs that caption.py compares, each in a process of its own that reads one JSON request per line.
+"""The two programs that captions.py compares, each in a process of its own that reads one JSON request per line.
 
-    python benchmarks/workers.py ours   CHECKPOINT.ckpt [ENGINE PRECISION]
-    python benchmarks/workers.py oracle CHECKPOINT.bin      # an environment with open_clip_torch 3.3.0
+    python benchmarks/workers.py ours   CHECKPOINT.ckpt ENGINE PRECISION
+    python benchmarks/workers.py oracle CHECKPOINT.bin MODEL PRECISION   # with open_clip on PYTHONPATH
 
-A line {"job": "caption", "images": 8} is answered with {"seconds": ..., "tokens": ...}.
+A line {"job": "caption", "images": 8} is answered with {"seconds": ..., "tokens": ..., "peak_mb": ...}.
 """
 
 import json
@@ -21,23 +21,32 @@ THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 
 
 class Worker:
-    """A program under test in a process of its own, which answers each line of JSON with one."""
+    """A program under test in a process of its own, which answers each line of JSON with one.
 
-    def __init__(self, *command: object) -> None:
+    Args:
+        packages: A folder of packages that come before those of this environment, such as open_clip's.
+    """
+
+    def __init__(self, *arguments: object, packages: Path | None = None) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "GLOG_v": "3"}
+        if packages:
+            environment["PYTHONPATH"] = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [str(part) for part in command],
+            [sys.executable, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "GLOG_v": "3"},
+            env=environment,
         )
 
     def run(self, request: object) -> dict[str, float]:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args} ended with exit code {self.process.wait()}")
+        return json.loads(line)
 
     def close(self) -> None:
         assert self.process.stdin
@@ -51,7 +60,7 @@ def pictures(count: int) -> np.ndarray:
 
 
 class Ours:
-    def __init__(self, checkpoint: str, engine: str = "mindspore", precision: str = "fp32") -> None:
+    def __init__(self, checkpoint: str, engine: str, precision: str) -> None:
         from cococli.checkpoints.store import find_model
         from cococli.decoding.search_options import SearchOptions
         from cococli.engines.choice import Choice, open_engine
@@ -76,23 +85,26 @@ class Ours:
 
 
 class Oracle:
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, model: str, precision: str) -> None:
         import torch
 
         torch.set_num_threads(THREADS)
         without_torchvision_operators(torch)
         import open_clip
 
-        self.torch = torch
-        self.model = open_clip.create_model("coca_ViT-L-14", pretrained=checkpoint).eval()
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self.torch, self.model = torch, open_clip.create_model(model, pretrained=checkpoint).to(self.dtype).eval()
+
+    def _pixels(self, images: int) -> Any:
+        return self.torch.from_numpy(pictures(images)).to(self.dtype)
 
     def encode(self, images: int) -> int:
         with self.torch.no_grad():
-            self.model.encode_image(self.torch.from_numpy(pictures(images)))
+            self.model.encode_image(self._pixels(images))
         return 0
 
     def caption(self, images: int) -> int:
-        return self.model.generate(self.torch.from_numpy(pictures(images))).shape[1]
+        return self.model.generate(self._pixels(images)).shape[1]
 
 
 def without_torchvision_operators(torch: Any) -> None:

@@ -13,7 +13,7 @@ from importlib import import_module
 
 from .errors import CocaError, ModelError, UsageError, VideoError
 
-TYPE_CHECKING = False  # typing takes 10 ms to import, in which Ctrl-C would end `coca` with a traceback
+TYPE_CHECKING = False  # typing takes a while to import, in which Ctrl-C would end `coca` with a traceback
 if TYPE_CHECKING:
     from os import PathLike
     from typing import Any, Literal

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import interrupts, streams
 from .reporting import Progress, Reporter
 
-if TYPE_CHECKING:  # rich takes 50 ms to import, which help pages and shell completion do without
+if TYPE_CHECKING:  # rich is slow to import, which help pages and shell completion do without
     from rich.console import Console, RenderableType
     from rich.live import Live
 

@@ -194,7 +194,7 @@ class CommandGroup(TyperGroup):
 
 
 def _off_by_default(help_option: TyperOption | None) -> TyperOption | None:
-    """Give `--help` a default: pydantic would validate None, and takes 50 ms to import."""
+    """Give `--help` a default: pydantic would validate None, and is slow to import."""
     if help_option:
         help_option.default = False
     return help_option

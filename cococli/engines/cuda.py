@@ -22,8 +22,8 @@ SPARE = 2  # graphs that are kept for later searches
 class CudaEngine(TorchEngine):
     """CoCa on an NVIDIA GPU. Implements `engines.base.Engine`.
 
-    A step is about 360 kernels. Started one by one from Python they take 11 ms, however few sequences there are; as a
-    CUDA graph, 2 ms. So a state has fixed buffers, which the graph that was recorded for it reads and writes.
+    A step is hundreds of kernels, which take longer to start one by one from Python than to run. So a state has fixed
+    buffers, which the CUDA graph that was recorded for it reads and writes.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ def expand_braces(pattern: str) -> list[str]:
     if not _BRACES.search(pattern) or os.path.lexists(pattern):
         return [pattern]
     try:
-        from braceexpand import braceexpand  # which webdataset uses, but takes 2 s to import
+        from braceexpand import braceexpand  # which webdataset uses, but is slow to import
     except ImportError:
         raise UsageError("patterns of tars need the package webdataset", "pip install 'cococli[webdataset]'") from None
     try:
