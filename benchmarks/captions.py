@@ -72,37 +72,44 @@ def timed(command: list[object], **options: Any) -> float:
 
 
 def measure(work: Path, quick: bool) -> dict[str, Any]:
-    """Time all programs in turn: `pairs` rounds of each job, but one of open_clip's captions of many pictures."""
-    pairs = 1 if quick else 3
-    jobs: tuple[tuple[str, int], ...] = (("encode", 1), ("caption", 1)) if quick else JOBS
-    rounds = [(job, images, pairs if (job, images) != ("caption", MANY) else 1) for job, images in jobs]
+    """Time coca in turn with open_clip in as many bits, and int8 with 16; then whole commands."""
     model, checkpoint, converted = checkpoints(work, quick)
     engines = [name for name in ENGINES if find_spec(name.split()[0]) and not (quick and name != "torch bf16")]
     oracle = [HERE / "workers.py", "oracle", checkpoint, MODELS[model]]
-    programs = {name: Worker(HERE / "workers.py", "ours", converted, *name.split()) for name in engines}
+    times: dict[str, dict[str, list[float]]] = {}
+    peaks: dict[str, float] = {}
     for precision in ("bf16",) if quick else ("bf16", "fp32"):
+        ours = [name for name in engines if name.endswith("fp32") == (precision == "fp32")]
+        programs = {name: Worker(HERE / "workers.py", "ours", converted, *name.split()) for name in ours}
         programs[f"open_clip {precision}"] = Worker(*oracle, precision, packages=work / "open_clip")
+        take_turns(programs, quick, times, peaks)
+        for worker in programs.values():
+            worker.close()
+    return {"times": times, "peaks": peaks, "commands": commands(work, converted, engines, oracle, 1 if quick else 3)}
+
+
+def take_turns(
+    programs: dict[str, Worker], quick: bool, times: dict[str, dict[str, list[float]]], peaks: dict[str, float]
+) -> None:
+    """Run each job three times in all programs in turn, but captions of many pictures once."""
+    jobs = JOBS[::2] if quick else JOBS
     for name, worker in programs.items():  # compile
-        for job, images in jobs if name in engines else [("encode", 1)]:
+        for job, images in jobs if not name.startswith("open_clip") else JOBS[:1]:
             print(f"  warming up {name}: {job} {images}", flush=True)
             worker.run({"job": job, "images": images})
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in programs}
-    peaks: dict[str, float] = {}
-    for job, images, count in rounds:
+    for job, images in jobs:
+        count = 1 if quick or (job, images) == JOBS[-1] else 3
         for number in range(count):
             for name, worker in programs.items():
                 answer = worker.run({"job": job, "images": images})
                 assert job == "encode" or answer["tokens"] == STEPS + 1, answer
-                times[name].setdefault(f"{job} {images}", []).append(answer["seconds"])
+                times.setdefault(name, {}).setdefault(f"{job} {images}", []).append(answer["seconds"])
                 peaks[name] = answer["peak_mb"]
                 print(f"  {job} {images}, {number + 1} of {count}: {name} {answer['seconds']:.2f} s", flush=True)
-    for worker in programs.values():
-        worker.close()
-    return {"times": times, "peaks": peaks, "commands": commands(work, converted, engines, oracle, pairs)}
 
 
 def commands(
-    work: Path, converted: Path, engines: list[str], oracle: list[object], pairs: int
+    work: Path, converted: Path, engines: list[str], oracle: list[object], rounds: int
 ) -> dict[str, list[float]]:
     """Time whole commands for one picture, in turn: start, load and caption. Graphs were compiled before."""
     from PIL import Image
@@ -110,22 +117,20 @@ def commands(
     picture, out = work / "picture.png", work / "out.jsonl"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)).save(picture)
     caption = [*CLI, "caption", picture, "--model", converted, "-o", out, "--overwrite", "--quiet"]
+    found: dict[str, list[float]] = {name: [] for name in engines}
+    for number in range(rounds + 1):
+        for name in engines:
+            engine, precision = name.split()
+            took = timed([*caption, "--engine", engine, "--precision", precision])
+            if number:
+                found[name].append(took)
     request = json.dumps({"job": "caption", "images": 1}) + "\n"
     packages = os.environ | {"PYTHONPATH": str(work / "open_clip")}
-
-    def ours(name: str) -> float:
-        engine, precision = name.split()
-        return timed([*caption, "--engine", engine, "--precision", precision])
-
-    found: dict[str, list[float]] = {}
-    for number in range(pairs + 1):
-        for name in engines:
-            found.setdefault(name, []).append(ours(name))
-        if number == pairs:  # once
-            for precision in ("bf16", "fp32"):
-                command = [sys.executable, *oracle, precision]
-                found[f"open_clip {precision}"] = [timed(command, input=request, text=True, env=packages)]
-    return {name: each[1:] or each for name, each in found.items()}
+    for precision in ("bf16", "fp32") if rounds > 1 else ("bf16",):
+        took = timed([sys.executable, *oracle, precision], input=request, text=True, env=packages)
+        found[f"open_clip {precision}"] = [took]
+    print(f"  commands: {found}", flush=True)
+    return found
 
 
 def render(values: dict[str, Any]) -> dict[str, str]:

@@ -42,6 +42,10 @@ def test_every_part_was_measured_for_this_version(bench: ModuleType, results: di
     )
 
 
+def test_installation_without_mindspore_is_small(results: dict[str, Any]) -> None:
+    assert results["sizes"]["values"]["without"] < 1.6e9
+
+
 def test_marks_do_not_begin_lines_of_text(bench: ModuleType) -> None:
     """There, they would end the paragraph."""
     for page in bench.PAGES:

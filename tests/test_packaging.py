@@ -171,6 +171,25 @@ def test_licenses_of_bundled_files_are_named() -> None:
     files = [name for name in tracked(ROOT) if name.startswith("cococli/") and not name.endswith((".py", "py.typed"))]
     assert [name for name in files if not name.startswith(own) and Path(name).parent.as_posix() not in text
             and name not in text] == []  # fmt: skip
+    assert all(folder.rstrip("/") in text for folder in own)
+
+
+def test_docker_context_has_what_the_build_needs(tmp_path: Path) -> None:
+    kept = [line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
+    for name in [name for entry in kept for path in ROOT.glob(entry) for name in files_below(path)]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    code = "from setuptools import build_meta as b; b.build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    files = {name.split("/", 1)[1] for name in wheel(tmp_path / "dist").namelist()}
+    assert {"__main__.py", "assets/models/shapes/shapes.ckpt.xz", "data/share/man/man1/coca.1"} <= files
+    copied = re.findall(r"^COPY (?!--from)(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert copied == ["."]
+
+
+def files_below(path: Path) -> list[str]:
+    files = [path] if path.is_file() else path.rglob("*")
+    return [str(file.relative_to(ROOT)) for file in files if file.is_file() and "__pycache__" not in file.parts]
 
 
 def test_workflows_run_what_the_makefile_has() -> None:
