@@ -214,6 +214,8 @@ def open_journal(
         kept, reused = _split(path, lines, tasks, parse, retry_failed)
         with io_errors("write", path):
             file = _rewrite(path, file, [line.text for line in kept])
+        if not lines:
+            sync_folder(Path(os.path.realpath(path)).parent)  # the name of a new file
         journal = Journal(path, file, reused, [line.fields for line in kept])
         try:
             yield journal

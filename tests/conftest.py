@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,21 @@ def written_records_follow_the_schema(
         for line in path.read_bytes().splitlines() if path.name != "entries.jsonl" else ():
             if WRITTEN.search(line):
                 validator.validate(json.loads(line))
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files and folders that are flushed to disk from now on, in order."""
+    if sys.platform != "linux":
+        pytest.skip("only /proc names open files")
+    names, flush = [], os.fsync
+
+    def record(descriptor: int) -> None:
+        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        flush(descriptor)
+
+    monkeypatch.setattr("os.fsync", record)
+    return names
 
 
 @pytest.fixture(scope="module")

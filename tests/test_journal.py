@@ -176,10 +176,10 @@ def test_records_reach_the_disk_now_and_then(tmp_path: Path, monkeypatch: pytest
     tasks = [task(f"{i}.mp4") for i in range(10)]
     monkeypatch.setattr("cococli.journal.SYNC_EVERY", 1e9)
     write(tmp_path / "a.jsonl", tasks)
-    assert len(synced) == 1  # at the end
+    assert len(synced) == 2  # the folder, and the journal at the end
     monkeypatch.setattr("cococli.journal.SYNC_EVERY", 0.0)
     write(tmp_path / "b.jsonl", tasks)
-    assert len(synced) == 1 + 11
+    assert len(synced) == 2 + 12
 
 
 def test_a_pipe_is_not_a_journal(tmp_path: Path) -> None:
@@ -224,6 +224,13 @@ def test_full_disk_keeps_records_and_resumes(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == whole[: len(whole) // 2]
     assert write(path, tasks) == whole
+
+
+def test_journal_and_its_name_reach_the_disk(tmp_path: Path, flushed: list[str]) -> None:
+    write(tmp_path / "out.jsonl", [task("a.mp4")])
+    assert flushed == [tmp_path.name, "out.jsonl"]
+    write(tmp_path / "out.jsonl", [task("a.mp4"), task("b.mp4")])
+    assert flushed[2:] == ["out.jsonl"]
 
 
 def test_fingerprint_follows_file_and_options(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,9 @@ class VectorFile:
         _write_at(self._file.fileno(), 0, header(self.count, self.dimension, self.dtype))
 
     def close(self) -> None:
+        """Flush the vectors to disk, as far as possible, and close the file."""
+        with suppress(OSError):
+            os.fsync(self._file.fileno())
         self._file.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..captioning.records import Outcome, Record, from_json
 from ..errors import UsageError
-from ..files import digest, io_errors
+from ..files import digest, io_errors, sync_folder
 from ..journal import Failure, dump, rounded, write_all
 from ..parsing import parse_json
 
@@ -212,7 +212,9 @@ class Review:
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.readall()
-            if not content.endswith(b"\n"):
+            if not content:
+                sync_folder(Path(os.path.realpath(self.edits_path)).parent)  # the name of a new file
+            elif not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)
             yield file
 

@@ -151,6 +151,8 @@ class RunFolder:
     ) -> None:
         """Write a checkpoint completely or not at all; then remove all but the newest few.
 
+        The metrics up to its step are flushed to disk first.
+
         Args:
             weights: Read while they are written, never copied.
             state: State of the optimizer.
@@ -170,6 +172,8 @@ class RunFolder:
             _write(part / _PROGRESS, {"step": step, "files": sizes, "sha256": digests, "facts": dict(facts)})
             destination = self._checkpoint(step)
             destination.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                sync(self.path / METRICS)
             publish_folder(part, destination)
         for old in run_steps(self.path)[:-keep]:
             shutil.rmtree(self._put_away(self._checkpoint(old)), ignore_errors=True)

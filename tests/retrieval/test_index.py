@@ -101,6 +101,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "new" / "index"
 
 
+def test_vectors_reach_the_disk_before_entries(tmp_path: Path, flushed: list[str]) -> None:
+    fill(tmp_path / "index", A)
+    assert flushed[-2:] == ["vectors.npy", "entries.jsonl"]
+
+
 def test_entries_and_vectors_are_read_back(folder: Path) -> None:
     assert fill(folder, A) == [task.name for task in A]
     assert content(folder) == plainly(folder) == expected(A)

@@ -41,6 +41,11 @@ def test_edits_survive_beside_untouched_records(path: Path) -> None:
     assert list(Review(path).reviewed()) == []
 
 
+def test_acknowledged_edits_are_on_disk(path: Path, flushed: list[str]) -> None:
+    Review(path).edit(A, 0, "a cat", None)
+    assert flushed == [path.parent.name, "out.review.jsonl"]
+
+
 def test_edit_of_an_older_version_conflicts(path: Path) -> None:
     one, other = Review(path), Review(path)
     one.edit(A, 0, "a cat", None)
