@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full test-card lint docs bench completions release bundled examples picture clean
+.PHONY: demo test test-full test-card fuzz lint docs bench completions release bundled examples picture clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
@@ -15,6 +15,10 @@ test-full: $(VENV)/installed ## checks at full model size with random weights: m
 
 test-card: $(VENV)/installed ## tests that need an NVIDIA GPU; they are skipped elsewhere
 	$(VENV)/bin/python -m pytest -rs tests/engines/test_cuda.py
+
+fuzz: $(VENV)/installed ## mutated inputs of every kind, then the parsers under a coverage-guided fuzzer: two hours
+	$(VENV)/bin/python benchmarks/fuzz.py
+	$(VENV)/bin/python benchmarks/fuzz_parsers.py
 
 lint: $(VENV)/installed ## style and types
 	$(VENV)/bin/ruff check .

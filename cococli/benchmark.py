@@ -5,6 +5,7 @@ Such a process is `python -m cococli.benchmark FD`, where FD is a socket to its 
 
 import math
 import os
+import re
 import statistics
 import sys
 import time
@@ -134,7 +135,7 @@ def _rows(text: str) -> list[int]:
     if text == AUTO:
         return []
     counts = text.split(",")
-    if not all(count.isdecimal() and 0 < int(count) <= 1000 for count in counts):
+    if not all(re.fullmatch("[0-9]{1,4}", count) and 0 < int(count) <= 1000 for count in counts):
         raise UsageError(f"--rows cannot be {text!r}", "choose auto, or numbers from 1 to 1000, such as 6,48")
     return sorted(set(map(int, counts)))
 

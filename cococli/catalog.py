@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,7 @@ def _is_finite(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Format a value for an error message, on one short line."""
-    text = repr(value)
+    text = reprlib.repr(value)  # a few lines of YAML may stand for any number of values
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -168,6 +169,9 @@ class CocaConfig:
         if len(set(widths.values())) != 1:
             found = ", ".join(f"{name} {width}" for name, width in widths.items())
             raise ModelError(f"embedding, text and decoder of a CoCa have the same width, but this config has {found}")
+        if self.text.vocab_size != self.decoder.vocab_size:
+            found = f"text {self.text.vocab_size}, decoder {self.decoder.vocab_size}"
+            raise ModelError(f"text and decoder of a CoCa have the same vocabulary, but this config has {found}")
         for name, width, heads in (
             ("vision", self.vision.width, self.vision.heads),
             ("pooler", self.embed_dim, self.vision.pooler_heads),

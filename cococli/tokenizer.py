@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import ModelError
+
 # Merges of byte pairs in the order in which training found them (CLIP, arXiv 2103.00020).
 _MERGES_FILE = Path(__file__).parent / "assets" / "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 48894  # lines of the file that CLIP reads
@@ -49,6 +51,16 @@ _SUPERFLUOUS = r"""
 
 SOT_ID = 49406
 EOT_ID = 49407
+
+
+def check_vocabulary(vocab_size: int) -> None:
+    """Check that a model knows the tokens of this module, and no others.
+
+    Raises:
+        ModelError: Its vocabulary is not CLIP's.
+    """
+    if vocab_size != EOT_ID + 1:
+        raise ModelError(f"this model has {vocab_size} tokens, but CLIP's vocabulary has {EOT_ID + 1}")
 
 
 def encode(text: str) -> list[int]:

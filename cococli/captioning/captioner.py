@@ -16,8 +16,8 @@ from ..devices import Devices
 from ..engines.base import Engine
 from ..engines.choice import Choice, open_engine, resolve
 from ..engines.sizes import Sizes
-from ..errors import ModelError, UsageError
-from ..tokenizer import EOT_ID, decode, detokenize, encode, tokenize
+from ..errors import UsageError
+from ..tokenizer import check_vocabulary, decode, detokenize, encode, tokenize
 from .records import Candidate
 
 Key = TypeVar("Key")
@@ -249,8 +249,7 @@ def check_request(config: CocaConfig, search: SearchOptions, pool: str, prompt: 
         raise UsageError(f"pool is joint or mean, not {pool!r}")
     if rerank and search.candidates == 1:
         raise UsageError("--rerank needs --candidates 2 or more")
-    if config.eot_id != EOT_ID:
-        raise ModelError(f"this model has {config.vocab_size} tokens, but CLIP's vocabulary has {EOT_ID + 1}")
+    check_vocabulary(config.vocab_size)
     ids = encode(prompt)
     check_prompt(config, ids, search.ban)
     search.check(config, len(ids))

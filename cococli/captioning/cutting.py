@@ -1,5 +1,6 @@
 """Clips that are cut out of videos, each with its caption beside it."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Set
@@ -27,7 +28,8 @@ def check_cutting(folder: Path, videos: Iterable[Path], folders: Iterable[Path])
         UsageError: ffmpeg is not installed or cannot read some videos, or the folder is among those or cannot be
             written.
     """
-    if above := next((place for place in folders if folder.resolve().is_relative_to(place.resolve())), None):
+    place = Path(os.path.realpath(folder))
+    if above := next((other for other in folders if place.is_relative_to(os.path.realpath(other))), None):
         raise UsageError(
             f"--cut-to {folder} is in {above}: the next run would caption the clips", "name another folder"
         )

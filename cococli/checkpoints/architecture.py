@@ -225,11 +225,12 @@ def read_config(path: Path) -> dict[str, Any]:
 def _read_yaml(path: Path) -> Any:
     import yaml
 
-    with read_errors(path):
+    with read_errors(path, "YAML"):
         text = path.read_text("utf-8-sig")
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        # PyYAML raises whatever values such as `!!bool x` lead it to.
         raise UsageError(f"{path} is not YAML") from None
 
 

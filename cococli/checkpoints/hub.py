@@ -293,7 +293,7 @@ def _retry(attempt: Callable[[], T], hint: str, once: bool = False) -> T:
                 raise
             reason = f"it answers {error.response.status_code} {error.response.reason_phrase}"
             wait = error.response.headers.get("Retry-After", "")
-            requested = int(wait) if wait.isdigit() else 0
+            requested = int(wait) if re.fullmatch("[0-9]{1,9}", wait) else 0
         except (httpx2.RequestError, httpx2.InvalidURL, ConnectionError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, httpx2.ProxyError):

@@ -307,8 +307,8 @@ def _weights_of_run(name: str) -> Path:
     folder, weights = find_run(run).folder, None
     if not at:
         weights = _best_weights(folder)
-    elif step.isdecimal() and int(step) in run_steps(folder):
-        weights = folder / "checkpoints" / str(int(step)) / WEIGHTS
+    elif step.lstrip("0") in map(str, run_steps(folder)):
+        weights = folder / "checkpoints" / step.lstrip("0") / WEIGHTS
     if weights is None:
         steps = ", ".join(map(str, run_steps(folder)))
         raise ModelError(f"the run {folder.name} has no checkpoint of step {step!r}", f"it has steps {steps}")

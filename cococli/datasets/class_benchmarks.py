@@ -1,16 +1,17 @@
 """Public benchmarks of classification: ImageNet, Kinetics, UCF101 and HMDB51."""
 
 import re
+import reprlib
 from pathlib import Path
 
 from ..errors import UsageError
 from ..parsing import read_json, validate
-from ..tables import read_table
+from ..tables import Row, read_table
 from .benchmark_folder import BenchmarkData, BenchmarkFolder, cell, text_lines
 from .classes import IMAGENET_LISTS, class_folders, class_names
 from .dataset import split_named, split_of
 
-_NUMBERED = re.compile(r"(.+?)[ ,\t]+(\d+)")  # a file and the number of its class
+_NUMBERED = re.compile(r"(.+?)[ ,\t]+(\d{1,9})")  # a file and the number of its class
 
 
 def read_imagenet(folder: BenchmarkFolder) -> BenchmarkData:
@@ -41,15 +42,24 @@ def read_kinetics(folder: BenchmarkFolder) -> BenchmarkData:
             return _read_numbered(folder, source, lines)
         labels = []
         for where, row in read_table(source):
-            video, start, end = (cell(row, name, where) for name in ("youtube_id", "time_start", "time_end"))
-            clip = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+            video = cell(row, "youtube_id", where)
+            start, end = (_seconds(row, name, where) for name in ("time_start", "time_end"))
+            clip = f"{video}_{start:06d}_{end:06d}"
             labels.append((cell(row, "label", where), clip if clip in folder.by_stem else video))
         return folder.labeled(source, labels)
     places = [entry for entry in sorted(folder.images.iterdir()) if entry.is_dir()]
     if place := next((entry for entry in places if split_of(entry.name) == folder.split), None):
         return BenchmarkData(classes=class_folders(place, folder.class_file, folder.reporter))
-    folder.require(f"{folder.split}.csv", f"{folder.split}/")
-    raise AssertionError
+    found = folder.require(f"{folder.split}.csv", f"{folder.split}/")
+    raise UsageError(f"{found} is not beside the folders of the classes", "pass their folder with --images")
+
+
+def _seconds(row: Row, name: str, where: str) -> int:
+    """Return a time of a table in whole seconds."""
+    try:
+        return int(float(cell(row, name, where)))
+    except (ValueError, OverflowError):
+        raise UsageError(f"{where} has {reprlib.repr(row[name])} instead of a time in {name}") from None
 
 
 def _read_numbered(folder: BenchmarkFolder, source: Path, lines: list[str]) -> BenchmarkData:

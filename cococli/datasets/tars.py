@@ -26,6 +26,7 @@ _TEXTS = (*SIDECARS, ".cls")  # the first that a sample has is read
 _MEDIA = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES}
 _FIRST = 100
 _WNID = re.compile(r"n\d{8}\s+")  # of ImageNet
+_NUMBER = re.compile(r"\d{1,9}")  # of a class
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
@@ -167,7 +168,7 @@ def read_class_tars(
             progress.advance()
     if len(labels) < 2:
         raise UsageError(f"{paths[0]} has fewer than two classes", "each sample needs a .cls beside its picture")
-    if not all(map(str.isdecimal, labels)):
+    if not all(map(_NUMBER.fullmatch, labels)):
         return {label.replace("_", " "): files for label, files in sorted(labels.items())}
     places = [folder / "classnames.txt" for folder in paths[0].absolute().parents[:2]]
     if not (source := names_file or next((place for place in places if place.is_file()), None)):
@@ -185,7 +186,7 @@ def _read_class_list(path: Path) -> list[str]:
     names: list[Any]
     if path.suffix.lower() == ".json":
         content = read_json(path)
-        if isinstance(content, dict) and all(map(str.isdecimal, content)):
+        if isinstance(content, dict) and all(map(_NUMBER.fullmatch, content)):
             content = [content[number] for number in sorted(content, key=int)]
         names = content if isinstance(content, list) else []
         names = [name[-1] if isinstance(name, list) and name else name for name in names]

@@ -1,6 +1,7 @@
 """Evaluation from one request: a model's captions, retrieval and classification, or the captions of a file."""
 
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -275,7 +276,7 @@ def _settings(request: EvaluateRequest, model: ModelFiles, choice: Choice, parts
 
 
 def _absolute(path: Path) -> str:
-    return str(path.resolve())
+    return os.path.realpath(path)  # pathlib's raises where links lead in a circle
 
 
 def _check_output(

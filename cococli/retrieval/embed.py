@@ -41,7 +41,7 @@ from ..requests import EmbedRequest, ScoreRequest
 from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
 from ..stores import check_writable
 from ..tables import load_pyarrow
-from ..tokenizer import tokenize
+from ..tokenizer import check_vocabulary, tokenize
 from ..urls import RemotePath, is_url, path_of
 from .index import About, Entry, Index, IndexWriter, check_index, index_files, open_index
 from .vector_files import (
@@ -285,7 +285,12 @@ def _embedded(video: Computed[np.ndarray], path: str) -> Embedded:
 def embed_texts(
     texts: Sequence[str], engine: Engine[Any], reporter: Reporter = SILENT
 ) -> Iterator[tuple[int, Entry, np.ndarray]]:
-    """Yield the index, the entry and the vector [1, D] float32, L2-normalized, of each text."""
+    """Yield the index, the entry and the vector [1, D] float32, L2-normalized, of each text.
+
+    Raises:
+        ModelError: The vocabulary of the model is not CLIP's.
+    """
+    check_vocabulary(engine.config.vocab_size)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         if reporter.stop_requested:
             return

@@ -20,7 +20,7 @@ from ..media.clips import Sampling
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..reporting import SILENT, Reporter
 from ..requests import SearchRequest
-from ..tokenizer import tokenize
+from ..tokenizer import check_vocabulary, tokenize
 from ..urls import is_url, remote_path
 from .embed import embed_file
 from .index import About, Entry, Index, check_model
@@ -190,6 +190,7 @@ class Searcher:
     def embed(self, what: str | Path) -> np.ndarray:
         """Embed a sentence or a file: [D] float32, L2-normalized."""
         if isinstance(what, str):
+            check_vocabulary(self.engine.config.vocab_size)
             return self.engine.encode_texts(tokenize([what], self.engine.config.context_length))[0]
         about = self.index.about
         try:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import mimetypes
+import re
 import secrets
 import shlex
 import socket
@@ -315,7 +316,7 @@ def _media_type(path: Path) -> str:
 def _stamp(request: "Request") -> int:
     """Return the stamp of the newest change that the page has."""
     after = request.headers.get("last-event-id") or request.query_params.get("after", "0")
-    return int(after) if after.isdecimal() else 0
+    return int(after) if re.fullmatch("[0-9]{1,18}", after) else 0
 
 
 async def _body(request: "Request", kind: type[T]) -> T:

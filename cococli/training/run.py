@@ -1,5 +1,6 @@
 """A training run: from a checked request to a better model, with one folder for everything it writes."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,7 @@ from ..runs.card import write_card
 from ..runs.features import Tower, cached_feed, identity_of, prepare
 from ..runs.folder import EVENTS, METRICS, PLOT, RunFolder, open_run_folder, stored_settings
 from ..runs.plot import draw
+from ..tokenizer import check_vocabulary
 from .data import ENOUGH, TrainingData, find_data
 from .loop import Diverged, Recorder, TrainingPlan, TrainingState, state_of, train
 from .objective import AdamWOptions, Objective
@@ -56,7 +58,7 @@ class Base:
 def train_run(request: FinetuneRequest, reporter: Reporter = SILENT, workers: Workers = ALONE) -> str:
     """Train, or resume an interrupted run, and return its name. `finetune.finetune` checks the request first."""
     base = open_base(request)
-    name = request.name or slug(f"{request.data.resolve().name}--{base.name or 'scratch'}")
+    name = request.name or slug(f"{Path(os.path.realpath(request.data)).name}--{base.name or 'scratch'}")
     if request.overwrite and base.file and base.file.resolve().is_relative_to(run_folder(name).resolve()):
         raise UsageError(
             f"--overwrite would remove the run {name}, which this run starts from", "choose another --name"
@@ -116,13 +118,15 @@ def open_base(request: FinetuneRequest) -> Base:
     """Find the model that a run starts from, or the architecture of a new one.
 
     Raises:
-        ModelError: There is no model of this name.
+        ModelError: There is no model of this name, or its vocabulary is not CLIP's.
     """
     if request.model is None:
         config = load_config(request.config or "")
+        check_vocabulary(config.vocab_size)
         identity = with_preprocess(f"noise {request.seed}", config)
         return Base("", identity, config, lambda: initial(config, request.seed))
     files = find_model(request.model)
+    check_vocabulary(files.config.vocab_size)
     return Base(files.name, files.identity, files.config, lambda: ckpt.read(files.weights), files.weights, files.note)
 
 

@@ -72,9 +72,28 @@ def test_yaml_of_mindone_is_read(tmp_path: Path) -> None:
     text = json.dumps(VIT_L_14.to_open_clip())
     (tmp_path / "coca_vit-l-14.yaml").write_text(text.removesuffix("}") + ",}")
     assert architecture.load_config(tmp_path / "coca_vit-l-14.yaml") == VIT_L_14
-    (tmp_path / "coca_vit-l-14.yaml").write_text("{")
-    with pytest.raises(ModelError, match=r"coca_vit-l-14\.yaml is not YAML"):
-        architecture.load_config(tmp_path / "coca_vit-l-14.yaml")
+
+
+BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "is not YAML"),
+        ("[" * 2_000, "is not YAML"),
+        ("a: !!bool x", "is not YAML"),
+        ("a: !!timestamp x", "is not YAML"),
+        ("a: 2026-13-45", "is not YAML"),
+        (f"{BOMB}preprocess_cfg: *a8", r"preprocess_cfg is not an object but \["),
+    ],
+    ids=["open", "nested", "bool", "timestamp", "date", "bomb"],
+)
+def test_invalid_yaml_is_refused(tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(content)
+    with pytest.raises(ModelError, match=rf"a\.yaml:? {problem}"):
+        architecture.load_preprocess(path) or architecture.load_config(path)
 
 
 def test_configs_without_pooler_are_explained() -> None:
@@ -117,6 +136,7 @@ IMPOSSIBLE = {
     "vision_cfg.image_size": ([224, 224], "vision_cfg.image_size = [224, 224] is not a whole number"),
     "vision_cfg.patch_size": (14.5, "vision_cfg.patch_size = 14.5 is not a whole number"),
     "vision_cfg.head_width": (True, "vision_cfg.head_width = True is not a whole number"),
+    "multimodal_cfg.vocab_size": (300, "have the same vocabulary, but this config has text 30, decoder 300"),
     "multimodal_cfg.mlp_ratio": (1e999, "multimodal_cfg.mlp_ratio = inf is too large"),
     "embed_dim": ({}, "embed_dim = {} is not a whole number"),
     "preprocess_cfg": ([], "preprocess_cfg is not an object but []"),

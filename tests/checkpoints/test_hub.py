@@ -206,7 +206,7 @@ def test_retry_after_is_respected(server: Hub, monkeypatch: pytest.MonkeyPatch) 
     slept: list[float] = []
     monkeypatch.setattr(hub.time, "sleep", slept.append)
     monkeypatch.setattr(hub, "PAUSES", (1.0, 2.0, 4.0))
-    server.failures = iter([(429, {"Retry-After": "7"}), (503, {"Retry-After": "0"}), (500, {"Retry-After": "soon"})])
+    server.failures = iter([(429, {"Retry-After": "7"}), (503, {"Retry-After": "0"}), (500, {"Retry-After": "\xb2"})])
     find()
     assert slept == [7.0, 2.0, 4.0]
 

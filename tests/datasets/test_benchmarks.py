@@ -123,6 +123,14 @@ def test_class_names_are_split_into_words() -> None:
     ]
 
 
+def test_times_of_kinetics_must_be_numbers(tmp_path: Path) -> None:
+    fixtures.kinetics(tmp_path)
+    table = tmp_path / "kinetics400" / "validate.csv"
+    table.write_text(table.read_text().replace("417", "soon"))
+    with pytest.raises(UsageError, match=r"line 2 of .*validate\.csv has 'soon' instead of a time in time_start"):
+        read("kinetics", tmp_path)
+
+
 def test_folder_without_videos_is_an_error(tmp_path: Path) -> None:
     fixtures.ucf101(tmp_path)
     with pytest.raises(UsageError, match=r"none of the 2 files in .*testlist01\.txt is found") as caught:

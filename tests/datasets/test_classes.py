@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from media.tar_fixtures import write_tar
 
 from cococli.datasets.classes import class_folders
 from cococli.errors import UsageError
@@ -96,3 +97,14 @@ def test_class_names_can_be_given(pets: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.json"
     names.write_text('{"n0212": "tabby, cat", "other": "x"}')
     assert list(class_folders(pets, names)) == ["cat", "golden retriever", "tabby, cat"]
+
+
+def test_endless_numbers_are_not_classes(tmp_path: Path) -> None:
+    """Python refuses to convert more than 4,300 digits."""
+    digits = b"9" * 5000
+    tar = write_tar(tmp_path / "a.tar", [("0.png", b"x"), ("0.cls", digits), ("1.png", b"x"), ("1.cls", b"0")])
+    assert list(class_folders(tar)) == ["0", digits.decode()]
+    (tmp_path / "names.json").write_text(json.dumps({digits.decode(): "a", "0": "b"}))
+    write_tar(tar, [("0.png", b"x"), ("0.cls", b"0"), ("1.png", b"x"), ("1.cls", b"1")])
+    with pytest.raises(UsageError, match="does not hold a different name for each class"):
+        class_folders(tar, tmp_path / "names.json")

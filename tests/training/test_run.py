@@ -13,7 +13,7 @@ import pytest
 from media.video_fixtures import make_video
 from numpy_engine import from_open_clip
 from safetensors.numpy import load_file
-from training.tiny_run import CONFIG, RecordingReporter, captioned, config_file, request, write_list
+from training.tiny_run import CONFIG, TEXT, RecordingReporter, captioned, config_file, request, write_list
 from training.training_fixtures import pictures
 
 from cococli.captioning.captioner import load_captioner
@@ -325,6 +325,13 @@ def test_gradients_may_be_as_long_as_they_are(data: Path) -> None:
 def test_the_model_to_start_from_must_be_there(data: Path) -> None:
     with pytest.raises(ModelError):
         open_base(request(data, model="run:none"))
+
+
+def test_other_vocabularies_cannot_be_trained(data: Path) -> None:
+    wanted, text = request(data), replace(TEXT, vocab_size=300)
+    config_file(data.parent, replace(CONFIG, text=text, decoder=text))
+    with pytest.raises(ModelError, match="this model has 300 tokens, but CLIP's vocabulary has 49408"):
+        open_base(wanted)
 
 
 def test_a_batch_needs_as_many_captions(data: Path) -> None:
