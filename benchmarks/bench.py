@@ -45,14 +45,14 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "help": Part("captions", "measure_help", "render_help", 10, 120),
-    "videos": Part("quality", "measure_videos", "render_videos", 30, 180),
-    "conversion": Part("captions", "measure_conversion", "render_conversion", 80, 400),
-    "captions": Part("captions", "measure", "render", 800, 1800),
-    "training": Part("finetune", "measure", "render", 180, 600),
-    "search": Part("search", "measure", "render", 150, 600),
-    "quality": Part("quality", "measure", "render", 90, 600),
-    "sizes": Part("sizes", "measure", "render", 150, 600),
+    "help": Part("captions", "measure_help", "render_help", 5, 120),
+    "videos": Part("quality", "measure_videos", "render_videos", 20, 180),
+    "conversion": Part("captions", "measure_conversion", "render_conversion", 60, 400),
+    "captions": Part("captions", "measure", "render", 850, 1800),
+    "training": Part("finetune", "measure", "render", 220, 600),
+    "search": Part("search", "measure", "render", 120, 600),
+    "quality": Part("quality", "measure", "render", 70, 600),
+    "sizes": Part("sizes", "measure", "render", 110, 600),
 }
 
 

@@ -85,7 +85,7 @@ def measure(work: Path, quick: bool) -> dict[str, Any]:
         take_turns(programs, quick, times, peaks)
         for worker in programs.values():
             worker.close()
-    return {"times": times, "peaks": peaks, "commands": commands(work, converted, engines, oracle, 1 if quick else 3)}
+    return {"times": times, "peaks": peaks, "commands": commands(work, converted, engines, oracle, 1 if quick else 2)}
 
 
 def take_turns(

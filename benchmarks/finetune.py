@@ -110,7 +110,7 @@ def work(kind: str, frozen: str, precision: str, count: str) -> None:
 def measure(folder: Path, quick: bool) -> dict[str, Any]:
     """Time steps of both in turn, after two that take longer."""
     found: dict[str, Any] = {}
-    count, steps = (1, 3) if quick else (8, 6)
+    count, steps = (1, 3) if quick else (8, 5)
     for frozen in ("none",) if quick else ("none", "vision"):
         for precision in ("bf16",) if quick else ("fp32", "bf16"):
             ours = Worker(__file__, "ours", frozen, precision, count)
