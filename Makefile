@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(shell which python3.11 python3.12 python3.13 2>/dev/null
 VENV ?= .venv
 COCA = $(VENV)/bin/coca
 
-.PHONY: demo test test-full test-card fuzz lint docs bench completions release bundled examples picture clean
+.PHONY: demo test test-full test-card fuzz lint docs bench faults completions release bundled examples picture clean
 
 demo: $(VENV)/installed ## install everything and caption the example clips
 	@$(COCA) demo
@@ -30,6 +30,9 @@ docs: $(VENV)/installed ## build the website in build/site; broken links are err
 
 bench: $(VENV)/installed ## measure the figures of the documentation and write them into it, 25 minutes; ONLY=search,help: some
 	$(VENV)/bin/python benchmarks/bench.py --only '$(ONLY)'
+
+faults: $(VENV)/installed ## kill and disturb commands at random moments and write the results into the docs, 30 minutes
+	$(VENV)/bin/python benchmarks/faults.py --write
 
 completions: $(VENV)/installed ## write completions/ and the man page anew
 	$(VENV)/bin/python -m cococli.cli.completion
