@@ -24,6 +24,8 @@ lint: $(VENV)/installed ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --platform win32 # finds calls that only POSIX has
+	$(VENV)/bin/mypy --platform darwin
 
 docs: $(VENV)/installed ## build the website in build/site; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet

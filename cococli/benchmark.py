@@ -7,7 +7,6 @@ import math
 import os
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -32,7 +31,7 @@ from .jobs import choose_model
 from .media.clips import ReadRequest, Sampling, Segments
 from .media.pool import VideoRead, read_videos
 from .options import AUTO, ModelOptions
-from .processes import Channel, start_process
+from .processes import Channel, parent_channel, start_process
 from .reporting import SILENT, Progress, Reporter
 from .requests import BenchRequest
 
@@ -228,7 +227,7 @@ def _timer() -> Iterator[Channel]:
 
 def main() -> None:
     """Time one engine. Send descriptions of slow steps, None when it runs, and the seconds of a frame and of steps."""
-    parent = Channel(int(sys.argv[1]))
+    parent = parent_channel()
     try:
         name, choice, rows = parent.receive()
         Thread(target=_exit_with, args=(parent,), daemon=True).start()

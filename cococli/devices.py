@@ -4,7 +4,6 @@ Such a process is `python -m cococli.devices FD`, where FD is a socket to its pa
 """
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from .engines.choice import Choice, open_engine
 from .engines.sizes import GPU_FRAMES, Sizes, free_memory
 from .errors import CocaError
 from .media.compute import Computer, FittingComputer
-from .processes import Channel, start_process
+from .processes import Channel, parent_channel, start_process
 from .reporting import Reporter
 
 T = TypeVar("T")
@@ -212,7 +211,7 @@ class Devices(Generic[T]):
 
 def main() -> None:
     """Load an engine, and compute batches on it until the parent is gone."""
-    parent = Channel(int(sys.argv[1]))
+    parent = parent_channel()
     messages: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_receive, args=(parent, messages), daemon=True).start()
     try:

@@ -25,15 +25,18 @@ from types import FrameType
 from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 from .errors import CocaError
+from .portable import ENDING, SEPARATORS, close_to_move, lock, open_regular, sync, undisturbed
 from .reporting import Progress
 from .urls import RemotePath, is_url, remote_path
 
-_FATAL = (signal.SIGTERM, signal.SIGHUP)
 _TEMPORARY = re.compile(r"\.coca-[0-9a-f]+\.part")
 _CHUNK_BYTES = 1 << 20
-_RANGE = re.compile(r"/@([0-9]{1,18})\+([0-9]{1,18})/")
-_SAMPLE = re.compile(rf"\.tar(?:\?[^/]*)?{_RANGE.pattern}((?:.*/)?[^/.]+)[^/]*", re.DOTALL | re.IGNORECASE)
-_SPAN = re.compile(r"(.+)/@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s/[^/]*", re.DOTALL)
+_SLASH, _NOT = f"[{re.escape(SEPARATORS)}]", f"^{re.escape(SEPARATORS)}"
+_RANGE = re.compile(rf"{_SLASH}@([0-9]{{1,18}})\+([0-9]{{1,18}}){_SLASH}")
+_SAMPLE = re.compile(
+    rf"\.tar(?:\?[{_NOT}]*)?{_RANGE.pattern}((?:.*{_SLASH})?[{_NOT}.]+)[{_NOT}]*", re.DOTALL | re.IGNORECASE
+)
+_SPAN = re.compile(rf"(.+){_SLASH}@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s{_SLASH}[{_NOT}]*", re.DOTALL)
 
 
 @contextmanager
@@ -53,13 +56,15 @@ def write_atomically(*destinations: Path) -> Iterator[list[BinaryIO]]:
         for place in places:
             if place.exists() and not place.is_file():
                 raise OSError(errno.EINVAL, "not a regular file", str(place))
-            files.append(stack.enter_context(create_temporary(place.parent)))
+            files.append(create_temporary(place.parent))
             stack.callback(Path(files[-1].name).unlink, missing_ok=True)
+            stack.enter_context(files[-1])
         yield files
         for file, place in zip(files, places, strict=True):
             file.flush()
             copy_mode(place, file)
             os.fsync(file.fileno())
+        close_to_move(*files)
         with undisturbed():
             for file, place in zip(files, places, strict=True):
                 Path(file.name).replace(place)
@@ -106,7 +111,7 @@ def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step, where the system can: on Linux, in most file systems."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
-    except AttributeError:
+    except (AttributeError, TypeError):  # TypeError: on Windows, a library has a name
         return False
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
     return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
@@ -124,8 +129,9 @@ def create_temporary(folder: Path) -> BinaryIO:
     while True:
         path = folder / f".coca-{secrets.token_hex(8)}.part"
         file = path.open("x+b")  # exclusive: never an existing file, never through a link
-        if not lock(file) or _is_at(file, path):
-            return file
+        with suppress(BlockingIOError):
+            if not lock(file) or _is_at(file, path):
+                return file
         file.close()  # removed as abandoned by another process, before it was locked
 
 
@@ -142,6 +148,7 @@ def temporary_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            close_to_move(file)
             Path(file.name).unlink(missing_ok=True)
 
 
@@ -150,11 +157,13 @@ def remove_abandoned(folder: Path) -> dict[Path, int]:
     removed = {}
     with suppress(OSError):
         for path in [entry for entry in folder.iterdir() if _TEMPORARY.fullmatch(entry.name)]:
-            with suppress(OSError), open(path, "rb", opener=_open_regular) as file:
+            with suppress(OSError), open(path, "rb", opener=open_regular) as file:
                 if lock(file):
                     shutil.rmtree(_folder_of(path), ignore_errors=True)
+                    size = os.fstat(file.fileno()).st_size
+                    close_to_move(file)
                     path.unlink()
-                    removed[path] = os.fstat(file.fileno()).st_size
+                    removed[path] = size
     return removed
 
 
@@ -304,37 +313,10 @@ def open_binary(path: Path) -> BinaryIO:
     return BytesIO(content)
 
 
-def lock(file: BinaryIO) -> bool:
-    """Take the exclusive lock of an open file, which ends with the process. Return whether that succeeded.
-
-    Always False where the system or the file system has no such locks.
-    """
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 def copy_mode(source: Path, file: BinaryIO) -> None:
     """Give an open file the permissions of the file that it is about to replace, if there is one."""
     with suppress(OSError):
-        os.fchmod(file.fileno(), stat.S_IMODE(source.stat().st_mode))
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk.
-
-    Raises:
-        OSError: The disk is full or fails, or the file system cannot flush.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        Path(file.name).chmod(stat.S_IMODE(source.stat().st_mode))
 
 
 def sync_folder(folder: Path) -> None:
@@ -349,11 +331,6 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
     return False
 
 
-def _open_regular(path: str, flags: int) -> int:
-    """Open a file, but no link, and without waiting for the other end of a FIFO."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
 @contextmanager
 def unwinding_on_sigterm() -> Iterator[None]:
     """Let SIGTERM and SIGHUP, which by default end the process immediately, run the cleanup first."""
@@ -362,7 +339,7 @@ def unwinding_on_sigterm() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     main = threading.current_thread() is threading.main_thread()
-    ours = [number for number in _FATAL if main and signal.getsignal(number) == signal.SIG_DFL]
+    ours = [number for number in ENDING if main and signal.getsignal(number) == signal.SIG_DFL]
     for number in ours:
         signal.signal(number, leave)
     try:
@@ -370,16 +347,6 @@ def unwinding_on_sigterm() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Block signals during a few system calls, so that either all or none of several files are replaced."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_FATAL})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def check_space(folder: Path, needed: int) -> None:

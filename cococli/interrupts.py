@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from .portable import ENDING, HANG_UP
+
+_SIGNALS = (signal.SIGINT, *ENDING)
 
 _received: list[int] = []  # signals, in order
 _held = False
@@ -42,7 +44,7 @@ def forget() -> None:
 
 def hung_up() -> bool:
     """Return whether the first interrupt was the end of the terminal."""
-    return _received[:1] == [signal.SIGHUP]
+    return _received[:1] == [HANG_UP]
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def graceful(on_request: Callable[[], object]) -> Iterator[None]:
 
 
 def _on_signal(number: int, frame: object) -> None:
-    if number == signal.SIGHUP and hung_up():
+    if number == HANG_UP and hung_up():
         return  # a closing terminal sends it twice: the kernel does, and then the shell
     _received.append(number)
     if _on_request and len(_received) == 1:

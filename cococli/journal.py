@@ -19,6 +19,7 @@ from . import settings
 from .errors import UsageError
 from .files import container_of, copy_mode, create_temporary, digest, io_errors, sample_fields, sync_folder
 from .parsing import parse_json, validate
+from .portable import close_to_move, lock
 from .urls import RemotePath, path_of
 
 SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
@@ -255,17 +256,14 @@ class _Line:
 
 def _lock(path: Path) -> FileIO:
     """Open or create a file and lock it. The lock ends with the process."""
-    import fcntl
-
     _require_regular(path)
     file = FileIO(path, "a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock(file):
+            return file
     except BlockingIOError:
         file.close()
         raise UsageError(f"another run writes to {path}", "wait for it, or name another file with -o") from None
-    except OSError:  # not every file system has locks
-        return file
     if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # another run has just replaced it
         file.close()
         return _lock(path)
@@ -349,13 +347,15 @@ def _rewrite(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
             new.flush()
             copy_mode(place, new)
             os.fsync(new.fileno())
+            close_to_move(new, file)
             Path(new.name).replace(place)
         except BaseException:
+            close_to_move(new)
             Path(new.name).unlink(missing_ok=True)
             raise
         sync_folder(place.parent)
         file.close()
-        return FileIO(os.dup(new.fileno()), "a+")
+        return _lock(path) if new.closed else FileIO(os.dup(new.fileno()), "a+")
 
 
 def write_all(file: FileIO, data: bytes) -> None:

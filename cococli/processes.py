@@ -1,18 +1,22 @@
 """Isolated child processes: a crash or a hang in one does not affect this process."""
 
+import hmac
 import os
 import pickle
+import secrets
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
 from .settings import debugging
 
 _SIZES = struct.Struct("=QQ")  # bytes of the pickled object, and of its arrays
+_SECRET, _SECRET_BYTES = "COCA_CHANNEL", 32  # the variable by which a child shows that it is one
 _MAX_PLAIN = 1 << 31  # bytes of what an untrusted process may send: more than its memory
 
 
@@ -85,13 +89,20 @@ class Channel:
     def _send(self, parts: Sequence[bytes | memoryview]) -> None:
         left = [memoryview(part) for part in parts if len(part)]
         while left:
-            left = _without(left, self._socket.sendmsg(left))
+            if sys.platform == "win32":
+                count = self._socket.send(left[0])
+            else:
+                count = self._socket.sendmsg(left)
+            left = _without(left, count)
 
     def _fill(self, buffers: Sequence[memoryview]) -> None:
         """Receive as much as fits into the buffers."""
         left = [buffer for buffer in buffers if len(buffer)]
         while left:
-            count = self._socket.recvmsg_into(left, 0, socket.MSG_WAITALL)[0]
+            if sys.platform == "win32":
+                count = self._socket.recv_into(left[0])
+            else:
+                count = self._socket.recvmsg_into(left, 0, socket.MSG_WAITALL)[0]
             if not count:
                 raise EOFError
             left = _without(left, count)
@@ -112,7 +123,7 @@ def _without(parts: list[memoryview], count: int) -> list[memoryview]:
 
 
 def start_process(module: str, trusted: bool = True, **environment: str) -> "tuple[subprocess.Popen[bytes], Channel]":
-    """Run `python -m MODULE FD`, where FD is the number of a socket to this process, which is returned.
+    """Run `python -m MODULE PLACE`, where `parent_channel` returns the channel whose other end is returned.
 
     Ctrl-C does not reach the process, and its output is discarded unless COCA_DEBUG=1.
 
@@ -122,15 +133,50 @@ def start_process(module: str, trusted: bool = True, **environment: str) -> "tup
     """
     # Imports like this process but with absolute paths: the working folder may contain an av.py.
     path = os.pathsep.join(map(os.path.abspath, sys.path))
+    command = [sys.executable, "-P", "-m", module]
+    stderr = None if debugging() else subprocess.DEVNULL
+    files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": stderr}
+    variables = os.environ | {"PYTHONPATH": path, **environment}
+    if sys.platform == "win32":  # whose processes inherit no sockets
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            secret = secrets.token_bytes(_SECRET_BYTES)
+            process = subprocess.Popen(
+                [*command, f":{server.getsockname()[1]}"],
+                env=variables | {_SECRET: secret.hex()},
+                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+                **files,
+            )
+            return process, Channel(_accept(server, process, secret).detach(), trusted)
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-            env=os.environ | {"PYTHONPATH": path, **environment},
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=None if debugging() else subprocess.DEVNULL,
-            process_group=0,
-        )
+        number = theirs.fileno()
+        process = subprocess.Popen([*command, str(number)], env=variables, pass_fds=[number], process_group=0, **files)
     return process, Channel(ours.detach(), trusted)
+
+
+def parent_channel() -> Channel:
+    """Return the channel to the process that started this one with `start_process`."""
+    place = sys.argv[1]
+    if not place.startswith(":"):
+        return Channel(int(place))
+    connection = socket.create_connection(("127.0.0.1", int(place[1:])))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(bytes.fromhex(os.environ.pop(_SECRET)))
+    return Channel(connection.detach())
+
+
+def _accept(server: socket.socket, process: "subprocess.Popen[bytes]", secret: bytes) -> socket.socket:
+    """Return the connection of a process that knows the secret; a closed one if the process ends before."""
+    server.settimeout(0.1)
+    while process.poll() is None:
+        with suppress(OSError):
+            connection, _ = server.accept()
+            connection.settimeout(10)
+            if hmac.compare_digest(connection.recv(_SECRET_BYTES, socket.MSG_WAITALL), secret):
+                connection.settimeout(None)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return connection
+            connection.close()
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    return ours

@@ -29,7 +29,7 @@ FLOORS = (
     {"tables"},
     {"overwrite", "shards"},
     {"files", "parsing", "processes", "stores"},
-    {"settings", "errors", "reporting", "interrupts", "options", "urls"},
+    {"settings", "errors", "reporting", "interrupts", "options", "urls", "portable"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor: search talks to an engine, an engine reads weights, a network is built from its config, a data set is of
@@ -37,6 +37,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBORS = {
     *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "media")),
     *(("settings", "errors"), ("options", "errors"), ("parsing", "files")),
+    ("interrupts", "portable"),
 }
 
 OUTPUT = {"console", "streams"}  # the library reports, and commands print

@@ -320,11 +320,14 @@ def _check_zip(path: Path) -> None:
 @contextmanager
 def _limited_memory(size: int) -> Iterator[None]:
     """Limit the address space that this process may take in addition, where the system can."""
-    try:
-        import resource
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
 
+    try:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    except (ImportError, OSError):
+    except OSError:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -18,6 +18,7 @@ from ..files import member_path
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..media.tars import clean_name, expand_braces, read_members
 from ..parsing import read_errors, read_json
+from ..portable import read_at
 from ..reporting import SILENT, Reporter
 from .caption_lists import SIDECARS, parse_captions
 from .dataset import RawExample
@@ -107,7 +108,7 @@ def _files(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         for name, offset, size in read_members(file, found):
             if not name.startswith("__"):
                 caption = name.lower().endswith(_TEXTS)
-                data: Any = os.pread(file.fileno(), size, offset) if caption else (offset, size)
+                data: Any = read_at(file.fileno(), size, offset) if caption else (offset, size)
                 yield {"fname": name, "data": data, "__url__": ""}
     problems += [f"{path} {problem}" for problem in found]
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,8 @@ def _muted() -> Iterator[None]:
         os.dup2(null, 1)
         os.dup2(null, 2)
         yield
-        ctypes.CDLL(None).fflush(None)
+        with suppress(TypeError):  # on Windows, a library has a name
+            ctypes.CDLL(None).fflush(None)
     finally:
         for number, stream in zip((1, 2), saved, strict=True):
             os.dup2(stream, number)

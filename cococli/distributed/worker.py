@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -66,7 +67,7 @@ def from_rows(table: Any) -> list[Any]:
 
 
 def _identity() -> str:
-    return f"{os.uname().nodename}:{os.getpid()}"
+    return f"{platform.node()}:{os.getpid()}"
 
 
 @cache
@@ -101,7 +102,7 @@ def _read_video(number: int, path: Path, request: ReadRequest) -> Iterator[Item]
         if held or last:
             clip, pixels = (held.clip, held.pixels) if held else (None, None)
             seed, seconds = clip_seed(path, count - 1), time.perf_counter() - started
-            missing = "" if clip or is_here(path) else os.uname().nodename
+            missing = "" if clip or is_here(path) else platform.node()
             yield Item(number, count - 1, seed, clip, pixels, last, _identity(), seconds, missing)
             started = time.perf_counter()
         held = event if isinstance(event, ClipRead) else None
@@ -177,5 +178,5 @@ def _here(model: ModelFiles) -> ModelFiles:
         return model
     found = find_model(model.name)
     if found.identity != model.identity:
-        raise ModelError(f"{model.name} on {os.uname().nodename} is another one than here", "fetch it there again")
+        raise ModelError(f"{model.name} on {platform.node()} is another one than here", "fetch it there again")
     return found

@@ -248,14 +248,16 @@ def usable_cores() -> int:
 
 def _affinity() -> set[int]:
     """Return the cores that this process may use; none if the system does not say."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if sys.platform != "linux":
+        return set()
+    return os.sched_getaffinity(0)
 
 
 @contextmanager
 def _on_cores(count: int) -> Iterator[None]:
     """Limit threads that start in this block to this number of cores: MindSpore has no setting for it."""
     cores = _affinity()
-    if count >= len(cores):
+    if sys.platform != "linux" or count >= len(cores):
         yield
         return
     os.sched_setaffinity(0, sorted(cores)[:count])

@@ -1,6 +1,7 @@
 """Sizes of a run that fit the machine: clips encoded and decoded at once, and processes that read videos."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,8 +122,9 @@ def _machine_memory(root: Path) -> Iterator[int]:
         facts = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
         yield 1024 * int(facts["MemAvailable"].split()[0])
         return
-    with suppress(OSError, ValueError):  # on macOS
-        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if sys.platform != "win32":
+        with suppress(OSError, ValueError):  # on macOS
+            yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _cgroup_memory(root: Path) -> Iterator[int]:

@@ -22,6 +22,7 @@ from ..urls import RemotePath
 from .clips import Clip, ReadRequest
 
 QUEUED_CLIPS = 4  # read ahead of each video
+_KILLED, _OUT_OF_TIME = -9, -24  # exit codes of SIGKILL and SIGXCPU, which Windows lacks
 MAX_FILES = 2000  # that one process reads: then what codecs leaked is freed with it
 
 Job = tuple[Path, ReadRequest]
@@ -243,7 +244,7 @@ class _Worker:
         self.files += 1
         self.socket.send(job)
         timeout = job[1].timeout
-        waited: list[int | Connection] = [self.socket.fileno(), *([closed] if closed else [])]
+        waited: list[Any] = [self.socket, *([closed] if closed else [])]
         while closed not in (ready := wait(waited, timeout)):
             if not ready:
                 raise VideoError(f"gave up after {timeout:g} s")
@@ -263,7 +264,7 @@ class _Worker:
             return message
         except (EOFError, OSError):
             code = self.end()
-            crashed = code is not None and code < 0 and code != -signal.SIGKILL  # the same file would crash it again
+            crashed = code is not None and code < 0 and code != _KILLED  # the same file would crash it again
             raise VideoError(_describe_exit(code), transient=not crashed) from None
 
     def has_ended(self) -> bool:
@@ -288,9 +289,9 @@ def _running(worker: _Worker | None) -> _Worker:
 
 
 def _describe_exit(code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if code == _KILLED:
         return "the decoder was killed, probably for lack of memory"
-    if code == -signal.SIGXCPU:
+    if code == _OUT_OF_TIME:
         return "gave up: the decoder computed for too long without progress"
     if code is not None and code < 0:
         return f"the decoder crashed ({signal.Signals(-code).name})"

@@ -75,19 +75,21 @@ def enter(limit_files: bool = True) -> tuple[str, ...]:
 
 def limit_cpu_time(seconds: float) -> None:
     """Let this process compute for so many more seconds; then the system ends it with SIGXCPU."""
-    with suppress(ImportError, ValueError, OSError, OverflowError):
-        import resource
+    if sys.platform == "win32":
+        return
+    import resource
 
+    with suppress(ValueError, OSError, OverflowError):
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         soft = math.ceil(time.process_time() + seconds)
         resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _limit_resources(limit_files: bool) -> None:
-    try:
-        import resource
-    except ImportError:  # on Windows
+    if sys.platform == "win32":
         return
+    import resource
+
     limits = {"RLIMIT_DATA": MEMORY_LIMIT, "RLIMIT_CORE": 0}
     if sys.platform == "linux":
         limits["RLIMIT_AS"] = ADDRESS_LIMIT

@@ -1,4 +1,4 @@
-"""A process that reads videos for `pool`: `python -m cococli.media.worker FD`, where FD is a socket to its parent.
+"""A process that reads videos for `pool`: `start_process` runs this module.
 
 The first job decides what it does: it reads files, without any rights that this does not need (see `sandbox`), or it
 downloads remote ones. It prints nothing and ignores signals: its parent ends it, or the socket does when the parent is
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CocaError, is_transient
-from ..processes import Channel
+from ..portable import ENDING
+from ..processes import Channel, parent_channel
 from ..reporting import Reporter
 from ..settings import debugging
 from ..urls import RemotePath
@@ -40,9 +41,9 @@ Message = tuple[Any, ...] | None  # None only shows that there is progress
 
 def main() -> None:
     """Do one job after another, and send what comes of each."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, *ENDING):
         signal.signal(number, signal.SIG_IGN)
-    parent = Channel(int(sys.argv[1]))
+    parent = parent_channel()
     parent.send(None)
     try:
         job = parent.receive()

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import write_atomically
+from ..portable import read_at, write_at
 
 REBUILD = "coca embed --overwrite rebuilds the index"
 BLOCK = 1 << 22  # numbers that are checked at a time
@@ -64,7 +65,7 @@ class VectorFile:
         Raises:
             OSError: They cannot be read.
         """
-        read = b"".join(os.pread(self._file.fileno(), self._size, self._offset + row * self._size) for row in rows)
+        read = b"".join(read_at(self._file.fileno(), self._size, self._offset + row * self._size) for row in rows)
         return np.frombuffer(read, self.dtype).reshape(len(rows), self.dimension)
 
     def _write_count(self) -> None:
@@ -146,5 +147,5 @@ def _rows(path: Path, offset: int, size: int) -> int:
 def _write_at(file: int, offset: int, data: bytes) -> None:
     """Write all data. When the disk fills, a first call may write a part, and the next one raises."""
     while data:
-        written = os.pwrite(file, data, offset)
+        written = write_at(file, data, offset)
         offset, data = offset + written, data[written:]

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..files import digest, io_errors, sync_folder
 from ..journal import Failure, dump, rounded, write_all
 from ..parsing import parse_json
+from ..portable import lock
 
 SUFFIX = ".review.jsonl"
 
@@ -206,10 +207,7 @@ class Review:
     def _appending(self) -> Iterator[FileIO]:
         """Open the file of edits, locked against other processes, without a line that a crash cut short."""
         with io_errors("write", self.edits_path), FileIO(self.edits_path, "a+") as file:
-            with suppress(ImportError, OSError):  # not every system and file system has locks
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, wait=True)
             file.seek(0)
             content = file.readall()
             if not content:

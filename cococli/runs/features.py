@@ -22,10 +22,11 @@ from ..checkpoints.cache import acquire
 from ..datasets.feeding import StepBatch, report_unreadable
 from ..datasets.pairs import Order, Pairs
 from ..errors import CocaError, UsageError
-from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason, sync
+from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..media.compute import FunctionComputer, compute_videos
 from ..media.frames import reason
+from ..portable import sync
 from ..reporting import SILENT, Reporter
 from ..retrieval.vectors import VectorFile, create, map_vectors
 

@@ -39,14 +39,13 @@ from ..files import (
     hash_file,
     io_errors,
     publish_folder,
-    sync,
     sync_folder,
-    undisturbed,
     unwinding_on_sigterm,
     write_atomically,
 )
 from ..journal import dump, write_all
 from ..parsing import parse_json, read_json, validate
+from ..portable import sync, undisturbed
 
 KEEP = 2  # checkpoints, the newest
 SETTINGS, METRICS, PLOT, CARD, EVENTS = "run.json", "metrics.jsonl", "plot.png", "README.md", "events"
