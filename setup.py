@@ -19,8 +19,8 @@ VERSION = re.search('^__version__ = "(.*)"', (ROOT / "cococli/__init__.py").read
 
 
 def readme() -> str:
-    """Return the README with links that work on a page elsewhere."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Return the README with links that work on a page elsewhere, without the marks of `make bench`."""
+    text = re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
     if URL:
         text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1{URL}/raw/v{VERSION}/", text)
         return re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:)", rf"\1{URL}/blob/v{VERSION}/", text)

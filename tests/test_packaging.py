@@ -134,6 +134,7 @@ def test_metadata_has_one_version_and_absolute_links(built: Path) -> None:
     metadata = email.message_from_bytes(wheel(built).read(name))
     assert metadata["Version"] == cococli.__version__
     text = metadata.get_payload()
+    assert "<!--" not in text
     targets = re.findall(r"\]\((.*?)\)", text)
     assert f"{URL}/raw/v{cococli.__version__}/docs/images/demo.svg" in targets
     assert f"{URL}/blob/v{cococli.__version__}/docs/captions.md" in targets
