@@ -3,6 +3,7 @@
     python benchmarks/scale.py throughput [--model CHECKPOINT.ckpt --precision bf16] [--device-seconds 0.05]
     python benchmarks/scale.py overhead [--frames 8]
     python benchmarks/scale.py driver [--inputs 1000 10000 100000 1000000]
+    python benchmarks/scale.py listing [--of list] [--inputs 1000 10000 100000 1000000]
     python benchmarks/scale.py recovery
 
 Clusters are started on this machine. With `--device-seconds`, a pause for each clip stands in for an accelerator, so
@@ -15,32 +16,41 @@ import os
 import resource
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from static_s3 import s3_server
 
+from cococli.captioning.job import prepare
+from cococli.captioning.records import Record
+from cococli.captioning.resume import open_run
 from cococli.checkpoints.store import find_model
 from cococli.distributed import driver as cluster_driver
 from cococli.distributed.cluster import Cluster as Chosen
 from cococli.distributed.cluster import check_cluster
 from cococli.distributed.driver import compute_on_cluster
-from cococli.distributed.worker import Item, from_rows, to_rows
+from cococli.distributed.worker import Item, to_rows, unpack_videos
 from cococli.engines.choice import open_engine, resolve_options
 from cococli.engines.sizes import Sizes
 from cococli.journal import file_tasks, open_journal
 from cococli.media.clips import ReadRequest, Sampling, Segments
 from cococli.media.compute import FunctionComputer, compute_videos
+from cococli.media.discover import discover
 from cococli.media.pool import VideoFailed
 from cococli.options import ModelOptions, RayOptions
 from cococli.reporting import Reporter
+from cococli.requests import CaptionRequest
 
 READERS = 2
+SOURCES = ("list", "folder", "tar", "s3")
 
 
 @contextmanager
@@ -165,8 +175,21 @@ def overhead(given: argparse.Namespace) -> None:
 
 def driver(given: argparse.Namespace) -> None:
     """Print the memory and time of the driver for each number of inputs, each in a separate process."""
+    in_processes(given, "driver-of")
+
+
+def listing(given: argparse.Namespace) -> None:
+    """Print memory and time of `coca caption` without captioning, on this machine, for each number of inputs."""
+    in_processes(given, f"listing-of-{given.of}")
+
+
+def in_processes(given: argparse.Namespace, command: str) -> None:
     for count in given.inputs:
-        subprocess.run([sys.executable, __file__, "driver-of", str(count)], check=True)
+        subprocess.run([sys.executable, __file__, command, str(count)], check=True)
+
+
+def numbered(count: int) -> Iterator[str]:
+    return (f"/archive/2024/{number // 1000:06}/{number:012}.mp4" for number in range(count))
 
 
 def driver_of(given: argparse.Namespace) -> None:
@@ -174,18 +197,20 @@ def driver_of(given: argparse.Namespace) -> None:
     count = given.count
 
     def read(table: Any, request: ReadRequest, folder: str) -> Iterator[Any]:
-        videos = [video for videos in from_rows(table) for video in videos]
-        yield to_rows([Item(number, -1, 0, None, None, VideoFailed(number, "x"), "r", 0.0) for number, _ in videos])
+        failures = [VideoFailed(number, "x") for number, _ in unpack_videos(table)]
+        yield to_rows([Item(failure.video, -1, 0, None, None, failure, "r", 0.0) for failure in failures])
 
     cluster_driver.read_task = read  # type: ignore[assignment]
     request = ReadRequest(Sampling(), Segments(), 224)
     with tempfile.TemporaryDirectory() as folder, cluster(1):
+        names = Path(folder, "list.txt")
+        names.write_text("\n".join(numbered(count)))
         gc.collect()
-        base = memory()
-        paths = [Path(f"/archive/2024/{number // 1000:06}/{number:012}.mp4") for number in range(count)]
+        base = resident()
+        paths, _ = discover([f"@{names}"])
         tasks = file_tasks(paths, "benchmark")
         with open_journal(Path(folder) / "out.jsonl", tasks, lambda fields: None) as journal:  # type: ignore
-            listed = memory() - base
+            listed = resident() - base
             started, spent = time.perf_counter(), time.process_time()
             options = ModelOptions(engine="torch", precision="fp32", threads=1)
             found = check_cluster(RayOptions("auto", "1"), find_model("shapes"), options)
@@ -195,16 +220,76 @@ def driver_of(given: argparse.Namespace) -> None:
             seconds, spent = time.perf_counter() - started, time.process_time() - spent
         del journal
     assert done == count
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - base
+    at_most = peak() - base
     print(
-        f"{count} inputs: {listed:.0f} MB listed, {peak:.0f} MB at most; {seconds:.0f} s, {spent:.0f} s of the driver"
+        f"{count} inputs: {listed:.0f} MB listed, {at_most:.0f} MB at most; "
+        f"{seconds:.0f} s, {spent:.0f} s of the driver's processor time"
     )
 
 
-def memory() -> float:
+@contextmanager
+def source(kind: str, count: int, folder: Path) -> Iterator[str]:
+    """Provide inputs, which are never read, as an argument of `coca caption`."""
+    if kind == "s3":
+        with s3_server(count):
+            yield "s3://numbered/"
+        return
+    if kind == "list":
+        (folder / "list.txt").write_text("\n".join(numbered(count)))
+        yield f"@{folder / 'list.txt'}"
+    elif kind == "tar":
+        with tarfile.open(folder / "a.tar", "w") as tar:
+            for name in numbered(count):
+                tar.addfile(tarfile.TarInfo(name))
+                tar.members.clear()  # type: ignore[attr-defined]
+        yield str(folder / "a.tar")
+    else:
+        for name in numbered(count):
+            path = folder / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        yield str(folder / "archive")
+
+
+def listing_of(given: argparse.Namespace) -> None:
+    """List inputs, write a record of each without computing anything, and do the same again as a run that resumes."""
+    with tempfile.TemporaryDirectory() as name, source(given.of, given.count, Path(name)) as argument:
+        request = CaptionRequest(
+            paths=(argument,),
+            output=(f"{name}/out.jsonl", f"{name}/out.csv"),
+            model=ModelOptions(model="shapes", engine="torch", precision="fp32"),
+        )
+        prepare(replace(request, paths=(__file__,)))  # which imports
+        gc.collect()
+        base = resident()
+        started, spent = time.perf_counter(), time.process_time()
+        job = prepare(request)
+        seconds, spent = time.perf_counter() - started, time.process_time() - spent
+        listed = resident() - base
+        with open_run(job.plan) as run:
+            todo, vector = run.todo, np.zeros((1, 768), np.float32)
+            for index in range(len(todo)):
+                task = todo[index]
+                record = Record(task.name, 0.0, 7.5, "a dog runs on a beach", -0.5, 0.25, (3.75,), "shapes")
+                run.take(task, [record], vector)
+        print(
+            f"{len(todo)} inputs of a {given.of}: {listed:.0f} MB listed, {peak() - base:.0f} MB at most with records; "
+            f"listed in {seconds:.1f} s, {spent:.1f} s of the processor"
+        )
+        with open_run(job.plan) as run:
+            assert not run.todo
+        print(f"{' ' * 8}{peak() - base:.0f} MB at most with a run that resumes")
+
+
+def resident() -> float:
     """Return the memory of this process, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def recovery(given: argparse.Namespace) -> None:
@@ -245,12 +330,15 @@ def main() -> None:
         command.add_argument("--frames", type=int, default=1)
         command.add_argument("--rounds", type=int, default=3)
         command.add_argument("--actors", type=int, default=1)
-    command = commands.add_parser("driver", help=driver.__doc__)
-    command.set_defaults(function=driver)
-    command.add_argument("--inputs", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
-    command = commands.add_parser("driver-of")
-    command.set_defaults(function=driver_of)
-    command.add_argument("count", type=int)
+    for function in (driver, listing):
+        command = commands.add_parser(function.__name__, help=function.__doc__)
+        command.set_defaults(function=function)
+        command.add_argument("--inputs", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+        command.add_argument("--of", choices=SOURCES, default="list")
+    for name, function in (("driver-of", driver_of), *((f"listing-of-{kind}", listing_of) for kind in SOURCES)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function, of=name.rpartition("-")[2])
+        command.add_argument("count", type=int)
     given = parser.parse_args()
     given.function(given)
 

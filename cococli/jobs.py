@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,8 @@ def protect_files(
     """
     log = [(f"--log-file {log_file}", log_file)] if log_file else []
     weights = [model.weights, find_config(model.weights) or model.weights] if model else []
-    local = [path for path in read if not isinstance(path, RemotePath)]
-    check_paths([*written, *log], [config_file(), *weights, *local])
+    local = (path for path in read if not isinstance(path, RemotePath))
+    check_paths([*written, *log], chain([config_file(), *weights], local))
     if log_file and reporter:
         check_log(log_file)
         reporter.log_to(log_file)

@@ -3,12 +3,14 @@
 A task's lines are appended at once and never changed. The next run keeps those whose key is still the task's.
 """
 
+import copy
 import json
 import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import FileIO
@@ -18,8 +20,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from . import settings
 from .errors import UsageError
 from .files import container_of, copy_mode, create_temporary, digest, io_errors, sample_fields, sync_folder
+from .packed import Table, View
 from .parsing import parse_json, validate
-from .portable import close_to_move, lock
+from .portable import close_to_move, lock, read_at
 from .urls import RemotePath, path_of
 
 SYNC_EVERY = 5.0  # seconds of work that a power failure may cost
@@ -33,11 +36,13 @@ class Task:
     name: str  # path of a file, or `text_name` of a text
     key: str  # records with another key are recomputed
     file: Path | None = None
-    status: str = field(default="", compare=False)  # of the file when the key was made; empty: not checked again
+    described: str = field(default="", compare=False)  # options of the key; empty: the file is not checked again
 
     def current_key(self) -> str:
         """Return the key for records that are written now: `CHANGED` if the file was changed or removed meanwhile."""
-        return CHANGED if self.file and self.status and _status(self.file) != self.status else self.key
+        if not self.file or not self.described or digest(f"{_status(self.file)}\n{self.described}") == self.key:
+            return self.key
+        return CHANGED
 
     @property
     def path(self) -> Path:
@@ -92,19 +97,26 @@ def text_of(name: str) -> str | None:
     return name[1:] if name.startswith("\0") else None
 
 
-def file_tasks(paths: Iterable[Path], *options: object) -> list[Task]:
-    """Return a task for each file.
+def file_tasks(paths: Sequence[Path], *options: object) -> Sequence[Task]:
+    """Return a task for each file: keys are made now, and tasks each time that they are read.
 
     Args:
         options: Everything besides the file that affects its records. See `fingerprint`.
     """
-    return [file_task(str(path), path, *options) for path in paths]
+    described = _described(options)
+    keys = array("Q", (int(digest(f"{_status(path)}\n{described}"), 16) for path in paths))
+
+    def task(index: int) -> Task:
+        path = paths[index]
+        return Task(str(path), f"{keys[index]:016x}", path, described)
+
+    return View(range(len(paths)), task)
 
 
 def file_task(name: str, path: Path, *options: object) -> Task:
     """Return the task of a file that may have another name."""
-    status = _status(path)
-    return Task(name, digest(f"{status}\n{_described(options)}"), path, status)
+    described = _described(options)
+    return Task(name, digest(f"{_status(path)}\n{described}"), path, described)
 
 
 def text_tasks(texts: Iterable[str], *options: str) -> list[Task]:
@@ -152,17 +164,91 @@ def _status(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+class Records(Mapping[str, list[R]]):
+    """Records of tasks by name, which are read from the journal each time: in memory is where they are."""
+
+    def __init__(self, path: Path, tasks: Sequence[Task], parse: Callable[[dict[str, Any]], R]) -> None:
+        self.tasks = tasks
+        self.present = bytearray(len(tasks))  # whether there are records of each task
+        self.failed = bytearray(len(tasks))  # whether they are a failure
+        self._path, self.parse = path, parse
+        self._file: FileIO | None = None  # once it is open
+        self._names = Table(task.name for task in tasks)
+        self._starts, self._sizes = array("q", bytes(8 * len(tasks))), array("I", bytes(4 * len(tasks)))
+        self._more: dict[int, list[tuple[int, int]]] = {}  # of tasks whose lines are not in one place
+
+    def snapshot(self) -> "Records[R]":
+        """Return the records that there are now."""
+        found = copy.copy(self)
+        found.present = bytearray(self.present)
+        return found
+
+    def index(self, name: str) -> int | None:
+        """Return the index of a task."""
+        return next((index for index in self._names.candidates(name) if self.tasks[index].name == name), None)
+
+    def at(self, index: int) -> list[R]:
+        """Return the records of a task by index; none if there are none."""
+        if not self.present[index]:
+            return []
+        spans = [(self._starts[index], self._sizes[index]), *self._more.get(index, ())]
+        if self._file is None or self._file.closed:
+            with FileIO(self._path) as file:
+                lines = b"".join(read_at(file.fileno(), size, start) for start, size in spans)
+        else:
+            lines = b"".join(read_at(self._file.fileno(), size, start) for start, size in spans)
+        return [self.parse(parse_json(line)) for line in lines.split(b"\n")[:-1]]
+
+    def __getitem__(self, name: str) -> list[R]:
+        if (index := self.index(name)) is None or not self.present[index]:
+            raise KeyError(name)
+        return self.at(index)
+
+    def __contains__(self, name: object) -> bool:
+        index = self.index(name) if isinstance(name, str) else None
+        return index is not None and bool(self.present[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return (task.name for task, present in zip(self.tasks, self.present, strict=True) if present)
+
+    def __len__(self) -> int:
+        return self.present.count(1)
+
+    def read_from(self, file: FileIO) -> None:
+        """Read records from an open file, which another may have taken the place of."""
+        self._file = file
+
+    def put(self, index: int, start: int, size: int, failed: bool) -> None:
+        """Remember where the records of a task are."""
+        self._starts[index], self._sizes[index] = start, size
+        self._more.pop(index, None)
+        self.present[index], self.failed[index] = True, failed
+
+    def add_line(self, index: int, start: int, size: int) -> None:
+        """Remember where a further line of a task is."""
+        more = self._more.get(index)
+        if more is None and start == self._starts[index] + self._sizes[index]:
+            self._sizes[index] += size
+        else:
+            self._more.setdefault(index, []).append((start, size))
+
+
 class Journal(Generic[R]):
     """An open journal, from `open_journal`."""
 
-    def __init__(self, path: Path, file: FileIO, reused: Mapping[str, list[R]], lines: list[dict[str, Any]]) -> None:
+    def __init__(self, path: Path, file: FileIO, records: Records[R]) -> None:
         self.path = path
-        self.reused = reused  # records of this run's tasks that need not be recomputed
-        self.lines = lines  # all lines at the time of opening, those of other runs included
+        self.records = records  # of this run's tasks
+        self.reused = records.snapshot()  # those that need not be recomputed
         self._file = file
         self._synced = time.monotonic()
 
-    def append(self, task: Task, records: Iterable[R]) -> None:
+    @property
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """All lines, those of other runs included."""
+        return (_fields(self.path, number, text) for number, _, text in _lines(self._file))
+
+    def append(self, task: Task, records: Sequence[R]) -> None:
         """Write all records of a task in one go, and flush them to disk every `SYNC_EVERY` seconds.
 
         Those of a file that has changed since the run began are recomputed by the next one.
@@ -171,10 +257,14 @@ class Journal(Generic[R]):
             CocaError: The disk is full or gone; earlier records are kept.
         """
         key = task.current_key()
+        data = "".join(f"{record.to_json(key)}\n" for record in records).encode()
         with io_errors("write", self.path):
-            write_all(self._file, "".join(f"{record.to_json(key)}\n" for record in records).encode())
+            start = self._file.seek(0, os.SEEK_END)
+            write_all(self._file, data)
             if time.monotonic() - self._synced >= SYNC_EVERY:
                 self.sync()
+        if data and (index := self.records.index(task.name)) is not None:
+            self.records.put(index, start, len(data), isinstance(records[0], Failure))
 
     def sync(self) -> None:
         """Flush the journal to disk, so that it survives a power failure."""
@@ -186,10 +276,11 @@ class Journal(Generic[R]):
 @contextmanager
 def open_journal(
     path: Path,
-    tasks: Iterable[Task],
+    tasks: Sequence[Task],
     parse: Callable[[dict[str, Any]], R],
     overwrite: bool = False,
     retry_failed: bool = False,
+    verify: Callable[[R], bool] = lambda _: True,
 ) -> Iterator[Journal[R]]:
     """Open the journal of a run, new or left by an earlier run, and lock it against other runs.
 
@@ -202,6 +293,7 @@ def open_journal(
             another version wrote it, so that it is recomputed; a UsageError means that it is damaged.
         overwrite: Drop all lines.
         retry_failed: Drop the failures of these tasks.
+        verify: Returns whether a record of an earlier run may be kept.
 
     Raises:
         UsageError: The file is not a journal, or another run writes to it.
@@ -209,15 +301,24 @@ def open_journal(
     """
     with io_errors("write", path):
         file = _lock(path)
+    records = Records(path, tasks, parse)
     try:
-        with io_errors("read", path):
-            lines = [] if overwrite else _lines(path, file)
-        kept, reused = _split(path, lines, tasks, parse, retry_failed)
-        with io_errors("write", path):
-            file = _rewrite(path, file, [line.text for line in kept])
-        if not lines:
+        if overwrite:
+            size = 0
+            with io_errors("write", path):
+                file.truncate(0)
+        else:
+            with io_errors("read", path):
+                size, drops = _find_reusable(path, file, records, retry_failed, verify)
+            with io_errors("write", path):
+                if drops:
+                    file = _without_dropped(path, file, records)
+                else:  # the usual case: there is at most an incomplete line to cut off
+                    file.truncate(size)
+        if not size:
             sync_folder(Path(os.path.realpath(path)).parent)  # the name of a new file
-        journal = Journal(path, file, reused, [line.fields for line in kept])
+        records.read_from(file)
+        journal = Journal(path, file, records)
         try:
             yield journal
         finally:
@@ -227,31 +328,24 @@ def open_journal(
 
 
 def preview_journal(
-    path: Path, tasks: Iterable[Task], parse: Callable[[dict[str, Any]], R], retry_failed: bool = False
-) -> dict[str, list[R]]:
+    path: Path,
+    tasks: Sequence[Task],
+    parse: Callable[[dict[str, Any]], R],
+    retry_failed: bool = False,
+    verify: Callable[[R], bool] = lambda _: True,
+) -> Records[R]:
     """Return what `open_journal` would reuse, without changing anything.
 
     Raises:
         UsageError, CocaError: As from `open_journal`.
     """
+    records = Records(path, tasks, parse)
     with io_errors("read", path):
-        if not path.exists():
-            return {}
-        _require_regular(path)
-        with FileIO(path) as file:
-            lines = _lines(path, file)
-    return _split(path, lines, tasks, parse, retry_failed)[1]
-
-
-@dataclass(frozen=True)
-class _Line:
-    number: int  # from 1
-    text: bytes  # with its line break
-    fields: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.fields["video"] if "video" in self.fields else text_name(self.fields["text"])
+        if path.exists():
+            _require_regular(path)
+            with FileIO(path) as file:
+                _find_reusable(path, file, records, retry_failed, verify)
+    return records
 
 
 def _lock(path: Path) -> FileIO:
@@ -276,10 +370,15 @@ def _require_regular(path: Path) -> None:
         raise UsageError(f"{path} is not a file", "name another file with -o")
 
 
-def _lines(path: Path, file: FileIO) -> list[_Line]:
-    file.seek(0)
-    *complete, _incomplete = file.readall().split(b"\n")
-    return [_Line(number, text + b"\n", _fields(path, number, text)) for number, text in enumerate(complete, start=1)]
+def _lines(file: FileIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number of each line from 1, its first byte, and its text with the line break. It is complete."""
+    start = 0
+    with os.fdopen(os.dup(file.fileno()), "rb") as reader:
+        reader.seek(0)
+        for number, text in enumerate(reader, start=1):
+            if text.endswith(b"\n"):
+                yield number, start, text
+            start += len(text)
 
 
 def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
@@ -294,56 +393,73 @@ def _fields(path: Path, number: int, text: bytes) -> dict[str, Any]:
 _HINT = "correct or delete that line, name another file, or --overwrite this one"
 
 
-def _split(
-    path: Path, lines: list[_Line], tasks: Iterable[Task], parse: Callable[[dict[str, Any]], R], retry_failed: bool
-) -> tuple[list[_Line], dict[str, list[R]]]:
-    """Return the lines to keep, and the records of this run's tasks among them."""
-    keys = {task.name: task.key for task in tasks}
-    by_name: dict[str, list[_Line]] = {}
-    for line in lines:
-        by_name.setdefault(line.name, []).append(line)
-    reused = {
-        name: records
-        for name, own in by_name.items()
-        if name in keys and (records := _reusable(path, own, keys[name], parse, retry_failed))
-    }
-    return [line for line in lines if line.name in reused or line.name not in keys], reused
+def _name(fields: dict[str, Any]) -> str:
+    return fields["video"] if "video" in fields else text_name(fields["text"])
 
 
-def _reusable(
-    path: Path, lines: list[_Line], key: str, parse: Callable[[dict[str, Any]], R], retry_failed: bool
-) -> list[R]:
-    """Return the records of a task if all are present and have its key, else none."""
-    if any(line.fields.get("key") != key for line in lines):
-        return []
-    first = lines[0].fields
-    if first["status"] != "ok" and (retry_failed or first.get("transient") or len(lines) > 1):
-        return []
-    try:
-        records = [_parse(path, line, parse) for line in lines]
-    except (KeyError, TypeError, ValueError, OverflowError):  # another version wrote it
-        return []
-    return records if len(records) == first.get("segments", first.get("records", 1)) else []
+def _find_reusable(
+    path: Path,
+    file: FileIO,
+    records: Records[R],
+    retry_failed: bool,
+    verify: Callable[[R], bool],
+) -> tuple[int, bool]:
+    """Find the records of tasks that are complete and have the task's key.
+
+    Returns:
+        The size of the complete lines, and whether those of some tasks are not reusable.
+    """
+    count, size = len(records.tasks), 0
+    lines, expected, wrong = array("I", bytes(4 * count)), array("I", bytes(4 * count)), bytearray(count)
+    for number, start, text in _lines(file):
+        fields, size = _fields(path, number, text), start + len(text)
+        if (index := records.index(_name(fields))) is None:
+            continue
+        lines[index] += 1
+        failed = fields["status"] != "ok"
+        if lines[index] == 1:
+            records.put(index, start, len(text), failed)
+            wanted = fields.get("segments", fields.get("records", 1))
+            expected[index] = wanted if isinstance(wanted, int) and 0 < wanted < 1 << 32 else 0
+            wrong[index] = failed and bool(retry_failed or fields.get("transient"))
+        else:
+            records.add_line(index, start, len(text))
+            wrong[index] |= records.failed[index]
+        if fields.get("key") != records.tasks[index].key:
+            wrong[index] = True
+        if not wrong[index]:
+            try:
+                wrong[index] = not verify(records.parse(fields))
+            except UsageError as error:
+                raise UsageError(f"line {number} of {path}: {error.message}", _HINT) from None
+            except (KeyError, TypeError, ValueError, OverflowError):  # another version wrote it
+                wrong[index] = True
+    for index in range(count):
+        records.present[index] = lines[index] > 0 and not wrong[index] and lines[index] == expected[index]
+    return size, any(lines[index] and not records.present[index] for index in range(count))
 
 
-def _parse(path: Path, line: _Line, parse: Callable[[dict[str, Any]], R]) -> R:
-    try:
-        return parse(line.fields)
-    except UsageError as error:
-        raise UsageError(f"line {line.number} of {path}: {error.message}", _HINT) from None
+def _without_dropped(path: Path, file: FileIO, records: Records[R]) -> FileIO:
+    """Reduce a locked file to the lines of reusable and of other tasks, all or nothing; return it still locked.
 
-
-def _rewrite(path: Path, file: FileIO, kept: list[bytes]) -> FileIO:
-    """Reduce a locked file to some of its lines, all or nothing; return it still locked. A link stays a link."""
-    size = sum(map(len, kept))
-    file.seek(0)
-    if file.read(size) == b"".join(kept):  # the usual case: there is at most an incomplete line to cut off
-        file.truncate(size)
-        return file
-    place = Path(os.path.realpath(path))
+    A link stays a link.
+    """
+    place, end = Path(os.path.realpath(path)), 0
+    moved = bytearray(len(records.tasks))
     with create_temporary(place.parent) as new:
         try:
-            new.writelines(kept)
+            for number, _, text in _lines(file):
+                fields = _fields(path, number, text)
+                if (index := records.index(_name(fields))) is not None:
+                    if not records.present[index]:
+                        continue
+                    if moved[index]:
+                        records.add_line(index, end, len(text))
+                    else:
+                        records.put(index, end, len(text), fields["status"] != "ok")
+                        moved[index] = True
+                new.write(text)
+                end += len(text)
             new.flush()
             copy_mode(place, new)
             os.fsync(new.fileno())

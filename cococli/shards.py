@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -150,9 +151,9 @@ class Listing:
     options: str  # hash of everything besides the inputs that affects the records
 
     @cached_property
-    def own(self) -> list[tuple[int, str]]:
-        """The inputs of the shard, and their places among all."""
-        return [(place, name) for place, name in enumerate(self.names) if self.shard.takes(name)]
+    def own(self) -> "array[int]":
+        """The places of the inputs of the shard among all."""
+        return array("q", (place for place, name in enumerate(self.names) if self.shard.takes(name)))
 
     def describe(self) -> str:
         """Return how many inputs the shard has, for a person."""
@@ -174,7 +175,7 @@ class Listing:
         header = Header(VERSION, str(self.shard), len(self.own), len(self.names), listing, self.options)
         with io_errors("write", path), write_atomically(path) as (file,):
             file.write(f"{json.dumps(asdict(header))}\n".encode())
-            file.writelines(f"{json.dumps([place, kept(name)])}\n".encode() for place, name in self.own)
+            file.writelines(f"{json.dumps([place, kept(self.names[place])])}\n".encode() for place in self.own)
 
 
 def manifest_of(output: Path) -> Path:

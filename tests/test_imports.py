@@ -28,7 +28,7 @@ FLOORS = (
     {"model", "tokenizer", "catalog"},
     {"tables"},
     {"overwrite", "shards"},
-    {"files", "parsing", "processes", "stores"},
+    {"files", "packed", "parsing", "processes", "stores"},
     {"settings", "errors", "reporting", "interrupts", "options", "urls", "portable"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import discover, is_image
 from ..media.tars import is_tar
 from ..model.arrays import l2_normalize
+from ..packed import Paths, View
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
@@ -86,7 +88,7 @@ class CaptionJob:
                     for outcome in run.in_order():
                         reporter.record(outcome)
             if todo:
-                paths, limits = [task.path for task in todo], (request.merge, request.min_score)
+                paths, limits = View(todo, lambda task: task.path), (request.merge, request.min_score)
                 if self.cluster:
                     videos = self._computed(paths, self.cluster, reporter)
                     results = _results(videos, paths, self.model.name, *limits)
@@ -97,8 +99,7 @@ class CaptionJob:
                         summary.incomplete |= not write_results(run, results, reporter, spent)
             if request.cut_to and not reporter.stop_requested:
                 summary.incomplete |= not cut_clips(run, {task.name for task in todo}, reporter)
-            failed = (outcome.error for outcome in run.in_order() if isinstance(outcome, Failure))
-            summary.failures = report_failures(failed, reporter)
+            summary.failures = report_failures((failure.error for failure in run.failures()), reporter)
         return summary
 
     def preview(self) -> Iterator[tuple[str, bool]]:
@@ -110,10 +111,10 @@ class CaptionJob:
         """Caption videos without writing anything; return the seconds that one takes."""
         with self._loaded(len(videos), reporter) as (captioner, sizes):
             # The first pass compiles.
-            paths = {str(path): path for path in self.plan.videos}
+            paths = [path for path in self.plan.videos if str(path) in videos]
             for _ in range(2):
                 started = time.perf_counter()
-                list(caption_videos([paths[video] for video in videos], captioner, self.read, sizes))
+                list(caption_videos(paths, captioner, self.read, sizes))
             return (time.perf_counter() - started) / len(videos)
 
     @contextmanager
@@ -190,7 +191,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     only = not folder and not request.cut_to and only_sidecars(outputs, request.beside)
     if only and request.subtitles != "txt" and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
-        videos = [path for path in videos if not is_image(path)]
+        videos = Paths(path for path in videos if not is_image(path))
     model = choose_model(options.model)
     cluster = check_cluster(request.cluster, model, options)
     choice = None if cluster else resolve_options(options, model.config)
@@ -205,9 +206,9 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
     precision = precision_key(options.precision)
     key = (*identity, request.min_score, *precision), asdict(request.search), sampling, segments
-    listing = Listing(shard, [*map(str, videos)], fingerprint(*key)) if shard else None
+    listing = Listing(shard, View(videos, str), fingerprint(*key)) if shard else None
     plan = Plan(
-        [video for video in videos if listing.shard.takes(str(video))] if listing else videos,
+        View(videos, indexes=listing.own) if listing else videos,
         options=key,
         outputs=outputs,
         beside=request.beside,
@@ -232,7 +233,7 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         check_index(folder, about, None, request.run.overwrite)
     protect_files(
         plan.written,
-        [*set(map(container_of, videos)), *list_files(request.paths)],
+        chain(map(container_of, videos), list_files(request.paths)),
         model,
         request.run.log_file,
         reporter,
@@ -273,8 +274,7 @@ def write_results(
         reporter.progress("captioning", len(todo), done="captioned", on_stop="finishing the batch") as progress,
         closing(results),
     ):
-        names = [*(task.name for task in todo), ""]
-        progress.current(names[0])
+        progress.current(todo[0].name if todo else "")
         for result in results:
             # An interrupt waits, so that everything written is counted.
             with interrupts.held():
@@ -283,7 +283,8 @@ def write_results(
                     ok = False
                 for outcome in result.outcomes:
                     reporter.record(outcome)
-                progress.current(names[result.index + 1])
+                following = result.index + 1
+                progress.current(todo[following].name if following < len(todo) else "")
                 progress.advance(ok=isinstance(result.outcomes[0], Record))
         if spent:
             progress.conclude(spent.describe(len(todo)))

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class NumberedFiles(ABC):
 
     Args:
         size: Inputs of a file.
-        done: Names of tasks for which nothing is left to compute.
+        done: Whether nothing is left to compute for each task.
         outcomes: Records of the tasks that are done, which may grow.
     """
 
@@ -54,25 +54,26 @@ class NumberedFiles(ABC):
         output: Path,
         tasks: Sequence[Task],
         size: int,
-        done: Container[str],
+        done: Sequence[int],
         outcomes: Mapping[str, list[Outcome]],
     ) -> None:
         size = size if NUMBER.search(output.name) else max(len(tasks), 1)
         self.paths = shard_paths(output, len(tasks), size)
-        self._parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        self._part_of = {task.name: index // size for index, task in enumerate(tasks)}
-        self._outcomes = outcomes
-        self._left = [sum(task.name not in done for task in part) for part in self._parts]
+        self._tasks, self._size, self._outcomes = tasks, size, outcomes
+        self._left = [sum(not one for one in done[start : start + size]) for start in range(0, len(tasks), size)]
         self._pool = ThreadPoolExecutor(1, "shards")
         self._written: dict[int, Future[None]] = {}
 
-    def take(self, name: str) -> None:
+    def take(self, place: int) -> None:
         """Start to write the file of a task if the task was the last one of it.
+
+        Args:
+            place: Index of the task.
 
         Raises:
             CocaError: An earlier file could not be written.
         """
-        index = self._part_of[name]
+        index = place // self._size
         self._left[index] -= 1
         if self._left[index] == 0:
             self._written[index] = self._pool.submit(self._write, index)
@@ -91,6 +92,10 @@ class NumberedFiles(ABC):
         for written in self._written.values():
             written.result()
         self._pool.shutdown()
+
+    def part(self, index: int) -> Sequence[Task]:
+        """Return the tasks of a file."""
+        return self._tasks[index * self._size : (index + 1) * self._size]
 
     @abstractmethod
     def is_current(self, index: int) -> bool:

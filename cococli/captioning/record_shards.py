@@ -5,7 +5,7 @@ of a run's file, nor one of an earlier run with other options.
 """
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,11 @@ class RecordShards(NumberedFiles):
         output: Path,
         tasks: Sequence[Task],
         size: int,
-        done: Container[str],
+        done: Sequence[int],
         outcomes: Mapping[str, list[Outcome]],
     ) -> None:
         super().__init__(output, tasks, size, done, outcomes)
-        self._path, self._size = manifest_path(output), size
+        self._path = manifest_path(output)
         self._listed = _read(self._path).get("files", {})
         before = self._listed
         self._listed = {path.name: before[path.name] for i, path in enumerate(self.paths) if self.is_current(i)}
@@ -70,18 +70,18 @@ class RecordShards(NumberedFiles):
             self._write_manifest()
 
     def _entry(self, index: int, size: int) -> dict[str, Any]:
-        described, records = [], 0
-        for task in self._parts[index]:
+        described, records, part = [], 0, self.part(index)
+        for task in part:
             outcomes = self._outcomes[task.name]
             records += len(outcomes)
             errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
             described.append(f"{task.name} {task.key} {errors}")
         key = digest("\n".join(described))
-        return {"inputs": len(self._parts[index]), "records": records, "bytes": size, "key": key}
+        return {"inputs": len(part), "records": records, "bytes": size, "key": key}
 
     def _write(self, index: int) -> None:
         path = self.paths[index]
-        write(path, (outcome for task in self._parts[index] for outcome in self._outcomes[task.name]))
+        write(path, (outcome for task in self.part(index) for outcome in self._outcomes[task.name]))
         self._listed[path.name] = self._entry(index, _bytes(path))
         self._write_manifest()
 

@@ -1,6 +1,6 @@
 """Resumable runs: what earlier runs have done, and where records are written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CocaError
-from ..files import io_errors
-from ..journal import Failure, Journal, Task, cache_path, file_tasks, open_journal, preview_journal
+from ..files import io_errors, temporary_folder
+from ..journal import Failure, Journal, Records, Task, cache_path, file_tasks, open_journal, preview_journal
 from ..media.tars import is_tar
 from ..overwrite import find_foreign, refuse_foreign
+from ..packed import select
 from ..reporting import SILENT, Reporter
-from ..retrieval.index import About, Entry, IndexWriter, index_files, open_index, preview_index
+from ..retrieval.index import About, EntriesByTask, Entry, IndexWriter, index_files, open_index, preview_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
 from ..stores import read_file
 from ..urls import RemotePath, path_of, place_of
@@ -144,11 +145,11 @@ class Run:
     """A run in progress. `open_run` makes one."""
 
     plan: Plan
-    tasks: list[Task]
-    journal: Journal[Outcome] | None
-    outcomes: dict[str, list[Outcome]]  # of each video that has some
+    tasks: Sequence[Task]
+    outcomes: Records[Outcome]  # of each task that has some
+    journal: Journal[Outcome] | None = None  # None in a preview
     index: IndexWriter | None = None
-    indexed: set[str] | None = None  # tasks that the index has; None without an index
+    indexed: EntriesByTask | None = None  # None if there is none, or none is wanted
     reporter: Reporter = SILENT
     shards: list[NumberedFiles] = field(init=False)
 
@@ -157,7 +158,7 @@ class Run:
             assert self.index
             return self.index.vectors_of(name)
 
-        done, size = {task.name for task in self.tasks if self.is_done(task)}, self.plan.shard_size
+        done, size = self._done(), self.plan.shard_size
         self.shards = [
             WebDatasetShards(output, self.tasks, size, done, self.outcomes, vectors)
             if is_tar(output)
@@ -166,13 +167,22 @@ class Run:
         ]
 
     @property
-    def todo(self) -> list[Task]:
+    def todo(self) -> Sequence[Task]:
         """Tasks without records, or without embeddings where an index takes them."""
-        return [task for task in self.tasks if not self.is_done(task)]
+        return select(self.tasks, self._done())
+
+    def _done(self) -> bytes:
+        """Return for each task whether nothing is left to compute."""
+        if not self.plan.index:
+            return bytes(self.outcomes.present)
+        if not self.indexed:
+            return bytes(len(self.tasks))
+        return bytes(map(min, self.outcomes.present, self.indexed.present))
 
     def is_done(self, task: Task) -> bool:
         """Return whether nothing is left to compute for a task."""
-        return task.name in self.outcomes and (self.indexed is None or task.name in self.indexed)
+        is_indexed = not self.plan.index or (self.indexed is not None and task.name in self.indexed)
+        return is_indexed and task.name in self.outcomes
 
     def take(self, task: Task, outcomes: list[Outcome], embeddings: np.ndarray) -> list[Failure]:
         """Write the records of a video to its subtitles or text, the index and the journal.
@@ -190,13 +200,12 @@ class Run:
         failures = [failure for names in self.plan.sidecars for failure in write_sidecars(names, outcomes, style, text)]
         if self.index and task.name not in self.index.reused:
             self.index.append(task, [_entry(outcome) for outcome in outcomes], embeddings)
-        if self.indexed is not None:
-            self.indexed.add(task.name)
         if self.journal and task.name not in self.journal.reused:
             self.journal.append(task, outcomes)
-        self.outcomes[task.name] = outcomes
         for shards in self.shards:
-            shards.take(task.name)
+            place = self.outcomes.index(task.name)
+            assert place is not None
+            shards.take(place)
         return failures
 
     def finish(self) -> None:
@@ -232,7 +241,12 @@ class Run:
 
     def in_order(self) -> Iterator[Outcome]:
         """Iterate over all records in the order of the videos."""
-        return (outcome for task in self.tasks for outcome in self.outcomes.get(task.name, ()))
+        return (outcome for index in range(len(self.tasks)) for outcome in self.outcomes.at(index))
+
+    def failures(self) -> Iterator[Failure]:
+        """Iterate over the failures among them."""
+        failed = (index for index, is_failed in enumerate(self.outcomes.failed) if is_failed)
+        return (outcome for index in failed for outcome in self.outcomes.at(index) if isinstance(outcome, Failure))
 
 
 @contextmanager
@@ -250,9 +264,9 @@ def open_run(plan: Plan, reporter: Reporter = SILENT) -> Iterator[Run]:
     _refuse_foreign(plan)
     with ExitStack() as stack:
         index = stack.enter_context(_open_index(plan, tasks)) if plan.index else None
-        journal = stack.enter_context(_open_journal(plan, tasks)) if plan.journal else None
-        outcomes = dict(journal.reused) if journal else {}
-        run = Run(plan, tasks, journal, outcomes, index, set(index.reused) if index else None, reporter)
+        path = plan.journal or stack.enter_context(temporary_folder()) / "journal"
+        journal = stack.enter_context(_open_journal(path, plan, tasks))
+        run = Run(plan, tasks, journal.records, journal, index, index.entries if index else None, reporter)
         for path in plan.manifests:
             withdraw_manifest(path)
         try:
@@ -274,24 +288,24 @@ def preview(plan: Plan) -> Run:
 
 def _state(plan: Plan) -> Run:
     tasks = file_tasks(plan.videos, *plan.options)
-    reused: Mapping[str, list[Outcome]] = {}
-    before: Mapping[str, object] = {}
-    if plan.journal and not plan.overwrite:
-        reused = preview_journal(plan.journal, tasks, from_json, plan.retry_failed)
+    indexed = None
     if plan.index and not plan.overwrite:
-        before = preview_index(plan.index[0], tasks, plan.retry_failed)
-    return Run(plan, tasks, None, dict(reused), None, set(before) if plan.index else None)
+        indexed = preview_index(plan.index[0], tasks, plan.retry_failed)
+    if plan.journal and not plan.overwrite:
+        outcomes = preview_journal(plan.journal, tasks, from_json, plan.retry_failed)
+    else:
+        outcomes = Records(Path(), tasks, from_json)
+    return Run(plan, tasks, outcomes, indexed=indexed)
 
 
-def _open_journal(plan: Plan, tasks: list[Task]) -> AbstractContextManager[Journal[Outcome]]:
-    assert plan.journal
-    if plan.journal not in plan.files:
-        with io_errors("write", plan.journal):
-            plan.journal.parent.mkdir(parents=True, exist_ok=True)
-    return open_journal(plan.journal, tasks, from_json, plan.overwrite, plan.retry_failed)
+def _open_journal(path: Path, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Journal[Outcome]]:
+    if path not in plan.files:
+        with io_errors("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    return open_journal(path, tasks, from_json, plan.overwrite, plan.retry_failed)
 
 
-def _open_index(plan: Plan, tasks: list[Task]) -> AbstractContextManager[IndexWriter]:
+def _open_index(plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[IndexWriter]:
     assert plan.index
     folder, about, dimension = plan.index
     return open_index(folder, about, dimension, tasks, None, plan.overwrite, plan.retry_failed)

@@ -6,8 +6,7 @@ header identifies its content, so that a later run writes only the shards that w
 
 import io
 import tarfile
-from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..media.remote import local_copy
 from ..media.tars import open_tar
 from ..overwrite import write_output
+from ..packed import Table
 from .numbered_files import NumberedFiles
 from .records import Outcome, Record
 
@@ -36,12 +36,12 @@ class WebDatasetShards(NumberedFiles):
         output: Path,
         tasks: Sequence[Task],
         size: int,
-        done: Container[str],
+        done: Sequence[int],
         outcomes: Mapping[str, list[Outcome]],
         vectors: Callable[[str], np.ndarray],
     ) -> None:
         super().__init__(output, tasks, size, done, outcomes)
-        self._keys, self._vectors = _sample_keys(tasks), vectors
+        self._shared_keys, self._vectors = _shared_keys(tasks), vectors
 
     def is_current(self, index: int) -> bool:
         with suppress(OSError, tarfile.TarError):
@@ -53,13 +53,18 @@ class WebDatasetShards(NumberedFiles):
 
     def _samples(self, index: int) -> list[tuple[Task, list[Record]]]:
         """Return the tasks of a shard that did not fail, and their records."""
-        found = ((task, self._outcomes[task.name]) for task in self._parts[index])
+        found = ((task, self._outcomes[task.name]) for task in self.part(index))
         samples = ((task, [one for one in outcomes if isinstance(one, Record)]) for task, outcomes in found)
         return [(task, records) for task, records in samples if records]
 
+    def _key(self, name: str) -> str:
+        """Return WebDataset's key of a task: that in its tar, or the file's name; with a hash if several share it."""
+        key = _plain_key(name)
+        return key if key and key not in self._shared_keys else f"{key}-{digest(name, 8)}"
+
     def _headers(self, index: int) -> dict[str, str]:
         """Return what identifies the content of a shard; nothing for an empty one, where readers expect no header."""
-        described = "\n".join(f"{self._keys[task.name]} {task.name} {task.key}" for task, _ in self._samples(index))
+        described = "\n".join(f"{self._key(task.name)} {task.name} {task.key}" for task, _ in self._samples(index))
         return {"comment": f"coca {digest(described)}"} if described else {}
 
     def _write(self, index: int) -> None:
@@ -69,15 +74,23 @@ class WebDatasetShards(NumberedFiles):
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
                 for task, records in self._samples(index):
                     with local_copy(task.path) as source:
-                        _add(tar, self._keys[task.name], source, records, self._vectors(task.name))
+                        _add(tar, self._key(task.name), source, records, self._vectors(task.name))
                     tar.members.clear()  # type: ignore[attr-defined]  # headers of what is written fill the memory
 
 
-def _sample_keys(tasks: Sequence[Task]) -> dict[str, str]:
-    """Return WebDataset's key of each task: that in its tar, or the file's name; with a hash if several share it."""
-    keys = {task.name: sample_key(task.name) or Path(task.name).stem.replace(".", "_").lstrip("_") for task in tasks}
-    counts = Counter(keys.values())
-    return {name: key if key and counts[key] == 1 else f"{key}-{digest(name, 8)}" for name, key in keys.items()}
+def _shared_keys(tasks: Sequence[Task]) -> set[str]:
+    """Return the keys that several tasks would have."""
+    shared, table = set(), Table()
+    for index, task in enumerate(tasks):
+        key = _plain_key(task.name)
+        if is_shared := any(_plain_key(tasks[number].name) == key for number in table.candidates(key)):
+            shared.add(key)
+        table.add(index if is_shared else key)  # a key that all have would be found slowly
+    return shared
+
+
+def _plain_key(name: str) -> str:
+    return sample_key(name) or Path(name).stem.replace(".", "_").lstrip("_")
 
 
 def _add(tar: tarfile.TarFile, key: str, source: Path, records: Sequence[Record], vectors: np.ndarray) -> None:

@@ -62,7 +62,7 @@ def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter
         name = names[folder.name]
         if name in classes:
             raise UsageError(f"two folders in {data} are the class {name!r}: one is {folder.name}")
-        classes[name] = find_media(folder, reporter)
+        classes[name] = [*find_media(folder, reporter)]
         if not classes[name]:
             raise UsageError(f"{folder} holds no picture and no video", "each folder is a class")
     return classes

@@ -4,7 +4,6 @@ Ray Data repeats what a lost worker or node was doing, limits how far reading ru
 once.
 """
 
-import pickle
 import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
@@ -20,7 +19,7 @@ from ..media.pool import VideoFailed, VideoRead
 from ..options import AUTO
 from ..reporting import Reporter
 from .cluster import READER_BYTES, Cluster, connected, first_line, make_plan
-from .worker import Actor, Batch, ChooseSizes, Item, MakeComputer, from_rows, is_here, read_task
+from .worker import Actor, Batch, ChooseSizes, Item, MakeComputer, from_rows, is_here, pack_videos, read_task
 
 
 @dataclass
@@ -150,15 +149,12 @@ def _batches(
     context.print_on_execution_start = False
     clip = 3 * (request.image_size or 0) ** 2 * request.sampling.count + 1000
     context.target_max_block_size = max(1_000_000, plan.clips * clip)  # so that blocks of long videos are batches
-    numbered = [*enumerate(paths)]
-    inputs = [numbered[start : start + plan.videos] for start in range(0, len(numbered), plan.videos)]
+    inputs = [pack_videos(start, paths[start : start + plan.videos]) for start in range(0, len(paths), plan.videos)]
     readers = cluster.engine.readers
     try:
         with ray.data.DataContext.current(context):
             results = (
-                ray.data.from_items(
-                    [{"row": pickle.dumps(videos)} for videos in inputs], override_num_blocks=len(inputs)
-                )
+                ray.data.from_items([{"row": videos} for videos in inputs], override_num_blocks=len(inputs))
                 .map_batches(
                     read_task,
                     batch_size=1,

@@ -4,6 +4,7 @@ import os
 import pickle
 import platform
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -66,6 +67,17 @@ def from_rows(table: Any) -> list[Any]:
     return [pickle.loads(row.as_buffer()) for row in table["row"]]
 
 
+def pack_videos(start: int, paths: Sequence[Path]) -> bytes:
+    """Return a row for the videos from a number on. Their paths have much in common: compressed, a tenth is left."""
+    return pickle.dumps((start, zlib.compress(pickle.dumps([*paths]), 1)))
+
+
+def unpack_videos(table: Any) -> Iterator[tuple[int, Path]]:
+    """Yield the numbers and paths of the videos of such rows."""
+    for start, packed in from_rows(table):
+        yield from enumerate(pickle.loads(zlib.decompress(packed)), start)
+
+
 def _identity() -> str:
     return f"{platform.node()}:{os.getpid()}"
 
@@ -89,7 +101,7 @@ def read_task(table: Any, request: ReadRequest, folder: str) -> Iterator[Any]:
         folder: Working folder of the command.
     """
     _enter(folder)
-    for number, path in (video for videos in from_rows(table) for video in videos):
+    for number, path in unpack_videos(table):
         for item in _read_video(number, path, request):
             yield to_rows([item])
 

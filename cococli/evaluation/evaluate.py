@@ -362,10 +362,10 @@ class _Predictor:
 
     def embed(self, paths: Sequence[Path], texts: Iterable[str]) -> set[str]:
         """Embed files and texts; return the paths of files that cannot be read."""
-        tasks = file_tasks(paths, self.model.identity, self.about, *self.key)
-        tasks += text_tasks(dict.fromkeys(texts), *self.key)
+        files = file_tasks(paths, self.model.identity, self.about, *self.key)
+        tasks = [*files, *text_tasks(dict.fromkeys(texts), *self.key)]
         with open_index(self.index, self.about, self.model.config.embed_dim, tasks) as index:
-            failed = {name for name, entries in index.reused.items() if isinstance(entries[0], Failure)}
+            failed = {failure.video for failure in index.reused.failures()}
             if todo := [task for task in tasks if task.name not in index.reused]:
                 computer = embedding_computer(self.about.pool, self.engine)
                 sizes = self._sizes(len(paths))

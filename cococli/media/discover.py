@@ -1,12 +1,13 @@
 """Discovery of the files that the arguments of a command stand for."""
 
 import glob
+import heapq
 import math
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from urllib.request import url2pathname
 from ..errors import UsageError
 from ..files import member_name
 from ..options import FileOptions
+from ..packed import Paths, Table, View
 from ..reporting import SILENT, Reporter
 from ..stores import has_magic, is_prefix, list_files, open_store
 from ..urls import WEB, RemotePath, is_url, public_name, remote_path, scheme_of
@@ -59,7 +61,8 @@ _HINT = "name files, folders, or a pattern such as 'videos/**/*.mp4'"
 ALL_FILES = FileOptions()
 
 _Glob = tuple[str, ...]  # split at slashes
-_File = str | RemotePath
+_File = str | Path
+_Location = tuple[str, str]
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
@@ -73,7 +76,7 @@ def discover(
     reporter: Reporter = SILENT,
     stdin: BinaryIO | None = None,
     required: bool = True,
-) -> tuple[list[Path], list[UsageError]]:
+) -> tuple[Sequence[Path], list[UsageError]]:
     """Find the files that the arguments of a command stand for.
 
     A file is taken whatever its suffix. A folder stands for the videos and pictures in and below it, by suffix, without
@@ -104,10 +107,10 @@ def discover(
         UsageError: A list, a glob or `since` is invalid, or no file is found.
     """
     finder = _Finder(Filter.of(options), stdin)
-    found = _by_location(file for argument in paths for file in finder.files_of(argument))
-    files = dict.fromkeys(finder.with_tars_read(found.values(), reporter))
-    unsupported = _by_location(finder.unsupported)
-    notes = _describe_unsupported(unsupported[location] for location in unsupported.keys() - found.keys())
+    found = _Distinct(file for argument in paths for file in finder.files_of(argument))
+    files = _without_repeats(finder.with_tars_read(found.files, reporter)) if finder.tars else found.files
+    unsupported = _Distinct(file for file in finder.unsupported if not found.has(file))
+    notes = _describe_unsupported(unsupported.files)
     if not files and required:
         if not paths:
             raise UsageError("no file is named", _HINT)
@@ -118,18 +121,18 @@ def discover(
         raise UsageError(f"{named}: no video or picture found{limits}", "; ".join(notes) or _HINT)
     for note in notes:
         reporter.note(note)
-    if finder.same:
-        reporter.note(f"{finder.same} URLs differ from others only in signatures or tokens: taken for the same files")
-    return [file if isinstance(file, RemotePath) else Path(file) for file in files], finder.problems
+    if found.same:
+        reporter.note(f"{found.same} URLs differ from others only in signatures or tokens: taken for the same files")
+    return files, finder.problems
 
 
-def find_media(folder: Path, reporter: Reporter = SILENT) -> list[Path]:
+def find_media(folder: Path, reporter: Reporter = SILENT) -> Sequence[Path]:
     """Find the videos and pictures in and below a folder, but not in tars, sorted; see `discover`."""
     finder = _Finder(Filter(), None)
-    files = _by_location(file for file in finder.files_under(str(folder), 0, 0) if file not in finder.tars)
+    found = _Distinct(file for file in finder.files_under(str(folder), 0, 0) if str(file) not in finder.tars)
     for note in _describe_unsupported(finder.unsupported):
         reporter.note(f"{folder}: {note}")
-    return [Path(file) for file in files.values()]
+    return found.files
 
 
 def refuse_url(name: str) -> None:
@@ -242,17 +245,16 @@ class _Finder:
         self.filter, self.stdin = filter, stdin
         self.problems: list[UsageError] = []
         self.unsupported: set[str] = set()  # files in folders and tars, of formats that cannot be read
-        self.tars: dict[_File, _Tar] = {}
-        self.same = 0  # URLs that differ from others in their secrets only
-        self._signed: dict[str, str] = {}  # URLs with secrets by their names
+        self.tars: dict[str, _Tar] = {}
 
     def files_of(self, argument: str) -> Iterable[_File]:
         if len(expanded := expand_braces(argument)) > 1:
             return (file for name in expanded for file in self.files_of(name))
+        names: Iterable[str]
         if argument == "-":
-            names = list(read_stdin(self.stdin))
+            names = read_stdin(self.stdin)
         elif argument.startswith("@"):
-            names = list(read_list(argument[1:]))
+            names = read_list(argument[1:])
         elif is_url(argument):
             return self._remote_files(argument, is_argument=True)
         elif os.path.lexists(argument) or not glob.has_magic(argument):
@@ -282,19 +284,17 @@ class _Finder:
                 self.problems.append(error)
             return []
         name = str(path)
-        if name != url and self._signed.setdefault(name, url) != url:
-            self.same += 1
         matched = name.partition("?")[0] if scheme in WEB else name
         if path.suffix.lower() == TAR:
-            self.tars[path] = _Tar(len(Path(matched).parent.parts), len(Path(matched).parts), named=True)
+            self.tars[name] = _Tar(len(Path(matched).parent.parts), len(Path(matched).parts), named=True)
             return [path]
         return [path] if self.filter.accepts(matched, len(Path(matched).parent.parts), 0) else []
 
-    def _files_in_store(self, url: str, is_pattern: bool) -> list[_File]:
+    def _files_in_store(self, url: str, is_pattern: bool) -> Iterable[_File]:
         parts = Path(url).parts
         top = len(list(takewhile(lambda part: not glob.has_magic(part), parts))) if is_pattern else len(parts)
         below = top + 1  # two slashes follow the scheme
-        found: list[_File] = []
+        found, is_sorted, last = Paths(), True, ""
         unsupported, listed = _unsupported_suffixes(), (*_SUFFIXES, *_UNSUPPORTED_SUFFIXES, TAR)
         for file, version, modified in list_files(url):
             if not file.lower().endswith(listed):
@@ -302,18 +302,19 @@ class _Finder:
             if _is_hidden(file.split("/", below)[-1]):
                 continue
             if is_tar(file):
-                if modified is None or self.filter.accepts_age(file, modified):
-                    found.append(remote_path(file, version))
-                    self.tars[found[-1]] = _Tar(top, top, named=False)
+                if modified is not None and not self.filter.accepts_age(file, modified):
+                    continue
+                self.tars[str(remote_path(file))] = _Tar(top, top, named=False)
             elif not self.filter.accepts(file, top, top, modified):
                 continue
             elif file.lower().endswith(unsupported):
                 self.unsupported.add(file)
-            else:
-                found.append(remote_path(file, version))
-        return sorted(found, key=str)
+                continue
+            is_sorted, last = is_sorted and last <= file, file
+            found.append(remote_path(file, version))
+        return found if is_sorted else sorted(found, key=str)
 
-    def _files_matching(self, pattern: str) -> Iterable[str]:
+    def _files_matching(self, pattern: str) -> Iterable[_File]:
         parts = Path(pattern).parts
         start = len(list(takewhile(lambda part: not glob.has_magic(part), parts)))
         system = _SYSTEM_FOLDERS - {part.lower() for part in parts}
@@ -323,11 +324,11 @@ class _Finder:
             self.problems.append(UsageError(f"{pattern!r} matches no file", _HINT))
         return (file for match in matches for file in self.files_under(match, start, start))
 
-    def files_under(self, path: str, first_name: int, top: int) -> list[str]:
+    def files_under(self, path: str, first_name: int, top: int) -> Iterable[_File]:
         """Return a file itself, or the videos, pictures and tars below a folder, sorted, that the filter accepts."""
         if not os.path.isdir(path):  # noqa: PTH112 - pathlib's may raise
             if is_tar(path) and os.path.isfile(path):  # noqa: PTH113
-                self.tars[path] = _Tar(first_name, len(Path(path).parts), named=True)
+                self.tars[str(Path(path))] = _Tar(first_name, len(Path(path).parts), named=True)
                 return [path]
             return [path] if self.filter.accepts(path, first_name, top) else []
         # Globs are relative to the folder.
@@ -337,30 +338,33 @@ class _Finder:
         # Folders that cannot be listed are kept, so that reading them reports why their files are missing.
         unlisted: list[str] = []
         walk = _walk(path, lambda folder: self.filter.excludes_folder(folder, first_name, top), unlisted)
-        suffixes = (*_SUFFIXES, *_UNSUPPORTED_SUFFIXES, TAR)
-        media = [file for _, files in walk for file in files if file.lower().endswith(suffixes)]
-        tars = {file: _Tar(first_name, top, named=False) for file in media if is_tar(file)}
-        self.tars = tars | self.tars
-        found = [file for file in media if file in tars or self.filter.accepts(file, first_name, top)]
-        found = [file for file in found if not _is_typescript(file)]
-        unsupported = _unsupported_suffixes()
-        self.unsupported.update(file for file in found if file.lower().endswith(unsupported))
-        return sorted([file for file in found if file not in self.unsupported] + unlisted)
+        suffixes, unsupported = (*_SUFFIXES, *_UNSUPPORTED_SUFFIXES, TAR), _unsupported_suffixes()
+        found, folders = Paths(), list[Sequence[Path]]()
+        for _, files in walk:
+            start = len(found)
+            for file in sorted(file for file in files if file.lower().endswith(suffixes)):
+                if is_tar(file):
+                    self.tars.setdefault(str(Path(file)), _Tar(first_name, top, named=False))
+                elif not self.filter.accepts(file, first_name, top) or _is_typescript(file):
+                    continue
+                elif file.lower().endswith(unsupported):
+                    self.unsupported.add(file)
+                    continue
+                found.append(file)
+            folders.append(View(found, indexes=range(start, len(found))))
+        return heapq.merge(*folders, map(Path, sorted(unlisted)), key=str) if len(folders) > 1 or unlisted else found
 
-    def with_tars_read(self, files: Collection[_File], reporter: Reporter) -> Iterator[_File]:
+    def with_tars_read(self, files: Sequence[Path], reporter: Reporter) -> Iterator[_File]:
         """Yield files, and what tars among them hold in their place."""
-        if not any(file in self.tars for file in files):
-            yield from files
-            return
-        with reporter.progress("reading tars", sum(file in self.tars for file in files)) as progress:
+        with reporter.progress("reading tars", sum(str(file) in self.tars for file in files)) as progress:
             for file in files:
-                if file not in self.tars:
-                    yield file
-                else:
-                    yield from self._files_in(file, self.tars[file])
+                if tar := self.tars.get(str(file)):
+                    yield from self._files_in(file, tar)
                     progress.advance()
+                else:
+                    yield file
 
-    def _files_in(self, path: _File, tar: _Tar) -> Iterator[_File]:
+    def _files_in(self, path: Path, tar: _Tar) -> Iterator[_File]:
         """Yield the videos and pictures in a tar; then the tar itself if it cannot be read, or not to its end."""
         shown = str(path)
         if not self.filter.accepts_age(shown) or self.filter.excludes_folder(shown, tar.first_name, tar.top):
@@ -394,7 +398,7 @@ def _unsupported_suffixes() -> tuple[str, ...]:
     return _UNSUPPORTED_SUFFIXES if reads_heif() else _UNSUPPORTED_SUFFIXES + _HEIF_SUFFIXES
 
 
-def _describe_unsupported(files: Iterable[str]) -> list[str]:
+def _describe_unsupported(files: Iterable[_File]) -> list[str]:
     counts = Counter(Path(file).suffix.lower() for file in files)
     notes = []
     for advice, suffixes in (
@@ -427,17 +431,44 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in name.split("/"))
 
 
-def _by_location(files: Iterable[_File]) -> dict[tuple[str, str], _File]:
-    """Return the first spelling of each file by its real location."""
-    real_folders: dict[str, str] = {}
-    spellings: dict[tuple[str, str], _File] = {}
+class _Distinct:
+    """Files of different locations, each under its first spelling."""
+
+    def __init__(self, files: Iterable[_File]) -> None:
+        self.files = Paths()
+        self.same = 0  # URLs that differ from others in their secrets only
+        self._table, self._real_folders = Table(), dict[str, str]()
+        for file in files:
+            location = self._location(file)
+            if (known := self._find(location)) is None:
+                self.files.append(file)
+                self._table.add(location)
+            elif isinstance(file, RemotePath) and isinstance(known, RemotePath) and str(file) != file.url != known.url:
+                self.same += 1
+
+    def has(self, file: _File) -> bool:
+        """Return whether the location of a file is among these."""
+        return self._find(self._location(file)) is not None
+
+    def _find(self, location: _Location) -> Path | None:
+        found = (self.files[number] for number in self._table.candidates(location))
+        return next((file for file in found if self._location(file) == location), None)
+
+    def _location(self, file: _File) -> _Location:
+        return ("", str(file)) if isinstance(file, RemotePath) else _real_location(str(file), self._real_folders)
+
+
+def _without_repeats(files: Iterable[_File]) -> Paths:
+    found, table = Paths(), Table()
     for file in files:
-        remote = isinstance(file, RemotePath)
-        spellings.setdefault(("", str(file)) if remote else _real_location(str(file), real_folders), file)
-    return spellings
+        name = str(file)
+        if all(str(found[number]) != name for number in table.candidates(name)):
+            found.append(file)
+            table.add(name)
+    return found
 
 
-def _real_location(path: str, real_folders: dict[str, str]) -> tuple[str, str]:
+def _real_location(path: str, real_folders: dict[str, str]) -> _Location:
     """Return the real folder of a file or folder, which is resolved once for all its files, and the name there."""
     folder, name = os.path.split(path)
     if name in ("", os.curdir, os.pardir) or os.path.islink(path):  # noqa: PTH114 - pathlib's may raise

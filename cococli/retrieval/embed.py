@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ..media.compute import Computed, Computer, FunctionComputer, Spent, compute
 from ..media.discover import discover
 from ..media.remote import local_copy
 from ..overwrite import refuse_foreign
+from ..packed import Paths, View, select
 from ..reporting import SILENT, Reporter
 from ..requests import EmbedRequest, ScoreRequest
 from ..shards import MANIFEST, Listing, Shard, parse_shard, withdraw_manifest
@@ -79,7 +81,7 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
     if not request.paths and not request.texts:
         raise UsageError("nothing to embed", "name videos, pictures or folders, or --texts FILE")
-    videos, problems = discover(request.paths, request.files, reporter) if request.paths else ([], [])
+    videos, problems = discover(request.paths, request.files, reporter) if request.paths else (Paths(), [])
     texts = read_texts(request.texts) if request.texts else []
     model = choose_model(options.model)
     choice = check_cluster(request.cluster, model, options) or resolve_options(options, model.config)
@@ -97,12 +99,16 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
     affecting = (model.identity, request.pool, sampling, segments, *key)
     listing = None
     if shard:
-        names = [*map(str, videos), *map(text_name, texts)]
-        listing = Listing(shard, names, fingerprint(request.dtype, *affecting))
-        videos = [path for path in videos if shard.takes(str(path))]
+        names = View(videos, str)
+        listing = Listing(
+            shard, [*names, *map(text_name, texts)] if texts else names, fingerprint(request.dtype, *affecting)
+        )
+        videos = Paths(path for path in videos if shard.takes(str(path)))
         texts = [text for text in texts if shard.takes(text_name(text))]
         reporter.note(listing.describe())
-    tasks = file_tasks(videos, *affecting) + text_tasks(texts, *key)
+    tasks = file_tasks(videos, *affecting)
+    if texts:
+        tasks = [*tasks, *text_tasks(texts, *key)]
     size, preprocess = model.config.vision.image_size, model.config.preprocess
     read = ReadRequest(sampling, segments, size, None, preprocess, request.files.timeout)
     with (
@@ -117,8 +123,8 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
             request.run.retry_failed,
         ) as index,
     ):
-        failed = [entry for entries in index.reused.values() for entry in entries if isinstance(entry, Failure)]
-        todo = [task for task in tasks if task.name not in index.reused]
+        failed = [*index.reused.failures()]
+        todo = select(tasks, index.reused.present)
         manifest = index.folder / MANIFEST
         if listing:
             withdraw_manifest(manifest)
@@ -126,7 +132,7 @@ def embed(request: EmbedRequest, reporter: Reporter = SILENT, engine: Engine[Any
             reporter.note(f"{before} of {len(tasks)} inputs already embedded (use --overwrite to redo them)")
         try:
             if todo:
-                count = sum(text_of(task.name) is None for task in todo)
+                count = len(todo) - sum(text_of(task.name) is not None for task in todo if texts)
                 needed = request, count, count < len(todo)
                 with open_embedder(model, choice, *needed, read, reporter, engine) as (computer, engine, sizes):
                     failed += embed_tasks(index, todo, computer, engine, read, sizes, reporter)
@@ -208,13 +214,12 @@ def embed_tasks(
         request: What to read of each video.
         sizes: Clips that are encoded at once, and processes that read.
     """
-    videos = [task for task in tasks if text_of(task.name) is None]
-    texts = [task for task in tasks if text_of(task.name) is not None]
-    paths = [task.path for task in videos]
+    texts = [task for task in tasks if text_of(task.name) is not None] if engine else []
+    videos = [task for task in tasks if text_of(task.name) is None] if texts else tasks
+    paths = View(videos, lambda task: task.path)
     failed, spent = [], Spent()
     with reporter.progress("embedding", len(tasks), done="embedded", on_stop="finishing the batch") as progress:
-        names = [*(task.name for task in videos), ""]
-        progress.current(names[0])
+        progress.current(videos[0].name if videos else "")
         for embedded in embed_videos(paths, computer, request, sizes, reporter, spent):
             # An interrupt waits, so that everything written is counted.
             with interrupts.held():
@@ -223,7 +228,8 @@ def embed_tasks(
                 for failure in failures:
                     reporter.warning(f"{failure.video}: {failure.error}")
                 failed += failures
-                progress.current(names[embedded.index + 1])
+                following = embedded.index + 1
+                progress.current(videos[following].name if following < len(videos) else "")
                 progress.advance(ok=not failures)
         if engine:
             for i, entry, vector in embed_texts([text_of(task.name) or "" for task in texts], engine, reporter):
@@ -433,7 +439,7 @@ def _protect(
     if not request.run.overwrite:
         for path in outputs.files:
             refuse_foreign(*files_of(path), name=path)
-    read = [*set(map(container_of, videos)), *list_files(request.paths), *request.texts]
+    read = chain(map(container_of, videos), list_files(request.paths), request.texts)
     protect_files(outputs.written, read, model, request.run.log_file, reporter)
 
 

@@ -24,6 +24,7 @@ from ..files import check_regular, exists, io_errors, sample_fields, write_atomi
 from ..journal import (
     Failure,
     Journal,
+    Records,
     Task,
     dump,
     failure_from_json,
@@ -34,6 +35,7 @@ from ..journal import (
     text_of,
 )
 from ..media.clips import Frames, Sampling
+from ..packed import View
 from ..parsing import parse_json, read_errors, read_json, validate
 from ..reporting import Reporter
 from ..urls import is_url
@@ -268,6 +270,32 @@ class Index:
             raise UsageError(f"{self.folder} is damaged: {wrong} of {len(rows)} vectors are not of length 1", _REPAIR)
 
 
+class EntriesByTask(Mapping[str, list[Entry | Failure]]):
+    """The entries of tasks by name, with paths as the tasks spell them."""
+
+    def __init__(self, paths: IndexPaths, tasks: Sequence[Task], kept: Records[Entry | Failure]) -> None:
+        self.present = kept.present  # whether there are entries of each task
+        self._paths, self._tasks, self._kept = paths, tasks, kept
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _kept_name(self._paths, name) in self._kept
+
+    def __getitem__(self, name: str) -> list[Entry | Failure]:
+        return [_renamed(entry, name) for entry in self._kept[_kept_name(self._paths, name)]]
+
+    def __iter__(self) -> Iterator[str]:
+        return (task.name for task, present in zip(self._tasks, self.present, strict=True) if present)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def failures(self) -> Iterator[Failure]:
+        """Yield those of tasks that failed."""
+        for task, present, failed in zip(self._tasks, self.present, self._kept.failed, strict=True):
+            if present and failed:
+                yield from (entry for entry in self[task.name] if isinstance(entry, Failure))
+
+
 class IndexWriter:
     """An index that a run adds to, from `open_index`."""
 
@@ -280,13 +308,12 @@ class IndexWriter:
         tasks: Sequence[Task],
     ) -> None:
         self.folder = folder
-        self.reused = _reused(paths, tasks, journal.reused)  # entries of earlier runs, by task
+        self.entries = EntriesByTask(paths, tasks, journal.records)
+        self.reused = EntriesByTask(paths, tasks, journal.reused)  # entries of earlier runs
         self._journal, self._vectors, self._paths, self._written_before = journal, vectors, paths, vectors.count
-        # After a power failure some rows lie past the end.
-        named = _used_rows(folder / ENTRIES, journal.lines)
-        self._free = (row for row in count() if row not in named)
+        used = _UsedRows(folder / ENTRIES, journal.lines, vectors.count)
+        self._free = (row for row in count() if row not in used)
         self.appended = 0  # tasks
-        self._rows: dict[str, list[int]] = {}  # of these tasks
 
     def append(self, task: Task, entries: Sequence[Entry | Failure], vectors: np.ndarray) -> None:
         """Write all entries of a task and their vectors.
@@ -309,7 +336,6 @@ class IndexWriter:
         name = _kept_name(self._paths, task.name)
         self._journal.append(replace(task, name=name), [_renamed(entry, name) for entry in placed])
         self.appended += 1
-        self._rows[task.name] = rows
 
     def vectors_of(self, name: str) -> np.ndarray:
         """Return the vectors [K, D] of a task of this run, or of an earlier one, in the order of its entries.
@@ -317,8 +343,7 @@ class IndexWriter:
         Raises:
             OSError: They cannot be read.
         """
-        reused = [entry.row for entry in self.reused.get(name, ()) if isinstance(entry, Entry)]
-        return self._vectors.read(self._rows.get(name, reused))
+        return self._vectors.read([entry.row for entry in self.entries[name] if isinstance(entry, Entry)])
 
     def kept_name(self, name: str) -> str:
         """Return the name of a task as entries spell it."""
@@ -359,7 +384,8 @@ def open_index(
     if not overwrite:
         about = replace(about, version=read_about(folder).version)
     paths = _paths(folder, about)
-    with open_journal(folder / ENTRIES, _kept_tasks(paths, tasks), _parser(path), overwrite, retry_failed) as journal:
+    options = overwrite, retry_failed, _verifier(path)
+    with open_journal(folder / ENTRIES, _kept_tasks(paths, tasks), parse_entry, *options) as journal:
         with io_errors("write", folder):
             if overwrite or not path.exists():
                 remove_graph(folder)
@@ -374,17 +400,18 @@ def open_index(
             vectors.close()
 
 
-def preview_index(folder: Path, tasks: Sequence[Task], retry_failed: bool = False) -> dict[str, list[Entry | Failure]]:
-    """Return the entries of these tasks that `open_index` would keep, without changing anything.
+def preview_index(folder: Path, tasks: Sequence[Task], retry_failed: bool = False) -> EntriesByTask | None:
+    """Return the entries of these tasks that `open_index` would keep, without changing anything; None without an index.
 
     Raises:
         UsageError: The index is damaged.
     """
     if not os.path.exists(folder / ABOUT):  # noqa: PTH110
-        return {}
+        return None
     paths = _paths(folder, read_about(folder))
-    parser = _parser(folder / VECTORS)
-    return _reused(paths, tasks, preview_journal(folder / ENTRIES, _kept_tasks(paths, tasks), parser, retry_failed))
+    verify = _verifier(folder / VECTORS)
+    kept = preview_journal(folder / ENTRIES, _kept_tasks(paths, tasks), parse_entry, retry_failed, verify)
+    return EntriesByTask(paths, tasks, kept)
 
 
 def index_files(folder: Path) -> list[Path]:
@@ -484,53 +511,52 @@ def _kept_name(paths: IndexPaths, name: str) -> str:
     return paths.keep(name) if text_of(name) is None else name
 
 
-def _kept_tasks(paths: IndexPaths, tasks: Sequence[Task]) -> list[Task]:
-    return [Task(_kept_name(paths, task.name), task.key) for task in tasks]
+def _kept_tasks(paths: IndexPaths, tasks: Sequence[Task]) -> Sequence[Task]:
+    return View(tasks, lambda task: Task(_kept_name(paths, task.name), task.key))
 
 
 def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
     return replace(record, video=name) if record.video else record
 
 
-def _reused(
-    paths: IndexPaths, tasks: Sequence[Task], kept: Mapping[str, list[Entry | Failure]]
-) -> dict[str, list[Entry | Failure]]:
-    """Return the kept entries by the names of their tasks."""
-    named = ((task.name, kept.get(_kept_name(paths, task.name))) for task in tasks)
-    return {name: [_renamed(entry, name) for entry in entries] for name, entries in named if entries}
+class _UsedRows:
+    """The rows that lines name."""
+
+    def __init__(self, path: Path, lines: Iterable[dict[str, Any]], count: int) -> None:
+        """
+        Args:
+            count: Rows of the file.
+
+        Raises:
+            UsageError: An entry does not name a row.
+        """
+        self._inside, self._outside = bytearray(count), set[int]()  # after a power failure some lie past the end
+        for number, line in enumerate(lines, start=1):
+            row = line.get("row")
+            if not isinstance(row, int) or row < 0:
+                if line["status"] == "ok":
+                    raise UsageError(f"line {number} of {path}: 'row' is missing or not a number", REBUILD)
+            elif row < count:
+                self._inside[row] = True
+            else:
+                self._outside.add(row)
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self._inside[row]) if row < len(self._inside) else row in self._outside
 
 
-def _used_rows(path: Path, lines: list[dict[str, Any]]) -> set[int]:
-    """Return the rows that lines name.
-
-    Raises:
-        UsageError: An entry does not name a row.
-    """
-    rows = set()
-    for number, line in enumerate(lines, start=1):
-        row = line.get("row")
-        if isinstance(row, int) and row >= 0:
-            rows.add(row)
-        elif line["status"] == "ok":
-            raise UsageError(f"line {number} of {path}: 'row' is missing or not a number", REBUILD)
-    return rows
-
-
-def _parser(path: Path) -> Callable[[dict[str, Any]], Entry | Failure]:
-    """Return a function that reads an entry, and raises ValueError if its vector is not intact."""
+def _verifier(path: Path) -> Callable[[Entry | Failure], bool]:
+    """Return a function that tells whether the vector of an entry is intact."""
     unit: np.ndarray | None = None
 
-    def parse(line: dict[str, Any]) -> Entry | Failure:
+    def verify(entry: Entry | Failure) -> bool:
         nonlocal unit
         # Read now, when other runs are locked out.
         if unit is None:
             unit = are_unit(map_vectors(path)) if path.exists() else np.zeros(0, bool)
-        entry = parse_entry(line)
-        if isinstance(entry, Entry) and not (0 <= entry.row < len(unit) and unit[entry.row]):
-            raise ValueError(f"row {entry.row} has no vector")
-        return entry
+        return isinstance(entry, Failure) or (0 <= entry.row < len(unit) and bool(unit[entry.row]))
 
-    return parse
+    return verify
 
 
 def _state_of(folder: Path) -> tuple[int, int, int]:

@@ -319,7 +319,7 @@ def test_overwriting_drops_everything(folder: Path) -> None:
 
 
 def test_preview_changes_nothing(folder: Path) -> None:
-    assert preview_index(folder, A) == {}
+    assert preview_index(folder, A) is None
     check_index(folder, ABOUT)
     assert not folder.exists()
     fill(folder, A)
