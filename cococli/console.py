@@ -212,15 +212,14 @@ def _log_failing() -> Iterator[None]:
 @contextlib.contextmanager
 def _live_paused() -> Iterator[None]:
     """Take progress off the screen while a line is printed, on either stream."""
-    live = _state.live
-    if not live:
+    if not _state.live:
         yield
         return
-    live.stop()
+    _state.live.stop()
     try:
         yield
     finally:
-        live.start(refresh=True)
+        _state.live = _draw(_state.live.console)
 
 
 def _screen(stream: Any, width: int | None = None) -> "Console":
@@ -344,7 +343,8 @@ class ConsoleReporter(Reporter):
 class _Stage(Progress):
     """A stage of work: drawn on a terminal; elsewhere an occasional line, or a JSON event per step.
 
-    Pace and time left are counted from the first item: loading and compiling come before it.
+    Pace and times are counted from the first item that succeeds: loading and compiling come before it, and files that
+    cannot be read fail before.
     """
 
     def __init__(self, description: str, total: int | None, unit: str = "items", past: str = "") -> None:
@@ -352,13 +352,13 @@ class _Stage(Progress):
         self.done = self.failed = 0
         self.detail = self.item = self.conclusion = ""
         self._began = self._printed = time.monotonic()
-        self._first: float | None = None  # time of the first item
+        self._first: float | None = None  # time of the first item that succeeded, or failed before any did
         self._pace_from = (0, 0.0)  # items and time from which the pace is counted
 
     def advance(self, ok: bool = True) -> None:
         self.done += 1
         self.failed += not ok
-        self._count()
+        self._count(first=ok and self.done - self.failed == 1)
         self._print()
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
@@ -376,9 +376,9 @@ class _Stage(Progress):
     def conclude(self, text: str) -> None:
         self.conclusion = text
 
-    def _count(self) -> None:
+    def _count(self, first: bool = False) -> None:
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or first:
             self._first = now
         if now - self._first < BURST:
             self._pace_from = (self.done, now)
@@ -444,7 +444,7 @@ class _Stage(Progress):
         # Before the first item, nothing of this stage shows.
         waiting = self.total is not None and self._first is None and self.unit == "items"
         text = "loading" if waiting else printable(self.description)
-        facts, has_bar = self._facts(width - 2 - cells(text))
+        facts, has_bar, times = self._facts(width - 2 - cells(text))
         line = Table.grid(padding=(0, 1), expand=has_bar)
         line.add_column()
         line.add_column(no_wrap=True, overflow="ellipsis")
@@ -457,26 +457,22 @@ class _Stage(Progress):
             row.append(fact)
         line.add_row(*row)
         yield line
-        for shown in filter(None, (_end_of(self.item, width), printable(self.detail))):
+        for shown in filter(None, (times, _end_of(self.item, width), printable(self.detail))):
             yield Text(shown, overflow="ellipsis", no_wrap=True, style="dim")
 
-    def _facts(self, room: int) -> tuple[list[str], bool]:
-        """Return what is shown beside the description in so many cells, and whether a bar fits, too."""
+    def _facts(self, room: int) -> tuple[list[str], bool, str]:
+        """Return what is shown beside the description in so many cells, whether a bar fits, too, and what is below."""
         if self.total is None:
-            return [], False
-        failed = f"{self.failed} failed" if self.failed else ""
-        left, rate = (f"{self.left} left", self.rate) if self._pace else ("", "")
-        elapsed = f"{duration(time.monotonic() - self._first)} elapsed," if left and self._first is not None else ""
-        choices = (("", "", left), ("", elapsed, left), (rate, elapsed, left))
-        best = [fact for fact in (self.counts("/"), failed) if fact]
-        has_bar = False
-        for shown in choices:
-            facts = [fact for fact in (self.counts("/"), failed, *shown) if fact]
-            taken = sum(cells(fact) + 1 for fact in facts)
-            if taken > room:
-                break
-            best, has_bar = facts, taken + MIN_BAR_WIDTH + 1 <= room
-        return best, has_bar
+            return [], False, ""
+        counts = [self.counts("/"), *([f"{self.failed} failed"] if self.failed else [])]
+        times = []
+        if self._pace and self._first is not None:
+            times = [f"{duration(time.monotonic() - self._first)} elapsed,", f"{self.left} left"]
+        choices = ([*counts, self.rate, *times], [*counts, *times], counts) if times else (counts,)
+        taken = [sum(cells(fact) + 1 for fact in facts) for facts in choices]
+        best = next((i for i, width in enumerate(taken) if width <= room), len(choices) - 1)
+        below = " ".join(times) if choices[best] is counts else ""
+        return choices[best], taken[best] + MIN_BAR_WIDTH + 1 <= room, below
 
 
 def _per_time(per_second: float) -> str:
@@ -501,24 +497,9 @@ def _on_screen(stage: _Stage) -> Iterator[None]:
     if _state.quiet or _state.json_events or not _redraws(screen):
         yield
         return
-    from rich.console import Group
-    from rich.live import Live
-    from rich.spinner import Spinner
-
     _state.stages.append(stage)
     if not _state.live:
-        spinner = Spinner("dots", style="green")
-        _state.live = Live(
-            get_renderable=lambda: Group(
-                *(line for shown in _state.stages for line in shown.draw(spinner, screen.width))
-            ),
-            console=screen,
-            transient=True,
-            refresh_per_second=10,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        _state.live.start(refresh=True)
+        _state.live = _draw(screen)
     try:
         yield
     finally:
@@ -526,3 +507,25 @@ def _on_screen(stage: _Stage) -> Iterator[None]:
             _state.live.stop()
             _state.live = None
         _state.stages.remove(stage)
+
+
+def _draw(screen: "Console") -> "Live":
+    """Start to draw the stages below what was printed.
+
+    An instance of Live that is stopped and started again would erase as many lines as it had drawn before.
+    """
+    from rich.console import Group
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    spinner = Spinner("dots", style="green")
+    live = Live(
+        get_renderable=lambda: Group(*(line for shown in _state.stages for line in shown.draw(spinner, screen.width))),
+        console=screen,
+        transient=True,
+        refresh_per_second=10,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    live.start(refresh=True)
+    return live

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
+import pyte
 import pytest
 
 from cococli import console, streams
@@ -276,16 +277,16 @@ FOLDER = "videos/a folder with a long name/"
 
 
 @pytest.mark.parametrize(
-    ("columns", "bar", "item"),
+    ("columns", "bar", "times", "item"),
     [
-        (40, "captioning 3/12 1 failed 18s left", "…lder with a long name/Rome by night.mp4"),
-        (80, "captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
-        (120, "captioning * 3/12 1 failed 30.0/min 4.0s elapsed, 18s left", f"{FOLDER}Rome by night.mp4"),
+        (40, "captioning * 3/12 1 failed", "2.0s elapsed, 18s left", "…lder with a long name/Rome by night.mp4"),
+        (80, "captioning * 3/12 1 failed 30.0/min 2.0s elapsed, 18s left", "", f"{FOLDER}Rome by night.mp4"),
+        (120, "captioning * 3/12 1 failed 30.0/min 2.0s elapsed, 18s left", "", f"{FOLDER}Rome by night.mp4"),
     ],
 )
 @pytest.mark.parametrize("term", ["xterm", "vt220", "xterm-mono"])
 def test_bar_fits_terminal(
-    columns: int, bar: str, item: str, term: str, clock, screen: Open, monkeypatch: pytest.MonkeyPatch
+    columns: int, bar: str, times: str, item: str, term: str, clock, screen: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = screen(columns, "stderr")
     monkeypatch.setenv("TERM", term)
@@ -295,10 +296,33 @@ def test_bar_fits_terminal(
             stage.current(f"{FOLDER}Rome by night.mp4")
             stage.advance(ok=number > 0)
         console.note("in between")  # draws the stage anew
-        shown = plain_lines(notes)[-2:]
-    assert [re.sub("[━╸╺]+ *", "* ", shown[0][2:]), shown[1]] == [bar, item]  # without the spinner
+        shown = plain_lines(notes)[-3 if times else -2 :]
+    lines = [re.sub("[━╸╺]+ *", "* ", shown[0][2:]), *shown[1:]]  # without the spinner
+    assert lines == [bar, *([times] if times else []), item]
     assert all(console.cells(line) <= columns for line in shown) and ("*" in bar) == ("━" in shown[0])
     assert ("\x1b[32m" in notes.getvalue()) == (term == "xterm")
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_messages_stay_above_progress(columns: int, screen: Open) -> None:
+    notes = screen(columns, "stderr")
+    with ConsoleReporter().progress("captioning", 4, done="captioned") as stage:
+        for number in range(3):
+            stage.current(f"{number}.mp4")
+            stage.advance(ok=False)
+            console.warning(f"{number}.mp4: no video stream")
+        displayed = shown(notes, columns)
+        assert displayed[-2:] == [displayed[-2], "2.mp4"] and "3/4 3 failed" in displayed[-2]
+    displayed = shown(notes, columns)
+    assert displayed[:3] == [f"warning: {number}.mp4: no video stream" for number in range(3)]
+    assert displayed[3].startswith("captioned 0 of 4, 3 failed, in ")
+
+
+def shown(output: io.StringIO, columns: int) -> list[str]:
+    """Return the lines on a terminal after some output."""
+    terminal = pyte.Screen(columns, 24)
+    pyte.Stream(terminal).feed(output.getvalue().replace("\n", "\r\n"))
+    return [line.rstrip() for line in terminal.display if line.strip()]
 
 
 @pytest.mark.parametrize("variable", [("TERM", "dumb"), ("CI", "true"), ("JPY_PARENT_PID", "42")])
