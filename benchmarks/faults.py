@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import httpx2
+import numpy as np
 from checkpoints.hub_server import Hub
 from cli import fork_server
 from training.tiny_run import captioned, config_file
@@ -120,7 +121,7 @@ class Workspace:
     Attributes:
         begin, duration: Seconds after which the undisturbed run wrote first, and ended.
         growth: Bytes that it wrote.
-        calls: Its `CALLS` in order, once they were traced.
+        calls: Threads and names of its `CALLS`, in order, once they were traced.
         acknowledged: Edits that the review server has confirmed.
     """
 
@@ -131,8 +132,9 @@ class Workspace:
         self.arguments = self.command.line.split() + ([lab.ray] if name == "caption --ray" else [])
         self.environment: dict[str, str] = {}
         self.runs = 0
-        self.calls: list[str] = []
+        self.calls: list[tuple[str, str]] = []
         self.acknowledged: list[str] = []
+        self.ordered = kind != "inputs changed" and name != "caption --ray"  # else records come as they are done
         self.folder.mkdir()
         if SCENARIOS[kind].obstacle is needs_root:
             mount("-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.folder))
@@ -237,10 +239,15 @@ class Workspace:
                     content = path.read_bytes()
                     if path.suffix in (".json", ".jsonl"):
                         content = VOLATILE.sub(b"", content)
-                    lines = content.splitlines(keepends=True)
-                    if self.name == "caption --ray":  # in the order in which they were complete
-                        lines.sort()
-                    found[name] = lines if path.suffix == ".jsonl" else [hashlib.sha256(content).digest()]
+                    if path.suffix == ".jsonl":
+                        lines = content.splitlines(keepends=True)
+                        found[name] = (
+                            lines if self.ordered else sorted(re.sub(rb'"row": \d+, ', b"", it) for it in lines)
+                        )
+                    elif path.suffix == ".npy" and not self.ordered:
+                        found[name] = sorted(map(bytes, np.load(path)))
+                    else:
+                        found[name] = [hashlib.sha256(content).digest()]
         return found
 
     def check_visible(self) -> None:
@@ -318,14 +325,17 @@ def operations(work: Workspace) -> Iterator[None]:
     trace = work.folder.with_suffix(".trace")
     if work.calls:
         index = work.random.randrange(len(work.calls))
-        name, number = work.calls[index], work.calls[: index + 1].count(work.calls[index])
+        (_, name), number = (
+            work.calls[index],
+            work.calls[: index + 1].count(work.calls[index]),
+        )  # strace counts by thread
         injected = "-e", f"inject={name}:signal=SIGKILL:when={number}"
     process = work.start()
     command = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={CALLS}", *injected, "-p", str(process.pid)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL):
         code = work.finish(process)
     if not injected:  # the first time, they are counted
-        work.calls = re.findall(rf"^{process.pid} +(\w+)\(", trace.read_text(), re.MULTILINE)
+        work.calls = re.findall(r"^(\d+) +(\w+)\(", trace.read_text(), re.MULTILINE)
     if code == -signal.SIGKILL:
         work.check_visible()
         code = work.run()
@@ -497,7 +507,7 @@ def examine(lab: Lab, kind: str, name: str, times: int) -> Row:
         return row
     with ExitStack() as stack:
         work = Workspace(lab, kind, name, stack)
-        while row.times < times and row.faults < MOST_FAULTS:
+        while row.times < times and row.faults < MOST_FAULTS and work.runs < 20 * (times + 1):
             work.reset()
             try:
                 for _ in SCENARIOS[kind].disturb(work):

@@ -6,6 +6,7 @@ files.
 
 import ctypes
 import errno
+import json
 import math
 import mmap
 import os
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,6 +44,7 @@ _WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_mo
 _MAX_DEPTH = 3  # of nested wrappers
 _LANDMARK = "text_decoder.text_projection"  # a tensor that every CoCa has and nothing else does
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names -> torch's
+_STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # -> numpy's; other types are refused
 _PART_BYTES = 16 << 20  # of float32 in memory at a time
 _SLACK_BYTES = 1 << 20  # that the tensors of a file may claim beyond its size
 _SPARE_BYTES = 1 << 30  # of memory that loading a pickle may take beyond its size
@@ -106,8 +108,12 @@ def _read_mapped(rows: np.ndarray) -> np.ndarray:
         except OSError as error:
             if error.errno != errno.EFAULT:
                 raise
-            raise ModelError("the checkpoint was truncated while it was read", "repeat the command") from None
+            raise _truncated() from None
         return np.frombuffer(mmap.mmap(memory.fileno(), rows.nbytes), rows.dtype).reshape(rows.shape)
+
+
+def _truncated() -> ModelError:
+    return ModelError("the checkpoint was truncated while it was read", "repeat the command")
 
 
 def _release(address: int, size: int) -> None:
@@ -269,24 +275,39 @@ def _is_safetensors(head: bytes, path: Path) -> bool:
 
 @contextmanager
 def _safetensors(path: Path) -> Iterator[list[SourceTensor]]:
+    """Open the tensors of a safetensors file, which the library checks but does not read.
+
+    It maps the file, so that the process would end if the file is truncated.
+    """
     import safetensors
 
-    try:
-        file = safetensors.safe_open(path, framework="pt")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or not a safetensors file: {_one_line(error)}") from None
-    with file:
-        yield [_safetensor(file, name) for name in file.keys()]  # noqa: SIM118 (not a dict)
+    with ExitStack() as stack:
+        try:
+            with safetensors.safe_open(path, framework="np") as checked:
+                names = [*checked.keys()]
+            file = stack.enter_context(path.open("rb"))
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            tensors = [_safetensor(file, 8 + size, name, **header[name]) for name in names]
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path} is truncated or not a safetensors file: {_one_line(error)}") from None
+        yield tensors
 
 
-def _safetensor(file: Any, name: str) -> SourceTensor:
-    part = file.get_slice(name)
-    shape, dtype = tuple(part.get_shape()), part.get_dtype()
+def _safetensor(
+    file: BinaryIO, start: int, name: str, dtype: str, shape: list[int], data_offsets: list[int]
+) -> SourceTensor:
+    stored = np.dtype(_STORED.get(dtype, "<u1"))
+    row_bytes = stored.itemsize * math.prod(shape[1:])
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        return _stored(part[start:stop] if shape else file.get_tensor(name))
+    def rows(first: int, stop: int) -> np.ndarray:
+        count = stop - first if shape else 1
+        content = os.pread(file.fileno(), count * row_bytes, start + data_offsets[0] + first * row_bytes)
+        if len(content) < count * row_bytes:
+            raise _truncated()
+        return np.frombuffer(content, stored).reshape([count, *shape[1:]] if shape else [])
 
-    return SourceTensor(name, shape, _DTYPES.get(dtype, dtype), rows, mapped=True)
+    return SourceTensor(name, tuple(shape), _DTYPES.get(dtype, dtype), rows, mapped=False)
 
 
 def _pickled(path: Path) -> list[SourceTensor]:
