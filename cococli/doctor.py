@@ -126,8 +126,10 @@ def _import(module: str) -> _Import:
     command = [sys.executable, "-c", f"import {module}; print('coca:', {_MODULES[module]})"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_IMPORT_TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return _Import("", f"cannot be imported: {os_reason(error) if isinstance(error, OSError) else 'it hangs'}")
+    except subprocess.TimeoutExpired:
+        return _Import("", f"was not imported within {_IMPORT_TIMEOUT:.0f} s, which also happens on a busy machine")
+    except OSError as error:
+        return _Import("", f"cannot be imported: {os_reason(error)}")
     if run.returncode < 0:
         return _Import("", f"cannot be imported: it crashes ({signal.Signals(-run.returncode).name})")
     if run.returncode:

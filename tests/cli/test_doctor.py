@@ -127,3 +127,9 @@ def test_failing_section_does_not_stop_the_others() -> None:
     first, error = doctor._completed("devices", fails)
     assert first.status == "ok"
     assert (error.status, error.fix) == ("broken", "pip install not_there")
+
+
+def test_slow_import_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_IMPORT_TIMEOUT", 0.0)
+    found = doctor._import("torch")
+    assert found.error == "was not imported within 0 s, which also happens on a busy machine"
