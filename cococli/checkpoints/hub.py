@@ -275,7 +275,12 @@ def _size(path: Path) -> int:
 
 
 def _retry(attempt: Callable[[], T], hint: str, once: bool = False) -> T:
-    """Retry a request, with pauses, while the hub fails in ways that may pass."""
+    """Retry a request, with pauses, while the hub fails in ways that may pass.
+
+    Raises:
+        Unreachable: It still fails.
+        ModelError: Its answer cannot be read.
+    """
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -298,6 +303,9 @@ def _retry(attempt: Callable[[], T], hint: str, once: bool = False) -> T:
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, httpx2.ProxyError):
                 raise _proxy_error(reason) from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            # huggingface_hub takes answers apart without checking them.
+            raise _not_a_hub(_endpoint()) from None
         if requested > MAX_WAIT:
             reason += f" and asks to wait {requested} s"
             break

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pytest
@@ -38,7 +38,7 @@ class Hub:
         self.gated = False
         self.ranges = True  # answered, or ignored
         self.claims: dict[str, str] = {}  # headers of files that say something else than the truth; "" leaves one out
-        self.failures: Iterator[tuple[int, dict[str, str]]] = iter(())  # status and headers of the next answers
+        self.failures: Iterator[tuple[Any, ...]] = iter(())  # next answers: status, headers, and perhaps a body
         self.cuts: Iterator[int] = iter(())  # bytes after which the next contents break off
         self.piece, self.pause = 1 << 20, 0.0  # bytes sent at a time, and seconds between them
         self._files: dict[str, dict[str, dict[str, bytes]]] = {}  # repository -> commit or branch -> name -> content

@@ -202,6 +202,14 @@ def test_failing_hub_is_retried(server: Hub, folder: Path, status: int) -> None:
     assert hub.download(file, folder).read_bytes() == WEIGHTS
 
 
+@pytest.mark.parametrize("answer", [(200, b"{"), (200, b"\x80"), (200, b'[{"type": "file"}]'), (404, b"\x80")])
+def test_unreadable_answers_are_not_of_a_hub(server: Hub, answer: tuple[int, bytes]) -> None:
+    status, body = answer
+    server.failures = iter([(status, {"Content-Type": "application/json"}, body)])
+    with pytest.raises(ModelError, match="does not answer as a model hub"):
+        hub.list_files("org/repo", "main")
+
+
 def test_retry_after_is_respected(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(hub.time, "sleep", slept.append)
