@@ -184,8 +184,11 @@ def configs(folder: Path) -> None:
     }
     (folder / "in/m.json").write_text(json.dumps(config))
     (folder / "in/m.yaml").write_text(yaml.safe_dump(config))
-    (folder / "data").mkdir()
-    captioned(folder / "data", "jsonl")
+
+
+def training(folder: Path) -> None:
+    captioned(folder / "in", "jsonl")
+    thin(folder)
 
 
 def cached(folder: Path) -> None:
@@ -326,7 +329,7 @@ def class_tars(folder: Path) -> None:
 
 
 def tars(folder: Path) -> None:
-    for tar in ("a", "val-b"):
+    for tar in ("a", "b"):
         files: dict[str, bytes] = {}
         for number, text in enumerate(CAPTIONS):
             files[f"{tar}/{number}.jpg"] = _encoded("JPEG", number)

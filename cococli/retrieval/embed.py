@@ -296,7 +296,8 @@ def embed_texts(
     Raises:
         ModelError: The vocabulary of the model is not CLIP's.
     """
-    check_vocabulary(engine.config.vocab_size)
+    if texts:
+        check_vocabulary(engine.config.vocab_size)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         if reporter.stop_requested:
             return

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy_engine import NumpyEngine
 from PIL import Image
 from pyarrow import parquet
 
 import cococli
+from cococli.catalog import CocaConfig, TextConfig
 from cococli.checkpoints.store import find_model
 from cococli.engines.torch import TorchEngine
-from cococli.errors import CocaError, UsageError, VideoError
+from cococli.errors import CocaError, ModelError, UsageError, VideoError
 from cococli.journal import Failure
 from cococli.media.clips import ReadRequest, Sampling, parse_segments
 from cococli.media.compute import Spent
@@ -135,6 +137,14 @@ def test_texts_match_the_python_api(engine, coca) -> None:
     ]
     for place in (0, 1, TEXTS_AT_ONCE - 1, TEXTS_AT_ONCE, TEXTS_AT_ONCE + 1):
         np.testing.assert_allclose(embedded[place][2], [coca.embed_text(texts[place])], atol=CLOSE)
+
+
+def test_other_vocabularies_embed_only_pictures() -> None:
+    text = TextConfig(vocab_size=300)
+    engine = NumpyEngine(CocaConfig(text=text, decoder=text), {})
+    assert list(embed_texts([], engine)) == []
+    with pytest.raises(ModelError, match="300 tokens"):
+        list(embed_texts(["a dog"], engine))
 
 
 def test_caption_is_nearest_to_its_video(engine, coca) -> None:
