@@ -23,6 +23,7 @@ from ..datasets.feeding import StepBatch, report_unreadable
 from ..datasets.pairs import Order, Pairs
 from ..errors import CocaError, UsageError
 from ..files import check_space, digest, format_size, hash_file, io_errors, os_reason
+from ..journal import CHANGED, Task, file_tasks
 from ..media.clips import ReadRequest, Sampling, Segments
 from ..media.compute import FunctionComputer, compute_videos
 from ..media.frames import reason
@@ -104,12 +105,13 @@ def prepare(
     def failed(path: Path, why: str) -> None:
         report_unreadable(path, why, strict, reporter)
 
+    tasks = file_tasks(files)
     contents = [_content(path, failed) for path in files]
     with io_errors("write", tower.folder):
         tower.folder.mkdir(parents=True, exist_ok=True)
     with _locked(tower.folder / "lock", reporter), closing(_Store(tower)) as store:
-        found = dict(zip(contents, files, strict=True))
-        missing = {content: path for content, path in found.items() if content and content not in store.rows}
+        found = dict(zip(contents, tasks, strict=True))
+        missing = {content: task for content, task in found.items() if content and content not in store.rows}
         _check_room(tower, len(missing))
         request = ReadRequest(tower.sampling, Segments("none"), tower.image_size, preprocess=tower.preprocess)
         if missing:
@@ -206,7 +208,7 @@ def _open_rows(tower: Tower) -> VectorFile:
 
 
 def _compute(
-    files: Mapping[str, Path],
+    tasks: Mapping[str, Task],
     request: ReadRequest,
     batch_size: int,
     readers: int,
@@ -216,7 +218,7 @@ def _compute(
     reporter: Reporter,
 ) -> None:
     """Add the features of files, keyed by their contents, to a store."""
-    contents, paths = list(files), list(files.values())
+    contents, paths = list(tasks), [task.path for task in tasks.values()]
     computer = FunctionComputer(lambda pixels, _: list(encode(pixels)))
     with (
         reporter.progress("encoding", len(paths), on_stop="saving") as progress,
@@ -225,6 +227,8 @@ def _compute(
         for done, video in enumerate(videos, start=1):
             if video.failure:
                 failed(paths[video.index], video.failure)
+            elif tasks[contents[video.index]].current_key() == CHANGED:
+                failed(paths[video.index], "it was changed while it was read")
             else:
                 store.add(contents[video.index], video.values[0])
             progress.update(done, len(paths))

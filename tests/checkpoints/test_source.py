@@ -56,6 +56,15 @@ def test_pickles_of_both_formats_are_read_exactly(tmp_path: Path, dtype: torch.d
     assert_read(tmp_path / "a.bin", state)
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "a.bin"])
+def test_truncation_while_reading_is_an_error(tmp_path: Path, name: str) -> None:
+    path = save({"a": torch.ones(50_000), "b": torch.ones(50_000)}, tmp_path / name)
+    with open_checkpoint(path) as tensors:
+        os.truncate(path, 4096)
+        with pytest.raises(ModelError, match="the checkpoint was truncated while it was read"):
+            [*tensors[1].parts(0, 50_000)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_safetensors_are_read_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
     from safetensors.torch import save_file

@@ -91,6 +91,18 @@ def test_rows_are_keyed_by_content(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shown(found), expected(files))
 
 
+def test_file_changed_meanwhile_is_not_stored(tmp_path: Path) -> None:
+    files, reporter = pictures(tmp_path, 2), RecordingReporter()
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        files[1].write_bytes(files[0].read_bytes() + b"changed")
+        return Encoder()(pixels)
+
+    assert prepare(files, TOWER, encode, reporter).row.tolist() == [0, -1]
+    assert reporter.warnings == [f"{files[1]}: it was changed while it was read"]
+    np.testing.assert_array_equal(shown(prepare(files, TOWER, Encoder())), expected(files))
+
+
 def test_every_tower_has_a_folder_of_its_own(home: Path) -> None:
     towers = [
         TOWER,
