@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from .errors import UsageError
+from .urls import path_of
 
 INPUT, DATA, OUTPUT, FRAMES, MODEL, ADVANCED = "Input", "Data", "Output", "Frames", "Model", "Advanced"
 CLUSTER = "Cluster"
@@ -34,6 +35,7 @@ class Option:
         argument: Whether it is a positional argument.
         aliases: Former names of the flag, which help pages and completion leave out.
         hidden: Whether help pages and completion leave it out.
+        url: Whether a path may be a URL.
     """
 
     help: str
@@ -48,6 +50,7 @@ class Option:
     argument: bool = False
     aliases: tuple[str, ...] = ()
     hidden: bool = False
+    url: bool = False
 
 
 Timeout = Annotated[
@@ -297,11 +300,19 @@ def types_of(request: type) -> dict[str, Any]:
             kind, option = hint.__origin__, hint.__metadata__[0]
             if kind == AutoNumber:
                 types[name] = Annotated[Any, BeforeValidator(auto_number(option))]
+            elif option.url:
+                types[name] = Annotated[
+                    kind, BeforeValidator(lambda name: path_of(name) if type(name) is str else name)
+                ]
             else:
                 types[name] = Annotated[kind, Field(ge=option.minimum, le=option.maximum)]
         else:
             types[name] = hint
     return types
+
+
+def _path(value: object) -> object:
+    return path_of(value) if isinstance(value, str) else value
 
 
 def auto_number(option: Option) -> Callable[[object], AutoNumber]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .errors import UsageError
 from .files import check_regular
+from .urls import RemotePath
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -117,7 +118,8 @@ def read_errors(path: Path, kind: str = "JSON", hint: str = "") -> Iterator[None
         UsageError: It cannot.
     """
     try:
-        check_regular(path)
+        if not isinstance(path, RemotePath):
+            check_regular(path)
         yield
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None

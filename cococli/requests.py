@@ -418,7 +418,7 @@ class ReviewRequest:
 
 DATA_HELP = (
     "Pictures or videos with captions: COCO's layout, a Karpathy split, a list such as captions.csv or "
-    "list.tsv:column, Parquet, WebDataset tars, or a .txt beside each file."
+    "list.tsv:column, Parquet, WebDataset tars, which may be URLs, or a .txt beside each file."
 )
 Split = Annotated[Literal["train", "val", "test"], Option("Split of the data.", metavar="train|val|test", panel=DATA)]
 Limit = Annotated[
@@ -468,7 +468,9 @@ BenchmarkName = Literal[
 class EvaluateRequest:
     """Captions or a model to evaluate, on which data, and where the report goes."""
 
-    data: Annotated[Path | None, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA)] = None
+    data: Annotated[
+        Path | None, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA, url=True)
+    ] = None
     benchmark: Annotated[
         BenchmarkName | None,
         Option(
@@ -493,6 +495,7 @@ class EvaluateRequest:
             metavar="FOLDER|TARS",
             default_shown=False,
             panel=DATA,
+            url=True,
         ),
     ] = None
     class_names: Annotated[
@@ -570,7 +573,7 @@ class EvaluateRequest:
 class ScoreRequest:
     """Captions to compare with their pictures or videos, how, and where the scores go."""
 
-    data: Annotated[Path, Option(DATA_HELP, metavar="DATA", default_shown=False, argument=True)]
+    data: Annotated[Path, Option(DATA_HELP, metavar="DATA", default_shown=False, argument=True, url=True)]
     output: Annotated[
         tuple[str, ...],
         Option(
@@ -603,7 +606,7 @@ _run = partial(Option, panel="Run")
 class FinetuneRequest:
     """Data to train on, how, and what the run keeps. None stands for a default that depends on the rest."""
 
-    data: Annotated[Path, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA)]
+    data: Annotated[Path, Option(DATA_HELP, metavar="FOLDER|LIST", default_shown=False, panel=DATA, url=True)]
     karpathy: Karpathy = None
     images: Images = None
     strict: Annotated[bool, Option("Stop if files are missing or broken.", panel=DATA)] = False

@@ -11,6 +11,7 @@ import typer
 
 from .. import console, interrupts
 from ..options import AutoNumber, Option, auto_number, build, default_of, options_of
+from ..urls import RemotePath, path_of
 from .completion import completer
 from .typer_internals import ALIASES, typed
 
@@ -134,7 +135,9 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
         reporter = console.ConsoleReporter()
         reporter.on_checked = lambda: warn_of_flags(context)
         values = {name: _plain(given[name], kind) for name, (kind, *_) in declared.items()}
-        _refuse_urls(value for value in values.values() if isinstance(value, Path))
+        _refuse_urls(
+            value for value in values.values() if isinstance(value, Path) and not isinstance(value, RemotePath)
+        )
         arguments = {name: values[name] for name in own}
         if request_class:
             arguments["request"] = build(request_class, {name: values[name] for name in fields})
@@ -158,7 +161,7 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
 def _refuse_urls(paths: Iterable[Path]) -> None:
     """Raise a UsageError if a path was given as a URL, two slashes of which `Path` merges."""
     for path in paths:
-        if re.match("[a-z]{2,}:/[^/]", str(path)):
+        if not isinstance(path, RemotePath) and re.match("[a-z]{2,}:/[^/]", str(path)):
             from ..media.discover import refuse_url
 
             refuse_url(str(path).replace(":/", "://", 1))
@@ -185,6 +188,8 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
         shown["autocompletion"] = completer(option.complete)
     if kind == AutoNumber:
         kind, shown["parser"] = str, auto_number(option)
+    if option.url:
+        kind, shown["parser"] = Path, path_of
     required = default is dataclasses.MISSING or default is inspect.Parameter.empty
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]

@@ -10,6 +10,7 @@ from ..media.discover import find_media
 from ..media.tars import is_tar
 from ..parsing import read_errors, read_json
 from ..reporting import SILENT, Reporter
+from ..urls import RemotePath
 from .tars import find_tars, read_class_tars
 
 _NAMES = "classes.json"
@@ -47,6 +48,8 @@ def class_folders(data: Path, names_file: Path | None = None, reporter: Reporter
         UsageError: There are fewer than two classes, one is empty, or two have the same name; or a file of names is
             damaged, or a folder is a wnid without a name.
     """
+    if isinstance(data, RemotePath):
+        return read_class_tars(find_tars(data.url), names_file, reporter)
     if is_tar(data):
         return read_class_tars(find_tars(str(data)), names_file, reporter)
     if not data.is_dir():

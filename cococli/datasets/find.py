@@ -10,6 +10,7 @@ from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_media
 from ..parsing import read_json
 from ..reporting import SILENT, Reporter
 from ..tables import SUFFIXES, split_column
+from ..urls import RemotePath
 from .caption_lists import read_caption_list, read_sidecars
 from .coco import read_coco, read_karpathy
 from .dataset import Dataset, RawExample, Split, gather, no_split, split_named, split_of
@@ -46,7 +47,7 @@ def find_dataset(
 
     Args:
         data: The folder; or a list, where `list.csv:column` names the column of captions, annotations, a Karpathy
-            split, a tar, or several tars as in `{000..012}.tar`.
+            split, a tar, or several tars as in `{000..012}.tar`. Tars may be remote: URLs, or the prefix of a store.
         karpathy: A Karpathy split to use instead of the folder's own.
         images: Folder of the pictures; by default the folder itself.
         reporter: Receives progress of what takes long.
@@ -57,6 +58,10 @@ def find_dataset(
     """
     if images and not images.is_dir():
         raise UsageError(f"--images {images} is not a folder", "it takes the folder of the pictures, --data their list")
+    if isinstance(data, RemotePath):
+        tars = find_tars(data.url)
+        by_split = data.url.endswith("/")
+        return _named_tars(data, tars, split, reporter) if by_split else _tars(data, tars, split, "", reporter)
     if not data.is_dir():
         return _file(data, split, images, reporter)
     if karpathy and karpathy.is_dir():
@@ -155,12 +160,7 @@ def _listed(data: Path, split: Split, images: Path | None, reporter: Reporter) -
         return gather(data, split, entries, left_out)
     tars = [*sorted(data.glob("*.tar")), *sorted(data.glob("*/*.tar"))]
     if tars and holds_captions(tars[0]):  # not the pictures of a list
-        names = {tar: split_named(tar.stem, tar.parent.name if tar.parent != data else "") for tar in tars}
-        splits = set(filter(None, names.values()))
-        if splits and split not in splits:
-            raise no_split(data, split, splits)
-        chosen = [tar for tar in tars if names[tar] == split] if splits else tars
-        return _tars(data, chosen, split, split if splits else "", reporter)
+        return _named_tars(data, tars, split, reporter)
     if tables := _tables(data):
         return _split_lists(data, tables, split, images, reporter)
     if find_media(data) and (_annotations(data.parent) or _karpathy(data.parent) or _list_in(data.parent)):
@@ -181,6 +181,16 @@ def _split_lists(
         found = read_caption_list(file, images, None, notes, reporter)
         entries += [entry._replace(split=split) for entry in found] if name else found
     return gather(lists[name][0], split, entries, notes=notes)
+
+
+def _named_tars(data: Path, tars: list[Path], split: Split, reporter: Reporter) -> Dataset:
+    """Read those tars of a folder or a store whose names contain the split; all if no name contains one."""
+    names = {tar: split_named(tar.stem, tar.parent.name if tar.parent != data else "") for tar in tars}
+    splits = set(filter(None, names.values()))
+    if splits and split not in splits:
+        raise no_split(data, split, splits)
+    chosen = [tar for tar in tars if names[tar] == split] if splits else tars
+    return _tars(data, chosen, split, split if splits else "", reporter)
 
 
 def _tars(source: Path, tars: list[Path], split: Split, named: str, reporter: Reporter) -> Dataset:

@@ -16,10 +16,11 @@ from typing import Any
 from ..errors import UsageError
 from ..files import member_path
 from ..media.discover import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from ..media.tars import clean_name, expand_braces, read_members
+from ..media.tars import clean_name, expand_braces, is_tar, open_tar, read_members
 from ..parsing import read_errors, read_json
-from ..portable import read_at
 from ..reporting import SILENT, Reporter
+from ..stores import list_files
+from ..urls import WEB, RemotePath, is_url, place_of, remote_path, scheme_of
 from .caption_lists import SIDECARS, parse_captions
 from .dataset import RawExample
 
@@ -34,13 +35,27 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 def find_tars(pattern: str) -> list[Path]:
     """Return the files that a pattern such as `shards/{000..012}.tar` stands for; `::` separates several.
 
+    A URL that ends in a slash stands for the tars below it.
+
     Raises:
-        UsageError: One does not exist, or the package is not installed.
+        UsageError: One does not exist, a store cannot be listed, or a package is not installed.
     """
-    paths = [Path(name) for part in pattern.split("::") for name in expand_braces(part)]
-    if missing := [path for path in paths if not path.is_file()]:
+    names = [name for part in pattern.split("::") for name in expand_braces(part)]
+    paths = [path for name in names for path in (_tars_below(name) if is_url(name) else [Path(name)])]
+    if missing := [path for path in paths if not isinstance(path, RemotePath) and not path.is_file()]:
         raise UsageError(f"{len(missing)} of {len(paths)} files of {pattern} do not exist (first: {missing[0]})")
     return paths
+
+
+def _tars_below(url: str) -> list[Path]:
+    if is_tar(remote := remote_path(url)) or is_tar(f"x{remote.suffix}"):
+        return [remote]
+    hint = "name .tar files, as {000..012}.tar, or a prefix of a store that ends in a slash"
+    if scheme_of(url) in WEB or not url.endswith("/"):
+        raise UsageError(f"{remote} is a URL, but not of a tar", hint)
+    if not (found := [remote_path(file, version) for file, version, _ in list_files(url) if is_tar(file)]):
+        raise UsageError(f"{remote} holds no tar", hint)
+    return sorted(found, key=str)
 
 
 def holds_captions(path: Path) -> bool:
@@ -62,13 +77,13 @@ def read_tars(paths: Sequence[Path], reporter: Reporter = SILENT) -> tuple[list[
         UsageError: A tar is compressed or cannot be read, all are damaged, or the package is not installed.
     """
     _require_webdataset()
-    top = os.path.commonpath([path.absolute().parent for path in paths])
+    top = os.path.commonpath([place_of(str(path)).rpartition("/")[0] for path in paths])
     entries: list[RawExample] = []
     counts: Counter[str] = Counter()
     notes: list[str] = []
     with reporter.progress("reading tars", len(paths)) as progress:
         for path in paths:
-            prefix = os.path.relpath(path.absolute(), top)
+            prefix = os.path.relpath(place_of(str(path)), top)
             problems: list[str] = []
             found = (_entry(path, prefix, sample, counts) for sample in _samples(path, problems, counts))
             entries.extend(filter(None, found))
@@ -102,14 +117,14 @@ def _samples(path: Path, problems: list[str], counts: Counter[str]) -> Iterator[
 def _files(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the files in a tar as WebDataset groups them, up to where the tar is damaged or ends."""
     found: list[str] = []
-    with read_errors(path), path.open("rb") as file:
-        if file.peek(6).startswith(_COMPRESSED):
+    with read_errors(path), open_tar(path) as (file, _):
+        if file.read(6).startswith(_COMPRESSED):
             raise UsageError(f"{path} is compressed", "decompress it first: its samples are read in random order")
-        for name, offset, size in read_members(file, found):
-            if not name.startswith("__"):
-                caption = name.lower().endswith(_TEXTS)
-                data: Any = read_at(file.fileno(), size, offset) if caption else (offset, size)
-                yield {"fname": name, "data": data, "__url__": ""}
+        for member in read_members(file, found):
+            if not member.name.startswith("__"):
+                caption = member.name.lower().endswith(_TEXTS)
+                data: Any = member.head(file, member.size) if caption else (member.offset, member.size)
+                yield {"fname": member.name, "data": data, "__url__": ""}
     problems += [f"{path} {problem}" for problem in found]
 
 

@@ -34,7 +34,7 @@ from ..retrieval.embed import embed_tasks, embedding_computer
 from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column
-from ..urls import path_of
+from ..urls import RemotePath, path_of
 from .caption_files import References, matched, read_predictions, read_references
 from .captions import check_installed, cider_of_groups, score_captions
 from .model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
@@ -276,7 +276,8 @@ def _settings(request: EvaluateRequest, model: ModelFiles, choice: Choice, parts
 
 
 def _absolute(path: Path) -> str:
-    return os.path.realpath(path)  # pathlib's raises where links lead in a circle
+    # pathlib's raises where links lead in a circle
+    return str(path) if isinstance(path, RemotePath) else os.path.realpath(path)
 
 
 def _check_output(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..datasets.dataset import Dataset, Example, Split, drop_missing
 from ..datasets.find import find_dataset
 from ..errors import UsageError
+from ..files import find_member
 from ..reporting import SILENT, Reporter
 from ..requests import FinetuneRequest
 from ..tokenizer import encode
@@ -52,7 +53,8 @@ def find_data(
 
 def _find(request: FinetuneRequest, split: Split, reporter: Reporter) -> Dataset:
     dataset = find_dataset(request.data, split, request.karpathy, request.images, reporter)
-    if remote := next((one.path for one in dataset.examples if isinstance(one.path, RemotePath)), None):
+    paths = (one.path for one in dataset.examples)
+    if remote := next((path for path in paths if isinstance(path, RemotePath) and not find_member(path)), None):
         hint = "download the pictures first, for example with img2dataset, and name its output folder"
         raise UsageError(f"{dataset.source} has the URL {remote}", hint)
     return dataset

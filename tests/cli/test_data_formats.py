@@ -13,6 +13,7 @@ import pytest
 from media.tar_fixtures import write_tar
 from PIL import Image
 from pyarrow import parquet
+from remote_servers import S3
 
 CAPTIONS = {
     "1000268201_693b08cb0e.jpg": ["A red thing .", "It is red, all of it ."],
@@ -412,3 +413,20 @@ def test_missing_package_for_tars_is_named(read, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", path)
         assert refused(read, tar) == ("tars need the package webdataset", "pip install 'cococli[webdataset]'")
+
+
+def test_remote_tars_are_evaluated_and_trained_on(coca, read, tmp_path: Path, s3: S3) -> None:
+    for tar in folder_of_tars(tmp_path).glob("*.tar"):
+        s3.client.upload_file(str(tar), "bucket", f"shards/{tar.name}")
+    videos, texts, _, code = read("s3://bucket/shards/")
+    assert (videos, code) == (set(CAPTIONS), 0)
+    assert texts == {caption for _, caption in PAIRS}
+    videos, *_, code = read("s3://bucket/shards/flickr-val-{0,1}.tar")
+    assert (len(videos), code) == (2, 0)
+    for url, problem in (("s3://bucket/videos/", "holds no tar"), ("s3://bucket/a.zip", "is a URL, but not of a tar")):
+        _, _, notes, code = read(url)
+        assert (notes[0], code) == (f"error: {url} {problem}", 2)
+    options = ("--steps", 1, "--batch-size", 2, "--hold-out", 0, "--name", "mine")
+    run = coca("finetune", "--data", "s3://bucket/shards/flickr-val-{0..2}.tar", *options)
+    assert run.returncode == 0, run.stderr
+    assert "all: 3 files, 6 captions" in run.stderr
