@@ -27,7 +27,7 @@ _LONGEST_NAME = 255  # bytes, on nearly every file system
 
 def is_folder(output: str) -> bool:
     """Return whether an output is a folder, for subtitles of each video. One that does not exist ends in a slash."""
-    return not is_url(output) and (output.endswith("/") or Path(output).is_dir())
+    return not is_url(output) and (output.endswith(("/", os.sep)) or Path(output).is_dir())
 
 
 def only_sidecars(outputs: Sequence[str], beside: bool) -> bool:

@@ -399,7 +399,7 @@ def _is_folder(output: str) -> bool:
     path = Path(output)
     if is_url(output) or path.suffix.lower() == LANCE:
         return False
-    return output.endswith("/") or not path.suffix or path.is_dir()
+    return output.endswith(("/", os.sep)) or not path.suffix or path.is_dir()
 
 
 def _check_file(path: Path, layout: str) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,7 @@ def form_of(destination: str) -> Form:
         UsageError: It is neither a .csv or .json file nor a folder.
     """
     path = Path(destination)
-    if destination.endswith("/") or path.is_dir():
+    if destination.endswith(("/", os.sep)) or path.is_dir():
         return "folder"
     if path.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"unknown format: {destination}", "use data.csv, data.json, or folder/ for sidecars")

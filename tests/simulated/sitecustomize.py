@@ -76,11 +76,14 @@ class Socket(socket.socket):
         raise AttributeError("Windows has no such method")
 
 
-def popen(*arguments: Any, creationflags: int = 0, **options: Any) -> "subprocess.Popen[Any]":
-    unknown = options.keys() & {"pass_fds", "process_group", "preexec_fn", "start_new_session", "user", "umask"}
-    if unknown:
-        raise ValueError(f"not supported on Windows: {unknown}")
-    return subprocess.Popen(*arguments, **options)
+class Popen(subprocess.Popen):  # type: ignore[type-arg]
+    """Starts a process that inherits no descriptors."""
+
+    def __init__(self, *arguments: Any, creationflags: int = 0, **options: Any) -> None:
+        unknown = options.keys() & {"pass_fds", "process_group", "preexec_fn", "start_new_session", "user", "umask"}
+        if unknown:
+            raise ValueError(f"not supported on Windows: {unknown}")
+        super().__init__(*arguments, **options)
 
 
 def locking(descriptor: int, mode: int, size: int) -> None:
@@ -111,7 +114,7 @@ if SYSTEM == "windows":
         "os": Seen(os, LINUX_ONLY["os"] + POSIX_ONLY["os"], {"name": "nt"}),
         "signal": Seen(signal, POSIX_ONLY["signal"], {}),
         "socket": Seen(socket, POSIX_ONLY["socket"], {"socket": Socket}),
-        "subprocess": Seen(subprocess, [], {"Popen": popen, "CREATE_NEW_PROCESS_GROUP": 0x200}),
+        "subprocess": Seen(subprocess, [], {"Popen": Popen, "CREATE_NEW_PROCESS_GROUP": 0x200}),
         "msvcrt": msvcrt,
     }
 real_import = builtins.__import__
