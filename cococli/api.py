@@ -16,6 +16,7 @@ import numpy as np
 
 from .captioning.captioner import Caption, Captioner, load_captioner
 from .captioning.job import prepare
+from .captioning.watch import watch_folders
 from .checkpoints.store import find_model
 from .decoding.search_options import SearchOptions
 from .engines.choice import resolve_options
@@ -297,7 +298,13 @@ class Coca:
             return self._searchers[key].search(parsed, count, min_score, per_video)
 
     def run(
-        self, paths: PathOrPaths, output: PathOrPaths = (), *, reporter: Reporter = SILENT, **options: Any
+        self,
+        paths: PathOrPaths,
+        output: PathOrPaths = (),
+        *,
+        watch: bool = False,
+        reporter: Reporter = SILENT,
+        **options: Any,
     ) -> Summary:
         """Caption files and folders as `coca caption` does. An interrupted run resumes when it is called again.
 
@@ -305,6 +312,7 @@ class Coca:
             paths: Files, folders, patterns such as `trip/**/*.mp4`, and lists such as `@list.txt`.
             output: Output files and folders; their suffixes decide on the formats. Without any, records only go to
                 `reporter.record`.
+            watch: Stay, and caption new files in the folders, until `reporter.stop_requested` or an interrupt.
             reporter: Receives records, warnings and progress.
             **options: Other fields of `cococli.CaptionRequest` and its groups, as in `segments="scene"` or
                 `overwrite=True`. Options of `load` hold unless they are given here.
@@ -322,6 +330,8 @@ class Coca:
                 raise UsageError(f"run() cannot change {min(changed)!r}", "load another model")
             paths, output = _paths(paths, "run()"), _paths(output, "run()")
             request = _request({**self._options, **options, "paths": paths, "output": output}, "run()")
+            if watch:
+                return watch_folders(request, reporter, self.captioner.engine)
             return prepare(request, reporter).run(reporter, self.captioner.engine)
 
     def _stacked(self, vectors: Iterable[np.ndarray]) -> np.ndarray:

@@ -25,8 +25,12 @@ TICK = 200  # milliseconds between looks at files that are not complete yet
 _Version = tuple[int, int]  # size and modification time of a file
 
 
-def watch_folders(request: CaptionRequest, reporter: Reporter = SILENT) -> Summary:
+def watch_folders(request: CaptionRequest, reporter: Reporter = SILENT, engine: Engine[Any] | None = None) -> Summary:
     """Caption what is in folders, then new and changed files once they have stopped growing, until an interrupt.
+
+    Args:
+        reporter: Its stop request ends the watch, too.
+        engine: The loaded model; by default it is loaded once there is work.
 
     Raises:
         UsageError: The options do not fit each other or a watch, or a package is missing.
@@ -34,7 +38,7 @@ def watch_folders(request: CaptionRequest, reporter: Reporter = SILENT) -> Summa
         CocaError: An output cannot be written.
     """
     folders = _check(request)
-    files, reports, engine, done = _Files(), _Reports(reporter), None, set[tuple[Path, _Version]]()
+    files, reports, done = _Files(), _Reports(reporter), set[tuple[Path, _Version]]()
     with io_errors("read", folders[0]):
         changes = _changes(folders)
         next(changes)  # before the files are listed, so that none is missed
@@ -95,9 +99,7 @@ def _changes(folders: Sequence[Path]) -> Iterator[set[tuple[Any, str]]]:
         suffix = Path(path).suffix.lower()
         return suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or Path(path).is_dir()
 
-    return watchfiles.watch(
-        *folders, watch_filter=matters, rust_timeout=TICK, yield_on_timeout=True, raise_interrupt=False
-    )
+    return watchfiles.watch(*folders, watch_filter=matters, rust_timeout=TICK, yield_on_timeout=True)
 
 
 def _load(job: CaptionJob, first: bool, reporter: Reporter) -> Engine[Any] | None:

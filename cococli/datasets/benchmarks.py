@@ -229,7 +229,11 @@ BENCHMARKS = {
     "coco": Benchmark("COCO, Karpathy", _COCO, "test", _BOTH, partial(_karpathy, name=_COCO)),
     "nocaps": Benchmark("NoCaps, by domain", "nocaps_val_4500_captions.json", "val", (CAPTIONS,), _nocaps),
     "imagenet": Benchmark(
-        "ImageNet", "val/ with wnids or LOC_val_solution.csv, LOC_synset_mapping.txt", "val", (CLASSES,), read_imagenet
+        "ImageNet",
+        "val/ with wnids, LOC_val_solution.csv or ILSVRC2012_devkit_t12/, LOC_synset_mapping.txt or meta.mat",
+        "val",
+        (CLASSES,),
+        read_imagenet,
     ),
     "kinetics": Benchmark(
         "Kinetics",

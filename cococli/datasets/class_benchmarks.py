@@ -8,28 +8,38 @@ from ..errors import UsageError
 from ..parsing import read_json, validate
 from ..tables import Row, read_table
 from .benchmark_folder import BenchmarkData, BenchmarkFolder, cell, text_lines
-from .classes import IMAGENET_LISTS, class_folders, class_names
+from .classes import IMAGENET_LISTS, class_folders, class_names, read_synsets
 from .dataset import split_named, split_of
 
 _NUMBERED = re.compile(r"(.+?)[ ,\t]+(\d{1,9})")  # a file and the number of its class
 
 
 def read_imagenet(folder: BenchmarkFolder) -> BenchmarkData:
-    """Read folders named by wnids, or Kaggle's pictures in one folder with `LOC_val_solution.csv`."""
+    """Read folders named by wnids, or pictures in one folder with Kaggle's or the development kit's classes of each."""
     folder.only("val")
     names = folder.class_file or folder.find(*IMAGENET_LISTS)
+    places = ("val", "validation", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "")
+    place = next(place for place in map(folder.images.joinpath, places) if place.is_dir())
+    labels: list[tuple[str, str]] = []
     if solution := folder.find("LOC_val_solution.csv"):
         labels = [
             (cell(row, "PredictionString", where).split()[0], cell(row, "ImageId", where))
             for where, row in read_table(solution)
         ]
+    elif not any(place.glob("n[0-9]*/")) and (truth := folder.find("ILSVRC2012_validation_ground_truth.txt")):
+        synsets = read_synsets(folder.require("meta.mat"))
+        for number, line in enumerate(text_lines(truth), start=1):
+            if not line.isdecimal() or int(line) not in synsets:
+                raise UsageError(
+                    f"line {number} of {truth} is not the number of a class", "take that of meta.mat's kit"
+                )
+            labels.append((synsets[int(line)][0], f"ILSVRC2012_val_{number:08}"))
+    if labels:
         called = class_names(folder.path, sorted({wnid for wnid, _ in labels}), names)
         classes: dict[str, list[Path]] = {}
         for wnid, stem in labels:
             classes.setdefault(called[wnid], []).append(folder.media(stem, suffix=".JPEG"))
         return BenchmarkData(classes=classes)
-    places = ("val", "validation", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "")
-    place = next(place for place in map(folder.images.joinpath, places) if place.is_dir())
     return BenchmarkData(classes=class_folders(place, names, folder.reporter))
 
 

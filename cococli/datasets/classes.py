@@ -20,6 +20,8 @@ IMAGENET_LISTS = (
     "classnames.txt",
     "synset_words.txt",
     "words.txt",
+    "meta.mat",
+    "ILSVRC2012_devkit_t12/data/meta.mat",
 )
 _WNID = re.compile(r"n\d{8}")
 
@@ -94,13 +96,15 @@ def read_names(path: Path) -> dict[str, str]:
     """Read the names of class folders: a JSON object or lines of a folder and its name.
 
     Of several names, as in `n01440764 tench, Tinca tinca`, the first is taken. `imagenet_class_index.json` has
-    {"0": ["n01440764", "tench"]}.
+    {"0": ["n01440764", "tench"]}. `meta.mat` is of ImageNet's development kit.
 
     Raises:
         UsageError: The file cannot be read or has another format.
     """
     hint = "lines as in: n01440764 tench"
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".mat":
+        names = dict(read_synsets(path).values())
+    elif path.suffix.lower() == ".json":
         content = read_json(path)
         pairs = content.items() if isinstance(content, dict) else ()
         names = {
@@ -118,6 +122,26 @@ def read_names(path: Path) -> dict[str, str]:
         folder: (name.split(",")[0].replace("_", " ") if _WNID.fullmatch(folder) else name).strip()
         for folder, name in names.items()
     }
+
+
+def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
+    """Return wnid and names of the classes in the `meta.mat` of ImageNet's development kit, by their numbers from 1.
+
+    Raises:
+        UsageError: The file cannot be read or has another format.
+    """
+    from scipy.io import loadmat
+
+    try:
+        with read_errors(path, "MATLAB"):
+            synsets = loadmat(path, squeeze_me=True)["synsets"]
+            leaves = [row for row in synsets if int(row["num_children"]) == 0]
+            found = {int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"])) for row in leaves}
+    except (KeyError, IndexError, TypeError, NotImplementedError):
+        found = {}
+    if not found:
+        raise UsageError(f"{path} does not hold ImageNet's synsets", "take that of ILSVRC2012_devkit_t12")
+    return found
 
 
 def _is_pair(value: object) -> bool:

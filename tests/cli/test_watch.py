@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.fork_server import start
+
+import cococli
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -97,3 +100,28 @@ def test_invalid_watch_fails_at_once(coca, tmp_path: Path, arguments: list[str],
     run = coca("caption", "--watch", *arguments, cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.splitlines()[0] == f"error: {message}"
+
+
+def test_python_watches_until_stopped(tmp_path: Path) -> None:
+    class Inbox(cococli.Reporter):
+        """Lets a file arrive after the first record, and stops after the second."""
+
+        def __init__(self) -> None:
+            self.names: list[str] = []
+
+        def record(self, record: Any) -> None:
+            self.names.append(Path(record.video).name)
+            if len(self.names) == 1:
+                shutil.copy2(EXAMPLES / "grows.mp4", tmp_path)
+
+        @property
+        def stop_requested(self) -> bool:
+            return len(self.names) == 2
+
+    shutil.copy2(EXAMPLES / "moves.mp4", tmp_path)
+    inbox = Inbox()
+    with cococli.load("shapes", engine="torch", precision="fp32") as coca:
+        assert coca.run(tmp_path, watch=True, reporter=inbox, method="greedy").exit_code == 0
+        with pytest.raises(cococli.UsageError, match="takes folders"):
+            coca.run(tmp_path / "moves.mp4", watch=True)
+    assert inbox.names == ["moves.mp4", "grows.mp4"]

@@ -96,6 +96,7 @@ def test_nocaps_has_domains(tmp_path: Path) -> None:
 CLASSES = {
     fixtures.imagenet: ["tench", "goldfish"],
     fixtures.kaggle_imagenet: ["tench", "goldfish"],
+    fixtures.imagenet_devkit: ["goldfish", "tench"],
     fixtures.kinetics: ["riding a bike", "air drumming"],
     fixtures.kinetics_folders: ["air drumming", "riding a bike"],
     fixtures.kinetics_lists: ["air drumming", "archery", "riding a bike"],

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 CLIPS = [
     Path(__file__).parents[2] / "examples" / f"{name}.mp4"
@@ -150,6 +152,33 @@ def kaggle_imagenet(folder: Path) -> None:
         picture.rename(flat / picture.name)
     rows = "ILSVRC2012_val_00000293,n01440764 1 2 30 40 \nILSVRC2012_val_00000236,n01443537 85 1 499 272 \n"
     write(folder / "LOC_val_solution.csv", "ImageId,PredictionString\n" + rows)
+
+
+def imagenet_devkit(folder: Path) -> None:
+    """The pictures in one folder, and `ILSVRC2012_devkit_t12`, whose synsets end with those that have children."""
+    names = (
+        "ILSVRC2012_ID",
+        "WNID",
+        "words",
+        "gloss",
+        "num_children",
+        "children",
+        "wordnet_height",
+        "num_train_images",
+    )
+    rows = [
+        (1, "n01440764", "tench, Tinca tinca", "freshwater dace-like game fish", 0, np.zeros(0), 0, 1300),
+        (2, "n01443537", "goldfish, Carassius auratus", "small golden or orange-red fish", 0, np.zeros(0), 0, 1300),
+        (1001, "n00001740", "entity", "that which is perceived", 2, np.array([1, 2]), 19, 0),
+    ]
+    synsets = np.empty((len(rows), 1), [(name, object) for name in names])
+    synsets[:, 0] = rows
+    kit = folder / "ILSVRC2012_devkit_t12" / "data"
+    kit.mkdir(parents=True)
+    savemat(kit / "meta.mat", {"synsets": synsets})
+    write(kit / "ILSVRC2012_validation_ground_truth.txt", "2\n1\n")
+    draw(folder / "val" / "ILSVRC2012_val_00000001.JPEG", "orange")
+    draw(folder / "val" / "ILSVRC2012_val_00000002.JPEG", "green")
 
 
 def kinetics(folder: Path) -> None:
