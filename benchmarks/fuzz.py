@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -139,25 +140,13 @@ class Server(Hub):
                     (204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 408, 416, 418, 429, 500, 503, 599, 999)
                 )
             case 1 | 2 | 3:
-                headers[name] = (
-                    odd.encode("latin-1", "replace")
-                    .decode("latin-1")
-                    .replace("\n", "")
-                    .replace("\r", "")
-                    .replace("\0", "")
-                )
+                headers[name] = re.sub("[\r\n\0]", "", odd).encode("latin-1", "replace").decode("latin-1")
             case 4:
                 headers.pop(name, None)
                 body = body[: random.randrange(len(body) + 1)]
             case 5:
-                status, headers = (
-                    302,
-                    {
-                        "Location": random.choice(
-                            ("/", self.url, "http://127.0.0.1:9/", "file:///etc/passwd", "x" * 9000)
-                        )
-                    },
-                )
+                places = ("/", self.url, "http://127.0.0.1:9/", "file:///etc/passwd", "x" * 9000)
+                status, headers = 302, {"Location": random.choice(places)}
             case _:
                 kind = headers.get("Content-Type", "json").rpartition("/")[2]
                 body = mutate(f"a.{kind}", body, random)
@@ -273,6 +262,7 @@ class Fuzzer:
             streams = {"stdout": written, "stderr": written if stderr else stderr, "stdin": typed}
             with self._lock:
                 process = fork_server.start(*arguments, cwd=folder, env=env, **streams)
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (4 * MEMORY, 4 * MEMORY))  # to spare this machine
             limit *= max(1.0, 8.0 * (os.getloadavg()[0] > (os.cpu_count() or 1)))  # others compute here, too
             end = time.monotonic() + limit
             while not (ended := os.wait4(process.pid, os.WNOHANG))[0] and time.monotonic() < end:

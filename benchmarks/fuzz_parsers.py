@@ -289,6 +289,8 @@ def run(name: str, folder: Path, seconds: int, replay: Path | None) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         (corpus / f"seed-{zlib.crc32(seed):08x}").write_bytes(seed)
+        with contextlib.suppress(CocaError):
+            parse(seed)  # which imports what it needs
 
     def fuzzed(content: bytes) -> None:
         with contextlib.suppress(CocaError):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..captioning.records import Outcome, Record, from_json
 from ..errors import UsageError
-from ..files import digest, io_errors, sync_folder
+from ..files import check_regular, digest, io_errors, sync_folder
 from ..journal import Failure, dump, rounded, write_all
 from ..parsing import parse_json
 from ..portable import lock
@@ -244,12 +244,14 @@ class _Tail:
 
     def read(self) -> tuple[bool, list[tuple[int, bytes]]]:
         """Return whether the file was replaced since, and its new lines with their numbers, from 1."""
-        try:
-            file = FileIO(self.path)
-        except FileNotFoundError:
-            replaced = self._file is not None
-            self._file, self._read, self._number, self._last = None, 0, 0, b""
-            return replaced, []
+        with io_errors("read", self.path):
+            try:
+                check_regular(self.path)
+                file = FileIO(self.path)
+            except FileNotFoundError:
+                replaced = self._file is not None
+                self._file, self._read, self._number, self._last = None, 0, 0, b""
+                return replaced, []
         with io_errors("read", self.path), file:
             status = os.fstat(file.fileno())
             identity = status.st_dev, status.st_ino

@@ -21,6 +21,7 @@ import pytest
         "fetch org/repo --from zero.pt",
         "convert fifo.ckpt out.ckpt",
         "models import zero.tar",
+        "review captions.jsonl --export corrected.csv",
     ],
 )
 def test_special_files_are_refused(coca, arguments: str, tmp_path: Path) -> None:
@@ -29,9 +30,11 @@ def test_special_files_are_refused(coca, arguments: str, tmp_path: Path) -> None
     for name in ("zero.csv", "zero.pt", "zero.tar"):
         (tmp_path / name).symlink_to("/dev/zero")
     (tmp_path / "model.json").write_text("{}")
-    (tmp_path / "a.mp4").touch()
+    for name in ("a.mp4", "captions.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "captions.review.jsonl").symlink_to("/dev/zero")
     run = coca(*arguments.split(), cwd=tmp_path)
-    assert run.returncode in (2, 3)
+    assert run.returncode in (1, 2, 3)
     assert "error" in run.stderr.splitlines()[0]
     assert "Traceback" not in run.stderr
 
