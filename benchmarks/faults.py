@@ -36,7 +36,7 @@ from training.tiny_run import captioned, config_file
 
 PAGE = ROOT / "docs" / "robustness.md"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
-HANG = 300.0  # seconds
+HANG = 900.0  # seconds
 DISK = 200 << 20  # bytes of a file system that is not full
 PACE = 1 << 21, 0.02  # of the hub: bytes at a time, and seconds between them
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -147,7 +147,7 @@ class Workspace:
             }
             self.hub.add("org/coca", {name: (lab.template / file).read_bytes() for name, file in names.items()})
             self.hub.piece, self.hub.pause = PACE
-            self.environment = {"HF_ENDPOINT": self.hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+            self.environment = {"HF_ENDPOINT": self.hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "30"}
         self._learn()
 
     def _learn(self) -> None:
@@ -186,7 +186,7 @@ class Workspace:
 
     def start(self, log: str = "", **environment: str) -> Any:
         self.runs += 1
-        return self.lab.start(self.arguments, self.folder, log, **self.environment, **environment)
+        return self.lab.start(self.arguments, self.folder, log, **(self.environment | environment))
 
     def finish(self, process: Any, kill_after: float | None = None) -> int:
         """Wait for the end, or kill the process group after some seconds. Return the exit code."""
@@ -394,8 +394,8 @@ def network(work: Workspace) -> Iterator[None]:
     size = (work.lab.template / "model.safetensors").stat().st_size
     work.hub.cuts = iter([work.random.randrange(size) for _ in range(work.random.randrange(1, 6))])
     if work.random.random() < 0.3:
-        work.hub.piece, work.hub.pause = work.random.randrange(size // 3, size), 3.0
-    code = work.run()
+        work.hub.piece, work.hub.pause = work.random.randrange(size // 3, size), 8.0
+    code = work.run(HF_HUB_DOWNLOAD_TIMEOUT="4")
     work.hub.cuts, work.hub.piece, work.hub.pause = iter(()), *PACE
     work.check_messages(code, (0, 3))
     work.check_visible()
@@ -506,16 +506,19 @@ def examine(lab: Lab, kind: str, name: str, times: int) -> Row:
         row.skipped = f"skipped: {obstacle}"
         return row
     with ExitStack() as stack:
-        work = Workspace(lab, kind, name, stack)
-        while row.times < times and row.faults < MOST_FAULTS and work.runs < 20 * (times + 1):
-            work.reset()
+        work = None
+        while row.times < times and row.faults < MOST_FAULTS and row.runs < 20 * (times + 1):
             try:
+                work = work or Workspace(lab, kind, name, stack)
+                work.reset()
                 for _ in SCENARIOS[kind].disturb(work):
                     row.times += 1
             except Fault as fault:
                 row.faults += 1
                 print(f"FAULT {kind}, {name}: {fault}", flush=True)
-        row.runs = work.runs
+                if not work:
+                    break
+            row.runs = work.runs
     print(f"{time.monotonic() - began:4.0f} s {row}", flush=True)
     return row
 
