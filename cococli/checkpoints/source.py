@@ -28,6 +28,7 @@ import numpy as np
 from ..errors import ModelError, UsageError
 from ..files import os_reason
 from ..parsing import read_json, validate
+from ..portable import read_at
 from . import ckpt
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of files that are likely open_clip's
@@ -302,7 +303,7 @@ def _safetensor(
 
     def rows(first: int, stop: int) -> np.ndarray:
         count = stop - first if shape else 1
-        content = os.pread(file.fileno(), count * row_bytes, start + data_offsets[0] + first * row_bytes)
+        content = read_at(file.fileno(), count * row_bytes, start + data_offsets[0] + first * row_bytes)
         if len(content) < count * row_bytes:
             raise _truncated()
         return np.frombuffer(content, stored).reshape([count, *shape[1:]] if shape else [])
