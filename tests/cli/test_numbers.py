@@ -31,9 +31,10 @@ import sys
 import typer
 from cococli.cli.main import app
 from cococli.errors import CocaError
+coca = typer.main.get_command(app)
 for line in sys.stdin.read().splitlines():
     try:
-        app(line.split("\\t"), standalone_mode=False)
+        coca(line.split("\\t"), standalone_mode=False)
         print("accepted")
     except CocaError as error:
         print(error.exit_code, error.message)
