@@ -301,9 +301,7 @@ def types_of(request: type) -> dict[str, Any]:
             if kind == AutoNumber:
                 types[name] = Annotated[Any, BeforeValidator(auto_number(option))]
             elif option.url:
-                types[name] = Annotated[
-                    kind, BeforeValidator(lambda name: path_of(name) if type(name) is str else name)
-                ]
+                types[name] = Annotated[kind, BeforeValidator(_path)]
             else:
                 types[name] = Annotated[kind, Field(ge=option.minimum, le=option.maximum)]
         else:

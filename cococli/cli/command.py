@@ -135,9 +135,7 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
         reporter = console.ConsoleReporter()
         reporter.on_checked = lambda: warn_of_flags(context)
         values = {name: _plain(given[name], kind) for name, (kind, *_) in declared.items()}
-        _refuse_urls(
-            value for value in values.values() if isinstance(value, Path) and not isinstance(value, RemotePath)
-        )
+        _refuse_urls(value for value in values.values() if isinstance(value, Path))
         arguments = {name: values[name] for name in own}
         if request_class:
             arguments["request"] = build(request_class, {name: values[name] for name in fields})

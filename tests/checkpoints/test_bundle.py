@@ -261,8 +261,8 @@ ATTACKS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
         ".tar: config.json: text_cfg: `embed_cls` must be true",
     ),
     "the config of another model": (
-        lambda parts: with_config(parts, "text_cfg", "vocab_size", 301),
-        ".tar: text.token_embedding has the shape (300, ",
+        lambda parts: with_config(parts, "text_cfg", "context_length", 99),
+        ".tar: text.positional_embedding has the shape (",
     ),
     "no end of layers": (
         lambda parts: with_config(parts, "text_cfg", "layers", 10**15),

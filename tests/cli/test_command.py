@@ -139,7 +139,9 @@ def test_missing_option_is_two_lines(coca, arguments: list[str]) -> None:
 
 
 def test_url_instead_of_path_is_named(coca) -> None:
-    for flag in (["--data", "https://example.com/coco"], ["--data=https://example.com/coco"]):
-        run = coca("finetune", *flag)
-        assert run.stderr.startswith("error: https://example.com/coco is a URL, not a file\n")
-        assert run.returncode == 2
+    url = "https://example.com/coco"
+    for flags in (["--images", url], [f"--images={url}"]):
+        run = coca("finetune", "--data", "coco", *flags)
+        assert (run.stderr.splitlines()[0], run.returncode) == (f"error: {url} is a URL, not a file", 2)
+    run = coca("finetune", "--data", url, "--model", "shapes")
+    assert (run.stderr.splitlines()[0], run.returncode) == (f"error: {url} is a URL, but not of a tar", 2)
