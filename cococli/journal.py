@@ -11,7 +11,7 @@ import stat
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -192,11 +192,9 @@ class Records(Mapping[str, list[R]]):
         if not self.present[index]:
             return []
         spans = [(self._starts[index], self._sizes[index]), *self._more.get(index, ())]
-        if self._file is None or self._file.closed:
-            with FileIO(self._path) as file:
-                lines = b"".join(read_at(file.fileno(), size, start) for start, size in spans)
-        else:
-            lines = b"".join(read_at(self._file.fileno(), size, start) for start, size in spans)
+        opened = self._file
+        with FileIO(self._path) if opened is None or opened.closed else nullcontext(opened) as file:
+            lines = b"".join(read_at(file.fileno(), size, start) for start, size in spans)
         return [self.parse(parse_json(line)) for line in lines.split(b"\n")[:-1]]
 
     def __getitem__(self, name: str) -> list[R]:
@@ -213,6 +211,12 @@ class Records(Mapping[str, list[R]]):
 
     def __len__(self) -> int:
         return self.present.count(1)
+
+    def failures(self) -> Iterator[tuple[int, Failure]]:
+        """Yield the index of each task that failed, and its failure."""
+        for index, is_failed in enumerate(self.failed):
+            if is_failed:
+                yield from ((index, record) for record in self.at(index) if isinstance(record, Failure))
 
     def read_from(self, file: FileIO) -> None:
         """Read records from an open file, which another may have taken the place of."""

@@ -35,7 +35,10 @@ class View(Sequence[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
-            return [self._of(self._base[place]) for place in self._indexes[index]]
+            return [self._item(place) for place in range(len(self))[index]]
+        return self._item(range(len(self))[index])
+
+    def _item(self, index: int) -> T:
         return self._of(self._base[self._indexes[index]])
 
     def __eq__(self, other: object) -> bool:
@@ -68,16 +71,7 @@ class Paths(View[Path]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | list[Path]:
-        if isinstance(index, slice):
-            return [self._path(place) for place in range(len(self))[index]]
-        return self._path(range(len(self))[index])
-
-    def _path(self, index: int) -> Path:
+    def _item(self, index: int) -> Path:
         start, end = self._ends[index], self._ends[index + 1]
         content = bytes(self._text[start + 1 : end])
         if self._text[start] == _LOCAL[0]:

@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 from ..errors import UsageError
@@ -40,27 +41,27 @@ def surplus_shards(output: Path, count: int) -> list[Path]:
     return sorted(path for path, match in matches if int(match[1]) >= count and number[0] % int(match[1]) == match[1])
 
 
+@dataclass(eq=False)
 class NumberedFiles(ABC):
     """The numbered files of an output. Each is written in a thread, once all of its inputs are done.
 
-    Args:
+    Attributes:
         size: Inputs of a file.
         done: Whether nothing is left to compute for each task.
         outcomes: Records of the tasks that are done, which may grow.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        tasks: Sequence[Task],
-        size: int,
-        done: Sequence[int],
-        outcomes: Mapping[str, list[Outcome]],
-    ) -> None:
-        size = size if NUMBER.search(output.name) else max(len(tasks), 1)
-        self.paths = shard_paths(output, len(tasks), size)
-        self._tasks, self._size, self._outcomes = tasks, size, outcomes
-        self._left = [sum(not one for one in done[start : start + size]) for start in range(0, len(tasks), size)]
+    output: Path
+    tasks: Sequence[Task]
+    size: int
+    done: InitVar[Sequence[int]]
+    outcomes: Mapping[str, list[Outcome]]
+
+    def __post_init__(self, done: Sequence[int]) -> None:
+        count = len(self.tasks)
+        self.size = self.size if NUMBER.search(self.output.name) else max(count, 1)
+        self.paths = shard_paths(self.output, count, self.size)
+        self._left = [sum(not one for one in done[start : start + self.size]) for start in range(0, count, self.size)]
         self._pool = ThreadPoolExecutor(1, "shards")
         self._written: dict[int, Future[None]] = {}
 
@@ -73,7 +74,7 @@ class NumberedFiles(ABC):
         Raises:
             CocaError: An earlier file could not be written.
         """
-        index = place // self._size
+        index = place // self.size
         self._left[index] -= 1
         if self._left[index] == 0:
             self._written[index] = self._pool.submit(self._write, index)
@@ -95,7 +96,7 @@ class NumberedFiles(ABC):
 
     def part(self, index: int) -> Sequence[Task]:
         """Return the tasks of a file."""
-        return self._tasks[index * self._size : (index + 1) * self._size]
+        return self.tasks[index * self.size : (index + 1) * self.size]
 
     @abstractmethod
     def is_current(self, index: int) -> bool:

@@ -5,21 +5,20 @@ of a run's file, nor one of an earlier run with other options.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..files import digest, io_errors
-from ..journal import Failure, Task
+from ..journal import Failure
 from ..overwrite import write_output
 from ..parsing import parse_json
 from ..stores import read_file, version_of
 from ..urls import RemotePath
 from .formats import write
 from .numbered_files import NUMBER, NumberedFiles
-from .records import Outcome
 
 FORMATS = (".jsonl", ".parquet", ".csv")
 
@@ -44,16 +43,9 @@ def is_manifest(path: Path) -> bool:
 class RecordShards(NumberedFiles):
     """The numbered files of records of an output. See `NumberedFiles`."""
 
-    def __init__(
-        self,
-        output: Path,
-        tasks: Sequence[Task],
-        size: int,
-        done: Sequence[int],
-        outcomes: Mapping[str, list[Outcome]],
-    ) -> None:
-        super().__init__(output, tasks, size, done, outcomes)
-        self._path = manifest_path(output)
+    def __post_init__(self, done: Sequence[int]) -> None:
+        super().__post_init__(done)
+        self._path = manifest_path(self.output)
         self._listed = _read(self._path).get("files", {})
         before = self._listed
         self._listed = {path.name: before[path.name] for i, path in enumerate(self.paths) if self.is_current(i)}
@@ -72,7 +64,7 @@ class RecordShards(NumberedFiles):
     def _entry(self, index: int, size: int) -> dict[str, Any]:
         described, records, part = [], 0, self.part(index)
         for task in part:
-            outcomes = self._outcomes[task.name]
+            outcomes = self.outcomes[task.name]
             records += len(outcomes)
             errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
             described.append(f"{task.name} {task.key} {errors}")
@@ -81,7 +73,7 @@ class RecordShards(NumberedFiles):
 
     def _write(self, index: int) -> None:
         path = self.paths[index]
-        write(path, (outcome for task in self.part(index) for outcome in self._outcomes[task.name]))
+        write(path, (outcome for task in self.part(index) for outcome in self.outcomes[task.name]))
         self._listed[path.name] = self._entry(index, _bytes(path))
         self._write_manifest()
 
@@ -89,7 +81,7 @@ class RecordShards(NumberedFiles):
         fields = {
             "coca_shards": 1,
             "complete": len(self._listed) == len(self.paths),
-            "shard_size": self._size,
+            "shard_size": self.size,
             "files": dict(sorted(self._listed.items())),
         }
         with io_errors("write", self._path), write_output(self._path) as (file,):

@@ -202,10 +202,11 @@ class Run:
             self.index.append(task, [_entry(outcome) for outcome in outcomes], embeddings)
         if self.journal and task.name not in self.journal.reused:
             self.journal.append(task, outcomes)
-        for shards in self.shards:
+        if self.shards:
             place = self.outcomes.index(task.name)
             assert place is not None
-            shards.take(place)
+            for shards in self.shards:
+                shards.take(place)
         return failures
 
     def finish(self) -> None:
@@ -245,8 +246,7 @@ class Run:
 
     def failures(self) -> Iterator[Failure]:
         """Iterate over the failures among them."""
-        failed = (index for index, is_failed in enumerate(self.outcomes.failed) if is_failed)
-        return (outcome for index in failed for outcome in self.outcomes.at(index) if isinstance(outcome, Failure))
+        return (failure for _, failure in self.outcomes.failures())
 
 
 @contextmanager

@@ -6,8 +6,9 @@ header identifies its content, so that a later run writes only the shards that w
 
 import io
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,39 +22,34 @@ from ..media.tars import open_tar
 from ..overwrite import write_output
 from ..packed import Table
 from .numbered_files import NumberedFiles
-from .records import Outcome, Record
+from .records import Record
 
 
+@dataclass(eq=False)
 class WebDatasetShards(NumberedFiles):
     """The shards of an output. See `NumberedFiles`.
 
-    Args:
+    Attributes:
         vectors: Returns the embeddings [K, D] of the K records of a task.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        tasks: Sequence[Task],
-        size: int,
-        done: Sequence[int],
-        outcomes: Mapping[str, list[Outcome]],
-        vectors: Callable[[str], np.ndarray],
-    ) -> None:
-        super().__init__(output, tasks, size, done, outcomes)
-        self._shared_keys, self._vectors = _shared_keys(tasks), vectors
+    vectors: Callable[[str], np.ndarray]
+
+    def __post_init__(self, done: Sequence[int]) -> None:
+        super().__post_init__(done)
+        self._shared_keys = _shared_keys(self.tasks)
 
     def is_current(self, index: int) -> bool:
         with suppress(OSError, tarfile.TarError):
             if not self._left[index]:
                 with open_tar(self.paths[index]) as (file, _), tarfile.open(fileobj=file, mode="r:") as tar:
-                    expected = self._headers(index)
+                    expected = self._headers(self._samples(index))
                     return tar.pax_headers == expected if expected else tar.next() is None
         return False
 
     def _samples(self, index: int) -> list[tuple[Task, list[Record]]]:
         """Return the tasks of a shard that did not fail, and their records."""
-        found = ((task, self._outcomes[task.name]) for task in self.part(index))
+        found = ((task, self.outcomes[task.name]) for task in self.part(index))
         samples = ((task, [one for one in outcomes if isinstance(one, Record)]) for task, outcomes in found)
         return [(task, records) for task, records in samples if records]
 
@@ -62,19 +58,19 @@ class WebDatasetShards(NumberedFiles):
         key = _plain_key(name)
         return key if key and key not in self._shared_keys else f"{key}-{digest(name, 8)}"
 
-    def _headers(self, index: int) -> dict[str, str]:
+    def _headers(self, samples: Sequence[tuple[Task, list[Record]]]) -> dict[str, str]:
         """Return what identifies the content of a shard; nothing for an empty one, where readers expect no header."""
-        described = "\n".join(f"{self._key(task.name)} {task.name} {task.key}" for task, _ in self._samples(index))
+        described = "\n".join(f"{self._key(task.name)} {task.name} {task.key}" for task, _ in samples)
         return {"comment": f"coca {digest(described)}"} if described else {}
 
     def _write(self, index: int) -> None:
-        path = self.paths[index]
+        path, samples = self.paths[index], self._samples(index)
         with io_errors("write", path), write_output(path) as (file,):
-            headers = self._headers(index)
+            headers = self._headers(samples)
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
-                for task, records in self._samples(index):
+                for task, records in samples:
                     with local_copy(task.path) as source:
-                        _add(tar, self._key(task.name), source, records, self._vectors(task.name))
+                        _add(tar, self._key(task.name), source, records, self.vectors(task.name))
                     tar.members.clear()  # type: ignore[attr-defined]  # headers of what is written fill the memory
 
 

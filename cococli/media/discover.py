@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -62,7 +62,6 @@ ALL_FILES = FileOptions()
 
 _Glob = tuple[str, ...]  # split at slashes
 _File = str | Path
-_Location = tuple[str, str]
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
@@ -108,7 +107,7 @@ def discover(
     """
     finder = _Finder(Filter.of(options), stdin)
     found = _Distinct(file for argument in paths for file in finder.files_of(argument))
-    files = _without_repeats(finder.with_tars_read(found.files, reporter)) if finder.tars else found.files
+    files = _Distinct(finder.with_tars_read(found.files, reporter), str).files if finder.tars else found.files
     unsupported = _Distinct(file for file in finder.unsupported if not found.has(file))
     notes = _describe_unsupported(unsupported.files)
     if not files and required:
@@ -432,17 +431,21 @@ def _is_hidden(name: str) -> bool:
 
 
 class _Distinct:
-    """Files of different locations, each under its first spelling."""
+    """Files of different locations, each under its first spelling.
 
-    def __init__(self, files: Iterable[_File]) -> None:
+    Args:
+        location: Returns what is the same for the same file; by default its real folder and the name there.
+    """
+
+    def __init__(self, files: Iterable[_File], location: Callable[[_File], Hashable] | None = None) -> None:
         self.files = Paths()
         self.same = 0  # URLs that differ from others in their secrets only
-        self._table, self._real_folders = Table(), dict[str, str]()
+        self._table, self._location = Table(), location or _locator()
         for file in files:
-            location = self._location(file)
-            if (known := self._find(location)) is None:
+            place = self._location(file)
+            if (known := self._find(place)) is None:
                 self.files.append(file)
-                self._table.add(location)
+                self._table.add(place)
             elif isinstance(file, RemotePath) and isinstance(known, RemotePath) and str(file) != file.url != known.url:
                 self.same += 1
 
@@ -450,25 +453,18 @@ class _Distinct:
         """Return whether the location of a file is among these."""
         return self._find(self._location(file)) is not None
 
-    def _find(self, location: _Location) -> Path | None:
+    def _find(self, location: Hashable) -> Path | None:
         found = (self.files[number] for number in self._table.candidates(location))
         return next((file for file in found if self._location(file) == location), None)
 
-    def _location(self, file: _File) -> _Location:
-        return ("", str(file)) if isinstance(file, RemotePath) else _real_location(str(file), self._real_folders)
+
+def _locator() -> Callable[[_File], Hashable]:
+    """Return a function that finds the real location of files, and resolves each folder once."""
+    folders: dict[str, str] = {}
+    return lambda file: ("", str(file)) if isinstance(file, RemotePath) else _real_location(str(file), folders)
 
 
-def _without_repeats(files: Iterable[_File]) -> Paths:
-    found, table = Paths(), Table()
-    for file in files:
-        name = str(file)
-        if all(str(found[number]) != name for number in table.candidates(name)):
-            found.append(file)
-            table.add(name)
-    return found
-
-
-def _real_location(path: str, real_folders: dict[str, str]) -> _Location:
+def _real_location(path: str, real_folders: dict[str, str]) -> tuple[str, str]:
     """Return the real folder of a file or folder, which is resolved once for all its files, and the name there."""
     folder, name = os.path.split(path)
     if name in ("", os.curdir, os.pardir) or os.path.islink(path):  # noqa: PTH114 - pathlib's may raise

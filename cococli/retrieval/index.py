@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -270,6 +270,9 @@ class Index:
             raise UsageError(f"{self.folder} is damaged: {wrong} of {len(rows)} vectors are not of length 1", _REPAIR)
 
 
+_Record = TypeVar("_Record", bound=Entry | Failure)
+
+
 class EntriesByTask(Mapping[str, list[Entry | Failure]]):
     """The entries of tasks by name, with paths as the tasks spell them."""
 
@@ -290,10 +293,8 @@ class EntriesByTask(Mapping[str, list[Entry | Failure]]):
         return len(self._kept)
 
     def failures(self) -> Iterator[Failure]:
-        """Yield those of tasks that failed."""
-        for task, present, failed in zip(self._tasks, self.present, self._kept.failed, strict=True):
-            if present and failed:
-                yield from (entry for entry in self[task.name] if isinstance(entry, Failure))
+        """Iterate over those of tasks that failed."""
+        return (_renamed(failure, self._tasks[index].name) for index, failure in self._kept.failures())
 
 
 class IndexWriter:
@@ -515,7 +516,7 @@ def _kept_tasks(paths: IndexPaths, tasks: Sequence[Task]) -> Sequence[Task]:
     return View(tasks, lambda task: Task(_kept_name(paths, task.name), task.key))
 
 
-def _renamed(record: Entry | Failure, name: str) -> Entry | Failure:
+def _renamed(record: _Record, name: str) -> _Record:
     return replace(record, video=name) if record.video else record
 
 
