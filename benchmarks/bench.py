@@ -4,7 +4,7 @@
     make bench ONLY=search,help          # some, or those that a run did not get to
     python benchmarks/bench.py --quick   # small sizes, printed only
 
-Each part runs in a process of its own and is kept in results.json when it is done. A part that fails is tried once more
+Each part runs in a separate process and is kept in results.json when it is done. A part that fails is tried once more
 at the end; then its former figures stay, and the exit code is 1. open_clip 3.3.0 is installed into build/bench.
 """
 
@@ -117,7 +117,7 @@ def install_open_clip() -> None:
 
 
 def measure(name: str, quick: bool) -> dict[str, Any] | None:
-    """Measure a part in a process of its own; return None if it fails or takes too long."""
+    """Measure a part in a separate process; return None if it fails or takes too long."""
     part, found = PARTS[name], WORK / f"{name}.json"
     found.unlink(missing_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("COCA_", "OMP_"))}

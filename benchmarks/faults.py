@@ -57,7 +57,7 @@ TRAINING = (
 
 
 class Fault(Exception):
-    """What should not have happened."""
+    """A difference from the undisturbed run, or an error without a message."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ COMMANDS = {
 
 
 class Lab:
-    """What all workspaces share: a folder with inputs, how commands start, and the address of a Ray cluster."""
+    """Inputs, environment and Ray cluster that all workspaces share."""
 
     def __init__(self, folder: Path, seed: int, ray: str = "") -> None:
         self.folder, self.seed, self.ray = folder, seed, ray
@@ -100,7 +100,7 @@ class Lab:
             self.start(line.split(), self.template).wait()
 
     def start(self, arguments: Sequence[str], folder: Path, log: str = "", **environment: str) -> Any:
-        """Start `coca` in a folder, in a process group of its own, with its output in a file beside the folder."""
+        """Start `coca` in a folder, in a separate process group, with its output in a file beside the folder."""
         for name in ("home", "tmp"):
             with suppress(OSError):
                 (folder / name).mkdir(exist_ok=True)
@@ -263,7 +263,7 @@ class Workspace:
                 raise Fault(f"{name} is partial")
             lines = [line for line in content if line.endswith(b"\n")]
             if wrong := [line for line in lines if not any(line in reference for reference in same)]:
-                raise Fault(f"{name} has a line of its own: {wrong[0].decode()}")
+                raise Fault(f"{name} has a line that the undisturbed run lacks: {wrong[0].decode()}")
             if len(set(lines)) < len(lines):
                 raise Fault(f"{name} has a line twice")
         edits = self.folder / "captions.review.jsonl"

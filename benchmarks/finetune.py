@@ -1,6 +1,6 @@
 """Training steps of coca and open_clip 3.3.0 on a CPU, with random weights: `make bench ONLY=training`.
 
-Captions have 20 random tokens, and pictures are noise. This file also runs in a process of its own and answers each
+Captions have 20 random tokens, and pictures are noise. This file also runs in a separate process and answers each
 line with {"seconds": ..., "peak_mb": ...}.
 """
 

@@ -155,7 +155,7 @@ class Server(Hub):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a case did wrong."""
+    """A case that failed, and how."""
 
     kind: str
     case: int

@@ -1,4 +1,4 @@
-"""Runs coca's own parsers under the coverage-guided fuzzer atheris, each in a process of its own.
+"""Runs coca's own parsers under the coverage-guided fuzzer atheris, each in a separate process.
 
     python benchmarks/fuzz_parsers.py [--seconds 300] [PARSER ...]     all parsers, or some of them
     python benchmarks/fuzz_parsers.py --replay FILE PARSER             one input again
@@ -302,7 +302,7 @@ def run(name: str, folder: Path, seconds: int, replay: Path | None) -> None:
 
 
 def fuzz(names: list[str], folder: Path, seconds: int) -> int:
-    """Fuzz parsers in processes of their own, one after the other, and print what came of it."""
+    """Fuzz parsers in separate processes, one after the other, and print what came of it."""
     print(f"{'parser':<14}{'executions':>12}{'seconds':>9}{'crashes':>9}", flush=True)
     code = 0
     for name in names:

@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def s3_server(keys: int = 0, folder: Path = Path()) -> Iterator[None]:
-    """Start the server in a process of its own, and set the environment of its clients."""
+    """Start the server in a separate process, and set the environment of its clients."""
     words = [sys.executable, __file__, "--keys", str(keys), "--folder", str(folder)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout

@@ -1,4 +1,4 @@
-"""The two programs that captions.py compares, each in a process of its own that reads one JSON request per line.
+"""The two programs that captions.py compares, each in a separate process that reads one JSON request per line.
 
     python benchmarks/workers.py ours   CHECKPOINT.ckpt ENGINE PRECISION
     python benchmarks/workers.py oracle CHECKPOINT.bin MODEL PRECISION   # with open_clip on PYTHONPATH
@@ -21,7 +21,7 @@ THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 
 
 class Worker:
-    """A program under test in a process of its own, which answers each line of JSON with one.
+    """A program under test in a separate process, which answers each line of JSON with one.
 
     Args:
         packages: A folder of packages that come before those of this environment, such as open_clip's.

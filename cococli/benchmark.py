@@ -1,4 +1,4 @@
-"""Speed of each engine on this machine, measured in processes of their own.
+"""Speed of each engine on this machine, measured in separate processes.
 
 Such a process is `python -m cococli.benchmark FD`, where FD is a socket to its parent.
 """

@@ -13,7 +13,7 @@ _LOCAL, _REMOTE = b"l", b"r"
 
 
 class View(Sequence[T]):
-    """What a function makes of the items of a sequence, or of some of them, each time that it is read."""
+    """A sequence, or some of its items, with a function applied to each item whenever it is read."""
 
     def __init__(
         self, base: Sequence[Any], of: Callable[[Any], T] = lambda item: item, indexes: Sequence[int] | None = None

@@ -160,7 +160,7 @@ class VideoReader:
         """
         self._closed = closed
         self._reader: _Worker | None = None
-        self._downloader: _Worker | None = None  # apart: a reader has no network
+        self._downloader: _Worker | None = None  # a separate process, as readers have no network access
 
     def read(self, index: int, path: Path, request: ReadRequest) -> Iterator[Event]:
         """Yield the events of a video, up to its end or until `closed` is readable."""

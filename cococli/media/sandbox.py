@@ -1,4 +1,4 @@
-"""What a reader process gives up before it reads a file, so that a decoder that a file takes over can do little.
+"""The sandbox of reader processes: rights that they drop before they decode files, which may be malicious.
 
 On Linux, Landlock refuses to write files and to start programs; a seccomp filter refuses this, too, and new sockets and
 processes, signals to other processes, and calls that administer the machine. Each works where the other is missing.

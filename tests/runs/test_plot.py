@@ -84,7 +84,7 @@ print(draw([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path(sys.argv[1
 
 
 def alone(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Draw in a process of its own, with an empty home folder and no display."""
+    """Draw in a separate process, with an empty home folder and no display."""
     kept = {"PATH": os.environ["PATH"], "COCA_HOME": os.environ["COCA_HOME"], "PYTHONPATH": str(ROOT)}
     (tmp_path / "home").mkdir()
     command = [sys.executable, "-c", DRAW, str(tmp_path / "plot.png")]
