@@ -32,7 +32,7 @@ from ..jobs import (
     warn_of_embeddings,
 )
 from ..journal import Failure, cache_path, fingerprint
-from ..media.clips import Clip, ReadRequest, Sampling, parse_segments
+from ..media.clips import Clip, ReadRequest, Sampling, Segments, parse_segments
 from ..media.compute import Computed, Spent, compute_videos
 from ..media.discover import discover, is_image
 from ..media.tars import is_tar
@@ -41,7 +41,7 @@ from ..packed import Paths, View
 from ..reporting import SILENT, Reporter
 from ..requests import CaptionRequest
 from ..retrieval.index import About, check_index
-from ..shards import Listing, parse_shard
+from ..shards import Listing, Shard, parse_shard
 from ..urls import path_of, place_of
 from .captioner import Caption, Captioner, RemoteCaptioner, Stream, check_request
 from .cutting import check_cutting, cut_clips
@@ -168,27 +168,16 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
         UsageError: The options do not fit each other, the files or the model, or an output would overwrite a file.
         ModelError: The model does not exist.
     """
-    options, outputs, folder, shard = request.model, request.output, request.embed, parse_shard(request.shard)
+    options, shard = request.model, parse_shard(request.shard)
     if shard:
-        outputs = tuple(o if o == STDOUT or is_folder(o) else str(shard.file(path_of(o))) for o in outputs)
-        folder = shard.folder(folder) if folder else None
+        request = _outputs_of_shard(request, shard)
     if request.cluster.ray is None:
         resolve_options(options)  # which refuses invalid ones
     sampling, segments = Sampling(request.frames, request.num_frames), parse_segments(request.segments)
-    style = CueStyle(max_seconds=request.max_cue)
-    if request.template is not None:
-        check_template(request.template)
     videos, problems = discover(request.paths, request.files, reporter, required=required)
     folders = [Path(path) for path in request.paths if Path(path).is_dir()]
-    text = SidecarText(request.existing, request.prefix, request.suffix)
-    if text.existing == "append" and request.subtitles != "txt" and (request.beside or not request.cut_to):
-        raise UsageError("--existing append needs --as txt", "subtitles can be replaced or kept")
-    check_outputs(outputs, videos, request.beside, f".{request.subtitles}")
-    if segments.kind != "none" and any(output.lower().endswith(COCO) for output in outputs):
-        raise UsageError("COCO's results hold one caption of each file", "leave out --segments, or use .jsonl")
-    if request.cut_to:
-        check_cutting(request.cut_to, videos, folders)
-    only = not folder and not request.cut_to and only_sidecars(outputs, request.beside)
+    _check_outputs(request, videos, folders, segments)
+    only = not request.embed and not request.cut_to and only_sidecars(request.output, request.beside)
     if only and request.subtitles != "txt" and (pictures := sum(map(is_image, videos))):
         reporter.warning(f"{pictures} of {len(videos)} files skipped: pictures have no subtitles")
         videos = Paths(path for path in videos if not is_image(path))
@@ -196,57 +185,97 @@ def prepare(request: CaptionRequest, reporter: Reporter = SILENT, required: bool
     cluster = check_cluster(request.cluster, model, options)
     choice = None if cluster else resolve_options(options, model.config)
     check_request(model.config, request.search, request.pool, request.prompt, request.rerank)
-    if request.rerank or folder or request.min_score is not None:
+    if request.rerank or request.embed or request.min_score is not None:
         warn_of_embeddings(model.name, reporter)
-    about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
-    if not folder and (tars := [output for output in outputs if is_tar(output)]):
-        folder = cache_path(model.identity, *map(place_of, tars), suffix=".index")
     vision, timeout = model.config.vision, request.files.timeout
     read = ReadRequest(sampling, segments, vision.image_size, None, model.config.preprocess, timeout)
-    identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
-    precision = precision_key(options.precision)
-    key = (*identity, request.min_score, *precision), asdict(request.search), sampling, segments
-    listing = Listing(shard, View(videos, str), fingerprint(*key)) if shard else None
-    plan = Plan(
-        View(videos, indexes=listing.own) if listing else videos,
-        options=key,
-        outputs=outputs,
-        beside=request.beside,
-        suffix=f".{request.subtitles}",
-        text=text,
-        cut_to=request.cut_to,
-        folders=folders,
-        template=default_template(videos) if request.template is None else request.template,
-        style=style,
-        overwrite=request.run.overwrite,
-        retry_failed=request.run.retry_failed,
-        shard_size=request.shard_size,
-        index=(folder, about, model.config.embed_dim) if folder else None,
-        listing=listing,
-    )
-    if only and text.existing == "keep":
-        wanted = {video for names in plan.sidecars for video in names}
-        if kept := [video for video in plan.videos if video not in wanted]:
-            reporter.note(f"{len(kept)} of {len(plan.videos)} files skipped: they have a {plan.suffix}")
-            plan = replace(plan, videos=[video for video in plan.videos if video in wanted])
-    if folder:
+    plan = _plan(request, videos, folders, model, read, shard)
+    if only and request.existing == "keep":
+        plan = _without_kept(plan, reporter)
+    if plan.index:
+        folder, about, _ = plan.index
         check_index(folder, about, None, request.run.overwrite)
-    protect_files(
-        plan.written,
-        chain(map(container_of, videos), list_files(request.paths)),
-        model,
-        request.run.log_file,
-        reporter,
-    )
+    sources = chain(map(container_of, videos), list_files(request.paths))
+    protect_files(plan.written, sources, model, request.run.log_file, reporter)
     reporter.checked()
     for problem in problems:
         reporter.warning(f"{problem.message}; {problem.hint}")
     for output in plan.sharded:
         if left := surplus_shards(output, len(shard_paths(output, len(plan.videos), plan.shard_size))):
             reporter.warning(f"{len(left)} files of a run with more shards will remain (first: {left[0]})")
-    if listing:
-        reporter.note(listing.describe())
+    if plan.listing:
+        reporter.note(plan.listing.describe())
     return CaptionJob(request, plan, read, model, choice, cluster, bool(problems))
+
+
+def _outputs_of_shard(request: CaptionRequest, shard: Shard) -> CaptionRequest:
+    """Return the request with outputs that only this shard writes."""
+    outputs = tuple(
+        output if output == STDOUT or is_folder(output) else str(shard.file(path_of(output)))
+        for output in request.output
+    )
+    return replace(request, output=outputs, embed=shard.folder(request.embed) if request.embed else None)
+
+
+def _check_outputs(
+    request: CaptionRequest, videos: Sequence[Path], folders: Sequence[Path], segments: Segments
+) -> None:
+    """Refuse options of outputs that do not fit each other or the inputs."""
+    if request.template is not None:
+        check_template(request.template)
+    appends = request.existing == "append" and (request.beside or not request.cut_to)
+    if appends and request.subtitles != "txt":
+        raise UsageError("--existing append needs --as txt", "subtitles can be replaced or kept")
+    check_outputs(request.output, videos, request.beside, f".{request.subtitles}")
+    if segments.kind != "none" and any(output.lower().endswith(COCO) for output in request.output):
+        raise UsageError("COCO's results hold one caption of each file", "leave out --segments, or use .jsonl")
+    if request.cut_to:
+        check_cutting(request.cut_to, videos, folders)
+
+
+def _plan(
+    request: CaptionRequest,
+    videos: Sequence[Path],
+    folders: Sequence[Path],
+    model: ModelFiles,
+    read: ReadRequest,
+    shard: Shard | None,
+) -> Plan:
+    """Return what the run reads and writes, and what its records depend on."""
+    identity = (model.name, model.identity, request.pool, request.prompt, request.rerank, request.merge)
+    precision = precision_key(request.model.precision)
+    key = (*identity, request.min_score, *precision), asdict(request.search), read.sampling, read.segments
+    listing = Listing(shard, View(videos, str), fingerprint(*key)) if shard else None
+    folder = request.embed
+    if not folder and (tars := [output for output in request.output if is_tar(output)]):
+        folder = cache_path(model.identity, *map(place_of, tars), suffix=".index")
+    about = About(model.name, model.identity, request.frames, request.num_frames, request.pool)
+    return Plan(
+        View(videos, indexes=listing.own) if listing else videos,
+        options=key,
+        outputs=request.output,
+        beside=request.beside,
+        suffix=f".{request.subtitles}",
+        text=SidecarText(request.existing, request.prefix, request.suffix),
+        cut_to=request.cut_to,
+        folders=folders,
+        template=default_template(videos) if request.template is None else request.template,
+        style=CueStyle(max_seconds=request.max_cue),
+        overwrite=request.run.overwrite,
+        retry_failed=request.run.retry_failed,
+        shard_size=request.shard_size,
+        index=(folder, about, model.config.embed_dim) if folder else None,
+        listing=listing,
+    )
+
+
+def _without_kept(plan: Plan, reporter: Reporter) -> Plan:
+    """Leave out videos whose only outputs are files that exist and are kept."""
+    wanted = {video for names in plan.sidecars for video in names}
+    if kept := [video for video in plan.videos if video not in wanted]:
+        reporter.note(f"{len(kept)} of {len(plan.videos)} files skipped: they have a {plan.suffix}")
+        return replace(plan, videos=[video for video in plan.videos if video in wanted])
+    return plan
 
 
 @dataclass(frozen=True)
