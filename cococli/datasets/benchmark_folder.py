@@ -112,6 +112,17 @@ def text_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
+def read_names(path: Path) -> list[str]:
+    """Return the texts of a NumPy array in an .npy file."""
+    import numpy as np
+
+    with read_errors(path, "NumPy array of texts"):
+        try:
+            return [str(name) for name in np.load(path, allow_pickle=False).astype(str).ravel()]
+        except EOFError as error:
+            raise ValueError(error) from None
+
+
 def cell(row: Row, name: str, where: str) -> str:
     """Return a text of a table.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ..datasets.dataset import Dataset
+from ..media.discover import is_image
 from ..retrieval.index import Index
 from ..tokenizer import decode, encode
 from .captions import METRICS, cider_of_groups, score_captions
@@ -50,13 +51,16 @@ def measure_captions(
 def measure_retrieval(dataset: Dataset, images: np.ndarray, texts: np.ndarray) -> Report:
     """Measure recall of pictures by their captions, and of captions by their pictures.
 
+    Papers on videos with several captions rank captions in two ways, and both are measured; those on pictures in one.
+
     Args:
         images: [N, D], of the examples.
         texts: [M, D], of all their captions, one example after the other.
     """
     counts = [len(example.captions) for example in dataset.examples]
     image_of_text = np.repeat(np.arange(len(counts)), counts)
-    found = recall(images, texts, image_of_text)
+    grouped = max(counts) > 1 and not is_image(dataset.examples[0].path)
+    found = recall(images, texts, image_of_text, grouped=grouped)
     captions = [caption for example in dataset.examples for caption in example.captions]
     names = [str(example.path) for example in dataset.examples]
     return Report(retrieval=found, worst=tuple(worst_texts(found, captions, names, image_of_text)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .captions import METRICS, CaptionScores
-from .retrieval import Recall
+from .retrieval import KS, Recall, share_within
 from .zeroshot import Accuracy
 
 WORST = 10  # examples
@@ -49,6 +49,8 @@ class Report:
         if not self.retrieval:
             return {}
         ways = {"text to image": self.retrieval.text_ranks, "image to text": self.retrieval.image_ranks}
+        if self.retrieval.group_ranks is not None:
+            ways["image to grouped texts"] = self.retrieval.group_ranks
         return {
             f"{way} {name} rank": float(average(found))
             for way, found in ways.items()
@@ -100,6 +102,8 @@ class Report:
         if self.retrieval:
             measures += [(f"text to image recall@{k}", value) for k, value in self.retrieval.text_to_image.items()]
             measures += [(f"image to text recall@{k}", value) for k, value in self.retrieval.image_to_text.items()]
+            if (ranks := self.retrieval.group_ranks) is not None:
+                measures += [(f"image to grouped texts recall@{k}", share_within(ranks, k)) for k in KS]
         if self.zeroshot:
             measures += [(f"accuracy@{k}", value) for k, value in self.zeroshot.top.items()]
             measures.append(("mean per class", self.zeroshot.mean_per_class))

@@ -20,15 +20,19 @@ class Recall:
     image_to_text: dict[int, float]  # k -> share of images with one of their texts among the first k, 0..1
     text_ranks: np.ndarray  # [M] int64: of each text's image
     image_ranks: np.ndarray  # [N] int64: of each image's nearest own text
+    group_ranks: np.ndarray | None = None  # [N] int64: of each image's texts, if the texts of an image count as one
 
 
-def recall(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, ks: Iterable[int] = KS) -> Recall:
+def recall(
+    images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, ks: Iterable[int] = KS, grouped: bool = False
+) -> Recall:
     """Measure recall in both directions, with any number of texts per image.
 
     Args:
         images: [N, D], of any length.
         texts: [M, D], of any length.
         image_of_text: [M] int: index of each text's image.
+        grouped: Also rank the texts of an image as one, by the nearest of them, as in CLIP4Clip.
 
     Raises:
         UsageError: A text has no image, or an image no text.
@@ -42,15 +46,26 @@ def recall(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, ks:
     images, texts = normalized(images), normalized(texts)
     text_ranks = ranks(texts, images, image_of_text, every_image)
     image_ranks = ranks(images, texts, every_image, image_of_text)
+    group_ranks = None
+    if grouped:
+        order = np.argsort(image_of_text, kind="stable")
+        group_ranks = ranks(images, texts[order], every_image, image_of_text[order], grouped=True)
     return Recall(
         text_to_image={k: share_within(text_ranks, k) for k in ks},
         image_to_text={k: share_within(image_ranks, k) for k in ks},
         text_ranks=text_ranks,
         image_ranks=image_ranks,
+        group_ranks=group_ranks,
     )
 
 
-def ranks(queries: np.ndarray, targets: np.ndarray, query_groups: np.ndarray, target_groups: np.ndarray) -> np.ndarray:
+def ranks(
+    queries: np.ndarray,
+    targets: np.ndarray,
+    query_groups: np.ndarray,
+    target_groups: np.ndarray,
+    grouped: bool = False,
+) -> np.ndarray:
     """Return the rank at which each query finds the first target of its group.
 
     Equally near targets of other groups rank first, so a model that maps everything to one point finds nothing.
@@ -59,14 +74,16 @@ def ranks(queries: np.ndarray, targets: np.ndarray, query_groups: np.ndarray, ta
         queries: [Q, D] float32, L2-normalized.
         targets: [T, D] float32, L2-normalized.
         query_groups: [Q] int.
-        target_groups: [T] int.
+        target_groups: [T] int, sorted if `grouped`.
+        grouped: Count other groups, not their targets.
 
     Returns:
         [Q] int64, 1 for the nearest.
     """
     rows = max(1, _BLOCK // len(targets))
+    firsts = np.unique(target_groups, return_index=True)[1] if grouped else None
     found = [
-        _ranks_of(queries[start : start + rows] @ targets.T, query_groups[start : start + rows], target_groups)
+        _ranks_of(queries[start : start + rows] @ targets.T, query_groups[start : start + rows], target_groups, firsts)
         for start in range(0, len(queries), rows)
     ]
     return np.concatenate(found)
@@ -90,8 +107,13 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
     return vectors / lengths
 
 
-def _ranks_of(similarities: np.ndarray, query_groups: np.ndarray, target_groups: np.ndarray) -> np.ndarray:
-    """Return `ranks` for a block of queries [B] with similarities [B, T]."""
+def _ranks_of(
+    similarities: np.ndarray, query_groups: np.ndarray, target_groups: np.ndarray, firsts: np.ndarray | None
+) -> np.ndarray:
+    """Return `ranks` for a block of queries [B] with similarities [B, T]; `firsts` are the first targets of groups."""
     own = query_groups[:, None] == target_groups  # [B, T]
     nearest = np.where(own, similarities, -np.inf).max(axis=1, keepdims=True)
-    return 1 + np.count_nonzero((similarities >= nearest - _TIE) & ~own, axis=1)
+    ahead = (similarities >= nearest - _TIE) & ~own
+    if firsts is not None:
+        ahead = np.logical_or.reduceat(ahead, firsts, axis=1)
+    return 1 + np.count_nonzero(ahead, axis=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli.fork_server import start
-from evaluation.benchmark_fixtures import msr_vtt
+from evaluation.benchmark_fixtures import msr_vtt, vatex_hgr
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +65,17 @@ def test_missing_files_make_exit_code_1(coca, data: Path, tmp_path: Path) -> Non
         f"warning: no pictures found for 1 of 3 captions (first: {missing}); pass the picture folder with --images",
         "warning: --beams has no effect with --only retrieval",
     ]
+
+
+def test_vatex_is_ranked_as_in_papers(coca, tmp_path: Path) -> None:
+    vatex_hgr(tmp_path / "VATEX")
+    run = coca("evaluate", "--benchmark", "vatex", "--data", tmp_path / "VATEX", "--only", "retrieval", "--json")
+    report = json.loads(run.stdout)
+    assert (len(report["text_ranks"]), len(report["image_ranks"])) == (4, 2)  # two captions of each of two videos
+    ways = ("text to image", "image to text", "image to grouped texts")
+    assert list(report["scores"]) == [f"{way} recall@{k}" for way in ways for k in (1, 5, 10)]
+    assert list(report["ranks"]) == [f"{way} {kind} rank" for way in ways for kind in ("median", "mean")]
+    assert run.stderr.splitlines()[0] == "retrieval is measured on HGR's split: 2 videos of test_list.txt"
 
 
 def test_benchmark_reports_what_papers_report(coca, tmp_path: Path) -> None:

@@ -64,6 +64,31 @@ def test_vatex_has_english_captions(tmp_path: Path) -> None:
     assert (len(found), len(captions(read("vatex", tmp_path, "val").captions))) == (3, 1)
 
 
+def test_vatex_takes_halves_of_hgr(tmp_path: Path) -> None:
+    fixtures.vatex_hgr(tmp_path)
+    found = read("vatex", tmp_path)
+    assert len(captions(found.captions)) == 3
+    expected = {
+        f"Ptf_2VRj-V{clip}_000122_000132": (f"{fixtures.SENTENCES[clip]} once", f"{fixtures.SENTENCES[clip]} again")
+        for clip in (2, 1)
+    }
+    assert captions(found.retrieval) == expected
+    assert found.notes == ("retrieval is measured on HGR's split: 2 videos of test_list.txt",)
+    other = read("vatex", tmp_path, "val")
+    assert (len(captions(other.captions)), list(captions(other.retrieval))) == (3, ["Ptf_2VRj-V0_000122_000132"])
+    (tmp_path / "vatex_data" / "test_list.txt").unlink()
+    (tmp_path / "vatex_public_test_english_v1.1.json").unlink()
+    for source in ("vatex_validation_v1.0.json", "vatex_data/vatex_data.json", "annotation/RET/ref_captions.json"):
+        found = read("vatex", tmp_path)
+        assert (found.captions, captions(found.retrieval)) == (None, expected)
+        (tmp_path / source).unlink()
+    assert found.notes[1] == "captions are not measured: vatex_public_test_english_v1.1.json is missing"
+    for content in (b"", b"\x93NUMPY", b"sf2PPeXQrUA\n"):
+        (tmp_path / "public_split" / "tst_names.npy").write_bytes(content)
+        with pytest.raises(UsageError, match=r"tst_names\.npy is not valid NumPy array of texts"):
+            read("vatex", tmp_path)
+
+
 def test_activitynet_has_segments_and_paragraphs(tmp_path: Path) -> None:
     fixtures.activitynet(tmp_path)
     found = read("activitynet", tmp_path)

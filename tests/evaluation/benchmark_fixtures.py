@@ -88,6 +88,24 @@ def vatex(folder: Path) -> None:
         put(folder / f"{video}.mp4", clip)
 
 
+def vatex_hgr(folder: Path) -> None:
+    """VATEX with the halves of its validation set, in the files of HGR and of CLIP2Video."""
+    vatex(folder)
+    videos = [f"Ptf_2VRj-V{clip}_000122_000132" for clip in range(3)]
+    captions = [[f"{SENTENCES[clip]} {word}" for word in ("once", "again")] for clip in range(3)]
+    entries = [
+        {"videoID": video, "enCap": own, "chCap": ["一个圆"]} for video, own in zip(videos, captions, strict=True)
+    ]
+    write(folder / "vatex_validation_v1.0.json", entries)
+    write(folder / "vatex_data" / "test_list.txt", f"{videos[2]}\n{videos[1]}\n")
+    data = {video: {"enCap": own, "chCap": ["一个圆"]} for video, own in zip(videos, captions, strict=True)}
+    write(folder / "vatex_data" / "vatex_data.json", data)
+    write(folder / "annotation" / "RET" / "ref_captions.json", dict(zip(videos, captions, strict=True)))
+    (folder / "public_split").mkdir()
+    np.save(folder / "public_split" / "tst_names.npy", np.array(videos[:0:-1]))
+    np.save(folder / "public_split" / "val_names.npy", np.array(videos[:1]))
+
+
 def activitynet(folder: Path) -> None:
     events = {
         "v_uqiMw7tQ1Cc": {

@@ -27,8 +27,12 @@ def test_a_made_set_counts_as_by_hand() -> None:
 
 def test_nearer_texts_of_others_count_as_misses() -> None:
     texts = np.radians([60, 70, 1, 2, 80, 85])  # the first image is nearest to both texts of the second
-    found = recall(at(IMAGES), at(texts), OWNERS, ks=(1, 2, 3))
+    found = recall(at(IMAGES), at(texts), OWNERS, ks=(1, 2, 3), grouped=True)
     assert found.image_ranks.tolist() == [3, 1, 1]
+    assert found.group_ranks is not None and found.group_ranks.tolist() == [2, 1, 1]  # texts of the second count as one
+    mixed = np.array([5, 0, 3, 1, 4, 2])
+    again = recall(at(IMAGES), at(texts[mixed]), OWNERS[mixed], grouped=True)
+    assert again.group_ranks is not None and again.group_ranks.tolist() == [2, 1, 1]
     assert found.image_to_text == {1: pytest.approx(2 / 3), 2: pytest.approx(2 / 3), 3: 1.0}
 
 
