@@ -77,7 +77,7 @@ EDIT = {
 # Files of benchmarks; a fuzzed input holds those of one, apart by three NULs.
 BENCHMARKS = {
     "msr-vtt": {"test_videodatainfo.json": MSR_VTT, "MSRVTT_JSFUSION_test.csv": "video_id,sentence\na,b\n"},
-    "vatex": {"vatex_public_test_english_v1.1.json": [{"videoID": "a", "enCap": ["b"]}]},
+    "vatex": {"test_list.txt": "a\n", "vatex_data.json": {"a": {"enCap": ["b"]}}},
     "activitynet": {"val_1.json": {"a": {"timestamps": [[0, 1.5]], "sentences": ["b"]}}},
     "nocaps": {"nocaps_val_4500_captions.json": NOCAPS},
     "flickr30k": {"dataset_flickr30k.json": KARPATHY},
@@ -118,7 +118,7 @@ def parsers(folder: Path) -> dict[str, tuple[Parser, list[bytes]]]:
     from cococli.datasets import caption_lists, classes, coco, tars
     from cococli.datasets.benchmarks import read_benchmark
     from cococli.errors import CocaError
-    from cococli.evaluation.caption_files import read_predictions, read_references
+    from cococli.evaluation.caption_files import read_events, read_predictions, read_references
     from cococli.files import digest, find_member, find_span, sample_key
     from cococli.journal import Task, preview_journal
     from cococli.media.discover import FileOptions, Filter
@@ -216,13 +216,16 @@ def parsers(folder: Path) -> dict[str, tuple[Parser, list[bytes]]]:
     )
     def lists(content: bytes) -> None:
         path = write(content, "l.csv", "l.tsv", "l.jsonl", "l.txt", "l.token", "l")
-        read((caption_lists.read_caption_list, lambda path: list(read_list(str(path))), read_predictions), path)
+        read(
+            (caption_lists.read_caption_list, lambda path: list(read_list(str(path))), read_predictions, read_events),
+            path,
+        )
 
     @parser(*map(text, (COCO, KARPATHY, DENSE, SHARDS, COCO["annotations"], {"a": ["b"]})))
     def annotations(content: bytes) -> None:
         path = write(content, "a.json")
         read((lambda path: coco.read_coco(path, "val", [folder]), coco.karpathy_entries, source.read_index), path)
-        read((read_references, read_predictions), path)
+        read((read_references, read_predictions, read_events), path)
 
     @parser(*(bytes([i]) + b"\0\0\0".join(map(text, own.values())) for i, own in enumerate(BENCHMARKS.values())))
     def benchmarks(content: bytes) -> None:

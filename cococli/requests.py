@@ -522,8 +522,8 @@ class EvaluateRequest:
     predictions: Annotated[
         Path | None,
         Option(
-            "Score existing captions, without a model: coca's .jsonl, COCO results, an object of captions, or "
-            "list.csv:column.",
+            "Score existing captions, without a model: coca's .jsonl, results of COCO or densevid_eval, an object of "
+            "captions, or list.csv:column.",
             metavar="FILE",
             default_shown=False,
             panel=DATA,

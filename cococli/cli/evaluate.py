@@ -38,7 +38,7 @@ def evaluate(
         console.result(evaluation.to_json())
     else:
         _print(evaluation.report, worst)
-    for note in evaluation.report.captions.notes if evaluation.report.captions else ():
+    for note in evaluation.report.notes:
         reporter.note(note)
     if evaluation.folder:
         reporter.note(f"kept in {evaluation.folder}")
@@ -46,8 +46,14 @@ def evaluate(
 
 
 def _print(report: "Report", worst: int) -> None:
-    """Print a table of the scores, and the worst examples."""
+    """Print tables of the scores, and the worst examples."""
+    from ..evaluation.dense import TIOUS
+
     console.table(("measure", "x 100"), report.rows())
+    if report.dense:
+        columns = ("dense captions", *(f"tIoU {tiou}" for tiou in TIOUS))
+        rows = [(name, *(f"{100 * value:.1f}" for value in values)) for name, values in report.dense.at.items()]
+        console.table(columns, rows)
     if report.ranks:
         console.table(("rank", "from 1"), [(name, f"{value:.1f}") for name, value in report.ranks.items()])
     for example in report.worst_of_each(worst):

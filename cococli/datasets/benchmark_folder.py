@@ -15,6 +15,14 @@ from .dataset import Dataset, RawExample, Split, gather, no_split
 
 
 @dataclass(frozen=True)
+class Event:
+    """A caption of a part of a video. The fields are those of densevid_eval's JSON."""
+
+    timestamp: tuple[float, float]  # start and end in seconds
+    sentence: str
+
+
+@dataclass(frozen=True)
 class BenchmarkData:
     """Examples and classes of a benchmark. Captions and retrieval may be measured on different examples."""
 
@@ -22,6 +30,7 @@ class BenchmarkData:
     retrieval: Dataset | None = None
     classes: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)  # example -> its group, whose CIDEr is reported, too
+    events: Sequence[Mapping[str, Sequence[Event]]] = ()  # several people's captions of events: each by video
     notes: tuple[str, ...] = ()  # for the user
 
 

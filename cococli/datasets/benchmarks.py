@@ -10,7 +10,7 @@ from ..files import format_span, span_path
 from ..parsing import read_json, validate
 from ..reporting import SILENT, Reporter
 from ..tables import read_table
-from .benchmark_folder import BenchmarkData, BenchmarkFolder, cell, read_names, text_lines
+from .benchmark_folder import BenchmarkData, BenchmarkFolder, Event, cell, read_names, text_lines
 from .class_benchmarks import read_hmdb51, read_imagenet, read_kinetics, read_ucf101
 from .coco import karpathy_entries
 from .dataset import Dataset, RawExample, Split, image_id, no_split, split_of
@@ -184,12 +184,17 @@ class _Events:
     timestamps: list[tuple[float, float]]
     sentences: list[str]
 
+    def each(self) -> list[Event]:
+        return [Event(*pair) for pair in zip(self.timestamps, self.sentences, strict=False)]
+
 
 def _activitynet(folder: BenchmarkFolder) -> BenchmarkData:
     """Read captions of the annotated segments, and retrieval of videos by the paragraph of all their sentences."""
     folder.only("train", "val")
     source = folder.require("train.json" if folder.split == "train" else "val_1.json")
-    videos = validate(read_json(source), dict[str, _Events], str(source))
+    second = folder.find("val_2.json") if folder.split == "val" else None
+    files = {path: validate(read_json(path), dict[str, _Events], str(path)) for path in filter(None, (source, second))}
+    videos = files[source]
     paths = {name: folder.media(name, name.removeprefix("v_")) for name in videos}
     segments: dict[str, RawExample] = {}
     for name, events in videos.items():
@@ -202,7 +207,13 @@ def _activitynet(folder: BenchmarkFolder) -> BenchmarkData:
         RawExample(name, paths[name], None, [" ".join(sentence.strip() for sentence in events.sentences)])
         for name, events in videos.items()
     ]
-    return BenchmarkData(folder.gather(source, segments.values()), folder.gather(source, paragraphs))
+    missing = "dense captions are compared with val_1.json only: val_2.json is missing"
+    return BenchmarkData(
+        folder.gather(source, segments.values()),
+        folder.gather(source, paragraphs),
+        events=[{name: own.each() for name, own in people.items()} for people in files.values()],
+        notes=() if second or folder.split == "train" else (missing,),
+    )
 
 
 def _karpathy(folder: BenchmarkFolder, name: str) -> BenchmarkData:
@@ -261,7 +272,9 @@ BENCHMARKS = {
         *("test", _BOTH, _vatex),
     ),
     "activitynet": Benchmark(
-        "ActivityNet Captions; captions of segments, retrieval by paragraphs", "val_1.json", "val", _BOTH, _activitynet
+        "ActivityNet Captions; captions of segments, retrieval by paragraphs",
+        "val_1.json, val_2.json",
+        *("val", _BOTH, _activitynet),
     ),
     "flickr30k": Benchmark("Flickr30k, Karpathy", _FLICKR, "test", _BOTH, partial(_karpathy, name=_FLICKR)),
     "coco": Benchmark("COCO, Karpathy", _COCO, "test", _BOTH, partial(_karpathy, name=_COCO)),

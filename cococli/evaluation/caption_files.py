@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..datasets.benchmark_folder import Event
 from ..datasets.coco import id_field
 from ..datasets.dataset import image_id, split_of
 from ..errors import UsageError
@@ -46,11 +47,44 @@ def read_predictions(path: Path, notes: list[str] | None = None) -> dict[str, st
     """
     found: dict[str, str] = {}
     path, column = split_column(str(path))
-    for picture, caption in _captions(path, _load(path, column, notes), column, _PREDICTIONS):
+    content = _load(path, column, notes)
+    if results := _results(path, content):
+        content = {f"{video} {format_span(*it.timestamp)}": it.sentence for video, own in results.items() for it in own}
+    for picture, caption in _captions(path, content, column, _PREDICTIONS):
         if picture in found:
             raise UsageError(f"{path} has several captions for {picture}", "one a picture: caption without segments")
         found[picture] = caption
     return found
+
+
+def read_events(path: Path, notes: list[str] | None = None) -> dict[str, list[Event]] | None:
+    """Read captions of parts of videos, by video: densevid_eval's JSON, or records with start and end as coca writes.
+
+    Records of videos that failed are left out.
+
+    Args:
+        notes: Receives remarks for the user about a table.
+
+    Returns:
+        None if the file has captions without times.
+
+    Raises:
+        UsageError: The file is missing or damaged.
+    """
+    path, column = split_column(str(path))
+    content = _load(path, column, notes)
+    if (results := _results(path, content)) is not None:
+        return results
+    records = [(where, record) for where, record in content if not _failed(record)] if isinstance(content, list) else []
+    if not any(isinstance(record, dict) and {"start", "end"} <= record.keys() for _, record in records):
+        return None
+    events: dict[str, list[Event]] = {}
+    for where, record in records:
+        video, caption = _entry(record, column)
+        times = {"timestamp": (record.get("start"), record.get("end"))} if isinstance(record, dict) else {}
+        event = validate({"sentence": caption, **times}, Event, where)
+        events.setdefault(PurePath(str(video).replace("\\", "/")).stem, []).append(event)
+    return events
 
 
 def read_references(path: Path, split: str = "test", notes: list[str] | None = None) -> References:
@@ -191,20 +225,10 @@ def _entry(record: Any, column: str | None) -> tuple[Any, Any]:
     return record[picture] if picture else None, caption
 
 
-@dataclass(frozen=True)
-class _Segment:
-    timestamp: tuple[float, float]
-    sentence: str
-
-
-def _segments(path: Path, results: dict[str, Any]) -> dict[str, str]:
-    """Return the captions of segments in densevid_eval's format, named as those of ActivityNet Captions."""
-    videos = validate(results, dict[str, list[_Segment]], f"results in {path}")
-    return {
-        f"{video} {format_span(*segment.timestamp)}": segment.sentence
-        for video, own in videos.items()
-        for segment in own
-    }
+def _results(path: Path, content: Any) -> dict[str, list[Event]] | None:
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
+        return None
+    return validate(content["results"], dict[str, list[Event]], f"results in {path}")
 
 
 def _load(path: Path, column: str | None, notes: list[str] | None) -> Any:
@@ -212,8 +236,6 @@ def _load(path: Path, column: str | None, notes: list[str] | None) -> Any:
     if path.suffix.lower() in (".jsonl", ".csv", ".tsv", ".txt", ".token", ".parquet"):
         return list(read_table(path, column, notes))
     content = read_json(path)
-    if isinstance(content, dict) and isinstance(content.get("results"), dict):
-        return _segments(path, content["results"])
     if isinstance(content, list):
         return [(f"entry {number} of {path}", entry) for number, entry in enumerate(content, start=1)]
     return content

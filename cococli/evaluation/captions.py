@@ -1,6 +1,6 @@
 """Caption metrics of papers: BLEU, METEOR, ROUGE-L, CIDEr and SPICE by pycocoevalcap."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
@@ -126,20 +126,29 @@ def _some(pictures: Sequence[str]) -> str:
 def _tokenized(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], notes: list[str], java_tokens: bool
 ) -> tuple[Tokenized, Tokenized]:
-    """Tokenize the references and the predictions, without punctuation."""
-    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
-
     captions = [caption for own in references.values() for caption in own]
     captions += [predictions[picture] for picture in references]
+    plain = tokenize(captions, notes, java_tokens)
+    truths = {picture: [next(plain) for _ in own] for picture, own in references.items()}
+    return truths, {picture: [next(plain)] for picture in references}
+
+
+def tokenize(captions: Sequence[str], notes: list[str], java_tokens: bool = True) -> Iterator[str]:
+    """Tokenize captions as papers do, without punctuation.
+
+    Args:
+        notes: Receives why Java did not.
+        java_tokens: See `score_captions`.
+    """
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
+
     lines = [" ".join(caption.split()) for caption in captions]  # a line break of any kind would shift those below
     try:
         tokens = iter(java.tokenize(lines) if java_tokens else map(ptb.tokenize, lines))
     except java.JavaError as error:
         notes.append(f"captions are tokenized by coca, not by Java as in papers: {error}")
         tokens = map(ptb.tokenize, lines)
-    plain = (" ".join(token for token in line.split(" ") if token not in PUNCTUATIONS) for line in tokens)
-    truths = {picture: [next(plain) for _ in own] for picture, own in references.items()}
-    return truths, {picture: [next(plain)] for picture in references}
+    return (" ".join(token for token in line.split(" ") if token not in PUNCTUATIONS) for line in tokens)
 
 
 def _bleu(truths: Tokenized, guesses: Tokenized) -> list[Column]:
@@ -148,8 +157,8 @@ def _bleu(truths: Tokenized, guesses: Tokenized) -> list[Column]:
     return list(zip(*Bleu(4).compute_score(truths, guesses, verbose=0), strict=True))
 
 
-def _meteor(truths: Tokenized, guesses: Tokenized) -> list[Column]:
-    return [java.meteor([guess for (guess,) in guesses.values()], list(truths.values()))]
+def _meteor(truths: Tokenized, guesses: Tokenized) -> Sequence[Column]:
+    return java.meteor([guess for (guess,) in guesses.values()], list(truths.values()), [range(len(truths))])
 
 
 def _rouge(truths: Tokenized, guesses: Tokenized) -> list[Column]:
@@ -170,7 +179,9 @@ def _spice(truths: Tokenized, guesses: Tokenized) -> list[Column]:
     return [java.spice([guess for (guess,) in guesses.values()], list(truths.values()))]
 
 
-_SCORERS: dict[tuple[str, ...], Callable[[Tokenized, Tokenized], list[Column]]] = {
+Scorers = dict[tuple[str, ...], Callable[[Tokenized, Tokenized], Sequence[Column]]]
+SCORERS_WITHOUT_JAVA: Scorers = {BLEU: _bleu, ("ROUGE-L",): _rouge, ("CIDEr",): _cider}
+_SCORERS: Scorers = {
     BLEU: _bleu,
     ("METEOR",): _meteor,
     ("ROUGE-L",): _rouge,

@@ -12,7 +12,7 @@ from ..captioning.captioner import Captioner, check_request
 from ..captioning.job import caption_videos, write_results
 from ..captioning.resume import Plan, open_run
 from ..checkpoints.store import ModelFiles
-from ..datasets.benchmark_folder import BenchmarkData
+from ..datasets.benchmark_folder import BenchmarkData, Event
 from ..datasets.benchmarks import BENCHMARKS, read_benchmark
 from ..datasets.benchmarks import CAPTIONS as CAPTIONS_MEASURED
 from ..datasets.classes import class_folders
@@ -22,7 +22,7 @@ from ..engines.base import Engine
 from ..engines.choice import Choice, resolve_options
 from ..engines.sizes import Sizes, choose_sizes
 from ..errors import CocaError, UsageError
-from ..files import container_of
+from ..files import container_of, format_span
 from ..jobs import choose_model, load_engine, protect_files, warn_of_embeddings
 from ..journal import Failure, file_tasks, fingerprint, text_name, text_tasks
 from ..media.clips import ReadRequest, Sampling, Segments
@@ -35,9 +35,10 @@ from ..retrieval.index import About, Index, index_files, open_index
 from ..settings import home
 from ..tables import split_column
 from ..urls import RemotePath, path_of
-from .caption_files import References, matched, read_predictions, read_references
+from .caption_files import References, matched, read_events, read_predictions, read_references
 from .captions import check_installed, cider_of_groups, score_captions
-from .model import joined, measure_captions, measure_classes, measure_retrieval, vectors_of
+from .dense import Events, score_dense
+from .model import joined, measure_captions, measure_classes, measure_dense, measure_retrieval, vectors_of
 from .report import Report, worst_captions
 from .zeroshot import described, read_templates
 
@@ -105,18 +106,22 @@ def _evaluate_predictions(request: EvaluateRequest, reporter: Reporter) -> Evalu
         _check_output(request.output, settings, [request.predictions, source], None, request.overwrite)
     reporter.checked()
     notes: list[str] = []
-    groups: Mapping[str, str] = {}
+    found = BenchmarkData()
     if request.references:
         references = read_references(request.references, request.split or "val", notes)
     else:
         found = _find_benchmark(request, reporter)
         if not found.captions:
             raise UsageError(f"--benchmark {benchmark} has no captions to compare --predictions with")
-        groups = found.groups
         references = References(
             {example.id: list(example.captions) for example in found.captions.examples},
             {example.id: str(example.path) for example in found.captions.examples},
         )
+    if found.events and (events := read_events(request.predictions, notes)) is not None:
+        for line in notes:
+            reporter.note(line)
+        report = _score_events(events, found.events, references, request.allow_missing, reporter)
+        return Evaluation(report, settings, request.output)
     predictions = matched(read_predictions(request.predictions, notes), references)
     captions = references.captions
     missing = captions.keys() - predictions.keys()
@@ -128,7 +133,7 @@ def _evaluate_predictions(request: EvaluateRequest, reporter: Reporter) -> Evalu
     with reporter.progress("scoring captions"):
         scores = score_captions(predictions, captions)
     worst = tuple(worst_captions(scores, predictions, captions))
-    report = Report(captions=scores, worst=worst, groups=cider_of_groups(predictions, captions, groups))
+    report = Report(captions=scores, worst=worst, groups=cider_of_groups(predictions, captions, found.groups))
     return Evaluation(report, settings, request.output)
 
 
@@ -164,15 +169,40 @@ def _evaluate_model(request: EvaluateRequest, reporter: Reporter) -> Evaluation:
     predictor.prepare()
     measured = []
     if parts.captions and parts.captions == parts.retrieval:
-        measured.append(_measure_dataset(predictor, parts.captions, None, parts.groups))
+        measured.append(_measure_dataset(predictor, parts.captions, None, parts))
     else:
         for part, only in ((parts.captions, "captions"), (parts.retrieval, "retrieval")):
             if part:
-                measured.append(_measure_dataset(predictor, part, only, parts.groups))
+                measured.append(_measure_dataset(predictor, part, only, parts))
     if parts.classes:
         measured.append(_measure_classes(predictor, parts.classes, parts.templates))
     reports, failed = zip(*measured, strict=True)
     return Evaluation(joined(*reports), settings, report_folder, parts.incomplete or any(failed))
+
+
+def _score_events(
+    events: Mapping[str, Sequence[Event]],
+    references: Sequence[Events],
+    annotated: References,
+    allow_missing: bool,
+    reporter: Reporter,
+) -> Report:
+    """Score captions of events; and one by one, if they are those of all annotated events."""
+    videos = {video for people in references for video in people}
+    names = {video.removeprefix("v_"): video for video in videos} | {video: video for video in videos}
+    named: dict[str, list[Event]] = {}
+    for video, own in events.items():
+        named.setdefault(names.get(video, video), []).extend(own)
+    if allow_missing and (missing := len(videos - named.keys())):
+        reporter.note(f"{missing} of {len(videos)} videos have no predictions and are left out")
+        references = [{video: own for video, own in people.items() if video in named} for people in references]
+    captions = {f"{video} {format_span(*it.timestamp)}": it.sentence for video, own in named.items() for it in own}
+    with reporter.progress("scoring captions"):
+        report = Report(dense=score_dense(named, references))
+        if captions.keys() != annotated.captions.keys():
+            return report
+        scores = score_captions(captions, annotated.captions)
+    return replace(report, captions=scores, worst=tuple(worst_captions(scores, captions, annotated.captions)))
 
 
 @dataclass(frozen=True)
@@ -183,6 +213,7 @@ class _Parts:
     retrieval: Dataset | None
     classes: Mapping[str, Sequence[Path]]
     groups: Mapping[str, str]
+    events: Sequence[Events]
     templates: str
     incomplete: bool  # some files are missing
 
@@ -196,6 +227,7 @@ def _find_parts(request: EvaluateRequest, reporter: Reporter) -> _Parts:
             retrieval=None if request.only == "captions" else dataset,
             classes=class_folders(request.classes, request.class_names, reporter) if request.classes else {},
             groups={},
+            events=(),
             templates=request.templates,
             incomplete=incomplete,
         )
@@ -209,7 +241,7 @@ def _find_parts(request: EvaluateRequest, reporter: Reporter) -> _Parts:
     benchmark = BENCHMARKS[request.benchmark].templates
     templates = benchmark if request.templates == EvaluateRequest.templates else request.templates
     incomplete = captions[1] or retrieval[1]
-    return _Parts(captions[0], retrieval[0], found.classes, found.groups, templates, incomplete)
+    return _Parts(captions[0], retrieval[0], found.classes, found.groups, found.events, templates, incomplete)
 
 
 def _find_benchmark(request: EvaluateRequest, reporter: Reporter) -> BenchmarkData:
@@ -380,9 +412,7 @@ class _Predictor:
             raise KeyboardInterrupt
 
 
-def _measure_dataset(
-    predictor: _Predictor, dataset: Dataset, only: str | None, groups: Mapping[str, str]
-) -> tuple[Report, bool]:
+def _measure_dataset(predictor: _Predictor, dataset: Dataset, only: str | None, parts: _Parts) -> tuple[Report, bool]:
     """Return the scores of captions and retrieval, and whether some files cannot be read."""
     paths = [example.path for example in dataset.examples]
     if only == "retrieval":
@@ -404,7 +434,9 @@ def _measure_dataset(
         reports.append(measure_retrieval(dataset, images, vectors_of(index, map(text_name, texts))))
     if only != "retrieval":
         with predictor.reporter.progress("scoring captions"):
-            reports.append(measure_captions(dataset, captions, groups=groups))
+            reports.append(measure_captions(dataset, captions, groups=parts.groups))
+            if parts.events:
+                reports.append(measure_dense(dataset, captions, parts.events))
     return joined(*reversed(reports)), bool(failed)
 
 

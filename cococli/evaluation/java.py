@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     return lines
 
 
-def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """Compute METEOR of all pictures and of each, for tokenized captions.
+def meteor(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], groups: Iterable[Sequence[int]]
+) -> list[tuple[float, list[float]]]:
+    """Compute METEOR of groups of tokenized captions, as a whole and of each caption.
+
+    Args:
+        groups: Indices of the captions in each.
 
     Raises:
         JavaError: Java is missing or fails.
@@ -50,7 +55,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
             watchdog = threading.Timer(_seconds(len(predictions)), process.kill)
             watchdog.start()
             try:
-                return _ask_meteor(process, predictions, references)
+                return _ask_meteor(process, predictions, references, groups)
             finally:
                 watchdog.cancel()
                 process.kill()
@@ -82,18 +87,24 @@ def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
 
 
 def _ask_meteor(
-    process: subprocess.Popen[str], predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, list[float]]:
+    process: subprocess.Popen[str],
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    groups: Iterable[Sequence[int]],
+) -> list[tuple[float, list[float]]]:
     assert process.stdin and process.stdout
     statistics = []
     for prediction, own in zip(predictions, references, strict=True):
         process.stdin.write(" ||| ".join(("SCORE", *own, prediction)) + "\n")
         process.stdin.flush()
         statistics.append(process.stdout.readline().strip())
-    process.stdin.write(" ||| ".join(("EVAL", *statistics)) + "\n")
-    process.stdin.flush()
-    *each, whole = [float(process.stdout.readline()) for _ in range(len(statistics) + 1)]
-    return whole, each
+    found = []
+    for group in groups:
+        process.stdin.write(" ||| ".join(("EVAL", *(statistics[index] for index in group))) + "\n")
+        process.stdin.flush()
+        *each, whole = [float(process.stdout.readline()) for _ in range(len(group) + 1)]
+        found.append((whole, each))
+    return found
 
 
 def _run(arguments: Sequence[str], folder: str, captions: int, text: str = "") -> str:

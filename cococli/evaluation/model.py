@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from ..datasets.benchmark_folder import Event
 from ..datasets.dataset import Dataset
+from ..files import find_span
 from ..media.discover import is_image
 from ..retrieval.index import Index
 from ..tokenizer import decode, encode
 from .captions import METRICS, cider_of_groups, score_captions
+from .dense import Events, score_dense
 from .report import Report, worst_captions, worst_classes, worst_texts
 from .retrieval import recall
 from .zeroshot import accuracy, classifier
@@ -46,6 +49,23 @@ def measure_captions(
         worst=tuple(worst_captions(scores, predictions, references)),
         groups=cider_of_groups(raw, references, groups or {}),
     )
+
+
+def measure_dense(dataset: Dataset, captions: Mapping[str, str], events: Sequence[Events]) -> Report:
+    """Score captions of annotated events as `dense` does. Videos without captions are left out.
+
+    Args:
+        captions: Path of a part of a video -> caption.
+        events: Of several people, by video.
+    """
+    found: dict[str, list[Event]] = {}
+    for example in dataset.examples:
+        span = find_span(example.path)
+        assert span
+        event = Event((span.start, span.end), decode(encode(captions[str(example.path)])))
+        found.setdefault(example.id.rpartition(" ")[0], []).append(event)
+    known = [{video: own for video, own in people.items() if video in found} for people in events]
+    return Report(dense=score_dense(found, known))
 
 
 def measure_retrieval(dataset: Dataset, images: np.ndarray, texts: np.ndarray) -> Report:
@@ -88,6 +108,7 @@ def joined(*reports: Report) -> Report:
         retrieval=next((report.retrieval for report in reports if report.retrieval), None),
         zeroshot=next((report.zeroshot for report in reports if report.zeroshot), None),
         worst=tuple(example for report in reports for example in report.worst),
+        dense=next((report.dense for report in reports if report.dense), None),
         groups=next((report.groups for report in reports if report.groups), {}),
         classes=next((report.classes for report in reports if report.classes), ()),
     )

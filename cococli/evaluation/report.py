@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .captions import METRICS, CaptionScores
+from .dense import TIOUS, DenseScores
 from .retrieval import KS, Recall, share_within
 from .zeroshot import Accuracy
 
@@ -37,11 +38,18 @@ class Report:
     worst: tuple[WorstExample, ...] = ()
     classes: tuple[str, ...] = ()  # names of the zero-shot part's labels
     groups: Mapping[str, float] = field(default_factory=dict)  # group of pictures -> CIDEr
+    dense: DenseScores | None = None
 
     @property
     def scores(self) -> dict[str, float]:
         """All measures, as the metrics define them: 0..1, CIDEr 0..10."""
         return dict(self._measures())
+
+    @property
+    def notes(self) -> list[str]:
+        """Omissions and differences from papers."""
+        captions, dense = (part.notes if part else [] for part in (self.captions, self.dense))
+        return list(dict.fromkeys([*captions, *dense]))
 
     @property
     def ranks(self) -> dict[str, float]:
@@ -74,8 +82,12 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON, in the units of the metrics: 0..1, CIDEr 0..10; None if not finite."""
         fields: dict[str, Any] = {"scores": {name: _number(value) for name, value in self._measures()}}
+        if self.captions or self.dense:
+            fields["notes"] = self.notes
+        if self.dense:
+            at = self.dense.at.items()
+            fields["dense"] = {name: dict(zip(map(str, TIOUS), values, strict=True)) for name, values in at}
         if self.captions:
-            fields["notes"] = self.captions.notes
             fields["pictures"] = {
                 picture: {name: _number(value) for name, value in scores.items()}
                 for picture, scores in self.captions.each.items()
@@ -99,6 +111,8 @@ class Report:
         if self.captions:
             measures += [(name, self.captions.corpus[name]) for name in METRICS if name in self.captions.corpus]
             measures += [(f"CIDEr {group}", value) for group, value in self.groups.items()]
+        if self.dense:
+            measures += [(f"dense {name}", value) for name, value in self.dense.means.items()]
         if self.retrieval:
             measures += [(f"text to image recall@{k}", value) for k, value in self.retrieval.text_to_image.items()]
             measures += [(f"image to text recall@{k}", value) for k, value in self.retrieval.image_to_text.items()]

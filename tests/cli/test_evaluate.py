@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli.fork_server import start
-from evaluation.benchmark_fixtures import msr_vtt, vatex_hgr
+from evaluation.benchmark_fixtures import dense_events, msr_vtt, vatex_hgr, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +76,60 @@ def test_vatex_is_ranked_as_in_papers(coca, tmp_path: Path) -> None:
     assert list(report["scores"]) == [f"{way} recall@{k}" for way in ways for k in (1, 5, 10)]
     assert list(report["ranks"]) == [f"{way} {kind} rank" for way in ways for kind in ("median", "mean")]
     assert run.stderr.splitlines()[0] == "retrieval is measured on HGR's split: 2 videos of test_list.txt"
+
+
+# By hand, of the video with predictions. The first prediction overlaps the first event by 0.8 and that of val_2.json by
+# 0.32; the second is the second event. So two of three pairs are equal at 0.3, both at 0.5 and 0.7, and one of two at
+# 0.9. Other pairs have no words in common, and the missing reference counts as one word.
+EQUAL = {"0.3": 2 / 3, "0.5": 1, "0.7": 1, "0.9": 1 / 2}
+RECALL = {"0.3": 1, "0.5": 2 / 3, "0.7": 2 / 3, "0.9": 1 / 3}  # all of val_2.json, or of the three events of val_1.json
+
+
+def test_dense_captions_score_as_by_hand(coca, tmp_path: Path) -> None:
+    dense_events(tmp_path)
+    options = ["evaluate", "--benchmark", "activitynet", "--data", tmp_path, "--predictions"]
+    run = coca(*options, tmp_path / "submission.json", "--json")
+    report = json.loads(run.stdout)
+    expected = {f"BLEU-{n}": EQUAL for n in (1, 2, 3, 4)} | {"ROUGE-L": EQUAL}
+    expected["CIDEr"] = {tiou: 10 * share for tiou, share in EQUAL.items()}
+    expected |= {"precision": EQUAL | {"0.3": 1}, "recall": RECALL}
+    halves = {name: {tiou: value / 2 for tiou, value in at.items()} for name, at in expected.items()}
+    assert report["dense"] == {name: pytest.approx(at, abs=1e-6) for name, at in halves.items()}
+    means = {f"dense {name}": pytest.approx(sum(at.values()) / 4, abs=1e-6) for name, at in halves.items()}
+    assert report["scores"] == means
+    assert run.stderr.splitlines()[0] == "1 of 2 videos have no predictions and count as 0"
+
+    records = [
+        {"video": "videos/uqiMw7tQ1Cc.mp4", "start": start, "end": end, "caption": caption}
+        for start, end, caption in ((0.0, 5.0, "a man rides a horse"), (4.0, 10.0, "he falls off the saddle"))
+    ]
+    records.append({"video": "videos/v_bXdq2zI1Ms0.mp4", "status": "error", "error": "no video stream"})
+    write(tmp_path / "out.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    assert json.loads(coca(*options, tmp_path / "out.jsonl", "--json").stdout)["dense"] == report["dense"]
+    run = coca(*options, tmp_path / "out.jsonl", "--allow-missing")
+    assert run.stderr.splitlines()[0] == "1 of 2 videos have no predictions and are left out"
+    rows = {row[0]: row[1:] for row in (re.split(" {2,}", line) for line in run.stdout.splitlines())}
+    assert rows["dense BLEU-4"] == ["79.2"]
+    assert rows["dense captions"] == ["tIoU 0.3", "tIoU 0.5", "tIoU 0.7", "tIoU 0.9"]
+    assert rows["BLEU-4"] == ["66.7", "100.0", "100.0", "50.0"]
+    assert rows["recall"] == ["100.0", "66.7", "66.7", "33.3"]
+
+
+def test_invalid_dense_captions_are_refused(coca, tmp_path: Path) -> None:
+    dense_events(tmp_path)
+    options = ["evaluate", "--benchmark", "activitynet", "--data", tmp_path, "--predictions"]
+    for name, content, message in (
+        ("a.json", {"results": {"v_a": [{"sentence": "x"}]}}, "results in a.json: 'v_a.0.timestamp': field required"),
+        ("b.json", {"results": {"v_a": []}}, "no video of the references has predictions"),
+        (
+            "c.jsonl",
+            '{"video": "a.mp4", "start": 0, "end": null, "caption": "x"}\n',
+            "line 1 of c.jsonl: 'timestamp.1'",
+        ),
+    ):
+        write(tmp_path / name, content)
+        run = coca(*options, tmp_path / name)
+        assert run.returncode == 2 and f"error: {message}" in run.stderr.replace(f"{tmp_path}/", ""), run.stderr
 
 
 def test_benchmark_reports_what_papers_report(coca, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from evaluation import benchmark_fixtures as fixtures
 
-from cococli.datasets.benchmark_folder import BenchmarkData, words_of
+from cococli.datasets.benchmark_folder import BenchmarkData, Event, words_of
 from cococli.datasets.benchmarks import BENCHMARKS, read_benchmark
 from cococli.datasets.dataset import Dataset, Split
 from cococli.errors import UsageError
@@ -98,6 +98,9 @@ def test_activitynet_has_segments_and_paragraphs(tmp_path: Path) -> None:
         "v_uqiMw7tQ1Cc 3-60s": ("It ends.",),
         "v_bXdq2zI1Ms0 0-4s": ("A circle changes its color.",),
     }
+    first, second = found.events
+    assert (len(first["v_uqiMw7tQ1Cc"]), list(second)) == (3, ["v_uqiMw7tQ1Cc"])
+    assert list(second["v_uqiMw7tQ1Cc"]) == [Event((0.2, 3.8), "A triangle comes. ")]
     assert captions(found.retrieval)["v_uqiMw7tQ1Cc"] == ("It begins. A triangle appears. It ends.",)
     with pytest.raises(UsageError, match="has no test split, only train, val"):
         read("activitynet", tmp_path, "test")

@@ -116,8 +116,31 @@ def activitynet(folder: Path) -> None:
         "v_bXdq2zI1Ms0": {"duration": 4.0, "timestamps": [[0, 4.0]], "sentences": ["A circle changes its color."]},
     }
     write(folder / "captions" / "val_1.json", events)
+    other = {"duration": 4.0, "timestamps": [[0.2, 3.8]], "sentences": ["A triangle comes. "]}
+    write(folder / "captions" / "val_2.json", {"v_uqiMw7tQ1Cc": other})
     put(folder / "videos" / "v_uqiMw7tQ1Cc.mp4", 0)
     put(folder / "videos" / "bXdq2zI1Ms0.mp4", 1)
+
+
+def dense_events(folder: Path) -> None:
+    """ActivityNet Captions of two videos that are not there, and a submission for one in densevid_eval's format."""
+    first = {
+        "v_uqiMw7tQ1Cc": {
+            "duration": 10.0,
+            "timestamps": [[0, 4.0], [4, 10], [0, 0.5]],
+            "sentences": ["A man rides a horse.", " He falls off the saddle.", " Nobody is there."],
+        },
+        "v_bXdq2zI1Ms0": {"duration": 9.5, "timestamps": [[0, 9.5]], "sentences": ["The dog barks at us."]},
+    }
+    second = {"duration": 10.0, "timestamps": [[0, 1.6]], "sentences": ["Quiet music plays here now."]}
+    write(folder / "val_1.json", first)
+    write(folder / "val_2.json", {"v_uqiMw7tQ1Cc": second})
+    results = [
+        {"sentence": "A man rides a horse", "timestamp": [0.0, 5.0]},
+        {"sentence": "he falls off the saddle", "timestamp": [4.0, 10.0]},
+    ]
+    submission = {"version": "VERSION 1.0", "results": {"v_uqiMw7tQ1Cc": results}}
+    write(folder / "submission.json", submission | {"external_data": {"used": True, "details": "VGG-16"}})
 
 
 def karpathy(folder: Path, name: str, extra: Callable[[int], dict[str, Any]]) -> None:

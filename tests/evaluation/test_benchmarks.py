@@ -12,10 +12,11 @@ pytestmark = pytest.mark.usefixtures("no_java")
 
 CAPTIONS = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
 RECALLS = {f"{way} recall@{k}" for way in ("text to image", "image to text") for k in (1, 5, 10)}
+DENSE = {f"dense {name}" for name in (*CAPTIONS, "precision", "recall")}
 CLASSES = {"accuracy@1", "accuracy@5", "mean per class"}
 MEASURED = {
     fixtures.msr_vtt: CAPTIONS | RECALLS,
-    fixtures.activitynet: CAPTIONS | RECALLS,
+    fixtures.activitynet: CAPTIONS | RECALLS | DENSE,
     fixtures.flickr30k: CAPTIONS | RECALLS,
     fixtures.nocaps: CAPTIONS | {"CIDEr in-domain", "CIDEr near-domain"},
     fixtures.imagenet: CLASSES,

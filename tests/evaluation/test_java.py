@@ -46,7 +46,7 @@ def refused(score, *arguments: object) -> str:
 def test_without_java_nothing_runs(monkeypatch: pytest.MonkeyPatch, archives: Path) -> None:
     monkeypatch.setenv("PATH", "")
     assert refused(java.tokenize, ["a"]) == "java is not installed"
-    assert refused(java.meteor, ["a"], [["a"]]) == "java is not installed"
+    assert refused(java.meteor, ["a"], [["a"]], [[0]]) == "java is not installed"
     assert refused(java.spice, ["a"], [["a"]]) == "java is not installed"
 
 
@@ -54,7 +54,7 @@ def test_java_that_fails_says_why(java_is) -> None:
     java_is("print('Error: no memory\\nat line 1', file=sys.stderr); sys.exit(1)")
     assert refused(java.tokenize, ["a"]) == "java fails: Error: no memory"
     assert refused(java.spice, ["a"], [["a"]]) == "java fails: Error: no memory"
-    assert refused(java.meteor, ["a"], [["a"]]) == FAILED
+    assert refused(java.meteor, ["a"], [["a"]], [[0]]) == FAILED
     java_is("sys.exit(7)")
     assert refused(java.tokenize, ["a"]) == "java fails: exit status 7"
 
@@ -64,7 +64,7 @@ def test_java_that_hangs_is_ended(java_is, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(java, "_SECONDS_EACH", 0)
     java_is("time.sleep(60)")
     assert refused(java.tokenize, ["a"]) == FAILED
-    assert refused(java.meteor, ["a"], [["a"]]) == FAILED
+    assert refused(java.meteor, ["a"], [["a"]], [[0]]) == FAILED
     assert refused(java.spice, ["a"], [["a"]]) == FAILED
 
 
@@ -75,12 +75,12 @@ def test_missing_lines_of_tokenizer_are_detected(java_is) -> None:
 
 def test_meteor_that_dies_halfway_is_left(java_is) -> None:
     java_is("sys.stdin.readline(); print('1.0 2.0', flush=True)")
-    assert refused(java.meteor, ["a", "b"], [["a"], ["b"]]) == FAILED
+    assert refused(java.meteor, ["a", "b"], [["a"], ["b"]], [[0, 1]]) == FAILED
 
 
 def test_meteor_that_answers_nonsense_is_left(java_is) -> None:
     java_is("for line in sys.stdin: print('what?', flush=True)")
-    assert refused(java.meteor, ["a"], [["a"]]) == FAILED
+    assert refused(java.meteor, ["a"], [["a"]], [[0]]) == FAILED
 
 
 def test_spice_reads_a_file_and_writes_another(java_is, archives: Path) -> None:
