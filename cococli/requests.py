@@ -396,7 +396,11 @@ class ReviewRequest:
     ]
     index: Annotated[
         Path | None,
-        Option("Index of the same videos, to search by sentences and pictures.", metavar="INDEX", default_shown=False),
+        Option(
+            "Index of the same videos, to search by sentences and pictures, and for a map of their embeddings.",
+            metavar="INDEX",
+            default_shown=False,
+        ),
     ] = None
     export: Annotated[
         str | None,

@@ -22,6 +22,7 @@ from ..captioning.records import Record
 from ..errors import CocaError, UsageError, VideoError
 from ..files import find_member, open_binary
 from ..parsing import parse_json, validate
+from ..report.map import place
 from ..report.page import render
 from ..retrieval.index import Entry
 from ..retrieval.search import Found, Part, Query, Searcher
@@ -128,6 +129,7 @@ class ReviewServer:
             Route("/media/{id}", self._media),
             Route("/frames/{id}/{number:int}", self._frame),
             Route("/search", self._search, methods=["POST"]),
+            Route("/map", self._map),
             Route("/export", self._export, methods=["POST"]),
         ]
         mount = Mount(f"/{self.token}", routes=routes)
@@ -136,7 +138,8 @@ class ReviewServer:
 
     def _page(self, request: "Request") -> "Response":
         review = self.review
-        facts = {"editable": review.path is not None, "search": self.searcher is not None, "first": self.first}
+        searched, editable = self.searcher is not None, review.path is not None
+        facts = {"editable": editable, "search": searched, "map": searched and editable, "first": self.first}
         title = str(review.path or (self.first and self.first["query"]))
         # Its own policy stands in the page.
         headers = {"content-security-policy": "frame-ancestors 'none'"}
@@ -224,6 +227,13 @@ class ReviewServer:
                 file.write(chunk)
             file.flush()
             return _json({"hits": await run_in_threadpool(self._find, Path(file.name))})
+
+    def _map(self, request: "Request") -> "Response":
+        """Send a map of the records that the index holds."""
+        if not self.searcher:
+            return _json({"error": "coca review --index INDEX makes a map"}, 404)
+        review = self.review
+        return _json(place([review.state(id) for id in review.since(0)["records"]], self.searcher.index.folder))
 
     def _find(self, what: str | Path) -> list[dict[str, Any]]:
         assert self.searcher

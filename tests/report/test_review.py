@@ -144,6 +144,24 @@ def test_sentences_and_dropped_pictures_find_moments(open_review: Open) -> None:
     expect(page.locator("#count")).not_to_contain_text("shown")
 
 
+def test_map_places_the_records_of_the_index(open_review: Open) -> None:
+    page = open_review()
+    page.keyboard.press("3")
+    expect(page.locator("#method")).to_have_text("PCA")
+    expect(page.locator("#status")).to_have_text("12 records on the map")
+    page.locator("#clusters button").first.click()
+    expect(page.locator("#count")).to_contain_text("shown of 12 records")
+    page.keyboard.press("Escape")
+    page.locator("#map canvas").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("a")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail video")).to_be_visible()
+    page.keyboard.press("1")
+    expect(page.locator(f"{CARDS}.accepted")).to_have_count(1)
+
+
 def test_two_tabs_lose_no_edit(open_review: Open, server: tuple[str, Path]) -> None:
     one, other = open_review(), open_review(strict=False)  # a conflict is an error in the console
     for page in (one, other):

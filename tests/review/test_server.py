@@ -154,6 +154,7 @@ def test_edits_conflicts_and_wrong_requests(server: ReviewServer, client: TestCl
     assert client.put("records/x", json={"version": 0}).status_code == 404
     assert client.put(f"records/{ID}", content=b" " * (2 << 20)).status_code == 400
     assert client.post("search", json={"query": "a dog"}).status_code == 404  # there is no index
+    assert client.get("map").status_code == 404
     export = client.post("export", json={"form": "csv"}).json()
     assert export["count"] == 1 and Path(export["path"]).read_text() == f"path,caption\n{VIDEO},a cat\n"
     assert client.post("export", json={"form": "/etc/passwd"}).status_code == 400

@@ -4,6 +4,7 @@
 const NEAR = 14; // pixels from the pointer within which a point is found
 
 class EmbeddingMap {
+  clusters = []; // {label, x, y, count}
   points = []; // {record, x, y, cluster}, x and y from 0 to 1
   scale = 1;
   offset = [0, 0]; // of the map's origin, in pixels
@@ -24,7 +25,8 @@ class EmbeddingMap {
 
   set(map) {
     this.clusters = map.clusters;
-    this.points = map.points.map(([id, x, y, cluster]) => ({ record: store.get(id), x, y, cluster }));
+    const points = map.points.map(([id, x, y, cluster]) => ({ record: store.get(id), x, y, cluster }));
+    this.points = points.filter(({ record }) => record);
     for (const point of this.points) point.record.cluster = point.cluster;
   }
 

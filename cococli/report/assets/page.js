@@ -18,13 +18,14 @@
  *     "select" (detail: the record or null)
  *   hooks.card: functions (record, element) that extend a card, whose height is fixed
  *   hooks.detail: functions (record, element) that extend the panel with details each time it is filled
+ *   hooks.map: function that is called when the map opens; setMap(map)
  *   hooks.keys: Map of event.key to {help, run(record)}; `run` gets the selected record, or null. They also fill the help.
  *   document.getElementById("tools"): the place for more buttons in the bar
  *   element(tag, attributes, ...children): strings become text, never HTML; announce(text): tell screen readers and eyes
  */
 "use strict";
 
-const hooks = { card: [], detail: [], keys: new Map() };
+const hooks = { card: [], detail: [], keys: new Map(), map: null };
 const byId = (id) => document.getElementById(id);
 const grids = {
   cards: new VirtualGrid(byId("cards"), {
@@ -51,6 +52,12 @@ function showView(name) {
   }
   for (const id of ["cards", "videos", "map"]) byId(id).hidden = id !== name;
   redraw();
+  if (name === "map") hooks.map?.();
+}
+
+function setMap(found) {
+  map.set(found);
+  byId("method").textContent = found.method;
 }
 
 function redraw() {
@@ -253,7 +260,7 @@ const KEYS = new Map([
   ["f", { help: "failures first", run: () => byId("failures").click() }],
   ["1", { help: "cards", run: () => showView("cards") }],
   ["2", { help: "videos with their timelines", run: () => showView("videos") }],
-  ...(page.map ? [["3", { help: "map", run: () => showView("map") }]] : []),
+  ...(page.map || page.server?.map ? [["3", { help: "map", run: () => showView("map") }]] : []),
   ["t", { help: "light or dark", run: () => toggleTheme() }],
   ["?", { help: "this list", run: () => showHelp() }],
 ]);
@@ -303,9 +310,6 @@ function toggleTheme() {
 
 if (page.server) byId("count").textContent = "loading";
 byId("scores").open = innerWidth > 700;
-document.querySelector("[data-view=map]").hidden = !page.map;
+document.querySelector("[data-view=map]").hidden = !(page.map || page.server?.map);
 store.load(page.records);
-if (page.map) {
-  map.set(page.map);
-  byId("method").textContent = page.map.method;
-}
+if (page.map) setMap(page.map);

@@ -1,7 +1,7 @@
 /* Playback, edits, search and live updates: what the page does where a server shows it (`coca review`). */
 "use strict";
 
-const server = page.server; // {editable, search, first: {title, hits} or null}
+const server = page.server; // {editable, search, map, first: {title, hits} or null}
 let stamp = 0; // of the newest change that the page has
 let scores = new Map(); // id -> score of the search that is shown
 
@@ -275,6 +275,29 @@ function searchFile(file) {
   byId("search").value = "";
   search(file.slice(0, file.size, "application/octet-stream"), file.name);
 }
+
+// Map
+
+let positions = null; // as the server sent them
+let outdated = true; // other records than when it did
+
+store.addEventListener("records", () => {
+  outdated = true;
+  if (positions) map.set(positions); // the records may be other objects now
+});
+
+hooks.map = async () => {
+  if (!server.map || !outdated) return;
+  outdated = false;
+  announce("Placing the records");
+  const answer = await ask("map");
+  outdated ||= answer?.status !== 200;
+  if (answer?.status !== 200) return;
+  positions = answer;
+  setMap(positions);
+  announce(`${map.points.length} records on the map`);
+  redraw();
+};
 
 // Export
 
