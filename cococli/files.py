@@ -117,6 +117,19 @@ def _exchange(one: Path, other: Path) -> bool:
     return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot do that.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    try:
+        destination.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, destination)
+        sync(destination)
+
+
 def create_temporary(folder: Path) -> BinaryIO:
     """Create an empty file with a random name in a folder, open for reading and writing and locked by this process.
 
@@ -136,15 +149,16 @@ def create_temporary(folder: Path) -> BinaryIO:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Create a private folder for the block, in the system's folder for temporary files.
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Create a folder for the block: a private one in the system's folder for temporary files, or one in `parent`.
 
-    It belongs to a locked temporary file, so that the next process removes it if this one is killed.
+    It may be moved away, as by `publish_folder`. It belongs to a locked temporary file, so that the next process
+    removes it if this one is killed.
     """
-    with create_temporary(Path(tempfile.gettempdir())) as file:
+    with create_temporary(parent or Path(tempfile.gettempdir())) as file:
         folder = _folder_of(Path(file.name))
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o777 if parent else 0o700)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)

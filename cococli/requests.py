@@ -240,7 +240,7 @@ class MergeRequest:
     paths: Annotated[
         tuple[Path, ...],
         Option(
-            "Outputs of all shards: .jsonl files of coca caption, or indexes of coca embed.",
+            "Outputs of all shards: .jsonl files or numbered files of coca caption, or indexes of coca embed.",
             metavar="SHARDS",
             default_shown=False,
             argument=True,
@@ -249,7 +249,7 @@ class MergeRequest:
     output: Annotated[
         Path,
         Option(
-            "Output: a .jsonl file, or a folder for an index.",
+            "Output: a .jsonl file, a folder for an index, or numbered files in a new folder, as merged/%06d.tar.",
             flags=("--output", "-o"),
             metavar="FILE|FOLDER/",
             default_shown=False,

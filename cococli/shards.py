@@ -9,14 +9,16 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from .errors import UsageError
-from .files import digest, io_errors, write_atomically
+from .files import digest, io_errors, temporary_folder, write_atomically
 from .options import AUTO
+from .stores import remove, upload
+from .urls import RemotePath
 
 MANIFEST, MANIFEST_SUFFIX = "shard.jsonl", ".shard"  # in an index; beside a file
 VERSION = 1
@@ -94,6 +96,11 @@ def shard_of_name(path: Path) -> Shard | None:
     return Shard(int(tag[1]), int(tag[2])) if tag else None
 
 
+def untagged(name: str) -> str:
+    """Return the name of an output without that of its shard."""
+    return _TAG.sub("", name)
+
+
 def _scheduled(environment: Mapping[str, str]) -> Shard:
     variable, size, first = _scheduler(environment)
     if not size or size not in environment:
@@ -140,6 +147,8 @@ class Header:
     listed: int  # inputs of all shards
     listing: str  # hash of their names
     options: str  # hash of what affects the records besides the inputs
+    numbered: str = ""  # name of the numbered files, as `%06d-00003-of-00016.tar`; empty for other outputs
+    files: dict[str, int] = field(default_factory=dict)  # their sizes in bytes, in order
 
 
 @dataclass(frozen=True)
@@ -159,11 +168,15 @@ class Listing:
         """Return how many inputs the shard has, for a person."""
         return f"shard {self.shard} has {len(self.own)} of {len(self.names)} inputs"
 
-    def write_manifest(self, path: Path, kept: Callable[[str], str] = str) -> None:
+    def write_manifest(
+        self, path: Path, kept: Callable[[str], str] = str, numbered: str = "", files: Mapping[str, int] | None = None
+    ) -> None:
         """Declare that an output holds the records of all inputs of the shard.
 
         Args:
             kept: Returns the name of an input as the records spell it.
+            numbered: Name of the output if it consists of numbered files.
+            files: The sizes of these files.
 
         Raises:
             CocaError: The file cannot be written.
@@ -173,9 +186,23 @@ class Listing:
             hashed.update(name.encode("utf-8", "surrogateescape") + b"\n")
         listing = hashed.hexdigest()[:16]
         header = Header(VERSION, str(self.shard), len(self.own), len(self.names), listing, self.options)
-        with io_errors("write", path), write_atomically(path) as (file,):
-            file.write(f"{json.dumps(asdict(header))}\n".encode())
-            file.writelines(f"{json.dumps([place, kept(self.names[place])])}\n".encode() for place in self.own)
+        fields = asdict(header) | {"numbered": numbered, "files": files or {}}
+        if not numbered:
+            del fields["numbered"], fields["files"]
+        lines = (json.dumps([place, kept(self.names[place])]) for place in self.own)
+        with io_errors("write", path):
+            if isinstance(path, RemotePath):
+                with temporary_folder() as folder:
+                    _write_lines(folder / "manifest", json.dumps(fields), lines)
+                    upload(folder / "manifest", path.url)
+            else:
+                _write_lines(path, json.dumps(fields), lines)
+
+
+def _write_lines(path: Path, first: str, others: Iterable[str]) -> None:
+    with write_atomically(path) as (file,):
+        file.write(f"{first}\n".encode())
+        file.writelines(f"{line}\n".encode() for line in others)
 
 
 def manifest_of(output: Path) -> Path:
@@ -190,4 +217,7 @@ def withdraw_manifest(path: Path) -> None:
         CocaError: It cannot be removed.
     """
     with io_errors("write", path):
-        path.unlink(missing_ok=True)
+        if isinstance(path, RemotePath):
+            remove(path.url)
+        else:
+            path.unlink(missing_ok=True)

@@ -230,6 +230,18 @@ def upload(file: Path, url: str) -> None:
         _retried(lambda: fs.put_file(str(file), path))
 
 
+def remove(url: str) -> None:
+    """Remove a file, if there is one.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    fs, path = open_store(url)
+    with _as_os_error():
+        if version_of(url):
+            _retried(lambda: fs.rm_file(path))
+
+
 def check_writable(url: str) -> None:
     """Check that a file can be written, by writing an empty one beside it and removing that.
 

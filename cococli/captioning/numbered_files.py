@@ -4,11 +4,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 from ..errors import UsageError
 from ..journal import Task
+from ..shards import MANIFEST_SUFFIX
+from ..stores import version_of
 from ..urls import RemotePath
 from .records import Outcome
 
@@ -25,10 +28,28 @@ def check_shards(output: Path) -> None:
 
 def shard_paths(output: Path, inputs: int, size: int) -> list[Path]:
     """Return the shards of a name as `shards/%06d.tar`; one without a number is a single tar."""
-    if not (number := NUMBER.search(output.name)):
+    if not NUMBER.search(output.name):
         return [output]
-    before, after = output.name[: number.start()], output.name[number.end() :]
-    return [output.with_name(f"{before}{number[0] % index}{after}") for index in range(-(-inputs // size))]
+    return [output.with_name(numbered_name(output, index)) for index in range(-(-inputs // size))]
+
+
+def numbered_name(output: Path, index: int) -> str:
+    """Return the name of one of the numbered files of an output."""
+    return NUMBER.sub(lambda number: number[0] % index, output.name)
+
+
+def shard_manifest(output: Path) -> Path:
+    """Return what declares the numbered files of `--shard` complete: `manifest-00003-of-00016.tar.shard`."""
+    return output.with_name(NUMBER.sub("manifest", output.name) + MANIFEST_SUFFIX)
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; -1 if there is none."""
+    if isinstance(path, RemotePath):
+        return int((version_of(path.url) or "-1").split()[0])
+    with suppress(OSError):
+        return path.stat().st_size
+    return -1
 
 
 def surplus_shards(output: Path, count: int) -> list[Path]:

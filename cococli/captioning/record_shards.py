@@ -5,7 +5,7 @@ of a run's file, nor one of an earlier run with other options.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from ..files import digest, io_errors
 from ..journal import Failure
 from ..overwrite import write_output
 from ..parsing import parse_json
-from ..stores import read_file, version_of
+from ..stores import read_file
 from ..urls import RemotePath
 from .formats import write
-from .numbered_files import NUMBER, NumberedFiles
+from .numbered_files import NUMBER, NumberedFiles, size_of
 
 FORMATS = (".jsonl", ".parquet", ".csv")
 
@@ -37,7 +37,7 @@ def manifest_path(output: Path) -> Path:
 
 def is_manifest(path: Path) -> bool:
     """Return whether a file is a manifest of coca."""
-    return bool(_read(path))
+    return bool(read_manifest(path))
 
 
 class RecordShards(NumberedFiles):
@@ -46,7 +46,7 @@ class RecordShards(NumberedFiles):
     def __post_init__(self, done: Sequence[int]) -> None:
         super().__post_init__(done)
         self._path = manifest_path(self.output)
-        self._listed = _read(self._path).get("files", {})
+        self._listed = read_manifest(self._path).get("files", {})
         before = self._listed
         self._listed = {path.name: before[path.name] for i, path in enumerate(self.paths) if self.is_current(i)}
         self._is_written = before == self._listed
@@ -54,7 +54,7 @@ class RecordShards(NumberedFiles):
     def is_current(self, index: int) -> bool:
         path = self.paths[index]
         listed = self._listed.get(path.name)
-        return not self._left[index] and listed is not None and listed == self._entry(index, _bytes(path))
+        return not self._left[index] and listed is not None and listed == self._entry(index, size_of(path))
 
     def finish(self) -> None:
         super().finish()
@@ -74,31 +74,28 @@ class RecordShards(NumberedFiles):
     def _write(self, index: int) -> None:
         path = self.paths[index]
         write(path, (outcome for task in self.part(index) for outcome in self.outcomes[task.name]))
-        self._listed[path.name] = self._entry(index, _bytes(path))
+        self._listed[path.name] = self._entry(index, size_of(path))
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        fields = {
-            "coca_shards": 1,
-            "complete": len(self._listed) == len(self.paths),
-            "shard_size": self.size,
-            "files": dict(sorted(self._listed.items())),
-        }
+        is_complete = len(self._listed) == len(self.paths)
         with io_errors("write", self._path), write_output(self._path) as (file,):
-            file.write(json.dumps(fields, indent=1).encode())
+            file.write(manifest_content(self._listed, is_complete, self.size))
         self._is_written = True
 
 
-def _bytes(path: Path) -> int:
-    """Return the size of a file; -1 if there is none."""
-    if isinstance(path, RemotePath):
-        return int((version_of(path.url) or "-1").split()[0])
-    with suppress(OSError):
-        return path.stat().st_size
-    return -1
+def manifest_content(files: Mapping[str, Any], complete: bool, size: int) -> bytes:
+    """Return the content of a manifest.
+
+    Args:
+        files: What is known of each file, by name.
+        size: Inputs of a file.
+    """
+    fields = {"coca_shards": 1, "complete": complete, "shard_size": size, "files": dict(sorted(files.items()))}
+    return json.dumps(fields, indent=1).encode()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     """Return the fields of a manifest; nothing if there is none."""
     with suppress(OSError, ValueError, UsageError):
         content = parse_json(read_file(path.url) if isinstance(path, RemotePath) else path.read_bytes())

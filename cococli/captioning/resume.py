@@ -13,14 +13,14 @@ from ..files import io_errors, temporary_folder
 from ..journal import Failure, Journal, Records, Task, cache_path, file_tasks, open_journal, preview_journal
 from ..media.tars import is_tar
 from ..overwrite import find_foreign, refuse_foreign
-from ..packed import select
+from ..packed import View, select
 from ..reporting import SILENT, Reporter
 from ..retrieval.index import About, EntriesByTask, Entry, IndexWriter, index_files, open_index, preview_index
 from ..shards import MANIFEST, Listing, manifest_of, withdraw_manifest
 from ..stores import read_file
 from ..urls import RemotePath, path_of, place_of
 from .formats import CAPTION_ONLY, PAGE, PLAIN, STANDARD, SidecarText, content, write, write_sidecars
-from .numbered_files import SHARD_SIZE, NumberedFiles, shard_paths
+from .numbered_files import SHARD_SIZE, NumberedFiles, shard_manifest, shard_paths, size_of
 from .outputs import STDOUT, beside, is_folder, mirrored
 from .record_shards import RecordShards, is_manifest, is_numbered, manifest_path
 from .records import Outcome, from_json
@@ -28,6 +28,7 @@ from .report import write_page
 from .subtitles import CueStyle
 from .webdataset import WebDatasetShards
 
+NUMBERED_HINT = "after coca merge, run the shards and merge again; else name another output, or --overwrite"
 EXISTING_HINT = "--existing keep, replace or append says what happens to such files; or name another output"
 
 
@@ -137,7 +138,8 @@ class Plan:
         if not self.listing:
             return []
         lines = [manifest_of(path) for path in self.files if path == self.journal]
-        return [*lines, self.index[0] / MANIFEST] if self.index else lines
+        numbered = [shard_manifest(output) for output in self.sharded]
+        return [*lines, *numbered, *([self.index[0] / MANIFEST] if self.index else [])]
 
 
 @dataclass
@@ -159,8 +161,9 @@ class Run:
             return self.index.vectors_of(name)
 
         done, size = self._done(), self.plan.shard_size
+        names = self.plan.listing.names if self.plan.listing else View(self.tasks, lambda task: task.name)
         self.shards = [
-            WebDatasetShards(output, self.tasks, size, done, self.outcomes, vectors)
+            WebDatasetShards(output, self.tasks, size, done, self.outcomes, vectors, names)
             if is_tar(output)
             else RecordShards(output, self.tasks, size, done, self.outcomes)
             for output in self.plan.sharded
@@ -235,10 +238,17 @@ class Run:
         Raises:
             CocaError: One of them cannot be written.
         """
-        if self.plan.listing and not self.todo:
-            for path in self.plan.manifests:
-                is_index = self.index and path.parent == self.index.folder
-                self.plan.listing.write_manifest(path, self.index.kept_name if self.index and is_index else str)
+        if not (listing := self.plan.listing) or self.todo:
+            return
+        numbered = {shard_manifest(shards.output): shards for shards in self.shards}
+        for path in self.plan.manifests:
+            if shards := numbered.get(path):
+                files = {path.name: size_of(path) for path in shards.paths}
+                listing.write_manifest(path, numbered=shards.output.name, files=files)
+            elif self.index and path.parent == self.index.folder:
+                listing.write_manifest(path, self.index.kept_name)
+            else:
+                listing.write_manifest(path)
 
     def in_order(self) -> Iterator[Outcome]:
         """Iterate over all records in the order of the videos."""
@@ -349,7 +359,7 @@ def _refuse_foreign(plan: Plan) -> None:
                 path, run.in_order(), plan.template, plan.style
             )
         if not harmless:
-            refuse_foreign(path, hint=EXISTING_HINT if path in sidecars else "")
+            refuse_foreign(path, hint=EXISTING_HINT if path in sidecars else NUMBERED_HINT if path in shards else "")
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,7 @@ import io
 import tarfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,13 +31,15 @@ class WebDatasetShards(NumberedFiles):
 
     Attributes:
         vectors: Returns the embeddings [K, D] of the K records of a task.
+        names: Names of all inputs, those of other machines included: no two samples share a key.
     """
 
     vectors: Callable[[str], np.ndarray]
+    names: InitVar[Sequence[str]]
 
-    def __post_init__(self, done: Sequence[int]) -> None:
+    def __post_init__(self, done: Sequence[int], names: Sequence[str]) -> None:
         super().__post_init__(done)
-        self._shared_keys = _shared_keys(self.tasks)
+        self._shared_keys = _shared_keys(names)
 
     def is_current(self, index: int) -> bool:
         with suppress(OSError, tarfile.TarError):
@@ -74,12 +76,12 @@ class WebDatasetShards(NumberedFiles):
                     tar.members.clear()  # type: ignore[attr-defined]  # headers of what is written fill the memory
 
 
-def _shared_keys(tasks: Sequence[Task]) -> set[str]:
-    """Return the keys that several tasks would have."""
+def _shared_keys(names: Sequence[str]) -> set[str]:
+    """Return the keys that several inputs would have."""
     shared, table = set(), Table()
-    for index, task in enumerate(tasks):
-        key = _plain_key(task.name)
-        if is_shared := any(_plain_key(tasks[number].name) == key for number in table.candidates(key)):
+    for index, name in enumerate(names):
+        key = _plain_key(name)
+        if is_shared := any(_plain_key(names[number]) == key for number in table.candidates(key)):
             shared.add(key)
         table.add(index if is_shared else key)  # a key that all have would be found slowly
     return shared

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -135,7 +136,7 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
         reporter = console.ConsoleReporter()
         reporter.on_checked = lambda: warn_of_flags(context)
         values = {name: _plain(given[name], kind) for name, (kind, *_) in declared.items()}
-        _refuse_urls(value for value in values.values() if isinstance(value, Path))
+        _refuse_urls(values.values())
         arguments = {name: values[name] for name in own}
         if request_class:
             arguments["request"] = build(request_class, {name: values[name] for name in fields})
@@ -156,10 +157,11 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
     return run
 
 
-def _refuse_urls(paths: Iterable[Path]) -> None:
+def _refuse_urls(values: Iterable[Any]) -> None:
     """Raise a UsageError if a path was given as a URL, two slashes of which `Path` merges."""
-    for path in paths:
-        if not isinstance(path, RemotePath) and re.match("[a-z]{2,}:/[^/]", str(path)):
+    for path in chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in values):
+        is_local = isinstance(path, Path) and not isinstance(path, RemotePath)
+        if is_local and re.match("[a-z][a-z0-9+.-]+:/[^/]", str(path)):
             from ..media.discover import refuse_url
 
             refuse_url(str(path).replace(":/", "://", 1))

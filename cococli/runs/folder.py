@@ -38,6 +38,7 @@ from ..files import (
     check_space,
     hash_file,
     io_errors,
+    link_or_copy,
     publish_folder,
     sync_folder,
     unwinding_on_sigterm,
@@ -186,7 +187,7 @@ class RunFolder:
         best, source = self.path / "best", self._checkpoint(step)
         with io_errors("write", best), unwinding_on_sigterm(), self._hidden() as part:
             for name in (WEIGHTS, CONFIG, _PROGRESS):
-                _link(source / name, part / name)
+                link_or_copy(source / name, part / name)
             sync_folder(part)
             best.mkdir(exist_ok=True)
             with undisturbed():
@@ -439,11 +440,3 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-
-
-def _link(source: Path, destination: Path) -> None:
-    try:
-        destination.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, destination)
-        sync(destination)

@@ -117,12 +117,17 @@ def test_killed_shard_is_not_merged_until_complete(coca, many: Path, tmp_path: P
     assert names(output) == sorted(map(str, many.iterdir()))
 
 
-@pytest.mark.parametrize("command", ["caption", "embed"])
-def test_shard_is_incomplete_once_it_runs_again(coca, many: Path, tmp_path: Path, command: str) -> None:
-    output, shard, manifest = {
-        "caption": ("out.jsonl", "out-00000-of-00001.jsonl", "out-00000-of-00001.jsonl.shard"),
-        "embed": ("index/", "index-00000-of-00001", "index-00000-of-00001/shard.jsonl"),
-    }[command]
+@pytest.mark.parametrize(
+    ("command", "output", "shard", "manifest", "merged"),
+    [
+        ("caption", "out.jsonl", "out-00000-of-00001.jsonl", "out-00000-of-00001.jsonl.shard", "out.jsonl"),
+        ("caption", "%d.tar", "0-00000-of-00001.tar", "manifest-00000-of-00001.tar.shard", "merged/"),
+        ("embed", "index/", "index-00000-of-00001", "index-00000-of-00001/shard.jsonl", "index/"),
+    ],
+)
+def test_shard_is_incomplete_once_it_runs_again(
+    coca, many: Path, tmp_path: Path, command: str, output: str, shard: str, manifest: str, merged: str
+) -> None:
     words = [command, many, "-o", f"{tmp_path}/{output}", "--shard", "0/1", "--batch-size", "2"]
     assert coca(*words).returncode == 0
     again = start(*words, "--overwrite", stderr=subprocess.DEVNULL)
@@ -130,10 +135,10 @@ def test_shard_is_incomplete_once_it_runs_again(coca, many: Path, tmp_path: Path
         assert again.poll() is None
     again.kill()
     again.communicate()
-    run = coca("merge", tmp_path / shard, "-o", f"{tmp_path}/{output}")
+    run = coca("merge", tmp_path / shard, "-o", f"{tmp_path}/{merged}")
     assert run.stderr.startswith("warning: shard 0/1 is incomplete: ")
     assert coca(*words).returncode == 0
-    assert coca("merge", tmp_path / shard, "-o", f"{tmp_path}/{output}").returncode == 0
+    assert coca("merge", tmp_path / shard, "-o", f"{tmp_path}/{merged}").returncode == 0
 
 
 def test_missing_shard_is_named(coca, shards: list[Path]) -> None:

@@ -125,6 +125,21 @@ def test_tars_of_remote_files_go_to_stores(coca, s3: S3) -> None:
     assert s3.client.head_object(Bucket="bucket", Key="tars/001.tar")["LastModified"] == written
 
 
+def test_shards_in_stores_merge_once_copied(coca, s3: S3, folder: Path) -> None:
+    command = ("caption", "s3://bucket/videos/[gm]*", "-o", "s3://bucket/s/%03d.jsonl", "--shard", "0/1", *OPTIONS)
+    for _ in range(2):  # the second run withdraws the manifest and writes it again
+        assert coca(*command).returncode == 0
+    names = ["000-00000-of-00001.jsonl", "manifest-00000-of-00001.json", "manifest-00000-of-00001.jsonl.shard"]
+    assert s3.keys("s/") == [f"s/{name}" for name in names]
+    run = coca("merge", "s3://bucket/s/000-00000-of-00001.jsonl", "-o", "merged/")
+    assert run.stderr.startswith("error: s3://bucket/s/000-00000-of-00001.jsonl is a URL, not a file\n")
+    (folder / "s").mkdir()
+    for name in names:
+        (folder / "s" / name).write_bytes(s3.read(f"s/{name}"))
+    assert coca("merge", "s", "-o", "merged/").returncode == 0
+    assert (folder / "merged/000.jsonl").samefile(folder / "s" / names[0])
+
+
 def test_impossible_outputs_fail_before_loading(coca, s3: S3) -> None:
     for output, words in (
         ("s3://no-such-bucket/a.jsonl", "cannot write s3://no-such-bucket/a.jsonl: not found (404)"),

@@ -1,27 +1,31 @@
-"""Merging of shards: their outputs become the output of one run, if nothing is missing or duplicated."""
+"""Merging of records, indexes and numbered files of shards into the output of one run."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import CocaError, UsageError
-from .files import io_errors
-from .jobs import protect_files, report_failures
-from .journal import dump, text_name, text_of
-from .overwrite import find_foreign, write_output
-from .parsing import parse_json, read_errors, validate
-from .reporting import SILENT, Reporter
-from .requests import MergeRequest
-from .retrieval.index import ABOUT, ENTRIES, VECTORS, IndexPaths, check_index, read_about
-from .retrieval.nearest import remove_graph
-from .retrieval.vectors import header, map_vectors
-from .shards import MANIFEST_SUFFIX, VERSION, Header, Shard, manifest_of, parse_shard, shard_of_name
+from ..captioning.formats import SUFFIXES
+from ..errors import UsageError
+from ..files import io_errors
+from ..jobs import protect_files, report_failures
+from ..journal import dump, text_name, text_of
+from ..overwrite import find_foreign, write_output
+from ..parsing import parse_json
+from ..reporting import SILENT, Reporter
+from ..requests import MergeRequest
+from ..retrieval.index import ABOUT, ENTRIES, VECTORS, IndexPaths, check_index, read_about
+from ..retrieval.nearest import remove_graph
+from ..retrieval.vector_files import SUFFIXES as VECTOR_SUFFIXES
+from ..retrieval.vectors import header, map_vectors
+from ..shards import manifest_of, shard_of_name, untagged
+from .checks import Problems, Source, check_counts, check_shards, find_source
+from .numbered import find_numbered, is_shard_manifest, merge_numbered
 
 _OPEN = 256  # files at a time
+_TABLES = {*SUFFIXES, *VECTOR_SUFFIXES} - {".jsonl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,114 +40,84 @@ class Span:
 
 
 @dataclass
-class Source:
-    """The output of one shard."""
+class Lines(Source):
+    """The records or index of one shard."""
 
-    path: Path
-    lines: Path  # file of its records
-    shard: Shard
-    header: Header | None = None  # None if the shard is incomplete
+    lines: Path  # file of the records
     paths: IndexPaths | None = None  # of an index
 
     def find(self, kept: str) -> str:
         """Return the name of an input, of which an index keeps a relative path."""
         return self.paths.find(kept) if self.paths and text_of(kept) is None else kept
 
-    def places(self) -> Iterator[tuple[int, str]]:
-        """Yield the place among all inputs and the name of each input of a complete shard; none otherwise."""
-        if not self.header:
-            return
-        path = manifest_of(self.path)
-        with read_errors(path), path.open("rb") as file:
-            next(file)
-            for line in file:
-                place, name = validate(parse_json(line), tuple[int, str], str(path), "run its shard again")
-                yield place, self.find(name)
-
-
-@dataclass
-class Problems:
-    """Reasons why shards cannot be merged."""
-
-    found: list[str] = field(default_factory=list)
-    again: set[int] = field(default_factory=set)  # shards to run again
-
-    def add(self, text: str, *shards: int) -> None:
-        self.found.append(text)
-        self.again.update(shards)
-
 
 def merge(request: MergeRequest, reporter: Reporter = SILENT) -> None:
-    """Join the outputs of shards into one, in the order of an unsharded run.
+    """Join the outputs of shards into one. Records and vectors are in the order of an unsharded run.
 
     Raises:
         UsageError: The files are not outputs of shards, or the output is one of them or a file that coca did not write.
-        CocaError: Records are missing or contradict each other: nothing is written. Or the output cannot be written.
+        CocaError: Something is missing or contradictory: nothing is written. Or the output cannot be written.
     """
     # A pattern such as out-* matches manifests, too.
-    paths = [path for path in request.paths if path.suffix != MANIFEST_SUFFIX or path.is_dir()]
-    sources = list(map(_open, dict.fromkeys(paths or request.paths)))
+    named = [path for path in request.paths if path.is_dir() or not is_shard_manifest(path)]
+    paths = list(dict.fromkeys(named or request.paths))
+    if numbered := find_numbered(paths, request.output):
+        merge_numbered(numbered, request, reporter)
+    else:
+        _merge_records(list(map(_open, paths)), request, reporter)
+
+
+def _merge_records(sources: list[Lines], request: MergeRequest, reporter: Reporter) -> None:
+    """Join JSONL files or indexes."""
     is_index = sources[0].path.is_dir()
-    _check_kinds(sources, is_index)
+    if other := next((source.path for source in sources if source.path.is_dir() != is_index), None):
+        raise UsageError(f"{sources[0].path} and {other}: one is an index, the other is not")
+    check_counts(sources)
     _check_output(request, sources, is_index)
     problems = Problems()
-    count = sources[0].shard.count
-    _check_shards(sources, problems)
+    check_shards(sources, problems)
     with reporter.progress("checking", len(sources)) as progress:
         order = _scan(sources, is_index, problems, progress.advance)
-    if problems.found:
-        for text in problems.found:
-            reporter.warning(text)
-        raise CocaError("nothing was merged", _advice(problems.again, count))
-    if is_index:
-        failed = _write_index(request.output, sources, order, reporter)
-    else:
-        failed = _write_lines(request.output, sources, order, reporter)
-    reporter.note(f"merged {len(order)} inputs of {count} shards into {request.output}")
+    problems.refuse(reporter, sources[0].shard.count)
+    write = _write_index if is_index else _write_lines
+    failed = write(request.output, sources, order, reporter)
+    reporter.note(f"merged {len(order)} inputs of {sources[0].shard.count} shards into {request.output}")
     report_failures(failed, reporter)
 
 
-def _advice(shards: set[int], count: int) -> str:
-    if not shards:
-        return "leave out one of the outputs that differ"
-    listed = ",".join(map(str, sorted(shards)))
-    again = " and ".join(f"--shard {index}/{count}" for index in sorted(shards))
-    if len(shards) > 3:
-        again = f"--shard I/{count} for each of {listed}"
-    return f"run the same command again with {again} (for --shard auto/{count}: sbatch --array={listed}), then merge"
+def _open(path: Path) -> Lines:
+    """Open a JSONL file or an index of a shard.
 
-
-def _open(path: Path) -> Source:
+    Raises:
+        UsageError: It is something else.
+    """
     lines = path / ENTRIES if path.is_dir() else path
-    if not lines.is_file():
+    if not path.exists():
         raise UsageError(f"{path} is neither a file nor an index", "name the outputs of all shards, as out-*.jsonl")
-    shard = shard_of_name(path)
-    manifest, found = manifest_of(path), None
-    if manifest.is_file():
-        with read_errors(manifest), manifest.open("rb") as file:
-            found = validate(parse_json(file.readline()), Header, str(manifest), "run its shard again")
-        if found.coca_shard > VERSION:
-            raise UsageError(f"{manifest} was written by a newer version of coca", "pip install --upgrade cococli")
-        shard = parse_shard(found.shard, {})
-    if not shard:
+    if not lines.is_file() or (shard_of_name(path) and path.suffix.lower() in _TABLES):
+        raise _refused(path)
+    if not (found := find_source(path, manifest_of(path))):
         hint = "name what coca caption or coca embed --shard wrote, as out-*.jsonl"
         raise UsageError(f"{path} is not the output of a shard", hint)
-    return Source(path, lines, shard, found, IndexPaths(os.path.realpath(path)) if path.is_dir() else None)
+    return Lines(**vars(found), lines=lines, paths=IndexPaths(os.path.realpath(path)) if path.is_dir() else None)
 
 
-def _check_kinds(sources: list[Source], is_index: bool) -> None:
-    for source in sources:
-        if source.path.is_dir() != is_index:
-            raise UsageError(f"{sources[0].path} and {source.path}: one is an index, the other is not")
-        if source.shard.count != sources[0].shard.count:
-            raise UsageError(
-                f"{sources[0].path} is one of {sources[0].shard.count} shards, {source.path} one of "
-                f"{source.shard.count}",
-                "merge the shards of one run",
-            )
+def _refused(path: Path) -> UsageError:
+    """Return what to do with the outputs of shards that cannot be merged."""
+    suffix = path.suffix.lower()
+    if suffix in {*VECTOR_SUFFIXES} - {*SUFFIXES} or (path / "metadata").is_dir():
+        other, files = f"-o index/ -o {untagged(path.name)}", "indexes of the shards (coca embed -o index/)"
+    elif path.is_dir():
+        return UsageError(
+            f"{path} is neither an index nor holds the numbered files of shards",
+            "subtitles, text and clips of each video need no merging: all shards write them into one folder",
+        )
+    else:
+        other, files = f"-o out.jsonl -o {untagged(path.name)}", ".jsonl files of the shards"
+    return UsageError(f"{path} cannot be merged", f"merge the {files}; without --shard, {other} then writes it")
 
 
-def _check_output(request: MergeRequest, sources: list[Source], is_index: bool) -> None:
+def _check_output(request: MergeRequest, sources: list[Lines], is_index: bool) -> None:
     output = request.output
     written = [output / name for name in (ABOUT, ENTRIES, VECTORS)] if is_index else [output]
     if is_index:
@@ -162,39 +136,7 @@ def _check_output(request: MergeRequest, sources: list[Source], is_index: bool) 
         raise UsageError(f"{output} exists and may hold other records than those of a merge", hint)
 
 
-def _check_shards(sources: list[Source], problems: Problems) -> None:
-    count = sources[0].shard.count
-    if missing := sorted(set(range(count)) - {source.shard.index for source in sources}):
-        problems.add(f"{_named(missing, count)} missing", *missing)
-    for source in sources:
-        if source.header is None:
-            problems.add(
-                f"shard {source.shard} is incomplete: the run that writes {source.path} has not finished",
-                source.shard.index,
-            )
-    complete = [(source, source.header) for source in sources if source.header]
-    if not complete:
-        return
-    options = Counter(found.options for _, found in complete)
-    listings = Counter((found.listed, found.listing) for _, found in complete)
-    usual = max(options, key=lambda value: options[value])
-    inputs, listing = max(listings, key=lambda value: (listings[value], value))
-    for source, found in complete:
-        if found.options != usual:
-            problems.add(f"shard {source.shard} was run with other options or another model", source.shard.index)
-        if (found.listed, found.listing) != (inputs, listing):
-            listed = f"{found.listed} inputs, others {inputs}" if found.listed != inputs else "other inputs"
-            problems.add(f"shard {source.shard} found {listed}", source.shard.index)
-
-
-def _named(shards: list[int], count: int) -> str:
-    if len(shards) == 1:
-        return f"shard {shards[0]}/{count} is"
-    shown = ", ".join(map(str, shards[:20])) + (", ..." if len(shards) > 20 else "")
-    return f"{len(shards)} of {count} shards ({shown}) are"
-
-
-def _scan(sources: list[Source], is_index: bool, problems: Problems, advance: Any) -> list[tuple[str, Span]]:
+def _scan(sources: list[Lines], is_index: bool, problems: Problems, advance: Any) -> list[tuple[str, Span]]:
     """Return the lines of each input, in the order of an unsharded run.
 
     Files may also hold records that their manifests do not list, as of inputs that were removed. They come last, unless
@@ -234,7 +176,7 @@ def _inputs(names: list[str]) -> str:
     return shown if len(names) == 1 else f"{len(names)} inputs (first: {shown})"
 
 
-def _spans(file: BinaryIO, number: int, source: Source) -> Iterator[tuple[str, Span]]:
+def _spans(file: BinaryIO, number: int, source: Lines) -> Iterator[tuple[str, Span]]:
     """Yield the names of inputs and their lines. A last line that is cut off does not count."""
     name, start, end, lines, rows, segments = "", 0, 0, 0, 0, 1
     for line_number, line in enumerate(file, start=1):
@@ -253,7 +195,7 @@ def _spans(file: BinaryIO, number: int, source: Source) -> Iterator[tuple[str, S
         yield name, Span(number, start, end, rows, lines == segments)
 
 
-def _parse(line: bytes, number: int, source: Source) -> dict[str, Any]:
+def _parse(line: bytes, number: int, source: Lines) -> dict[str, Any]:
     fields: Any = None
     try:
         fields = parse_json(line)
@@ -269,7 +211,7 @@ def _parse(line: bytes, number: int, source: Source) -> dict[str, Any]:
 class _Reader:
     """Reads lines and vectors of all sources, with a limited number of open files."""
 
-    def __init__(self, sources: list[Source]) -> None:
+    def __init__(self, sources: list[Lines]) -> None:
         self.sources = sources
         self._file = lru_cache(_OPEN)(lambda number: sources[number].lines.open("rb"))
         self.vectors = lru_cache(_OPEN)(lambda number: map_vectors(sources[number].path / VECTORS))
@@ -307,7 +249,7 @@ class _Reader:
 
 
 def _write_lines(
-    output: Path, sources: list[Source], order: list[tuple[str, Span]], reporter: Reporter
+    output: Path, sources: list[Lines], order: list[tuple[str, Span]], reporter: Reporter
 ) -> Iterable[str]:
     """Copy records; return why inputs failed."""
     reader, failed = _Reader(sources), []
@@ -326,7 +268,7 @@ def _write_lines(
 
 
 def _write_index(
-    output: Path, sources: list[Source], order: list[tuple[str, Span]], reporter: Reporter
+    output: Path, sources: list[Lines], order: list[tuple[str, Span]], reporter: Reporter
 ) -> Iterable[str]:
     """Copy entries and their vectors; return why inputs failed."""
     reader, failed, row = _Reader(sources), [], 0

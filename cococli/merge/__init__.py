@@ -1,0 +1,1 @@
+"""Merging of shards: their outputs become the output of one run, if nothing is missing or duplicated."""
