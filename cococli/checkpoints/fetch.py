@@ -143,12 +143,17 @@ def fetch_source(
         UsageError: Another model has its name.
         ModelError: As for `fetch`.
     """
+    downloads = settings.home() / "downloads" / source.name
     with locked(source.name, reporter):
-        if not force and (present := _find_present(source, dtype, reporter)):
-            return present
-        if source.path:
-            return _add(source, source.path, _local_origin(source.path, reporter), dtype, reporter)
-        return _fetch_from_hub(source, dtype, keep_download, reporter)
+        fetched = None if force else _find_present(source, dtype, reporter)
+        if not fetched and source.path:
+            fetched = _add(source, source.path, _local_origin(source.path, reporter), dtype, reporter)
+        elif not fetched:
+            fetched = _fetch_from_hub(source, dtype, None if keep_download else downloads, reporter)
+        # A run that was killed after it had added the model left it, too.
+        with suppress(OSError):
+            shutil.rmtree(downloads)
+        return fetched
 
 
 def _find_present(source: ModelSource, dtype: Dtype, reporter: Reporter) -> FetchedModel | None:
@@ -174,11 +179,10 @@ def _local_origin(path: Path, reporter: Reporter) -> Origin:
         raise ModelError(f"cannot read {path}: {os_reason(error)}") from None
 
 
-def _fetch_from_hub(source: ModelSource, dtype: Dtype, keep_download: bool, reporter: Reporter) -> FetchedModel:
+def _fetch_from_hub(source: ModelSource, dtype: Dtype, folder: Path | None, reporter: Reporter) -> FetchedModel:
+    """Download a checkpoint into a folder, by default the shared cache of the hub, and add it."""
     file = _find_file(source, source.files) or _find_only_weights(source)
     _check_pinned(source, file.name, file.sha256)
-    downloads = settings.home() / "downloads" / source.name
-    folder = None if keep_download else downloads
     files = [file]
     if file.name.endswith(INDEX):
         shards = read_index(hub.download(file, folder, reporter))
@@ -189,10 +193,7 @@ def _fetch_from_hub(source: ModelSource, dtype: Dtype, keep_download: bool, repo
     sha256 = file.sha256 or hash_file(path)
     _check_pinned(source, file.name, sha256)
     origin = Origin(source.repository, file.commit, file.name, sha256, file.size)
-    fetched = _add(source, path, origin, dtype, reporter, config)
-    with suppress(OSError):
-        shutil.rmtree(downloads)
-    return fetched
+    return _add(source, path, origin, dtype, reporter, config)
 
 
 def _find_file(source: ModelSource, names: tuple[str, ...]) -> hub.HubFile | None:

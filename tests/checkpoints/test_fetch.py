@@ -67,6 +67,15 @@ def test_hub_model_is_added_to_cache(server: Hub, home: Path, tmp_path: Path) ->
     assert not (tmp_path / "hf" / "hub").exists()
 
 
+def test_download_left_by_killed_run_is_removed(server: Hub, home: Path) -> None:
+    fetch.fetch_source(source())
+    left = home / "downloads" / "org--coca" / "weights"
+    left.parent.mkdir()
+    left.write_bytes(b"killed between adding the model and removing this")
+    assert not fetch.fetch_source(source()).added
+    assert not left.parent.exists()
+
+
 def test_safetensors_are_preferred(server: Hub) -> None:
     state = {name: torch.zeros_like(tensor) for name, tensor in torch.load(io.BytesIO(WEIGHTS)).items()}
     files = {"open_clip_pytorch_model.bin": WEIGHTS, "open_clip_config.json": CONFIG}
