@@ -492,4 +492,4 @@ def dump(fields: dict[str, Any]) -> str:
 
 def rounded(value: float, digits: int) -> float | None:
     """Round a number for JSON; None if it is not finite, which JSON cannot express."""
-    return round(float(value), digits) if math.isfinite(value) else None
+    return round(float(value), digits) + 0.0 if math.isfinite(value) else None  # + 0.0: not -0.0

@@ -21,7 +21,7 @@ function formatTime(seconds) {
 }
 
 const formatSpan = (record) => (record.end > 0 ? `${formatTime(record.start)} – ${formatTime(record.end)}` : "");
-const formatScore = (score) => (score == null ? "–" : score.toFixed(3).replace("-", "−"));
+const formatScore = (score) => (score == null ? "–" : score.toFixed(3).replace("-0.000", "0.000").replace("-", "−"));
 const fileName = (video) => video.slice(video.lastIndexOf("/") + 1);
 const describe = (record) =>
   [record.caption ?? record.error, fileName(record.video), formatSpan(record)].filter(Boolean).join(", ");
