@@ -57,12 +57,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     return (yield)
 
 
-@pytest.fixture(scope="session")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights of the bundled model: unpacking them for each test would take a fifth of the time of all."""
+@pytest.fixture(scope="session", autouse=True)
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The weights of the bundled model: unpacking them for each test would take a fifth of the time of all.
+
+    Their cache folder is that of fixtures that several tests share, which would use the developer's otherwise.
+    """
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("COCA_HOME", str(tmp_path_factory.mktemp("unpacked")))
-        return find_model(BUNDLED).weights
+        environment.setenv("COCA_CONFIG", str(tmp_path_factory.mktemp("config") / "config.toml"))
+        yield find_model(BUNDLED).weights
 
 
 @pytest.fixture(autouse=True)
