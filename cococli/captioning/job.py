@@ -221,6 +221,7 @@ def _check_outputs(
     request: CaptionRequest, videos: Sequence[Path], folders: Sequence[Path], segments: Segments
 ) -> None:
     """Refuse options of outputs that do not fit each other or the inputs."""
+    CueStyle(max_seconds=request.max_cue)  # which refuses invalid ones
     if request.template is not None:
         check_template(request.template)
     appends = request.existing == "append" and (request.beside or not request.cut_to)
