@@ -362,7 +362,7 @@ MODELS = {
         repository="",
         summary="bundled demo: drawn circles, squares and triangles; needs no download",
         captions="of drawn shapes",
-        sha256={"shapes.ckpt": "fbe2d2d7692ecac33a968490e5788b10cb9162b47aeed06991c08f5fb459444e"},
+        sha256={"shapes.ckpt": "6d196cc4ae54ea57f138b0656e211df6ac2ebbac4bacd786e5ce040f90c25c6e"},
     ),
     "vit-l-14": KnownModel(
         config=VIT_L_14,

@@ -125,7 +125,7 @@ def test_video_plays_its_segment_and_seeks(open_review: Open) -> None:
 def test_sentences_and_dropped_pictures_find_moments(open_review: Open) -> None:
     page = open_review()
     page.keyboard.press("s")
-    page.keyboard.type("a large circle on a black background")
+    page.keyboard.type("a large white circle on a black background")
     page.keyboard.press("Enter")
     expect(page.locator(f"{CARDS} .caption").first).to_have_text("a large white circle on a black background")
     expect(page.locator(CARDS).first).to_contain_text("match")
@@ -213,7 +213,7 @@ def test_page_shows_captions_as_they_come(open_review: Open, server: tuple[str, 
 def test_search_shows_hits_in_the_page(
     captions: Path, environment: dict[str, str], open_page: Callable[..., Any]
 ) -> None:
-    command = ["search", "a large circle on a black background", "index/", "-k", "2", "--show"]
+    command = ["search", "a large white circle on a black background", "index/", "-k", "2", "--show"]
     shown = {**environment, "BROWSER": "true"}
     process = start(*command, cwd=captions.parent, env=shown, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
@@ -222,7 +222,7 @@ def test_search_shows_hits_in_the_page(
     expect(page.locator(CARDS)).to_have_count(2)
     page.locator(CARDS).first.click()
     expect(page.locator("#detail video")).to_have_js_property("currentTime", 2)
-    page.fill("#search", "a triangle beside a triangle")
+    page.fill("#search", "a purple triangle beside a yellow triangle")
     page.keyboard.press("Enter")
     expect(page.locator(f"{CARDS} .name").first).to_have_text("appears.mp4")
     page.close()
