@@ -267,7 +267,8 @@ class Coca:
         Args:
             query: A sentence, or the path of a video or picture; or a list of these, each perhaps with a weight, as in
                 `["a dog^2", "photo.jpg"]`.
-            index: Folder that `coca embed` or `run(..., embed=FOLDER)` wrote with this model.
+            index: Folder that `coca embed` or `run(..., embed=FOLDER)` wrote with this model, or a LanceDB table
+                (`x.lance`) of `coca embed`.
             exclude: Leave out what matches these better than the query.
             count: Number of results.
             min_score: Least cosine similarity of a result.

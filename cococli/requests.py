@@ -314,7 +314,13 @@ class SearchRequest:
         ),
     ] = ()
     index: Annotated[
-        Path, Option("Index folder written by coca embed.", metavar="INDEX", default_shown=False, argument=True)
+        Path,
+        Option(
+            "Index folder, or LanceDB table (x.lance), written by coca embed.",
+            metavar="INDEX",
+            default_shown=False,
+            argument=True,
+        ),
     ]
     exclude: Annotated[
         tuple[str, ...],

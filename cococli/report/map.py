@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..retrieval.index import Index
+from ..retrieval.vector_files import open_vectors
 
 _CLUSTERS = 12  # at most
 _LABEL = 3  # words
@@ -36,7 +37,7 @@ def place(records: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: There is no index, it is damaged, or it holds none of the records.
     """
-    index = Index(folder)
+    index = open_vectors(folder)
     rows = _rows_of(index)
     found = [(record, rows[key]) for record in records if "caption" in record and (key := _key(record)) in rows]
     if not found:

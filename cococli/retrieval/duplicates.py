@@ -7,7 +7,7 @@ import numpy as np
 
 from ..reporting import SILENT, Reporter
 from ..requests import SearchRequest
-from .index import Index
+from .vector_files import open_vectors
 
 _BLOCK = 2048  # vectors compared at a time with as many others
 _ROUNDING = 1e-6  # lets copies reach a threshold of 1
@@ -49,7 +49,7 @@ def find_duplicates(request: SearchRequest, reporter: Reporter = SILENT) -> tupl
     """
     reporter.checked()
     with reporter.progress("reading the index"):
-        index = Index(request.index, request.root)
+        index = open_vectors(request.index, request.root)
     rows: dict[int, list[int]] = {}
     for row in index.rows[~index.is_text].tolist():
         rows.setdefault(index.videos[row], []).append(row)

@@ -488,13 +488,22 @@ def read_about(folder: Path) -> About:
         raise UsageError(f"{path} is damaged: 'coca_index' is not a version", REBUILD)
     if version > VERSION:
         raise UsageError(f"{folder} was written by a newer version of coca", "pip install --upgrade cococli")
-    about = validate({**facts, "version": version}, About, str(path), REBUILD)
+    return about_of({**facts, "version": version}, str(path))
+
+
+def about_of(facts: Mapping[str, Any], where: str) -> About:
+    """Return how vectors were made, of what a file says.
+
+    Raises:
+        UsageError: The facts are incomplete or of other types.
+    """
+    about = validate(dict(facts), About, where, REBUILD)
     if "\0" in about.model:
-        raise UsageError(f"{path}: 'model': not a name", REBUILD)
+        raise UsageError(f"{where}: 'model': not a name", REBUILD)
     try:
         Sampling(about.frames, about.num_frames)
     except UsageError:
-        raise UsageError(f"{path}: 'num_frames': cannot be {about.num_frames}", REBUILD) from None
+        raise UsageError(f"{where}: 'num_frames': cannot be {about.num_frames}", REBUILD) from None
     return about
 
 

@@ -25,6 +25,7 @@ from ..urls import is_url, remote_path
 from .embed import embed_file
 from .index import About, Entry, Index, check_model
 from .nearest import Limits, combined, nearest, nearest_in_graph, open_graph
+from .vector_files import LanceIndex, open_vectors
 from .vectors import REBUILD
 
 MANY = 1_000_000  # vectors; from here on approximate search is worth its graph
@@ -171,7 +172,7 @@ class Searcher:
             CocaError: A file of the query cannot be read.
         """
         if self.index.has_changed():
-            index = Index(self.index.folder, self.index.root)
+            index = open_vectors(self.index.folder, self.index.root)
             check_model(index.folder, index.about, self.index.about)
             self._use(index)
         vectors = np.stack([self.embed(part.what) for part in query.parts])
@@ -213,7 +214,7 @@ def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: E
     resolve_options(request.compute)  # which refuses invalid ones
     reporter.checked()
     with reporter.progress("reading the index"):
-        index = Index(request.index, request.root)
+        index = open_vectors(request.index, request.root)
     model = find_model(request.index_model or index.about.model)
     check_model(index.folder, index.about, About(model.name, model.identity))
     dimension = index.vectors.shape[1]
@@ -222,7 +223,11 @@ def open_searcher(request: SearchRequest, reporter: Reporter = SILENT, engine: E
         raise UsageError(f"{index.folder} {what}", REBUILD)
     warn_of_embeddings(model.name, reporter)
     approximate = request.approximate
-    if approximate is None and len(index.rows) > MANY:
+    if isinstance(index, LanceIndex):
+        if approximate:
+            hint = "coca embed -o index/ writes an index, in which --approximate searches"
+            raise UsageError(f"{index.folder} is searched exactly", hint)
+    elif approximate is None and len(index.rows) > MANY:
         approximate = find_spec("usearch") is not None
         if not approximate:
             count = len(index.rows)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from ..errors import CocaError, UsageError
 from ..files import io_errors
 from ..overwrite import remember, write_output
 from ..tables import load_pyarrow
-from .index import About, Entry
+from .index import ABOUT, About, Entry, Index, IndexPaths, about_of
+from .vectors import are_unit
 
 LANCE = ".lance"
+_MADE_BY_EMBED = "coca embed --overwrite writes it anew"
 SUFFIXES = (".npz", ".jsonl", ".parquet", LANCE)
 
 
@@ -104,9 +107,9 @@ def check_lancedb() -> None:
     Raises:
         UsageError: It is not.
     """
-    load_pyarrow()
     if not importlib.util.find_spec("lancedb"):
         raise UsageError(".lance needs LanceDB", "pip install 'cococli[lance]'")
+    load_pyarrow()
 
 
 def files_of(output: Path) -> list[Path]:
@@ -123,17 +126,74 @@ def _lance_manifest(path: Path) -> Path:
     return max(versions.glob("*.manifest"), key=lambda file: file.stat().st_mtime_ns, default=versions)
 
 
-def _write_lance(path: Path, table: Any) -> None:
-    """Write a LanceDB table: `db/clips.lance` is the table `clips` of the database `db`."""
+def _open_lance(path: Path) -> Any:
+    """Open the database of a LanceDB table: `db/clips.lance` is the table `clips` of the database `db`."""
     os.environ.setdefault("LANCE_LOG", "error")
     import lancedb
 
+    return lancedb.connect(path.parent)
+
+
+def _write_lance(path: Path, table: Any) -> None:
     try:
-        written = lancedb.connect(path.parent).create_table(path.stem, table, mode="overwrite")
+        written = _open_lance(path).create_table(path.stem, table, mode="overwrite")
         written.optimize()  # which removes versions older than a week
     except Exception as error:  # it raises many kinds
         raise CocaError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
     remember(_lance_manifest(path))
+
+
+def open_vectors(path: Path, root: Path | None = None) -> Index:
+    """Read an index, or a LanceDB table of `write_vectors`. See `Index`.
+
+    Raises:
+        UsageError: It is neither, or damaged; or LanceDB is not installed.
+    """
+    return LanceIndex(path, root) if path.suffix.lower() == LANCE and not (path / ABOUT).exists() else Index(path, root)
+
+
+class LanceIndex(Index):
+    """A LanceDB table in memory, with paths as the run that wrote it spelled them. Entries do not tell their frames."""
+
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        check_lancedb()
+        self.folder, self.root = folder, root
+        self.paths = IndexPaths(os.path.realpath(folder.parent), relative=False)
+        if not _lance_manifest(folder).is_file():
+            raise UsageError(f"{folder} is not a LanceDB table", "coca embed PATHS -o x.lance writes one")
+        self._state = self._version()
+        try:
+            table = _open_lance(folder).open_table(folder.stem).to_arrow()
+            facts = json.loads((table.schema.metadata or {}).get(b"coca", b"null"))
+            if not facts or not {"video", "start", "end", "text", "vector"} <= {*table.column_names}:
+                raise UsageError(f"{folder} is not a table that coca embed wrote", _MADE_BY_EMBED)
+            column = table["vector"].combine_chunks()
+            self.vectors = np.asarray(column.flatten()).reshape(len(column), column.type.list_size)  # [N, D]
+            empty = {"video": "", "start": 0.0, "end": 0.0, "text": ""}
+            self._columns = {name: table[name].fill_null(value).to_pylist() for name, value in empty.items()}
+        except UsageError:
+            raise
+        except Exception as error:  # LanceDB raises many kinds
+            raise UsageError(f"cannot read {folder}: {str(error).splitlines()[0]}", _MADE_BY_EMBED) from None
+        self.about = about_of(facts, str(folder))
+        self.rows = np.arange(len(column))
+        self.is_text = np.array([not video for video in self._columns["video"]], bool)
+        self._segments = Counter(self._columns["video"])
+        if wrong := int((~are_unit(self.vectors)).sum()):
+            raise UsageError(
+                f"{folder} is damaged: {wrong} of {len(column)} vectors are not of length 1", _MADE_BY_EMBED
+            )
+
+    def has_changed(self) -> bool:
+        return self._version() != self._state
+
+    def _version(self) -> tuple[int, int, int]:
+        status = _lance_manifest(self.folder).stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _kept(self, row: int) -> Entry:
+        video, start, end, text = (self._columns[name][row] for name in ("video", "start", "end", "text"))
+        return Entry(row, video, start, end, (), self._segments[video] if video else 1, text)
 
 
 def _write_clip_retrieval(folder: Path, entries: Sequence[Entry], vectors: np.ndarray) -> None:

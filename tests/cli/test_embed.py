@@ -194,7 +194,13 @@ def test_lancedb_finds_vectors(coca, few: Path, tmp_path: Path) -> None:
     assert Path(found[0]["video"]).stem == "moves"
     assert json.loads(written.schema.metadata[b"coca"])["model"] == "shapes"
 
+    model = cococli.load("shapes")
+    assert [Path(found.entry.video).stem for found in model.search(few / "grows.mp4", table)] == ["grows", "moves"]
     written.add(written.to_arrow())
+    assert len(model.search(few / "grows.mp4", table)) == 4
+    lancedb.connect(tmp_path / "db").create_table("other", [{"text": "a circle", "vector": [0.0, 1.0]}])
+    other = coca("search", "a circle", tmp_path / "db" / "other.lance")
+    assert f"error: {tmp_path}/db/other.lance is not a table that coca embed wrote\n" in other.stderr
     refused = coca(*command)
     assert (refused.returncode, f"error: {table} was not written by coca" in refused.stderr) == (2, True)
     assert coca(*command, "--overwrite").returncode == 0

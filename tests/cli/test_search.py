@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -31,10 +32,14 @@ def another(coca, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of the example clips in two segments each, with captions, and of two texts. It is never changed."""
+    """An index of the example clips in two segments each, with captions, and of two texts. It is never changed.
+
+    A LanceDB table beside it has the same vectors.
+    """
     folder = tmp_path_factory.mktemp("made")
     (folder / "texts.txt").write_text(f"{YELLOW}\na small red triangle on a pink background\n")
     command = ["embed", EXAMPLES, "--texts", "texts.txt", "--segments", "2", "-m", "shapes", "-o", "index/", "-q"]
+    command += ["-o", "clips.lance"] if find_spec("lancedb") else []
     assert run(*command, cwd=folder, env=os.environ | {"COCA_HOME": str(folder / "home")}).returncode == 0
     entries = folder / "index" / "entries.jsonl"
     entries.write_text(entries.read_text().replace('"frames"', '"caption": "what was said", "frames"'))
@@ -119,6 +124,36 @@ def test_fields_of_wrong_types_are_named(coca, made: Path, tmp_path: Path) -> No
         path.write_text(before)
         assert re.search(rf"error: (line \d+ of )?{path}: (damaged entry: )?'{next(iter(wrong))}': input ", run.stderr)
         assert (run.stdout, run.returncode) == ("", 2)
+
+
+def test_lancedb_tables_are_searched_as_indexes(coca, made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    table = made.parent / "clips.lance"
+    options = ["--not", "a triangle", "-k", "3", "--per-video", "1", "--min-score", "0.05", "--json"]
+    command = ["search", YELLOW, EXAMPLES / "moves.mp4^0.5", *options]
+    expected, found = (json.loads(coca(*command, where, cwd=tmp_path).stdout) for where in (made, table))
+    for entry in (*expected, *found):
+        del entry["frames"]
+        entry.pop("caption", None)
+    assert found == expected and found
+    assert YELLOW in coca("search", YELLOW, table, "--among", "texts", "-k", "1").stdout
+    assert coca("search", "--duplicates", "--threshold", "0", table).stdout.startswith("group  score  file\n")
+    refused = coca("search", YELLOW, table, "--approximate")
+    assert refused.stderr.startswith(f"error: {table} is searched exactly\n")
+    (tmp_path / "x.lance").mkdir()
+    refused = coca("search", YELLOW, tmp_path / "x.lance")
+    assert refused.stderr.startswith(f"error: {tmp_path}/x.lance is not a LanceDB table\n")
+
+
+def test_missing_lancedb_names_its_extra(coca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name == 'lancedb' else find(name, package)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    run = coca("search", YELLOW, "clips.lance")
+    assert (run.returncode, run.stderr) == (2, "error: .lance needs LanceDB\nhint: pip install 'cococli[lance]'\n")
 
 
 def test_texts_on_request_and_minimum_scores(coca, made: Path) -> None:
