@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cococli.catalog import BUNDLED, MODELS
 from cococli.decoding.search_options import SearchOptions
 from cococli.errors import CocaError, UsageError
 from cococli.evaluation.evaluate import Evaluation, evaluate
@@ -226,6 +227,8 @@ def test_imagenet_folders_need_names(data: Path, tmp_path: Path) -> None:
 
 
 def test_keys_of_earlier_versions_still_match(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = {"shapes.ckpt": "fbe2d2d7692ecac33a968490e5788b10cb9162b47aeed06991c08f5fb459444e"}
+    monkeypatch.setitem(MODELS, BUNDLED, replace(MODELS[BUNDLED], sha256=former))
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     Path("data/a.ppm").write_bytes(b"P6 8 8 255 " + bytes(192))
