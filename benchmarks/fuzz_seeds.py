@@ -397,13 +397,18 @@ def merged(folder: Path) -> None:
         _coca(folder, "caption", "in", "-o", "out/o.jsonl", "--shard", shard)
 
 
-def numbered(folder: Path) -> None:
+def merged_numbers(folder: Path) -> None:
+    numbered(folder, ["--shard", "0/2"], ["--shard", "1/2"])
+
+
+def numbered(folder: Path, *options: list[str]) -> None:
     for clip in CLIPS[:4]:
         shutil.copy(clip, folder / "in")
     for place in ("n", "t"):
         (folder / "out" / place).mkdir()
-    _coca(folder, "caption", "in", "-o", "out/n/%05d.jsonl", "--shard-size", "2")
-    _coca(folder, "caption", "in", "-o", "out/t/%06d.tar", "--shard-size", "2")
+    for words in options or [[]]:
+        _coca(folder, "caption", "in", "-o", "out/n/%05d.jsonl", "--shard-size", "2", *words)
+        _coca(folder, "caption", "in", "-o", "out/t/%06d.tar", "--shard-size", "2", *words)
 
 
 def runs(folder: Path) -> None:

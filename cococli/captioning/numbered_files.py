@@ -20,7 +20,7 @@ SHARD_SIZE = 10_000  # inputs
 NUMBER = re.compile(r"%0?[0-9]{0,2}d")
 
 
-def check_shards(output: Path) -> None:
+def check_number(output: Path) -> None:
     """Raise a UsageError if a name has several numbers."""
     if len(NUMBER.findall(output.name)) > 1:
         raise UsageError(f"{output} has several numbers", "write it as in shards/%06d.tar")
@@ -47,7 +47,7 @@ def size_of(path: Path) -> int:
     """Return the size of a file in bytes; -1 if there is none."""
     if isinstance(path, RemotePath):
         return int((version_of(path.url) or "-1").split()[0])
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return path.stat().st_size
     return -1
 

@@ -18,7 +18,7 @@ from ..stores import check_writable
 from ..tables import load_pyarrow
 from ..urls import RemotePath, is_url, public_name, remote_path
 from .formats import COCO, PAGE, SUBTITLES, SUFFIXES, TEXT
-from .numbered_files import check_shards
+from .numbered_files import check_number
 from .record_shards import FORMATS
 
 STDOUT = "-"
@@ -111,7 +111,7 @@ def _check_format(path: Path, videos: Sequence[Path]) -> None:
     if suffix == PAGE:
         load_jinja()
     if suffix in (TAR, *FORMATS):
-        check_shards(path)
+        check_number(path)
     if suffix == COCO:
         _check_ids(videos)
     if suffix in SUBTITLES:

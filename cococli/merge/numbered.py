@@ -7,7 +7,13 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ..captioning.numbered_files import NUMBER, numbered_name, size_of, surplus_shards
+from ..captioning.numbered_files import (
+    NUMBER,
+    check_number,
+    numbered_name,
+    size_of,
+    surplus_shards,
+)
 from ..captioning.record_shards import FORMATS, is_manifest, manifest_content, manifest_path, read_manifest
 from ..errors import UsageError
 from ..files import io_errors, link_or_copy, publish_folder, temporary_folder, unwinding_on_sigterm
@@ -135,8 +141,9 @@ def _output(output: Path, sources: Sequence[Source]) -> Path:
     """Return the names of the merged files, by default those of the shards."""
     if not _suffix(output):
         names = [untagged(source.header.numbered) for source in sources if source.header]
-        numbered = [name for name in names if NUMBER.search(name)]
+        numbered = [Path(name).name for name in names if NUMBER.search(name)]
         return output / (numbered[0] if numbered else _DEFAULT)
+    check_number(output)
     if not NUMBER.search(output.name):
         raise UsageError(f"{output} is one file", f"number the merged ones, as -o merged/%06d{_suffix(output)}")
     return output
@@ -190,24 +197,26 @@ def _check_inputs(sources: Sequence[Source], problems: Problems) -> list[Source]
             problems.add(f"{other.path} and {source.path} hold different files of shard {source.shard}")
     if problems.found:
         return list(kept.values())
-    seen = bytearray(max(source.header.listed for source in kept.values() if source.header))
+    listed = max(source.header.listed for source in kept.values() if source.header)
+    lines = sum(source.manifest.stat().st_size for source in kept.values())  # at most
+    seen = bytearray(min(max(listed, 0), lines))
     for source in kept.values():
         for place, name in source.places():
             if not 0 <= place < len(seen) or seen[place]:
                 problems.add(f"{source.manifest} lists {name}, which another shard has", source.shard.index)
                 break
             seen[place] = 1
-    if (missing := seen.count(0)) and not problems.found:
-        problems.add(f"{missing} of {len(seen)} inputs are in no shard", *kept)
+    if (missing := listed - len(seen) + seen.count(0)) and not problems.found:
+        problems.add(f"{missing} of {listed} inputs are in no shard", *kept)
     return list(kept.values())
 
 
 def _joined(sources: Sequence[Source], names: Sequence[str]) -> bytes:
     """Return the manifest of all files, which have these names now."""
-    entries, size, following = {}, 0, iter(names)
+    entries, sizes, following = {}, [0], iter(names)
     for source in sources:
         if source.header:
             fields = read_manifest(manifest_path(source.path / source.header.numbered))
-            size = max(size, fields.get("shard_size", 0))
+            sizes += [size for size in [fields.get("shard_size")] if isinstance(size, int)]
             entries.update({next(following): fields["files"][name] for name in source.header.files})
-    return manifest_content(entries, complete=True, size=size)
+    return manifest_content(entries, complete=True, size=max(sizes))
