@@ -104,9 +104,11 @@ def _open(path: Path) -> Lines:
 
 def _refused(path: Path) -> UsageError:
     """Return what to do with the outputs of shards that cannot be merged."""
-    suffix = path.suffix.lower()
-    if suffix in {*VECTOR_SUFFIXES} - {*SUFFIXES} or (path / "metadata").is_dir():
+    if path.suffix.lower() in {*VECTOR_SUFFIXES} - {*SUFFIXES}:
         other, files = f"-o index/ -o {untagged(path.name)}", "indexes of the shards (coca embed -o index/)"
+    elif (path / "metadata").is_dir():
+        hint = "merge indexes (coca embed -o index/), or embed on many machines with --ray"
+        return UsageError(f"{path} cannot be merged", hint)
     elif path.is_dir():
         return UsageError(
             f"{path} is neither an index nor holds the numbered files of shards",

@@ -155,9 +155,11 @@ def test_outputs_of_several_kinds_are_told_apart(coca) -> None:
     run = coca("merge", "tars", "-o", "merged/")
     assert run.stderr.startswith("error: these are shards of %05d.jsonl and of %06d.tar\n")
     assert coca("merge", "tars", "-o", "merged/%d.jsonl").returncode == 0
+    Path("knn-00000-of-00002/metadata").mkdir(parents=True)  # of clip-retrieval
     for words, message in {
         ("lines", "-o", "a.tar"): "lines holds .jsonl files of shards",
         ("lines", "in/1.png", "-o", "other/"): "in/1.png is not of the numbered files of shards",
+        ("knn-00000-of-00002", "-o", "knn"): "knn-00000-of-00002 cannot be merged",
         ("in", "-o", "other/"): "in is neither an index nor holds the numbered files of shards",
     }.items():
         run = coca("merge", *words)
