@@ -138,6 +138,19 @@ def test_merged_folder_is_replaced_as_a_whole(coca) -> None:
     assert not list(Path().glob(".coca-*"))
 
 
+def test_failing_merge_leaves_nothing(coca) -> None:
+    last = sorted(Path("tars").glob("*1-of-00002.tar"))[-1]
+    size = last.stat().st_size
+    last.unlink()
+    last.mkdir()  # which can be neither linked nor copied
+    manifest = Path("tars/manifest-00001-of-00002.tar.shard")
+    manifest.write_text(manifest.read_text().replace(f'"{last.name}": {size}', f'"{last.name}": {last.stat().st_size}'))
+    before = sorted(Path().iterdir())
+    run = coca("merge", "tars", "-o", "merged/%06d.tar")
+    assert (run.returncode, "error: cannot write " in run.stderr) == (1, True)
+    assert sorted(Path().iterdir()) == before
+
+
 def test_files_of_other_disks_are_copied(coca, tmp_path_factory: pytest.TempPathFactory) -> None:
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == Path("tars").stat().st_dev:
