@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from functools import cache
 from itertools import islice
 from os import PathLike, fspath
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -81,7 +80,7 @@ class Coca:
             if unknown := search.keys() - {field.name for field in dataclasses.fields(SearchOptions)}:
                 raise UsageError(f"load() has no argument {min(unknown)!r}", "see help(cococli.load)")
             options = {**options, **search, "model": fspath(model) if isinstance(model, PathLike) else model}
-            request = _request(options, "load()")
+            request = _request(CaptionRequest, {**options, "paths": ()}, "load()")
             Sampling(request.frames, request.num_frames)  # refuses invalid numbers
             resolve_options(request.model)  # which refuses invalid ones
             files = find_model(str(request.model.model))
@@ -170,11 +169,13 @@ class Coca:
             VideoError: A file cannot be read.
             UsageError: It is not a path.
         """
+        if errors not in ("raise", "return"):
+            raise UsageError(f"errors cannot be {errors!r}", "choose raise or return")
         files = [path_of(path) for path in _paths(paths, "caption_many()")]
         captioner = self.captioner
         config, search = captioner.engine.config, captioner.search
         request = ReadRequest(self._sampling, Segments(), captioner.image_size, None, config.preprocess, timeout)
-        options = _request(self._options, "load()").model
+        options = _request(CaptionRequest, {**self._options, "paths": ()}, "load()").model
         frames, rows, length = self._sampling.count, search.rows, search.max_length
         sizes = choose_sizes(config, resolve_options(options, config), options, len(files), frames, rows, length)
         stream = captioner.stream(sizes.slots)
@@ -247,7 +248,7 @@ class Coca:
             VideoError: The file cannot be read.
             UsageError: The source is something else, or a caption is not text.
         """
-        found = self.embed_text(captions) @ self.embed(source)
+        found = self.embed_text(captions) @ self.embed([source])[0]
         return float(found) if isinstance(captions, str) else found
 
     def search(
@@ -284,19 +285,23 @@ class Coca:
             CocaError: A file of the query cannot be read.
         """
         with _python_names():
-            request = SearchRequest(
-                query=_paths(query, "search()"),
-                index=Path(index),
-                exclude=_paths(exclude, "search()"),
-                among=among,
-                approximate=approximate,
-                index_model=self._options["model"],
-            )
+            given = {
+                "query": _paths(query, "search()"),
+                "index": index,
+                "exclude": _paths(exclude, "search()"),
+                "count": count,
+                "min_score": min_score,
+                "per_video": per_video,
+                "among": among,
+                "approximate": approximate,
+                "index_model": self._options["model"],
+            }
+            request = _request(SearchRequest, given, "search()")
             parsed = parse_query(request.query, request.exclude)
-            key = request.index, among, approximate
+            key = request.index, request.among, request.approximate
             if key not in self._searchers:
                 self._searchers[key] = open_searcher(request, engine=self.captioner.engine)
-            return self._searchers[key].search(parsed, count, min_score, per_video)
+            return self._searchers[key].search(parsed, request.count, request.min_score, request.per_video)
 
     def run(
         self,
@@ -330,7 +335,8 @@ class Coca:
             if changed := fixed & options.keys():
                 raise UsageError(f"run() cannot change {min(changed)!r}", "load another model")
             paths, output = _paths(paths, "run()"), _paths(output, "run()")
-            request = _request({**self._options, **options, "paths": paths, "output": output}, "run()")
+            given = {**self._options, **options, "paths": paths, "output": output}
+            request = _request(CaptionRequest, given, "run()")
             if watch:
                 return watch_folders(request, reporter, self.captioner.engine)
             return prepare(request, reporter).run(reporter, self.captioner.engine)
@@ -363,28 +369,28 @@ class Coca:
             with local_copy(path) as file:
                 return read_clip(file, *how)[1]
         except VideoError as error:
-            raise VideoError(f"{path}: {error.message}", error.hint) from None
+            raise VideoError(f"{path}: {error.message}", error.hint, error.transient) from None
 
 
-def _request(given: Mapping[str, Any], where: str) -> CaptionRequest:
+def _request(kind: type[T], given: Mapping[str, Any], where: str) -> T:
     """Build a request from arguments whose types are checked.
 
     Raises:
         UsageError: An option does not exist or has an invalid value.
     """
-    arguments = _arguments()
+    arguments = _arguments(kind)  # type: ignore[arg-type]
     if unknown := given.keys() - arguments.model_fields.keys():
         raise UsageError(f"{where} has no argument {min(unknown)!r}", "see help(cococli.CaptionRequest)")
     valid = validate(given, arguments, where)
-    return build(CaptionRequest, {"paths": (), **{name: getattr(valid, name) for name in given}})
+    return build(kind, {name: getattr(valid, name) for name in given})
 
 
 @cache
-def _arguments() -> "type[BaseModel]":
+def _arguments(request: type) -> "type[BaseModel]":
     """Return a model of the arguments that become a request, with their types and limits."""
     from pydantic import create_model
 
-    fields: dict[str, Any] = {name: (kind, None) for name, kind in types_of(CaptionRequest).items()}
+    fields: dict[str, Any] = {name: (kind, None) for name, kind in types_of(request).items()}
     return create_model("Arguments", **fields)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -300,7 +301,7 @@ def types_of(request: type) -> dict[str, Any]:
             kind, option = hint.__origin__, hint.__metadata__[0]
             if kind == AutoNumber:
                 types[name] = Annotated[Any, BeforeValidator(auto_number(option))]
-            elif option.url:
+            elif kind in (Path, Path | None):
                 types[name] = Annotated[kind, BeforeValidator(_path)]
             else:
                 types[name] = Annotated[kind, Field(ge=option.minimum, le=option.maximum)]
@@ -335,6 +336,8 @@ def check_limits(options: object) -> None:
     """
     for field, _, option in options_of(type(options)):
         value, low, high = getattr(options, field.name), option.minimum, option.maximum
+        if (low is not None or high is not None) and not isinstance(value, Real):
+            raise UsageError(f"{field.name} must be a number, not {value!r}")
         if (low is not None and not low <= value) or (high is not None and not value <= high):
             flag = option.flags[0] if option.flags else f"--{field.name.replace('_', '-')}"
             limits = f"from {low} to {high}" if high is not None else f"at least {low}"

@@ -83,7 +83,8 @@ def validate(value: Any, expected: type[T], where: str, hint: str = "") -> T:
             raise UsageError(f"{where}: {error}", hint) from None
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"]))
-        message = first["msg"][:1].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
         raise UsageError(f"{where}: {f'{field!r}: ' if field else ''}{message}", hint) from None
 
 

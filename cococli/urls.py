@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
+from .errors import UsageError
+
 WEB = ("http", "https")
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
@@ -124,7 +126,13 @@ def remote_path(url: str, version: str = "", name: str = "") -> RemotePath:
 
 
 def path_of(name: str) -> Path:
-    """Return the path of a file, remote or not."""
+    """Return the path of a file, remote or not.
+
+    Raises:
+        UsageError: The name is empty, which `Path` would take for the working folder.
+    """
+    if not name:
+        raise UsageError("a path is empty", "is a variable in it unset? The working folder is .")
     return remote_path(name) if is_url(name) else Path(name)
 
 

@@ -255,6 +255,32 @@ def test_run_checks_its_options(coca, options: dict, words: str) -> None:
         coca.run(ROOT / "examples", **options)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda coca: coca.caption(""), "a path is empty"),
+        (lambda coca: coca.caption(Image.new("RGB", (0, 9))), "no pixels"),
+        (lambda coca: coca.score(["a.jpg", "b.jpg"], ["a", "b"]), "list is not a video or picture"),
+        (lambda coca: coca.search("a", "index", count=-1), r"search\(\): 'count'"),
+        (lambda coca: coca.search("a", "index", per_video=1.5), "'per_video'"),
+        (lambda coca: list(coca.caption_many([], errors="ignore")), "errors cannot be 'ignore'"),
+        (lambda coca: coca.run("a.jpg", readers=0), "'readers': '0' is neither auto nor"),
+        (lambda coca: cococli.SearchOptions(beams="3"), "beams must be a number, not '3'"),
+    ],
+    ids=["path", "pixels", "score", "count", "per_video", "errors", "readers", "beams"],
+)
+def test_wrong_arguments_are_errors_of_coca(coca, call, words: str) -> None:
+    with pytest.raises(cococli.CocaError, match=words):
+        call(coca)
+
+
+def test_closed_file_cannot_be_read(coca) -> None:
+    with (ROOT / "examples/moves.mp4").open("rb") as file:
+        pass
+    with pytest.raises(VideoError, match="closed file"):
+        coca.caption(file)
+
+
 def test_closed_model_says_so() -> None:
     with cococli.load("shapes", engine="torch", precision="fp32") as model:
         assert repr(model) == "<Coca shapes: TorchEngine, frames=middle>"

@@ -36,7 +36,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # videos.
 NEIGHBORS = {
     *(("decoding", "engines"), ("engines", "checkpoints"), ("model", "catalog"), ("datasets", "media")),
-    *(("settings", "errors"), ("options", "errors"), ("options", "urls"), ("parsing", "files")),
+    *(("settings", "errors"), ("options", "errors"), ("options", "urls"), ("urls", "errors"), ("parsing", "files")),
     ("interrupts", "portable"),
 }
 

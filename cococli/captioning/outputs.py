@@ -16,7 +16,7 @@ from ..media.tars import TAR
 from ..report.page import load_jinja
 from ..stores import check_writable
 from ..tables import load_pyarrow
-from ..urls import RemotePath, is_url, public_name, remote_path
+from ..urls import RemotePath, is_url, path_of, public_name, remote_path
 from .formats import COCO, PAGE, SUBTITLES, SUFFIXES, TEXT
 from .numbered_files import check_number
 from .record_shards import FORMATS
@@ -27,7 +27,7 @@ _LONGEST_NAME = 255  # bytes, on nearly every file system
 
 def is_folder(output: str) -> bool:
     """Return whether an output is a folder, for subtitles of each video. One that does not exist ends in a slash."""
-    return not is_url(output) and (output.endswith(("/", os.sep)) or Path(output).is_dir())
+    return not is_url(output) and (output.endswith(("/", os.sep)) or path_of(output).is_dir())
 
 
 def only_sidecars(outputs: Sequence[str], beside: bool) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -136,7 +135,7 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
         reporter = console.ConsoleReporter()
         reporter.on_checked = lambda: warn_of_flags(context)
         values = {name: _plain(given[name], kind) for name, (kind, *_) in declared.items()}
-        _refuse_urls(values.values())
+        _refuse_urls(values[name] for name, (_, option, _) in declared.items() if not option.url)
         arguments = {name: values[name] for name in own}
         if request_class:
             arguments["request"] = build(request_class, {name: values[name] for name in fields})
@@ -158,13 +157,12 @@ def _command(function: Callable[..., int | None], examples: tuple[str, ...]) -> 
 
 
 def _refuse_urls(values: Iterable[Any]) -> None:
-    """Raise a UsageError if a path was given as a URL, two slashes of which `Path` merges."""
+    """Raise a UsageError if a value is, or holds, the path of a remote file."""
     for path in chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in values):
-        is_local = isinstance(path, Path) and not isinstance(path, RemotePath)
-        if is_local and re.match("[a-z][a-z0-9+.-]+:/[^/]", str(path)):
+        if isinstance(path, RemotePath):
             from ..media.discover import refuse_url
 
-            refuse_url(str(path).replace(":/", "://", 1))
+            refuse_url(path.url)
 
 
 def _plain(value: Any, kind: Any) -> Any:
@@ -188,8 +186,8 @@ def _parameter(name: str, kind: Any, option: Option, default: Any) -> inspect.Pa
         shown["autocompletion"] = completer(option.complete)
     if kind == AutoNumber:
         kind, shown["parser"] = str, auto_number(option)
-    if option.url:
-        kind, shown["parser"] = Path, path_of
+    if Path in (kind, *get_args(kind)):
+        shown["parser"] = path_of
     required = default is dataclasses.MISSING or default is inspect.Parameter.empty
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]

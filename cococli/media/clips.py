@@ -46,7 +46,7 @@ class Sampling:
         if self.frames not in get_args(Frames):
             raise UsageError(f"--frames cannot be {self.frames!r}", "choose middle or multi")
         if not isinstance(self.num_frames, int) or not 1 <= self.num_frames <= MAX_FRAMES:
-            raise UsageError(f"--num-frames must be 1 to {MAX_FRAMES}, not {self.num_frames}", "8 is the default")
+            raise UsageError(f"--num-frames must be 1 to {MAX_FRAMES}, not {self.num_frames!r}", "8 is the default")
 
     @property
     def count(self) -> int:

@@ -22,7 +22,7 @@ from ..options import FileOptions
 from ..packed import Paths, Table, View
 from ..reporting import SILENT, Reporter
 from ..stores import has_magic, is_prefix, list_files, open_store
-from ..urls import WEB, RemotePath, is_url, public_name, remote_path, scheme_of
+from ..urls import WEB, RemotePath, is_url, path_of, public_name, remote_path, scheme_of
 from .lists import read_list, read_stdin
 from .pictures import reads_heif
 from .tars import TAR, clean_name, expand_braces, is_tar, open_tar, read_members
@@ -250,6 +250,7 @@ class _Finder:
         if len(expanded := expand_braces(argument)) > 1:
             return (file for name in expanded for file in self.files_of(name))
         names: Iterable[str]
+        path_of(argument)  # refuses an empty one
         if argument == "-":
             names = read_stdin(self.stdin)
         elif argument.startswith("@"):

@@ -42,13 +42,16 @@ def open_input(source: Any) -> Iterator[Path | Reader]:
 
     Raises:
         UsageError: It is something else.
-        VideoError: A PIL image cannot be read.
+        VideoError: A file or PIL image cannot be read.
     """
     if hasattr(source, "read"):
-        if source.seekable():
-            # A buffer that was just written stands at its end.
-            source.seek(0)
-        source = source.read()
+        try:
+            if source.seekable():
+                # A buffer that was just written stands at its end.
+                source.seek(0)
+            source = source.read()
+        except (OSError, ValueError) as error:
+            raise VideoError(reason(error)) from None
     if isinstance(source, bytes | bytearray | memoryview):
         with temporary_folder() as folder:
             # The suffix is that of a picture, but the content decides whether it is a video.

@@ -19,7 +19,7 @@ MAX_PIXELS = 1 << 28  # of a still picture; phones take pictures of 200 megapixe
 
 _MOVING_PICTURES = {"GIF", "PNG", "WEBP", "AVIF"}  # other formats of several pictures hold pages or thumbnails
 _MAX_MOVING_PIXELS = 1 << 33  # of all frames together: over an hour of a small GIF, minutes at 1080p
-_INSTANT = 0.1  # seconds, as in browsers, of a frame whose duration is 0
+_INSTANT, _SHOWN = 0.01, 0.1  # seconds: browsers show frames with a duration up to the first for the second
 
 _HUGE = 1 << 26  # pixels; a larger picture is reduced while it is read, or its copies fill the memory
 _ENOUGH = 2160  # pixels of the short side that are left of it
@@ -130,7 +130,8 @@ def _durations(picture: Any, count: int, size: int) -> list[float]:
         for _ in _forward(picture, range(count)):
             # WebP has a frame's duration only now.
             picture.load()
-            seconds.append(picture.info.get("duration", 0) / 1000 or _INSTANT)
+            duration = picture.info.get("duration", 0) / 1000
+            seconds.append(duration if duration > _INSTANT else _SHOWN)
             report_progress(size // count)
     if not seconds:
         raise VideoError("damaged picture: no frame can be decoded")
@@ -151,6 +152,8 @@ def rgb_pixels(picture: Any) -> np.ndarray:
     """
     from PIL import Image
 
+    if 0 in picture.size:
+        raise VideoError("it has no pixels")
     huge = picture.width * picture.height > _HUGE
     # JPEG can be decoded at a half, a quarter or an eighth of the size.
     if huge and picture.format in ("JPEG", "MPO"):

@@ -280,7 +280,8 @@ def open_video(path: Path, reporter: Reporter = SILENT) -> Video:
             if not index.untimed:
                 raise VideoError("no video frames")
             # A raw stream, such as .h264: frames are counted, and decoding starts at the first.
-            return Video(path, np.arange(index.untimed), index.untimed, 1 / rate, 0.0, [], "PyAV")
+            tick = 1 / (stream.guessed_rate or rate)
+            return Video(path, np.arange(index.untimed), index.untimed, tick, 0.0, [], "PyAV")
         longest = round(_LONGEST / stream.time_base)
         ticks = _without_strays(np.sort(np.array(index.ticks, np.int64)), longest)
         end_tick = int(ticks[-1]) + min(index.last_duration or round(1 / rate / stream.time_base), longest)

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,8 +96,10 @@ def group(vectors: np.ndarray) -> np.ndarray:
     """Return a cluster for each of N vectors: [N] int64, the largest cluster is 0."""
     from scipy.cluster.vq import kmeans2
 
-    count = min(_CLUSTERS, math.isqrt(len(vectors)))
-    _, found = kmeans2(vectors, count, minit="++", seed=0)
+    # Equal vectors cannot be split, and nearly equal ones may leave a cluster empty, of which SciPy warns.
+    count = min(_CLUSTERS, math.isqrt(len(vectors)), len(np.unique(vectors, axis=0)))
+    with warnings.catch_warnings(action="ignore"):
+        _, found = kmeans2(vectors, count, minit="++", seed=0)
     order = [number for number, _ in Counter(found.tolist()).most_common()]
     ranks = np.empty(count, np.int64)
     ranks[order] = np.arange(len(order))

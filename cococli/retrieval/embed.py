@@ -396,7 +396,7 @@ def _output_of(shard: Shard, output: str) -> str:
 
 
 def _is_folder(output: str) -> bool:
-    path = Path(output)
+    path = path_of(output)
     if is_url(output) or path.suffix.lower() == LANCE:
         return False
     return output.endswith(("/", os.sep)) or not path.suffix or path.is_dir()

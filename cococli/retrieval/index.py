@@ -453,7 +453,7 @@ def _is_index(folder: Path) -> bool:
             if (folder / ENTRIES).exists() or b"coca_index" in about.read_bytes():
                 return True
     if any(not path.name.startswith(".coca-") for path in folder.iterdir()):
-        raise UsageError(f"{folder} is not an index, and not empty", "name a new folder with -o")
+        raise UsageError(f"{folder} is not an index, and not empty", "name a new folder")
     return False
 
 

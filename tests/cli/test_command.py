@@ -145,3 +145,34 @@ def test_url_instead_of_path_is_named(coca) -> None:
         assert (run.stderr.splitlines()[0], run.returncode) == (f"error: {url} is a URL, not a file", 2)
     run = coca("finetune", "--data", url, "--model", "shapes")
     assert (run.stderr.splitlines()[0], run.returncode) == (f"error: {url} is a URL, but not of a tar", 2)
+
+
+EMPTY = [
+    "caption VIDEO -o OUT.jsonl -o ''",
+    "caption VIDEO --embed ''",
+    "caption VIDEO --cut-to=",
+    "caption VIDEO --log-file ''",
+    "caption VIDEO ''",
+    "embed '' -o OUT/",
+    "embed VIDEO -o ''",
+    "embed VIDEO --texts '' -o OUT/",
+    "search triangle ''",
+    "finetune --data ''",
+    "evaluate --data ''",
+    "score ''",
+    "report '' -o OUT.html",
+    "models export shapes ''",
+]
+
+
+@pytest.mark.parametrize("line", EMPTY)
+def test_empty_paths_are_not_the_working_folder(
+    coca, tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCA_MODEL", "shapes")
+    run = coca(*shlex.split(line.replace("VIDEO", str(MOVES))), cwd=tmp_path)
+    assert run.stderr.splitlines() == [
+        "error: a path is empty",
+        "hint: is a variable in it unset? The working folder is .",
+    ]
+    assert (run.stdout, run.returncode, list(tmp_path.iterdir())) == ("", 2, [])

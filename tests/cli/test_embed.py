@@ -163,7 +163,7 @@ def test_other_models_are_refused_before_loading(coca, few: Path, tmp_path: Path
             "cannot tell the format of out.csv",
             "end its name in .npz, .jsonl, .parquet, .lance, or in / for an index",
         ),
-        (["few", "-o", "."], ". is not an index, and not empty", "name a new folder with -o"),
+        (["few", "-o", "."], ". is not an index, and not empty", "name a new folder"),
         (["--texts", "none.txt", "-o", "index/"], "cannot read none.txt: No such file or directory", ""),
     ],
     ids=["nothing", "nowhere", "two folders", "format", "other things", "no texts"],

@@ -384,6 +384,17 @@ def test_a_moving_picture_is_a_video(tmp_path: Path, name: str):
     assert numbers(picture, [1, 3]) == [1, 3]
 
 
+def test_instants_last_as_long_as_in_browsers(tmp_path: Path):
+    first, *others = [Image.fromarray(numbered(number)) for number in range(4)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=[0, 10, 20, 300])
+    np.testing.assert_allclose(open_reader(tmp_path / "a.gif").starts, [0.0, 0.1, 0.2, 0.22])
+
+
+def test_raw_streams_keep_their_frame_rate(tmp_path: Path):
+    path = make_video(tmp_path / "a.h264", rate=10)
+    assert opened(path).end == 6
+
+
 def test_pages_are_not_frames(tmp_path: Path):
     pages = [Image.fromarray(numbered(number)) for number in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])

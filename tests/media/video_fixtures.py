@@ -54,12 +54,13 @@ def make_video(
     matrix: tuple[int, int, int, int] | None = None,
     aspect: Fraction | None = None,
     title: str = "",
+    rate: int = RATE,
 ) -> Path:
     """Encode a video.
 
     Args:
         frames: How many numbered frames, or the frames themselves: RGB, or PyAV's with what they say of their colors.
-        at: When each frame is shown, in 1/25 s; by default one after another.
+        at: When each frame is shown, in units of 1 / `rate`; by default one after another.
         options: For the encoder.
         container: For the muxer.
         kind: Container, where the suffix does not say.
@@ -71,7 +72,7 @@ def make_video(
     pictures = [_frame(picture) for picture in numbers]
     with av.open(str(path), "w", format=kind, container_options=container or {}) as output:
         output.metadata["title"] = title
-        stream = output.add_stream(codec, rate=RATE, options=options or {})
+        stream = output.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = pictures[0].height, pictures[0].width
         stream.pix_fmt = pixel_format
         for name in COLORS:
@@ -88,7 +89,7 @@ def make_video(
             stream.codec_context.sample_aspect_ratio = aspect
         for number, frame in enumerate(pictures):
             frame.pts = at[number] if at else number
-            frame.time_base = Fraction(1, RATE)
+            frame.time_base = Fraction(1, rate)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     if codec == "libsvtav1":  # for root it makes the calling thread a real-time one, before which all others wait

@@ -410,7 +410,7 @@ def test_folder_of_other_files_is_refused(tmp_path: Path, name: str) -> None:
     for overwrite in (False, True):
         assert refused(fill, tmp_path, A, overwrite=overwrite) == (
             f"{tmp_path} is not an index, and not empty",
-            "name a new folder with -o",
+            "name a new folder",
         )
     assert snapshot(tmp_path) == {name: b"mine"}
     assert refused(fill, tmp_path / name, A) == (f"{tmp_path}/{name} is not a folder", "")
