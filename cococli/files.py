@@ -364,12 +364,15 @@ def unwinding_on_sigterm() -> Iterator[None]:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Check that a disk has room for a number of bytes.
+    """Check that a disk has room for a number of bytes, apart from what killed processes left in the folder.
 
     Raises:
         OSError: It has too little, or the folder is missing.
     """
-    if (free := shutil.disk_usage(folder).free) < needed:
+    free = shutil.disk_usage(folder).free
+    if free < needed and remove_abandoned(folder):
+        free = shutil.disk_usage(folder).free
+    if free < needed:
         problem = f"it needs {format_size(needed)}, but only {format_size(free)} is free in {folder}"
         raise OSError(errno.ENOSPC, problem)
 

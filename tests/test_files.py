@@ -1,6 +1,7 @@
 """Files that appear complete or not at all, free space, digests and sizes."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -121,6 +122,15 @@ def test_missing_space_is_reported_with_sizes(tmp_path: Path) -> None:
     problem = rf"it needs 1152921504\.61 GB, but only \S+ [kMG]B is free in {tmp_path}"
     with pytest.raises(OSError, match=problem):
         files.check_space(tmp_path, 1 << 60)
+
+
+def test_space_of_killed_processes_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / f".coca-{'0' * 16}.part"
+    left.write_bytes(b"abandoned")
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk._replace(free=0 if left.exists() else 9))
+    files.check_space(tmp_path, 9)
+    assert not left.exists()
 
 
 def test_hash_reports_progress(tmp_path: Path) -> None:

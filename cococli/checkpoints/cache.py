@@ -239,8 +239,7 @@ def adding(name: str, reporter: Reporter = SILENT) -> Iterator[Path]:
         ModelError: The cache cannot be written, or the folder does not hold a complete model at the end.
     """
     with unwinding_on_sigterm(), locked(name, reporter):
-        with suppress(OSError):
-            _discard_unheld(_half_added())
+        remove_half_added(name)
         folder = settings.models_folder() / f"{_HIDDEN}{name}"
         try:
             with writing():
@@ -253,6 +252,18 @@ def adding(name: str, reporter: Reporter = SILENT) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 delete(folder)
+
+
+def remove_half_added(name: str) -> None:
+    """Remove what killed processes left of models that they were adding.
+
+    Args:
+        name: Model whose lock this process holds.
+    """
+    with suppress(OSError):
+        _discard_unheld(_half_added())
+    with suppress(OSError):
+        delete(settings.models_folder() / f"{_HIDDEN}{name}")
 
 
 def remove(name: str, reporter: Reporter = SILENT) -> Removed:

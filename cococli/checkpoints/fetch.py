@@ -252,11 +252,12 @@ def _check_pinned(source: ModelSource, file: str, sha256: str) -> None:
 
 
 def _check_space(source: ModelSource, files: list[hub.HubFile], dtype: Dtype, folder: Path | None) -> None:
-    """Check the space for the weights, and for a download beside them, before anything is downloaded."""
+    """Check the space for the weights, and for the rest of a download beside them, before anything is downloaded."""
+    cache.remove_half_added(source.name)
     shapes = architecture.parameters(source.config).values() if source.config else ()
     needed = sum(map(math.prod, shapes)) * (2 if dtype == "float16" else 4) or sum(file.size for file in files)
     if folder:
-        needed += sum(file.size for file in files if not file.cached)
+        needed += sum(hub.missing_bytes(file, folder) for file in files)
     home = settings.home()
     try:
         check_space(next(path for path in (home, *home.absolute().parents) if path.exists()), needed)

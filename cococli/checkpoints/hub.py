@@ -197,6 +197,17 @@ def download(file: HubFile, folder: Path | None, reporter: Reporter = SILENT) ->
         ) from None
 
 
+def missing_bytes(file: HubFile, folder: Path) -> int:
+    """Return how much of a file a download into a folder would still receive."""
+    if file.cached:
+        return 0
+    return file.size - min(file.size, max(0, _size(folder / file.name), _size(_partial(file, folder))))
+
+
+def _partial(file: HubFile, folder: Path) -> Path:
+    return folder / f"{file.etag}.incomplete"
+
+
 def _check_names(repository: str, *paths: str) -> None:
     """Refuse names that could lead out of the folders named after them."""
     from huggingface_hub.errors import HFValidationError
@@ -407,7 +418,7 @@ def _download(file: HubFile, folder: Path | None, reporter: Reporter) -> Path:
     else:
         # In the shared cache, other programs use these names and locks, too.
         target, lock = hub_cache.blob_and_lock(file.repository, file.etag)
-    part = (folder or target.parent) / f"{file.etag}.incomplete"
+    part = _partial(file, folder or target.parent)
     for parent in (target.parent, part.parent, lock.parent):
         parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -1,8 +1,10 @@
 """From the hub, or a file, into the cache: all or nothing, once, and with no more on the disk than is needed."""
 
 import io
+import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +159,19 @@ def test_interrupted_download_resumes_at_next_fetch(server: Hub, home: Path) -> 
     server.cuts = iter(())
     assert fetch.fetch_source(source()).added
     assert "bytes=100000-" in [made.headers.get("range") for made in server.downloads]
+
+
+def test_resumed_download_needs_room_for_the_rest(server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = architecture.load_config(TINY / "config.json")
+    tiny = source(config=replace(config, preprocess_cfg=CLIP))
+    server.cuts = iter([0, 100_000, *[0] * 9])
+    with pytest.raises(hub.Unreachable):
+        fetch.fetch_source(tiny)
+    server.cuts = iter(())
+    weights = 4 * sum(map(math.prod, architecture.parameters(config).values()))
+    disk = shutil.disk_usage(home)._replace(free=weights + len(WEIGHTS) - 100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
+    assert fetch.fetch_source(tiny).added
 
 
 def test_invalid_checkpoint_leaves_nothing(server: Hub, home: Path) -> None:
