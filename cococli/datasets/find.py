@@ -58,6 +58,8 @@ def find_dataset(
     """
     if images and not images.is_dir():
         raise UsageError(f"--images {images} is not a folder", "it takes the folder of the pictures, --data their list")
+    if karpathy and (isinstance(data, RemotePath) or not data.is_dir()):
+        raise UsageError(f"{data} is not a folder, which --karpathy needs", "--data takes the split itself, too")
     if isinstance(data, RemotePath):
         tars = find_tars(data.url)
         by_split = data.url.endswith("/")

@@ -243,6 +243,12 @@ def test_karpathy_split_without_folders_is_read(tmp_path: Path):
     assert refused(tmp_path, "train").message == f"{tmp_path / 'dataset_flickr8k.json'} has no train split, only test"
 
 
+def test_karpathy_split_needs_a_folder(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("path,caption\na.jpg,a dog\n")
+    with pytest.raises(UsageError, match=r"a\.csv is not a folder, which --karpathy needs"):
+        find_dataset(tmp_path / "a.csv", "val", karpathy=tmp_path / "missing.json")
+
+
 def test_ambiguous_karpathy_splits_are_refused(tmp_path: Path):
     files = [write(tmp_path / f"dataset_{name}.json", karpathy((1, "", "a.jpg", "val"))) for name in ("coco", "other")]
     assert refused(tmp_path).message == f"{tmp_path} has several splits: {files[0]}, {files[1]}"

@@ -208,7 +208,17 @@ def test_huge_pictures_are_reduced_piece_by_piece(
     assert number_of(pixels[:, : pixels.shape[1] // 10 * 10]) == 5
 
 
-# Archives
+# Archives and documents
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"%PDF-1.4\n", "PDF"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Office document")]
+)
+def test_pictures_inside_documents_are_no_video(tmp_path: Path, start: bytes, kind: str):
+    Image.fromarray(numbered(5)).save(tmp_path / "page.jpg")
+    (tmp_path / "scan").write_bytes(start + bytes(500) + 2 * (tmp_path / "page.jpg").read_bytes())
+    with pytest.raises(VideoError, match=f"^a {kind}, not a video or picture: save its pages as pictures first$"):
+        open_reader(tmp_path / "scan")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "bztar", "xztar"])
