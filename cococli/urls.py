@@ -132,7 +132,7 @@ def path_of(name: str) -> Path:
         UsageError: The name is empty, which `Path` would take for the working folder.
     """
     if not name:
-        raise UsageError("a path is empty", "is a variable in it unset? The working folder is .")
+        raise UsageError("a path is empty", "is a variable in it unset? . is the working folder")
     return remote_path(name) if is_url(name) else Path(name)
 
 

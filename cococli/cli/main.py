@@ -116,7 +116,8 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, typer.TyperException):
         message, command = describe_error(error)
-        console.error(message, f"{command} --help")
+        file = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.lexists(word)), None)
+        console.error(message, f"./{file} is the file itself" if file else f"{command} --help")
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]

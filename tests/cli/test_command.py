@@ -173,6 +173,14 @@ def test_empty_paths_are_not_the_working_folder(
     run = coca(*shlex.split(line.replace("VIDEO", str(MOVES))), cwd=tmp_path)
     assert run.stderr.splitlines() == [
         "error: a path is empty",
-        "hint: is a variable in it unset? The working folder is .",
+        "hint: is a variable in it unset? . is the working folder",
     ]
     assert (run.stdout, run.returncode, list(tmp_path.iterdir())) == ("", 2, [])
+
+
+def test_file_named_like_a_flag_is_explained(coca, tmp_path: Path) -> None:
+    (tmp_path / "-new.mp4").write_bytes(MOVES.read_bytes())
+    run = coca("caption", "-new.mp4", cwd=tmp_path)
+    assert run.stderr.splitlines() == ["error: No such option: -n", "hint: ./-new.mp4 is the file itself"]
+    assert (run.stdout, run.returncode) == ("", 2)
+    assert coca("caption", "./-new.mp4", "--model", "shapes", cwd=tmp_path).returncode == 0
