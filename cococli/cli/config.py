@@ -72,7 +72,7 @@ def effective_settings(context: typer.Context) -> list[Setting]:
     """Return the settings of all commands.
 
     Raises:
-        UsageError: config.toml is invalid.
+        UsageError: config.toml, or the value of an environment variable, is invalid.
     """
     root = typer.Context(context.find_root().command, info_name="coca")
     root.default_map = default_map(root)
@@ -80,12 +80,21 @@ def effective_settings(context: typer.Context) -> list[Setting]:
 
 
 def _settings(context: typer.Context) -> Iterator[Setting]:
-    """Yield the settings of a command and of those below it."""
+    """Yield the settings of a command and of those below it.
+
+    Raises:
+        UsageError: An environment variable has a value that its flag cannot take.
+    """
     command = context.command_path.partition(" ")[2]
     for flag, option in settable(context).items():
         if option.hidden or f"--{flag}" in ALIASES:
             continue
         value, origin = value_of(option, context)
+        if origin == "ENVIRONMENT":
+            try:
+                convert(option, value, context)
+            except ValueError as error:
+                raise UsageError(f"{option.envvar}: {error}", _help(context)) from None
         source = {"DEFAULT_MAP": config_file().name, "ENVIRONMENT": str(option.envvar)}.get(origin, BUILT_IN)
         yield Setting(command, flag, value, source)
     for child in subcommands(context).values():

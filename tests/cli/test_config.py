@@ -297,6 +297,13 @@ def test_config_shows_places_environment_and_settings(coca, home: Path, monkeypa
     assert "secret" not in coca("config", "--json").stdout
 
 
+def test_invalid_environment_variable_is_an_error(coca, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCA_PRECISION", "fp8")
+    run = coca("config")
+    assert run.stderr.splitlines()[0].startswith("error: COCA_PRECISION: 'fp8' is not one of 'auto', 'fp32'")
+    assert run.returncode == 2
+
+
 def test_config_without_file_shows_its_path(coca, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COCA_ENGINE", "COCA_PRECISION"):
         monkeypatch.delenv(name)
