@@ -38,6 +38,7 @@ class Picture:
     path: Path
     starts: np.ndarray
     end: float
+    first: int = 0  # of the file's pictures; one before it is for programs that do not show animations
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         if self.end == 0:
@@ -45,7 +46,8 @@ class Picture:
             yield from (Frame(0.0, pixels) for _ in indices)
             return
         with _picture_errors(), open_with_pillow(self.path) as picture:
-            for index in _forward(picture, indices):
+            for index in indices:
+                picture.seek(self.first + index)
                 yield Frame(float(self.starts[index]), rgb_pixels(picture))
 
     def _still(self) -> np.ndarray:
@@ -77,10 +79,11 @@ def open_picture(path: Path) -> Picture | None:
                 _check_size(picture.width * picture.height * count, _MAX_MOVING_PIXELS)
                 member = find_member(path)
                 size = member.size if member else path.stat().st_size
-                ends = np.cumsum(_durations(picture, count, size))
+                first = int(getattr(picture, "default_image", False))
+                ends = np.cumsum(_durations(picture, range(first, count), size))
         except UnidentifiedImageError:
             return None
-    return Picture(path, np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
+    return Picture(path, np.concatenate([[0.0], ends[:-1]]), float(ends[-1]), first)
 
 
 @contextmanager
@@ -123,26 +126,20 @@ def _check_size(pixels: int, most: int) -> None:
         raise VideoError(f"more than {most:,} pixels")
 
 
-def _durations(picture: Any, count: int, size: int) -> list[float]:
+def _durations(picture: Any, indices: Sequence[int], size: int) -> list[float]:
     """Return the seconds that each frame is on screen, up to where the file is damaged or truncated."""
     seconds: list[float] = []
     with suppress(OSError, EOFError, SyntaxError, ValueError):
-        for _ in _forward(picture, range(count)):
+        for index in indices:
+            picture.seek(index)
             # WebP has a frame's duration only now.
             picture.load()
             duration = picture.info.get("duration", 0) / 1000
             seconds.append(duration if duration > _INSTANT else _SHOWN)
-            report_progress(size // count)
+            report_progress(size // len(indices))
     if not seconds:
         raise VideoError("damaged picture: no frame can be decoded")
     return seconds
-
-
-def _forward(picture: Any, indices: Sequence[int]) -> Iterator[int]:
-    """Seek to each of the ascending indices."""
-    for index in indices:
-        picture.seek(index)
-        yield index
 
 
 def rgb_pixels(picture: Any) -> np.ndarray:

@@ -395,6 +395,14 @@ def test_raw_streams_keep_their_frame_rate(tmp_path: Path):
     assert opened(path).end == 6
 
 
+def test_still_beside_an_animation_is_not_a_frame(tmp_path: Path):
+    still, *frames = [Image.fromarray(numbered(number)) for number in range(4)]
+    still.save(tmp_path / "a.png", save_all=True, append_images=frames, duration=100, default_image=True)
+    picture = open_reader(tmp_path / "a.png")
+    np.testing.assert_allclose(picture.starts, [0.0, 0.1, 0.2])
+    assert numbers(picture, [0, 2]) == [1, 3]
+
+
 def test_pages_are_not_frames(tmp_path: Path):
     pages = [Image.fromarray(numbered(number)) for number in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
