@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import cococli
-from cococli.catalog import CocaConfig, TextConfig
+from cococli.catalog import BUNDLED, MODELS, CocaConfig, TextConfig
 from cococli.checkpoints.store import find_model
 from cococli.engines.torch import TorchEngine
 from cococli.errors import CocaError, ModelError, UsageError, VideoError
@@ -203,7 +204,9 @@ class Collecting(Reporter):
         self.records.append(record)
 
 
-def test_run_resumes_and_reports_embeddings(engine, tmp_path: Path) -> None:
+def test_run_resumes_and_reports_embeddings(engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = {"shapes.ckpt": "fbe2d2d7692ecac33a968490e5788b10cb9162b47aeed06991c08f5fb459444e"}
+    monkeypatch.setitem(MODELS, BUNDLED, replace(MODELS[BUNDLED], sha256=former))
     for name in ("a", "b"):
         (tmp_path / f"{name}.mp4").write_bytes(MOVES.read_bytes())
         os.utime(tmp_path / f"{name}.mp4", ns=(10**18, 10**18))
