@@ -52,6 +52,33 @@ KEEP = 2  # checkpoints, the newest
 SETTINGS, METRICS, PLOT, CARD, EVENTS = "run.json", "metrics.jsonl", "plot.png", "README.md", "events"
 _OPTIMIZER, _PROGRESS, _HIDDEN = "optimizer.ckpt", "progress.json", ".coca-"
 _NAMED = 3  # differing settings in a message
+_NAMES = {  # of settings, as users know them
+    "data.source": "--data",
+    "data.files": "the number of files",
+    "data.captions": "the number of captions",
+    "data.held_out": "the number of held-out files",
+    "data.digest": "the digest of the data",
+    "base.model": "--model",
+    "base.identity": "the identity of the weights",
+    "steps": "--steps",
+    "batch_size": "--batch-size",
+    "accumulate": "--accumulate",
+    "rate": "--lr",
+    "scheduler": "--scheduler",
+    "warmup": "--warmup",
+    "decay": "--weight-decay",
+    "clip": "--grad-clip-norm",
+    "loss.caption": "--caption-loss-weight",
+    "loss.contrastive": "--contrastive-loss-weight",
+    "frozen": "the locked tower",
+    "unlocked_groups": "--unlocked-groups",
+    "precision": "--precision",
+    "lora": "--lora",
+    "sampling.frames": "--frames",
+    "sampling.num_frames": "--num-frames",
+    "seed": "--seed",
+    "ema": "--ema",
+}
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -354,7 +381,7 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     before = _settings(path)
     now = flattened(json.loads(json.dumps(dict(settings))))
     changed = [
-        f"{key} was {_value(before, key)}, is {_value(now, key)}"
+        f"{_NAMES.get(key, key)} was {_value(before, key)}, is {_value(now, key)}"
         for key in {**before, **now}
         if _value(before, key) != _value(now, key)
     ]

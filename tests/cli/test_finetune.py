@@ -73,7 +73,7 @@ def test_interrupted_runs_resume_to_identical_metrics(coca, data: Path, tmp_path
 
     again = coca("finetune", *mine, "--batch-size", 2)
     assert (again.stdout, again.returncode) == ("", 2)
-    assert "error: the run mine has other settings: batch_size was 4, is 2" in again.stderr.splitlines()
+    assert "error: the run mine has other settings: --batch-size was 4, is 2" in again.stderr.splitlines()
 
 
 LITTLE_MEMORY = """

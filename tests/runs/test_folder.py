@@ -67,10 +67,10 @@ def test_a_run_says_what_was_asked(home: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({**SETTINGS, "rate": 1e-4}, "rate was 1e-05, is 0.0001"),
-        ({**SETTINGS, "data": {"pictures": 79}, "seed": 1}, "data.pictures was 80, is 79; seed was not set, is 1"),
+        ({**SETTINGS, "rate": 1e-4}, "--lr was 1e-05, is 0.0001"),
+        ({**SETTINGS, "data": {"pictures": 79}, "seed": 1}, "data.pictures was 80, is 79; --seed was not set, is 1"),
         ({"rate": 1e-5}, 'model was "shapes", is not set; data.pictures was 80, is not set'),
-        ({"a": 1, "b": 2}, 'model was "shapes", is not set; rate was 1e-05, is not set; '
+        ({"a": 1, "b": 2}, 'model was "shapes", is not set; --lr was 1e-05, is not set; '
                            "data.pictures was 80, is not set, and 2 more"),
     ],
 )  # fmt: skip

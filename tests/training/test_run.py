@@ -200,10 +200,10 @@ def test_divergence_names_the_files_of_its_batch(data: Path, home: Path) -> None
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"batch_size": 2}, "batch_size was 4, is 2"),
+        ({"batch_size": 2}, "--batch-size was 4, is 2"),
         ({"contrastive_loss": 0.5, "seed": 5, "weight_decay": 0.5},
-         'base.identity was "noise 0", is "noise 5"; decay was 0.1, is 0.5; '
-         "loss.contrastive was 1.0, is 0.5, and 1 more"),
+         'the identity of the weights was "noise 0", is "noise 5"; --weight-decay was 0.1, is 0.5; '
+         "--contrastive-loss-weight was 1.0, is 0.5, and 1 more"),
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_by_name(data: Path, home: Path, changed: dict[str, Any], message: str) -> None:
@@ -228,7 +228,7 @@ def test_other_captions_are_other_data(data: Path, tmp_path: Path) -> None:
     (folder / "captions.jsonl").write_text(text.replace("red", "crimson"))
     with pytest.raises(UsageError) as caught:
         train(request(folder, steps=1))
-    assert caught.value.message.startswith("the run mine has other settings: data.digest was ")
+    assert caught.value.message.startswith("the run mine has other settings: the digest of the data was ")
 
 
 def test_a_run_starts_anew_when_that_is_request(data: Path, home: Path) -> None:
