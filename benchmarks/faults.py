@@ -46,6 +46,7 @@ CALLS = "rename,renameat,renameat2,unlink,unlinkat,link,linkat,mkdir,rmdir,ftrun
 MOST_FAULTS = 5  # of a command, after which it is disturbed no more
 
 IGNORED = re.compile(r"(^|/)(locks|matplotlib|ray|tmp/torchinductor_[^/]*)(/|$)|(^|/)(written|used|[^/]*\.lock)$")
+GROWING = ("vectors.npy", "README.md", "plot.png")  # the last two describe a run up to its end, whatever that was
 LEFTOVER = re.compile(r"(^|/)(\.coca-|downloads/|[^/]*\.incomplete$)|^tmp/")
 VOLATILE = re.compile(rb'"(seconds|started|date)": "?[^",}]+"?')
 
@@ -257,7 +258,7 @@ class Workspace:
             known.setdefault(Path(name).name, []).append(content)
         for name, content in self.snapshot().items():
             same = known.get(Path(name).name, [])
-            if LEFTOVER.search(name) or content in same or name.endswith("vectors.npy"):  # which grows
+            if LEFTOVER.search(name) or content in same or name.endswith(GROWING):
                 continue
             if not name.endswith(".jsonl"):
                 raise Fault(f"{name} is partial")

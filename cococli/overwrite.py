@@ -2,9 +2,10 @@
 
 Coca recognizes a file that it wrote by path, size and modification time, so one that was edited since counts as the
 user's. A fingerprint of these is appended to `COCA_HOME/written` before a file takes its place; a run that is killed
-in between leaves at worst one fingerprint too many.
+in between leaves at worst one fingerprint too many. If the disk is full, neither is written.
 """
 
+import errno
 import os
 import re
 import stat
@@ -151,7 +152,13 @@ def _registry() -> Path:
 
 
 def _remember(fingerprint: bytes) -> None:
-    with suppress(OSError):  # without it the next run asks for --overwrite
+    line = b"\n" + fingerprint + b"\n"  # another process may have left a part of a line, on a full disk
+    try:
         _registry().parent.mkdir(parents=True, exist_ok=True)
         with _registry().open("ab", buffering=0) as file:
-            file.write(fingerprint + b"\n")
+            if (file.write(line) or 0) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_registry()))
+    except OSError as error:
+        # If COCA_HOME is read-only, the next run asks for --overwrite. After a full disk it must not: it resumes.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise

@@ -48,6 +48,21 @@ def test_different_files_pass(video: Path, tmp_path: Path) -> None:
     check_paths([("-o a", tmp_path / "a.csv"), ("-o b", tmp_path / "b.csv")], [video, Path("nul\0"), tmp_path])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_full_disk_leaves_no_unknown_output(home: Path, tmp_path: Path) -> None:
+    (home / "written").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"), write_output(tmp_path / "out.csv") as (file,):
+        file.write(b"written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_partial_fingerprint_hides_no_other(home: Path, tmp_path: Path) -> None:
+    (home / "written").write_bytes(b"0123456789")
+    with write_output(tmp_path / "out.csv") as (file,):
+        file.write(b"written")
+    assert find_foreign([tmp_path / "out.csv"]) == []
+
+
 def test_written_files_are_known_until_changed(tmp_path: Path) -> None:
     path, link = tmp_path / "out.csv", tmp_path / "link.csv"
     link.symlink_to(path)
