@@ -33,7 +33,7 @@ docs: $(VENV)/installed ## build the website in build/site; broken links are err
 bench: $(VENV)/installed ## measure the figures of the documentation and write them into it, 25 minutes; ONLY=search,help: some
 	$(VENV)/bin/python benchmarks/bench.py --only '$(ONLY)'
 
-faults: $(VENV)/installed ## kill and disturb commands at random moments and write the results into the docs, 30 minutes
+faults: $(VENV)/installed ## kill and disturb commands at random moments and write the results into the docs, 90 minutes
 	$(VENV)/bin/python benchmarks/faults.py --write
 
 completions: $(VENV)/installed ## write completions/ and the man page anew

@@ -26,7 +26,7 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 # In these, FFmpeg would find the pictures, too.
-_DOCUMENTS = {b"%PDF-": "PDF", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "Office document"}
+_DOCUMENTS = {b"%PDF-": "a PDF", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Office document"}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2")  # of still pictures
 
 
@@ -48,7 +48,7 @@ def open_reader(path: Path, reporter: Reporter = SILENT) -> Reader:
     if archive:
         raise VideoError(f"a {archive} archive, not a video or picture: unpack it first")
     if document := next((kind for magic, kind in _DOCUMENTS.items() if head.startswith(magic)), None):
-        raise VideoError(f"a {document}, not a video or picture: save its pages as pictures first")
+        raise VideoError(f"{document}, not a video or picture: save its pages as pictures first")
     if path.suffix.lower() not in _MOTION_JPEG and (picture := open_picture(path)):
         return picture
     # FFmpeg would show one tile of such a picture.

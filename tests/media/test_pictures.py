@@ -212,12 +212,12 @@ def test_huge_pictures_are_reduced_piece_by_piece(
 
 
 @pytest.mark.parametrize(
-    ("start", "kind"), [(b"%PDF-1.4\n", "PDF"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Office document")]
+    ("start", "kind"), [(b"%PDF-1.4\n", "a PDF"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document")]
 )
 def test_pictures_inside_documents_are_no_video(tmp_path: Path, start: bytes, kind: str):
     Image.fromarray(numbered(5)).save(tmp_path / "page.jpg")
     (tmp_path / "scan").write_bytes(start + bytes(500) + 2 * (tmp_path / "page.jpg").read_bytes())
-    with pytest.raises(VideoError, match=f"^a {kind}, not a video or picture: save its pages as pictures first$"):
+    with pytest.raises(VideoError, match=f"^{kind}, not a video or picture: save its pages as pictures first$"):
         open_reader(tmp_path / "scan")
 
 
