@@ -49,8 +49,8 @@ def score_dense(predictions: Events, references: Sequence[Events], java_tokens: 
     """Score captions of events that a model found, or of given ones, against the events of several people.
 
     At each temporal IoU, a caption is compared with the sentence of every event that overlaps it that much, and with
-    nothing if there is none. Metrics are those of the pairs of a video, as if it were a data set of its own, and their
-    means over all videos are returned. Videos without predictions count as 0.
+    nothing if there is none. Metrics are computed over the pairs of each video and averaged over all videos, where
+    those without predictions count as 0.
 
     Args:
         predictions: Of the videos in the references; others are left out.

@@ -17,10 +17,9 @@ from ..files import io_errors
 from ..overwrite import remember, write_output
 from ..tables import load_pyarrow
 from .index import ABOUT, About, Entry, Index, IndexPaths, about_of
-from .vectors import are_unit
+from .vectors import REBUILD, are_unit
 
 LANCE = ".lance"
-_MADE_BY_EMBED = "coca embed --overwrite writes it anew"
 SUFFIXES = (".npz", ".jsonl", ".parquet", LANCE)
 
 
@@ -166,7 +165,7 @@ class LanceIndex(Index):
             table = _open_lance(folder).open_table(folder.stem).to_arrow()
             facts = json.loads((table.schema.metadata or {}).get(b"coca", b"null"))
             if not facts or not {"video", "start", "end", "text", "vector"} <= {*table.column_names}:
-                raise UsageError(f"{folder} is not a table that coca embed wrote", _MADE_BY_EMBED)
+                raise UsageError(f"{folder} is not a table that coca embed wrote", REBUILD)
             column = table["vector"].combine_chunks()
             self.vectors = np.asarray(column.flatten()).reshape(len(column), column.type.list_size)  # [N, D]
             empty = {"video": "", "start": 0.0, "end": 0.0, "text": ""}
@@ -174,15 +173,13 @@ class LanceIndex(Index):
         except UsageError:
             raise
         except Exception as error:  # LanceDB raises many kinds
-            raise UsageError(f"cannot read {folder}: {str(error).splitlines()[0]}", _MADE_BY_EMBED) from None
+            raise UsageError(f"cannot read {folder}: {str(error).splitlines()[0]}", REBUILD) from None
         self.about = about_of(facts, str(folder))
         self.rows = np.arange(len(column))
         self.is_text = np.array([not video for video in self._columns["video"]], bool)
         self._segments = Counter(self._columns["video"])
         if wrong := int((~are_unit(self.vectors)).sum()):
-            raise UsageError(
-                f"{folder} is damaged: {wrong} of {len(column)} vectors are not of length 1", _MADE_BY_EMBED
-            )
+            raise UsageError(f"{folder} is damaged: {wrong} of {len(column)} vectors are not of length 1", REBUILD)
 
     def has_changed(self) -> bool:
         return self._version() != self._state
